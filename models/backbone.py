@@ -1,0 +1,70 @@
+"""A backbone: the image tower and, where it is a CLIP, the text tower and the two projections into their joint space."""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from models.text import CONTEXT, TextTransformer, class_prompts, tokenize
+from models.vit import VisionTransformer
+
+
+class ModelError(Exception):
+    """Bad input for a model; the message says what was wrong, what was found and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """The sizes of a backbone. `joint`, `text_dim` and `text_depth` are 0 for a backbone without a text tower."""
+
+    dim: int  # width of the image tower
+    depth: int  # its number of blocks
+    patch: int  # side of a patch, pixels
+    resolution: int  # side of an image, pixels
+    joint: int = 0  # width of CLIP's joint space
+    text_dim: int = 0  # width of the text tower
+    text_depth: int = 0  # its number of blocks
+    context: int = CONTEXT  # longest text, tokens
+
+    @property
+    def clip(self) -> bool:
+        return self.joint > 0
+
+
+class Backbone(nn.Module):
+    """`image` maps images [B, 3, R, R] to features [B, dim]; `text` maps token ids [C, 77] to [C, text_dim], or is None."""
+
+    def __init__(self, geometry: Geometry):
+        super().__init__()
+        g = self.geometry = geometry
+        self.image = VisionTransformer(g.dim, g.depth, g.patch, g.resolution, clip=g.clip)
+        self.text = None
+        if g.clip:
+            self.text = TextTransformer(g.text_dim, g.text_depth, g.context)
+            self.image_projection = nn.Parameter(g.dim**-0.5 * torch.randn(g.dim, g.joint))
+            self.text_projection = nn.Parameter(g.text_dim**-0.5 * torch.randn(g.text_dim, g.joint))
+            self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+
+    def encode_classnames(self, classnames: list[str]) -> Tensor:
+        """Text features of "a photo of a {name}." in the joint space, unit length, float32 [C, joint], without gradient.
+
+        Raises ModelError where there is no text tower, or where it was never taught the words (a reduced vocabulary).
+        """
+        if self.text is None:
+            raise ModelError(
+                "this backbone has no text tower, so class names cannot be read; "
+                "set classifier_init class_mean (or None), or choose a CLIP backbone"
+            )
+        tokens = tokenize(class_prompts(classnames))
+        known = self.text.token_embedding.weight.any(dim=1).cpu()
+        for name, known_tokens in zip(classnames, known[tokens] | (tokens == 0), strict=True):
+            if not known_tokens.all():
+                raise ModelError(
+                    f"the text tower of this backbone does not know the words of class '{name}'; "
+                    "set classifier_init class_mean (or None), or choose a backbone with the whole vocabulary"
+                )
+        projection = self.text_projection.float()
+        device = projection.device
+        with torch.no_grad():
+            features = [self.text(part.to(device)).float() @ projection for part in tokens.split(256)]
+        return nn.functional.normalize(torch.cat(features), dim=-1)
