@@ -1,0 +1,60 @@
+"""Builds the model of a run: a frozen backbone, what trains in it, and a head."""
+
+import torch
+from torch import Tensor, nn
+
+from models import peft
+from models.backbone import Backbone, ModelError
+from models.head_init import HEAD_INITS, Features
+from models.heads import HEADS, TextSimilarity
+from models.weights import load_backbone
+
+__all__ = ["Classifier", "ModelError", "build_model", "count_parameters", "load_backbone"]
+
+
+class Classifier(nn.Module):
+    """Images, uint8 [B, 3, R, R] -> logits, float32 [B, C]. The tower has its own precision, the head float32."""
+
+    def __init__(self, tower: nn.Module, head: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.tower, self.head = tower, head
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The tower's feature of each image, float32 [B, D]."""
+        return self.tower((images.float() - self.mean) / self.std).float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+def build_model(cfg, backbone: Backbone, classnames: list[str], features: Features, start: bool = True) -> Classifier:
+    """The model that `cfg` describes. Its random parts are drawn from cfg.seed; its first state from the bare backbone.
+
+    features: called where the head starts from training features, before anything is attached.
+    start: False leaves out cfg.classifier_init, for a model that is about to be loaded.
+    """
+    torch.manual_seed(cfg.seed)
+    backbone.requires_grad_(False)
+    tower = backbone.image
+    if cfg.classifier is None:
+        text_features = backbone.encode_classnames(classnames)
+        head = TextSimilarity(backbone.image_projection, text_features, backbone.logit_scale)
+    else:
+        head = HEADS[cfg.classifier](len(classnames), tower.dim, scale=cfg.classifier_scale)
+        if start and cfg.classifier_init:
+            weight = HEAD_INITS[cfg.classifier_init](backbone, classnames, features)
+            head.weight.data.copy_(weight)
+    peft.attach(tower, cfg.v, len(classnames))
+    return Classifier(tower, head, cfg.mean, cfg.std)
+
+
+def count_parameters(model: Classifier) -> dict[str, int]:
+    """Parameters in all, trained, trained in the tower (peft) and in the head."""
+
+    def trained(module: nn.Module) -> int:
+        return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+    total = sum(p.numel() for p in model.parameters())
+    return {"total": total, "trained": trained(model), "peft": trained(model.tower), "head": trained(model.head)}

@@ -1,4 +1,4 @@
-"""A backbone: the image tower and, where it is a CLIP, the text tower and the two projections into their joint space."""
+"""A backbone: an image tower and, in a CLIP, the text tower and the two projections into their joint space."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ class Geometry:
 
 
 class Backbone(nn.Module):
-    """`image` maps images [B, 3, R, R] to features [B, dim]; `text` maps token ids [C, 77] to [C, text_dim], or is None."""
+    """`image` maps images [B, 3, R, R] to [B, dim]; `text`, where there is one, token ids [C, 77] to [C, text_dim]."""
 
     def __init__(self, geometry: Geometry):
         super().__init__()
@@ -46,7 +46,7 @@ class Backbone(nn.Module):
             self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def encode_classnames(self, classnames: list[str]) -> Tensor:
-        """Text features of "a photo of a {name}." in the joint space, unit length, float32 [C, joint], without gradient.
+        """Text features of "a photo of a {name}.": unit length in the joint space, float32 [C, joint], no gradient.
 
         Raises ModelError where there is no text tower, or where it was never taught the words (a reduced vocabulary).
         """

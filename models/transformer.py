@@ -2,8 +2,8 @@
 
 Two conventions carry the rest of the project:
 
-* Every layer computes in the precision of its input. A frozen weight is stored in that precision, so its cast is free; a
-  trained weight is stored in float32 and cast where it is used, so its gradient arrives in float32.
+* Every layer computes in the precision of its input. A frozen weight is stored in that precision, so its cast is
+  free; a trained weight is stored in float32 and cast where it is used, so its gradient arrives in float32.
 * A block has two slots, `prompt` and `side`, where a fine-tuning method may stand. Empty slots cost nothing.
 """
 
@@ -44,8 +44,8 @@ class Nothing(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017). [B, N, D] -> [B, N, D].
 
-    Queries, keys and values stay 4-D, [B, heads, N, D / heads]: given 3-D tensors, scaled_dot_product_attention silently
-    leaves its fused kernels.
+    Queries, keys and values stay 4-D, [B, heads, N, D / heads]: given 3-D tensors, scaled_dot_product_attention
+    silently leaves its fused kernels.
     """
 
     def __init__(self, dim: int, heads: int, causal: bool = False):

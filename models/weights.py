@@ -1,14 +1,11 @@
-"""Weights of the backbones: where they are published, how a file is read, and how its names become ours.
+"""Weights of the backbones: where they are published, and how their names become ours.
 
-Checkpoints are converted, not modules: a table of rename pairs turns the names of OpenAI, open_clip and timm into ours, and
-the result is loaded strictly. No file is unpickled into anything but tensors, so none can run code.
+Checkpoints are converted, not modules: a table of rename pairs turns the names of OpenAI, open_clip and timm into
+ours, and the result is loaded strictly.
 """
 
 import hashlib
-import io
-import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +13,8 @@ import torch
 from torch import Tensor
 
 from models.backbone import Backbone, Geometry, ModelError
+from models.text import VOCABULARY
+from models.weight_files import read_tensors
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 OPENAI_CACHE = Path("~/.cache/clip").expanduser()  # where openai-clip kept its downloads
@@ -26,7 +25,6 @@ class Source(NamedTuple):
 
     address: str  # asset:FILE, clip:MODEL (OpenAI's, through open_clip) or timm:MODEL.TAG
     geometry: Geometry
-
 
 
 # dim, depth, patch, resolution, then of a CLIP: joint, text_dim, text_depth
@@ -162,104 +160,6 @@ def _offline(what: str, where: str, error: Exception) -> str:
     )
 
 
-# ---- reading ----
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a weight file by name: safetensors, a plain state dict (torch.save) or a TorchScript archive.
-
-    Raises ModelError for anything else, and for a file that would run code when loaded.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        if _is_torchscript(path):
-            return _read_torchscript(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path} cannot be read as a weight file without running its code: {error}") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ModelError(f"{path} is damaged: {error}; fetch it again") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} holds {type(state).__name__}, not a state dict (tensors by name)")
-    return state
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-class _Inert:
-    """Stands in for every module class of a TorchScript archive: keeps its attributes, has none of its code."""
-
-    def __setstate__(self, state: object) -> None:
-        self.__dict__.update(state if isinstance(state, dict) else {})
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Reads the data of a TorchScript archive; knows tensors and inert modules, and refuses every other name."""
-
-    def __init__(self, archive: zipfile.ZipFile, prefix: str):
-        super().__init__(io.BytesIO(archive.read(prefix + "data.pkl")))
-        self.archive, self.prefix = archive, prefix
-
-    def find_class(self, module: str, name: str) -> object:
-        if module.startswith("__torch__"):
-            return _Inert
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-    def persistent_load(self, reference: tuple) -> Tensor:
-        _, dtype, key, _, numel = reference
-        data = bytearray(self.archive.read(f"{self.prefix}data/{key}"))
-        return torch.frombuffer(data, dtype=dtype)[:numel] if data else torch.empty(0, dtype=dtype)
-
-
-_STORAGES = {
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "BoolStorage": torch.bool,
-}
-
-
-def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: object) -> Tensor:
-    return storage.as_strided(size, stride, offset)
-
-
-def _read_torchscript(path: Path) -> dict[str, Tensor]:
-    with zipfile.ZipFile(path) as archive:
-        prefix = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
-        root = _TensorUnpickler(archive, prefix).load()
-    tensors = {}
-
-    def collect(module: _Inert, prefix: str) -> None:
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor):
-                tensors[prefix + name] = value
-            elif isinstance(value, _Inert):
-                collect(value, f"{prefix}{name}.")
-
-    collect(root, "")
-    return tensors
-
-
 # ---- naming ----
 
 
@@ -301,11 +201,9 @@ def _rename(name: str, prefixes: tuple, parts: tuple = ()) -> str:
 
 
 def _expand_vocabulary(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undoes a reduced vocabulary: `token_ids` [rows] names the rows of the embedding that the file kept; others are 0."""
+    """Undoes a reduced vocabulary: `token_ids` [rows] names the embedding rows that the file kept; others become 0."""
     if "token_ids" not in state:
         return state
-    from models.text import VOCABULARY
-
     ids, rows = state.pop("token_ids").long(), state["text.token_embedding.weight"]
     state["text.token_embedding.weight"] = rows.new_zeros(VOCABULARY, rows.shape[1]).index_copy(0, ids, rows)
     return state
@@ -320,11 +218,11 @@ def read_geometry(state: dict[str, Tensor], path: Path | str = "the file") -> Ge
     try:
         dim, _, patch, _ = state["image.patch_embed.weight"].shape
         side = (len(state["image.positional_embedding"]) - 1) ** 0.5
-        sizes = dict(dim=dim, depth=depth("image"), patch=patch, resolution=round(side) * patch)
+        sizes = {"dim": dim, "depth": depth("image"), "patch": patch, "resolution": round(side) * patch}
         if "image_projection" in state:
             context, text_dim = state["text.positional_embedding"].shape
             joint = state["image_projection"].shape[1]
-            sizes |= dict(joint=joint, text_dim=text_dim, text_depth=depth("text"), context=context)
+            sizes |= {"joint": joint, "text_dim": text_dim, "text_depth": depth("text"), "context": context}
     except (KeyError, ValueError) as error:
         raise ModelError(f"{path} is incomplete or misshapen: {error}") from error
     return Geometry(**sizes)

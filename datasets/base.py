@@ -1,0 +1,76 @@
+"""What every data set gives: image lists with labels, class names, and the counts that make a tail long."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+
+class DataError(Exception):
+    """Bad data; the message says what was wrong, what was found and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageList:
+    """One split: images and their labels, in a fixed order.
+
+    images: paths (a list of str), or the pixels themselves (uint8 [n, H, W, 3]); labels: int64 [n], in 0..C-1.
+    """
+
+    images: list[str] | np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fingerprint(self, root: str | None = None) -> str:
+        """SHA-256 (16 hex digits) over images, labels and order: two runs saw the same list if this agrees.
+
+        Of images in files the paths count, relative to `root`, so that a set may move.
+        """
+        digest = hashlib.sha256(np.ascontiguousarray(self.labels, np.int64).tobytes())
+        if isinstance(self.images, np.ndarray):
+            digest.update(np.ascontiguousarray(self.images).tobytes())
+        for path in self.images if isinstance(self.images, list) else ():
+            digest.update((Path(path).relative_to(root).as_posix() if root else path).encode() + b"\0")
+        return digest.hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """A training and a test list over the same classes. `class_counts` counts the training images, zeros kept."""
+
+    name: str
+    classnames: list[str]
+    train: ImageList
+    test: ImageList
+    root: str | None = None
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Training images of each class, int64 [C]."""
+        return np.bincount(self.train.labels, minlength=len(self.classnames))
+
+
+def shot_groups(class_counts: np.ndarray, many: int = 100, few: int = 20) -> dict[str, np.ndarray]:
+    """Masks [C] of the many- (> 100), medium- and few-shot (< 20 training images) classes (Liu et al. 2019)."""
+    return {
+        "many": class_counts > many,
+        "medium": (class_counts >= few) & (class_counts <= many),
+        "few": class_counts < few,
+    }
+
+
+def long_tail_counts(largest: int, num_classes: int, imbalance_factor: float) -> list[int]:
+    """Training images of each class, falling exponentially: int(largest * IF^(c / (C - 1))) (Cao et al. 2019)."""
+    return [int(largest * imbalance_factor ** (c / (num_classes - 1))) for c in range(num_classes)]
+
+
+def shuffled_by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
+    """The indices of each class, shuffled: one legacy numpy generator, seeded 0, for all classes in label order."""
+    rng = np.random.RandomState(0)
+    by_class = [np.flatnonzero(labels == c) for c in range(num_classes)]
+    for indices in by_class:
+        rng.shuffle(indices)
+    return by_class

@@ -1,0 +1,49 @@
+"""LoRA (Hu et al. 2022, arXiv 2106.09685) on queries and values.
+
+    q <- q + (1/r) (x A_q) B_q,   v <- v + (1/r) (x A_v) B_v,   x the output of the block's first norm
+
+A is kaiming-uniform and B zero, so a fresh LoRA changes nothing.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from models.transformer import Block, Linear
+
+
+class LowRank(nn.Module):
+    """[..., in] -> [..., out] through `rank` dimensions, divided by `rank`; zero at first."""
+
+    def __init__(self, dim_in: int, dim_out: int, rank: int):
+        super().__init__()
+        self.rank = rank
+        self.down = Linear(dim_in, rank, bias=False)  # A transposed; nn.Linear starts kaiming-uniform, a = sqrt 5
+        self.up = Linear(rank, dim_out, bias=False)  # B transposed
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.down(x)) / self.rank
+
+
+class LoraQKV(nn.Module):
+    """Wraps the qkv Linear of an attention: [B, N, D] -> [B, N, 3 D]."""
+
+    def __init__(self, qkv: nn.Module, dim: int, rank: int):
+        super().__init__()
+        self.dim = dim
+        self.wrapped = qkv
+        self.q = LowRank(dim, dim, rank)
+        self.v = LowRank(dim, dim, rank)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.wrapped(x)
+        qkv[..., : self.dim] += self.q(x)
+        qkv[..., -self.dim :] += self.v(x)
+        return qkv
+
+
+def attach(blocks: Sequence[Block], size: int) -> None:
+    """Wraps the qkv Linear of every block with updates of rank `size`."""
+    for block in blocks:
+        block.attn.qkv = LoraQKV(block.attn.qkv, block.dim, size)

@@ -1,0 +1,256 @@
+"""The one trainer: build, fit, test, in reading order.
+
+A step is batch_size images in accum_step parts: each part's loss is divided by the weight of the whole step, so parts
+change nothing but memory. Nothing in a step waits for the device; its counters are read every print_freq steps.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets import DATASETS
+from datasets.base import ImageList, shot_groups
+from datasets.loader import Loader, TrainSteps, in_order
+from datasets.transforms import TestCrops, TrainCrop
+from models import Classifier, ModelError, build_model, count_parameters, load_backbone
+from utils import checkpoint, results, runtime
+from utils.config import Config, training_options
+from utils.log import RunLog
+from utils.losses import build_loss
+from utils.metrics import score
+from utils.schedule import cosine_lr
+
+TTE_EXPAND = 24  # pixels, of test-time ensembling
+FEATURE_IMAGES = 100  # a class, at most, for a head that starts from features
+
+
+class TrainingError(Exception):
+    """Training went wrong; the message says where and what to try."""
+
+
+class Trainer:
+    """Trains and tests what `cfg` describes, in the run directory cfg.output_dir."""
+
+    def __init__(self, cfg: Config, command: str = ""):
+        self.cfg, self.command = cfg, command
+        self.testing = cfg.test_only or cfg.test_train
+        self.what = "train" if cfg.test_train else "tte" if cfg.tte else "test"
+        self.run_dir = Path(cfg.output_dir)
+        self.seconds = {"train": 0.0, "test": 0.0}
+        self.rates = {"train": None, "test": None}
+
+    def run(self) -> dict:
+        """The whole run; returns the content of its results file."""
+        self.data = DATASETS[self.cfg.dataset](self.cfg.dataset, self.cfg.root)
+        self.log = RunLog(self.run_dir, f"log_{self.what}.txt" if self.testing else "log.txt")
+        try:
+            self.build()
+            if self.trained and self.testing:
+                path = Path(self.cfg.model_dir or self.run_dir) / checkpoint.CHECKPOINT
+                checkpoint.restore(self.model, path, self.identity)
+                self.log.info(f"testing {path}")
+            elif self.trained:
+                self.fit()
+            return self.report(self.evaluate())
+        except BaseException as error:
+            self.log.note(f"stopped: {type(error).__name__}: {error}")
+            raise
+        finally:
+            self.log.close()
+
+    # ---- build ----
+
+    def build(self) -> None:
+        cfg, data = self.cfg, self.data
+        self.log.info(f"$ {self.command}")
+        self.device = runtime.pick_device(cfg.gpu)
+        self.train_dtype, train_note = runtime.pick_precision(cfg.prec_train, self.device)
+        self.test_dtype, test_note = runtime.pick_precision(cfg.prec_test, self.device)
+        if cfg.deterministic:
+            runtime.make_deterministic()
+        backbone, path = load_backbone(cfg.backbone, cfg.weights)
+        self.resolution = backbone.image.resolution
+        if cfg.resolution not in (None, self.resolution):
+            raise ModelError(
+                f"resolution {cfg.resolution} does not fit {path}, which is made for {self.resolution}; "
+                "leave resolution out, or choose other weights"
+            )
+        backbone.to(self.device)
+        self.weights = {"name": path.name, "sha256": results.sha256(path)}
+        self.model = build_model(
+            cfg, backbone, data.classnames, lambda: self.class_features(backbone), start=not self.testing
+        ).to(self.device)
+        self.model.eval()  # there is no dropout, and a BatchNorm keeps its statistics
+        self.frozen = runtime.FrozenWeights(self.model.tower)
+        self.trained = list(checkpoint.trained_tensors(self.model))
+        self.params = count_parameters(self.model)
+        self.groups = shot_groups(data.class_counts)
+        self.identity = {"backbone": cfg.backbone, "weights": self.weights["sha256"]}
+        self.introduce(notes=[test_note] if self.testing or not self.trained else [train_note, test_note])
+
+    def introduce(self, notes: list[str | None]) -> None:
+        counts, training, testing = (
+            self.data.class_counts,
+            *(runtime.NAMES[d] for d in (self.train_dtype, self.test_dtype)),
+        )
+        groups = ", ".join(f"{mask.sum()} {name}" for name, mask in self.groups.items())
+        lines = [
+            f"device    {runtime.describe(self.device)}; precision in training {training}, in testing {testing}",
+            *(f"          {note}" for note in notes if note),
+            f"data      {self.data.name}: {len(self.data.train):,} training and {len(self.data.test):,} test images, "
+            f"{len(counts)} classes of {counts.max():,} to {counts.min():,} ({groups})",
+            f"backbone  {self.cfg.backbone} ({self.weights['name']}), {self.resolution} pixels",
+            f"training  {self.params['trained']:,} of {self.params['total']:,} parameters: "
+            f"{self.params['peft']:,} in the backbone, {self.params['head']:,} in the head",
+        ]
+        self.log.info("\n".join(lines))
+
+    @torch.inference_mode()
+    def class_features(self, backbone: torch.nn.Module) -> tuple[Tensor, Tensor]:
+        """The bare backbone's features of at most 100 training images a class, float32 [n, D], and labels [n]."""
+        labels = self.data.train.labels
+        some = [np.flatnonzero(labels == c)[:FEATURE_IMAGES] for c in range(len(self.data.classnames))]
+        model = Classifier(backbone.image, torch.nn.Identity(), self.cfg.mean, self.cfg.std).to(self.device)
+        batches = self.test_batches(self.data.train, TestCrops(self.resolution, expand=0), np.concatenate(some))
+        parts = [(model.features(crops[:, 0]), labels) for crops, labels in batches]
+        features, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        return features, labels
+
+    # ---- training ----
+
+    def fit(self) -> None:
+        cfg = self.cfg
+        tensors = checkpoint.trained_tensors(self.model).values()
+        self.optimizer = torch.optim.SGD(tensors, cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
+        self.loss = build_loss(cfg, torch.from_numpy(self.data.class_counts)).to(self.device)
+        self.frozen.cast(self.train_dtype)
+
+        first_epoch = self.resume()
+        crop = TrainCrop(self.resolution, cfg.seed, cfg.num_epochs, cfg.mda, cfg.mda_func)
+        steps = TrainSteps(len(self.data.train), cfg.batch_size, cfg.seed, cfg.num_epochs, first_epoch)
+        batches = iter(Loader(self.data.train, crop, steps, self.device, cfg.num_workers))
+        for epoch in range(first_epoch, cfg.num_epochs):
+            start = time.perf_counter()
+            self.train_epoch(epoch, batches, steps.per_epoch)
+            self.seconds["train"] += time.perf_counter() - start
+            self.save_progress(epoch + 1)
+        self.rates["train"] = cfg.num_epochs * len(self.data.train) / self.seconds["train"]
+        checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.trained_tensors(self.model), self.identity)
+        (self.run_dir / checkpoint.PROGRESS).unlink()
+
+    def train_epoch(self, epoch: int, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
+        cfg = self.cfg
+        lr = cosine_lr(cfg.lr, epoch, cfg.num_epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        counters = torch.zeros(2, device=self.device)  # sum of the steps' losses, images classified right
+        with self.log.epoch(epoch, cfg.num_epochs, len(self.data.train), num_steps) as progress:
+            for step in range(1, num_steps + 1):
+                images, labels = next(batches)
+                counters += self.train_step(images, labels)
+                progress.advance(len(labels))
+                if step % cfg.print_freq == 0 or step == num_steps:
+                    loss = progress.tell(*counters.tolist(), lr=lr)  # the only wait for the device
+                    if not math.isfinite(loss):
+                        raise TrainingError(
+                            f"the loss is {loss} in epoch {epoch + 1}; try a smaller lr, or prec_train fp32"
+                        )
+
+    def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One optimizer step on a batch; returns, on the device, its loss and how many images it classified right."""
+        weight = self.loss.total_weight(labels)
+        counters = torch.zeros(2, device=self.device)
+        part = self.cfg.batch_size // self.cfg.accum_step
+        for x, y in zip(images.split(part), labels.split(part), strict=True):
+            logits = self.model(x)
+            loss = self.loss(logits, y).sum() / weight
+            self.scaler.scale(loss).backward()
+            counters += torch.stack([loss.detach(), (logits.argmax(1) == y).sum()])
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        return counters
+
+    # ---- stopping and going on ----
+
+    def resume(self) -> int:
+        """Continues an unfinished run of the same configuration; returns the epoch to begin with."""
+        path = self.run_dir / checkpoint.PROGRESS
+        self.settings = self.identity | training_options(self.cfg)
+        if not path.exists():
+            for old in (
+                *self.run_dir.glob("results*.json"),
+                *self.run_dir.glob("events.out.*"),
+                self.run_dir / "metrics.jsonl",
+            ):
+                old.unlink(missing_ok=True)
+            return 0
+        progress = checkpoint.load_progress(path, self.model, self.optimizer, self.settings)
+        self.seconds["train"] = progress["seconds"]
+        self.scaler.load_state_dict(progress["scaler"])
+        self.log.info(f"going on after epoch {progress['epoch']}, from {path}")
+        return progress["epoch"]
+
+    def save_progress(self, epoch: int) -> None:
+        about = {"epoch": epoch, "seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
+        checkpoint.save_progress(
+            self.run_dir / checkpoint.PROGRESS, self.model, self.optimizer, about | {"identity": self.settings}
+        )
+
+    # ---- testing ----
+
+    def test_batches(self, images: ImageList, crops: TestCrops, indices: np.ndarray | None = None) -> Loader:
+        indices = np.arange(len(images)) if indices is None else indices
+        return Loader(images, crops, in_order(indices, self.cfg.batch_size), self.device, self.cfg.num_workers)
+
+    @torch.inference_mode()
+    def evaluate(self) -> dict:
+        """Scores of the model on the test set, or with test_train on the training set; see utils.metrics.score."""
+        cfg = self.cfg
+        self.split = self.data.train if cfg.test_train else self.data.test
+        expand = cfg.expand if cfg.expand is not None else TTE_EXPAND if cfg.tte else self.resolution // 7
+        batches = self.test_batches(self.split, TestCrops(self.resolution, expand, five=cfg.tte))
+        self.frozen.cast(self.test_dtype)
+        start, predictions = time.perf_counter(), []
+        with self.log.progress(len(self.split), "testing") as bar:
+            for crops, _ in batches:
+                logits = sum(self.model(crops[:, k]) for k in range(crops.shape[1])) / crops.shape[1]
+                predictions.append(logits.argmax(1))
+                bar.update(len(crops))
+            predictions = torch.cat(predictions).cpu().numpy()
+        self.seconds["test"] = time.perf_counter() - start
+        self.rates["test"] = len(self.split) / self.seconds["test"]
+        return score(self.split.labels, predictions, self.data.classnames, self.data.class_counts, self.groups)
+
+    def report(self, scores: dict) -> dict:
+        """Writes the results file and shows its table."""
+        root = self.data.root
+        content = {
+            **scores,
+            "params": self.params,
+            "epochs": self.cfg.num_epochs if self.trained else 0,
+            "seconds": self.seconds,
+            "images_per_second": self.rates,
+            "peak_memory_mb": runtime.peak_memory_mb(self.device),
+            "seed": self.cfg.seed,
+            "data": {
+                "name": self.data.name,
+                "split": "train" if self.cfg.test_train else "test",
+                "fingerprint": {"train": self.data.train.fingerprint(root), "test": self.data.test.fingerprint(root)},
+            },
+            "weights": self.weights,
+            "versions": runtime.versions(),
+            "device": runtime.describe(self.device),
+            "command": self.command,
+        }
+        path = self.run_dir / (f"results_{self.what}.json" if self.testing else "results.json")
+        results.write_json(path, content)
+        self.log.info("\n" + results.table(content))
+        self.log.info(f"results   {path}")
+        return content

@@ -1,0 +1,116 @@
+"""Checkpoints: the trained tensors in a safetensors file, written atomically, loaded strictly. Nothing is unpickled.
+
+checkpoint.safetensors   the trained tensors of a finished run
+progress.safetensors     while a run lasts, after each epoch: the trained tensors, their momentum, and how far it is
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CHECKPOINT = "checkpoint.safetensors"
+PROGRESS = "progress.safetensors"
+MOMENTUM = "momentum:"  # before a tensor's name, its momentum
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is not there or belongs to something else; the message says what differs and what to do."""
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that train, by name. requires_grad is the only mark."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Writes tensors and `about` (JSON) to `path`: whole or not at all, and the same bytes for the same content."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata={"about": json.dumps(about, sort_keys=True)})
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file of ours and what it says of itself. Raises CheckpointError."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at {path}; train first (the same command without test_only), or name a run: model_dir DIR"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["about"])
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (no mapping)
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint of ours ({error}); train again") from error
+
+
+def restore(model: nn.Module, path: Path, identity: dict[str, Any]) -> None:
+    """Loads the checkpoint at `path` into the trained tensors of `model`; see `check_identity` and `copy_into`."""
+    tensors, about = load(path)
+    copy_into(trained_tensors(model), tensors, path)
+    check_identity(about, identity, path)
+
+
+def copy_into(targets: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
+    """Copies tensors by name. Raises a CheckpointError with the first names or shapes that differ."""
+    missing, unexpected = sorted(targets.keys() - tensors.keys()), sorted(tensors.keys() - targets.keys())
+    shapes = [
+        f"{name} {list(tensors[name].shape)} where {list(target.shape)} is needed"
+        for name, target in targets.items()
+        if name in tensors and tensors[name].shape != target.shape
+    ]
+    problems = [
+        f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for what, names in (("it lacks", missing), ("it has besides", unexpected), ("it has", shapes))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{path} was trained with another method, data set or backbone: {'; '.join(problems)}. "
+            "Test it with the -d, -b, -m and options that it was trained with"
+        )
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(tensors[name])
+
+
+def check_identity(about: dict[str, Any], identity: dict[str, Any], path: Path) -> None:
+    """Raises a CheckpointError if the file says otherwise of any key of `identity`."""
+    differing = [
+        f"{key} {about.get(key)!r}, now {value!r}" for key, value in identity.items() if about.get(key) != value
+    ]
+    if differing:
+        raise CheckpointError(f"{path} belongs to something else: {'; '.join(differing[:3])}")
+
+
+def save_progress(path: Path, model: nn.Module, optimizer: torch.optim.SGD, about: dict[str, Any]) -> None:
+    """Writes what a killed run needs to go on from here, bit by bit the same."""
+    tensors = trained_tensors(model)
+    state = {name: optimizer.state[tensor].get("momentum_buffer") for name, tensor in tensors.items()}
+    momentum = {MOMENTUM + name: value for name, value in state.items() if value is not None}
+    save(path, tensors | momentum, about)
+
+
+def load_progress(path: Path, model: nn.Module, optimizer: torch.optim.SGD, identity: dict[str, Any]) -> dict[str, Any]:
+    """Continues from `path`; returns what was saved as `about`. Raises CheckpointError if it is of another run."""
+    tensors, about = load(path)
+    try:
+        check_identity(about["identity"], identity, path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. Delete that file to start anew, or choose another output_dir") from error
+    targets = trained_tensors(model)
+    for name, target in targets.items():
+        if MOMENTUM + name in tensors:
+            optimizer.state[target]["momentum_buffer"] = tensors.pop(MOMENTUM + name).to(target.device)
+    copy_into(targets, tensors, path)
+    return about

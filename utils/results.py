@@ -1,0 +1,48 @@
+"""The results of a run: a JSON file first, a table second."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as a person reads them: accuracies in percent, trained parameters, time and memory."""
+    accuracy, more, params = results["accuracy"], results["more"], results["params"]
+    header = {"overall": "overall", "mean_class": "mean class", "many": "many", "medium": "medium", "few": "few"}
+    cells = ["   -" if accuracy[key] is None else f"{accuracy[key]:.2f}" for key in header]
+    widths = [max(len(title), len(cell), 7) for title, cell in zip(header.values(), cells, strict=True)]
+
+    def row(texts: list[str]) -> str:
+        return "| " + " | ".join(text.rjust(width) for text, width in zip(texts, widths, strict=True)) + " |"
+
+    def percent(key: str) -> str:
+        return f"{more[key]:.2f}"
+
+    lines = [
+        f"accuracy on {results['data']['name']} ({results['data']['split']}), %",
+        row(list(header.values())),
+        "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|",
+        row(cells),
+        f"macro F1 {percent('macro_f1')}, worst class {percent('worst_class')}, "
+        f"harmonic mean {percent('harmonic_mean')}, geometric mean {percent('geometric_mean')}",
+        f"trained parameters: {params['trained']:,} with the head, {params['peft']:,} without (of {params['total']:,})",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,97 @@
+"""The machine: its device, the precisions that it can compute in, its memory and versions."""
+
+import platform
+import resource
+from importlib.metadata import version
+
+import torch
+from torch import Tensor, nn
+
+from utils.config import ConfigError
+
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+NAMES = {dtype: name for name, dtype in PRECISIONS.items()}
+
+
+def pick_device(gpu: int) -> torch.device:
+    """The GPU numbered `gpu`, or the CPU where there is none or gpu is -1. Raises ConfigError if there are fewer."""
+    count = torch.cuda.device_count()
+    if gpu < 0 or count == 0:
+        return torch.device("cpu")
+    if gpu >= count:
+        raise ConfigError(f"gpu {gpu} is not there: this machine has {count}, numbered from 0")
+    return torch.device("cuda", gpu)
+
+
+def pick_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str | None]:
+    """The precision to compute in, and a sentence if that is not what was wanted.
+
+    A GPU without bf16 takes fp16 for it; a CPU takes bf16 for fp16, and fp32 where it has no bf16 instructions.
+    """
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
+    if wanted == "amp":
+        wanted = "bf16" if bf16 else "fp16"
+        if device.type == "cuda":
+            return PRECISIONS[wanted], None
+    possible = {"fp32", *({"fp16"} if device.type == "cuda" else ()), *({"bf16"} if bf16 else ())}
+    if wanted in possible:
+        return PRECISIONS[wanted], None
+    found = next(name for name in ("bf16", "fp16", "fp32") if name in possible)
+    return PRECISIONS[found], f"{wanted} would be slow on this {device.type.upper()}; {found} is used instead"
+
+
+def _cpu_has_bf16() -> bool:
+    flags = _cpuinfo("flags").split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _cpuinfo(field: str) -> str:
+    """The first value of a field of Linux's /proc/cpuinfo; empty where there is none."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next((line.partition(":")[2].strip() for line in file if line.startswith(field)), "")
+    except OSError:
+        return ""
+
+
+class FrozenWeights:
+    """The frozen parameters of a module, whose storage can change its precision.
+
+    Each cast starts from the float32 originals (kept on the CPU while they are needed), so that training in one
+    precision and testing in another both see the published weights, rounded once.
+    """
+
+    def __init__(self, module: nn.Module):
+        frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+        self.originals: list[tuple[nn.Parameter, Tensor]] = [(p, p.detach().cpu()) for p in frozen]
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Stores every frozen parameter in `dtype`, on the device where it is."""
+        for parameter, original in self.originals:
+            parameter.data = original.to(parameter.device, dtype)
+
+
+def make_deterministic() -> None:
+    """Only deterministic kernels: slower on a GPU, no change on a CPU."""
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory in use so far, MB: of the GPU's allocator, or on a CPU of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KB on Linux
+
+
+def describe(device: torch.device) -> str:
+    """The device in words: the GPU's name, or the CPU's with the threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpuinfo('model name') or platform.machine()} (CPU), {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that numbers depend on."""
+    packages = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scikit-learn", "pillow", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

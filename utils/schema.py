@@ -1,0 +1,124 @@
+"""Every key of the configuration: default, type, meaning, unit and choices. `--help` prints this table."""
+
+from typing import Any, NamedTuple
+
+
+class Key(NamedTuple):
+    """One row of the schema."""
+
+    default: Any
+    kind: str  # bool, int, float, str, floats (three numbers) or layers (None, an int, or a list of ints)
+    help: str  # meaning and unit
+    choices: tuple = ()
+    least: float | None = None  # the smallest value allowed
+    none: bool = False  # None is allowed (always so where it is the default)
+    names_run: bool = True  # False: says how, where or what to test, so it never enters the run directory's name
+
+
+def _peft(name: str, help: str, *own: tuple[str, Key]) -> dict[str, Key]:
+    """The rows of one fine-tuning method: its switch, its layers, and what is its own."""
+    layers = Key(None, "layers", f"blocks with {name}: None = all, k = the last k, 0 = none, [0,2] = those", least=0)
+    return {name: Key(False, "bool", help), f"{name}_layers": layers, **dict(own)}
+
+
+PEFT = {
+    **_peft("fft", "full fine-tuning: all parameters of the blocks"),
+    **_peft("bitfit", "every bias of the blocks (Zaken et al. 2022)"),
+    **_peft(
+        "pt",
+        "prompt tuning: learnt tokens beside the patches (VPT, Jia et al. 2022)",
+        ("pt_len", Key(None, "int", "number of prompt tokens; None = from the numbers of classes and layers", least=1)),
+    ),
+    **_peft(
+        "lora",
+        "low-rank updates of queries and values (Hu et al. 2022)",
+        ("lora_dim", Key(None, "int", "rank of the update; None = from the numbers of classes and layers", least=1)),
+    ),
+    **_peft(
+        "adaptformer",
+        "a bottleneck in parallel to the MLP (Chen et al. 2022)",
+        (
+            "adaptformer_dim",
+            Key(None, "int", "width of the bottleneck; None = from the numbers of classes and layers", least=1),
+        ),
+    ),
+}
+
+PRECISIONS = ("fp16", "bf16", "fp32")
+SCHEMA: dict[str, dict[str, Key]] = {
+    "General": {
+        "dataset": Key(None, "str", "data set (set by the file of -d)", names_run=False),
+        "root": Key(None, "str", "folder of the data set's images", names_run=False),
+        "backbone": Key(None, "str", "backbone (set by the file of -b)", names_run=False),
+        "weights": Key(None, "str", "file that replaces the published weights, or timm:MODEL.TAG", names_run=False),
+        "resolution": Key(None, "int", "side of the images, pixels; None = the backbone's own", least=1),
+        "mean": Key(None, "floats", "mean of the normalisation, RGB in 0..1 (set by the file of -b)"),
+        "std": Key(None, "floats", "deviation of the normalisation, RGB in 0..1 (set by the file of -b)"),
+        "seed": Key(0, "int", "seed of initialisation, order and crops", least=0),
+        "deterministic": Key(False, "bool", "only deterministic kernels on the GPU (slower; the CPU's always are)"),
+        "gpu": Key(0, "int", "index of the GPU; -1 = CPU, also taken where there is no GPU", least=-1, names_run=False),
+        "num_workers": Key(
+            None,
+            "int",
+            "processes that read images; None = one a core (none for tiny sets), 0 = none",
+            least=0,
+            names_run=False,
+        ),
+        "prec_train": Key("amp", "str", "precision in training; amp = bf16, or fp16 without it", ("amp", *PRECISIONS)),
+        "prec_test": Key("fp16", "str", "precision in testing", PRECISIONS, names_run=False),
+    },
+    "Training": {
+        "num_epochs": Key(5, "int", "passes over the training set", least=1),
+        "batch_size": Key(128, "int", "images in a step, in testing too", least=1),
+        "accum_step": Key(1, "int", "parts that a step is computed in, to save memory; divides batch_size", least=1),
+        "lr": Key(0.02, "float", "learning rate of the first epoch; falls along a cosine", least=0),
+        "weight_decay": Key(5e-4, "float", "weight decay of every trained tensor", least=0),
+        "momentum": Key(0.9, "float", "momentum of SGD", least=0),
+        "loss_type": Key("LA", "str", "loss: cross entropy, or logit adjustment (Menon et al. 2021)", ("CE", "LA")),
+    },
+    "Augmentation": {
+        "mda": Key(True, "bool", "minimalist data augmentation: square crops, no flip; False = the standard one"),
+        "mda_func": Key(
+            "convex",
+            "str",
+            "how the smallest crop grows over the epochs",
+            ("convex", "linear", "concave", "min", "max"),
+        ),
+        "tte": Key(False, "bool", "test-time ensembling: five crops, logits averaged", names_run=False),
+        "expand": Key(
+            None,
+            "int",
+            "pixels by which a test image's short side exceeds the crop; None = resolution // 7, with tte 24",
+            least=0,
+            names_run=False,
+        ),
+    },
+    "Head": {
+        "zero_shot": Key(False, "bool", "no training: images against the class names, by CLIP alone"),
+        "classifier": Key(
+            None,
+            "str",
+            "head on the image feature; None = similarity to the class names' text features",
+            ("LinearClassifier", "CosineClassifier"),
+            none=True,
+        ),
+        "classifier_scale": Key(25.0, "float", "scale of the cosine head's logits", least=0),
+        "classifier_init": Key(
+            "semantic",
+            "str",
+            "first weights of the head: class names' text features, mean features, or None = random",
+            ("semantic", "class_mean"),
+            none=True,
+        ),
+    },
+    "Fine-tuning of the image tower": {f"v.{name}": key for name, key in PEFT.items()},
+    "Running": {
+        "test_only": Key(False, "bool", "no training: test the run's checkpoint", names_run=False),
+        "test_train": Key(False, "bool", "no training: evaluate the run on the training set", names_run=False),
+        "model_dir": Key(None, "str", "folder of another run, to be tested with test_only", names_run=False),
+        "output_dir": Key(None, "str", "run directory below output/; None = from the names", names_run=False),
+        "print_freq": Key(10, "int", "steps between two lines of the log", least=1, names_run=False),
+    },
+}
+KEYS: dict[str, Key] = {name: key for group in SCHEMA.values() for name, key in group.items()}
+ALIASES = {"tte_expand": "expand"}
