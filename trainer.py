@@ -4,6 +4,7 @@ A step is batch_size images in accum_step parts: each part's loss is divided by 
 change nothing but memory. Nothing in a step waits for the device; its counters are read every print_freq steps.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ from torch import Tensor
 from datasets import DATASETS
 from datasets.base import ImageList, shot_groups
 from datasets.loader import Loader, TrainSteps, in_order
-from datasets.transforms import TestCrops, TrainCrop
-from models import Classifier, ModelError, build_model, count_parameters, load_backbone
+from datasets.transforms import TestCrops, build_test_crops, build_train_crop
+from models import Classifier, build_backbone, build_model, count_parameters
 from utils import checkpoint, results, runtime
 from utils.config import Config, training_options
 from utils.log import RunLog
@@ -25,7 +26,6 @@ from utils.losses import build_loss
 from utils.metrics import score
 from utils.schedule import cosine_lr
 
-TTE_EXPAND = 24  # pixels, of test-time ensembling
 FEATURE_IMAGES = 100  # a class, at most, for a head that starts from features
 
 
@@ -49,6 +49,8 @@ class Trainer:
         self.data = DATASETS[self.cfg.dataset](self.cfg.dataset, self.cfg.root)
         self.log = RunLog(self.run_dir, f"log_{self.what}.txt" if self.testing else "log.txt")
         try:
+            if not self.testing:
+                (self.run_dir / "config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
             self.build()
             if self.trained and self.testing:
                 path = Path(self.cfg.model_dir or self.run_dir) / checkpoint.CHECKPOINT
@@ -73,13 +75,8 @@ class Trainer:
         self.test_dtype, test_note = runtime.pick_precision(cfg.prec_test, self.device)
         if cfg.deterministic:
             runtime.make_deterministic()
-        backbone, path = load_backbone(cfg.backbone, cfg.weights)
+        backbone, path = build_backbone(cfg)
         self.resolution = backbone.image.resolution
-        if cfg.resolution not in (None, self.resolution):
-            raise ModelError(
-                f"resolution {cfg.resolution} does not fit {path}, which is made for {self.resolution}; "
-                "leave resolution out, or choose other weights"
-            )
         backbone.to(self.device)
         self.weights = {"name": path.name, "sha256": results.sha256(path)}
         self.model = build_model(
@@ -131,9 +128,10 @@ class Trainer:
         self.loss = build_loss(cfg, torch.from_numpy(self.data.class_counts)).to(self.device)
         self.frozen.cast(self.train_dtype)
 
-        first_epoch = self.resume()
-        crop = TrainCrop(self.resolution, cfg.seed, cfg.num_epochs, cfg.mda, cfg.mda_func)
-        steps = TrainSteps(len(self.data.train), cfg.batch_size, cfg.seed, cfg.num_epochs, first_epoch)
+        crop = build_train_crop(cfg, self.resolution)
+        steps = TrainSteps(len(self.data.train), cfg.batch_size, cfg.seed, cfg.num_epochs)
+        first_epoch = self.resume(steps.per_epoch)
+        steps = dataclasses.replace(steps, first_epoch=first_epoch)
         batches = iter(Loader(self.data.train, crop, steps, self.device, cfg.num_workers))
         for epoch in range(first_epoch, cfg.num_epochs):
             start = time.perf_counter()
@@ -142,7 +140,6 @@ class Trainer:
             self.save_progress(epoch + 1)
         self.rates["train"] = cfg.num_epochs * len(self.data.train) / self.seconds["train"]
         checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.trained_tensors(self.model), self.identity)
-        (self.run_dir / checkpoint.PROGRESS).unlink()
 
     def train_epoch(self, epoch: int, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
         cfg = self.cfg
@@ -179,29 +176,27 @@ class Trainer:
 
     # ---- stopping and going on ----
 
-    def resume(self) -> int:
+    def resume(self, steps_per_epoch: int) -> int:
         """Continues an unfinished run of the same configuration; returns the epoch to begin with."""
         path = self.run_dir / checkpoint.PROGRESS
-        self.settings = self.identity | training_options(self.cfg)
+        images = self.data.train.fingerprint(self.data.root)
+        self.settings = {**self.identity, **training_options(self.cfg), "training images": images}
         if not path.exists():
-            for old in (
-                *self.run_dir.glob("results*.json"),
-                *self.run_dir.glob("events.out.*"),
-                self.run_dir / "metrics.jsonl",
-            ):
-                old.unlink(missing_ok=True)
+            for old in self.run_dir.glob("results*.json"):  # an earlier run's: this one starts anew
+                old.unlink()
+            self.log.rewind(0)
             return 0
         progress = checkpoint.load_progress(path, self.model, self.optimizer, self.settings)
         self.seconds["train"] = progress["seconds"]
         self.scaler.load_state_dict(progress["scaler"])
+        self.log.rewind(progress["epoch"] * steps_per_epoch)
         self.log.info(f"going on after epoch {progress['epoch']}, from {path}")
         return progress["epoch"]
 
     def save_progress(self, epoch: int) -> None:
         about = {"epoch": epoch, "seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
-        checkpoint.save_progress(
-            self.run_dir / checkpoint.PROGRESS, self.model, self.optimizer, about | {"identity": self.settings}
-        )
+        about["identity"] = self.settings
+        checkpoint.save_progress(self.run_dir / checkpoint.PROGRESS, self.model, self.optimizer, about)
 
     # ---- testing ----
 
@@ -214,8 +209,7 @@ class Trainer:
         """Scores of the model on the test set, or with test_train on the training set; see utils.metrics.score."""
         cfg = self.cfg
         self.split = self.data.train if cfg.test_train else self.data.test
-        expand = cfg.expand if cfg.expand is not None else TTE_EXPAND if cfg.tte else self.resolution // 7
-        batches = self.test_batches(self.split, TestCrops(self.resolution, expand, five=cfg.tte))
+        batches = self.test_batches(self.split, build_test_crops(cfg, self.resolution))
         self.frozen.cast(self.test_dtype)
         start, predictions = time.perf_counter(), []
         with self.log.progress(len(self.split), "testing") as bar:
@@ -251,6 +245,8 @@ class Trainer:
         }
         path = self.run_dir / (f"results_{self.what}.json" if self.testing else "results.json")
         results.write_json(path, content)
+        if not self.testing:
+            (self.run_dir / checkpoint.PROGRESS).unlink(missing_ok=True)
         self.log.info("\n" + results.table(content))
         self.log.info(f"results   {path}")
         return content

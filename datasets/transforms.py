@@ -20,6 +20,7 @@ MDA_SCHEDULES = {
     "min": lambda t: 0.0,
     "max": lambda t: 1.0,
 }
+TTE_EXPAND = 24  # pixels, meant for a resolution of 224
 SMALLEST_AREA = 0.08  # of a training crop, as a share of the image
 RATIOS = (3 / 4, 4 / 3)  # width / height of a standard training crop
 
@@ -66,6 +67,17 @@ class TestCrops:
         if self.five:
             places = [(0, 0), (0, right), (bottom, 0), (bottom, right), *places]
         return torch.stack([crop(image, (top, left, side, side)) for top, left in places])
+
+
+def build_train_crop(cfg, resolution: int) -> TrainCrop:
+    """The training crop that `cfg` describes."""
+    return TrainCrop(resolution, cfg.seed, cfg.num_epochs, cfg.mda, cfg.mda_func)
+
+
+def build_test_crops(cfg, resolution: int) -> TestCrops:
+    """The test crops that `cfg` describes: one in the centre, or with test-time ensembling five."""
+    automatic = TTE_EXPAND if cfg.tte else resolution // 7
+    return TestCrops(resolution, automatic if cfg.expand is None else cfg.expand, five=cfg.tte)
 
 
 def smallest_area(mda_func: str, epoch: int, num_epochs: int) -> float:

@@ -1,5 +1,7 @@
 """Builds the model of a run: a frozen backbone, what trains in it, and a head."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from models.head_init import HEAD_INITS, Features
 from models.heads import HEADS, TextSimilarity
 from models.weights import load_backbone
 
-__all__ = ["Classifier", "ModelError", "build_model", "count_parameters", "load_backbone"]
+__all__ = ["Classifier", "ModelError", "build_backbone", "build_model", "count_parameters", "load_backbone"]
 
 
 class Classifier(nn.Module):
@@ -27,6 +29,18 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
+
+
+def build_backbone(cfg) -> tuple[Backbone, Path]:
+    """The backbone that `cfg` names, and the file of its weights. Raises ModelError."""
+    backbone, path = load_backbone(cfg.backbone, cfg.weights)
+    resolution = backbone.image.resolution
+    if cfg.resolution not in (None, resolution):
+        raise ModelError(
+            f"resolution {cfg.resolution} does not fit {path}, which is made for {resolution}; "
+            "leave resolution out, or choose other weights"
+        )
+    return backbone, path
 
 
 def build_model(cfg, backbone: Backbone, classnames: list[str], features: Features, start: bool = True) -> Classifier:

@@ -86,9 +86,8 @@ def copy_into(targets: dict[str, Tensor], tensors: dict[str, Tensor], path: Path
 
 def check_identity(about: dict[str, Any], identity: dict[str, Any], path: Path) -> None:
     """Raises a CheckpointError if the file says otherwise of any key of `identity`."""
-    differing = [
-        f"{key} {about.get(key)!r}, now {value!r}" for key, value in identity.items() if about.get(key) != value
-    ]
+    identity = json.loads(json.dumps(identity))  # as it was written: tuples are lists there
+    differing = [f"{key} {about.get(key)}, now {value}" for key, value in identity.items() if about.get(key) != value]
     if differing:
         raise CheckpointError(f"{path} belongs to something else: {'; '.join(differing[:3])}")
 

@@ -26,6 +26,7 @@ class RunLog:
             ) from error
         self.metrics = None
         self.board = None
+        self.first_step = 1
 
     def info(self, text: str = "") -> None:
         """One or more lines, on the terminal above any progress bar and in the file."""
@@ -43,11 +44,21 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter  # heavy: imported where it is used
 
             self.metrics = open(self.directory / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-            self.board = SummaryWriter(str(self.directory))
+            self.board = SummaryWriter(str(self.directory), purge_step=self.first_step)
         self.metrics.write(json.dumps({"step": step, **values}) + "\n")
         self.metrics.flush()
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
+
+    def rewind(self, step: int) -> None:
+        """Forgets all numbers after `step`: those of an epoch cut short, or with step 0 those of an earlier run."""
+        path = self.directory / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            path.write_text("".join(line for line in lines if _step_of(line) <= step), encoding="utf-8")
+        for events in self.directory.glob("events.out.*") if step == 0 else ():
+            events.unlink()
+        self.first_step = step + 1
 
     def progress(self, total: int, what: str) -> tqdm:
         """A bar over `total` images with images per second and time left; none where no terminal would show it."""
@@ -61,6 +72,13 @@ class RunLog:
         for sink in (self.file, self.metrics, self.board):
             if sink is not None:
                 sink.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # the line during which the run was killed
+        return float("inf")
 
 
 class EpochProgress:

@@ -1,0 +1,36 @@
+# make demo    trains LIFT+ on scikit-learn's digits and shows a table; no GPU, no download beyond the packages
+# make test    the whole test suite
+# make lint    ruff: check and format
+# make table   five seeds of each method on the digits, as the README shows them
+# PYTHON=python3.12 chooses the Python (3.10 or newer) that .venv is made from.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: demo test lint table clean
+
+demo: .venv/installed
+	$(PY) main.py -d digits_lt -b clip_tiny -m lift+
+
+test: .venv/installed
+	$(PY) -m pytest
+
+lint: .venv/installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+table: .venv/installed
+	PYTHON=$(PY) scripts/run_digits.sh
+
+clean:
+	rm -rf .venv output
+
+# once, and again when requirements.txt changes; a failed installation leaves no mark and is taken up again
+.venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed, found $$($(PYTHON) --version); name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || \
+		{ echo "this Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@

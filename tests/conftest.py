@@ -1,0 +1,35 @@
+"""Shared fixtures: a tiny CLIP with random weights, and a way to train with it."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in main.py: machines that run tests are busy
+
+import pytest
+import torch
+
+from models.backbone import Backbone, Geometry
+from models.weights import to_openai_names
+from utils.config import load_config
+
+torch.set_num_threads(min(torch.get_num_threads(), 2))
+
+
+@pytest.fixture(scope="session")
+def random_clip(tmp_path_factory):
+    """A weight file in OpenAI's naming: a CLIP of 2 blocks for 32 pixels, with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "random_clip.pt"
+    torch.save(to_openai_names(Backbone(Geometry(128, 2, 8, 32, 64, 64, 2)).state_dict()), path)
+    return path
+
+
+@pytest.fixture
+def config(random_clip, tmp_path, monkeypatch):
+    """config(KEY, VALUE, ...) -> digits_lt with the random CLIP in float32, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(*options, method="lift+"):
+        base = ["weights", random_clip, "prec_train", "fp32", "prec_test", "fp32", "num_workers", 0, "num_epochs", 2]
+        return load_config("digits_lt", "clip_tiny", method, [str(o) for o in (*base, *options)])
+
+    return make

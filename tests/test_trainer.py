@@ -1,0 +1,340 @@
+"""Training: its step against the formula, accumulation, resuming, reproducibility; and what a run leaves behind."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import trainer
+from models.weights import load_backbone
+from trainer import Trainer, TrainingError
+from utils import checkpoint, runtime
+from utils.checkpoint import CheckpointError
+
+
+def train(cfg):
+    run = Trainer(cfg, "python main.py")
+    results = run.run()
+    return run, results
+
+
+def weights(run):
+    return {name: tensor.detach().clone() for name, tensor in checkpoint.trained_tensors(run.model).items()}
+
+
+def checkpoint_bytes(run):
+    return (run.run_dir / checkpoint.CHECKPOINT).read_bytes()
+
+
+# ---- the step ----
+
+
+def test_three_steps_equal_the_formula(config, monkeypatch):
+    """LA loss and SGD with momentum and weight decay, written out in float64 on the recorded batches of the head."""
+    cfg = config("v.adaptformer", "False", "num_epochs", 1, "classifier", "LinearClassifier")
+    run, batches, start = Trainer(cfg), [], {}
+    step = Trainer.train_step
+
+    def record(self, images, labels):
+        if not batches:
+            start.update({k: v.double() for k, v in weights(self).items()})
+        batches.append((self.model.features(images).detach().double(), labels))
+        return step(self, images, labels)
+
+    monkeypatch.setattr(Trainer, "train_step", record)
+    run.run()
+
+    counts = torch.tensor(run.data.class_counts, dtype=torch.float64)
+    log_prior = (counts / counts.sum()).log()
+    w, b = start["head.weight"].clone(), start["head.bias"].clone()
+    momentum_w, momentum_b = torch.zeros_like(w), torch.zeros_like(b)
+    assert len(batches) == math.ceil(342 / 16)
+    for features, labels in batches:
+        gradient_w, gradient_b = torch.zeros_like(w), torch.zeros_like(b)
+        for feature, label in zip(features, labels, strict=True):
+            z = w @ feature + b + log_prior
+            p = (z - z.max()).exp()
+            p = p / p.sum()
+            p[label] -= 1
+            gradient_w += p.outer(feature) / len(labels)
+            gradient_b += p / len(labels)
+        momentum_w = 0.9 * momentum_w + gradient_w + 5e-4 * w
+        momentum_b = 0.9 * momentum_b + gradient_b + 5e-4 * b
+        w, b = w - 0.02 * momentum_w, b - 0.02 * momentum_b
+    trained = weights(run)
+    assert torch.allclose(trained["head.weight"].double(), w, atol=1e-5)
+    assert torch.allclose(trained["head.bias"].double(), b, atol=1e-5)
+
+
+@pytest.mark.parametrize("accum_step", [2, 4, 16])
+@pytest.mark.parametrize("loss_type", ["CE", "LA"])
+def test_parts_change_nothing(config, accum_step, loss_type):
+    """342 images are no multiple of 16: the last, smaller step counts each sample the same, too."""
+    options = ("num_epochs", 1, "loss_type", loss_type, "weights", "asset:clip_tiny.safetensors")
+    whole = weights(train(config(*options))[0])
+    parts = weights(train(config(*options, "accum_step", accum_step))[0])
+    for name in whole:
+        assert (whole[name] - parts[name]).abs().max() < 1e-6, name
+
+
+def test_only_the_named_tensors_train(config):
+    run = Trainer(config("v.lora", "True", "v.lora_layers", 1))
+    run.run()
+    names = set(checkpoint.trained_tensors(run.model))
+    side = {f"tower.blocks.{i}.side.{part}" for i in (0, 1) for part in ("scale", *_pairs("norm", "down", "up"))}
+    lora = {f"tower.blocks.1.attn.qkv.{x}.{part}.weight" for x in "qv" for part in ("down", "up")}
+    assert names == side | lora | {"head.weight"}
+    fresh, _ = load_backbone("clip_tiny", run.cfg.weights)
+    frozen = {name: p for name, p in run.model.tower.named_parameters() if not p.requires_grad}
+    for name, parameter in fresh.image.named_parameters():
+        wrapped = name.replace("blocks.1.attn.qkv.", "blocks.1.attn.qkv.wrapped.")
+        assert torch.equal(frozen[wrapped], parameter), name
+
+
+def _pairs(*modules):
+    return [f"{module}.{kind}" for module in modules for kind in ("weight", "bias")]
+
+
+def test_the_learning_rate_falls_along_the_cosine(config):
+    run, _ = train(config("num_epochs", 4, "lr", 0.1))
+    rows = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
+    last = {row["step"] // 22: row["lr"] for row in rows if row["step"] % 22 == 0}
+    expected = {epoch + 1: 0.1 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)}
+    assert last == pytest.approx(expected)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config):
+    with pytest.raises(TrainingError, match="smaller lr"):
+        train(config("lr", 1e30, "classifier", "LinearClassifier"))
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_low_precision_trains_float32_weights(config, monkeypatch, precision):
+    """The logic of a GPU's precisions, run here: fp16 with loss scaling, bf16 without."""
+    monkeypatch.setattr(runtime, "pick_precision", lambda wanted, device: (precision, None))
+    run, results = train(config("num_epochs", 1))
+    assert run.scaler.is_enabled() == (precision == torch.float16)
+    assert {p.dtype for p in run.model.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in run.model.parameters() if not p.requires_grad} == {precision}
+    plain = weights(train(config("num_epochs", 1, "output_dir", "plain", "prec_train", "fp32"))[0])
+    moved = {name: (tensor - plain[name]).abs().max() for name, tensor in weights(run).items()}
+    assert max(moved.values()) < 0.02
+
+
+# ---- again, and on ----
+
+
+def test_the_same_seed_gives_the_same_bits(config):
+    first, results = train(config("accum_step", 2, "num_workers", 0))
+    second, again = train(config("accum_step", 2, "num_workers", 2, "output_dir", "again"))
+    assert checkpoint_bytes(first) == checkpoint_bytes(second)
+    assert results["accuracy"] == again["accuracy"]
+    other, _ = train(config("accum_step", 2, "seed", 1))
+    assert checkpoint_bytes(first) != checkpoint_bytes(other)
+
+
+def test_a_killed_run_goes_on_bit_by_bit(config, monkeypatch):
+    whole, expected = train(config("num_epochs", 3, "output_dir", "whole"))
+    cfg = config("num_epochs", 3)
+    save = Trainer.save_progress
+
+    def save_and_die(self, epoch):
+        save(self, epoch)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "save_progress", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(cfg).run()
+    run_dir = Path(cfg.output_dir)
+    with open(run_dir / "metrics.jsonl", "a") as metrics:  # as if it had been killed a little later
+        metrics.write('{"step": 54, "loss": 1.0}\n{"step": 6')
+    assert not (run_dir / "results.json").exists()
+    monkeypatch.setattr(Trainer, "save_progress", save)
+    resumed, results = train(cfg)
+    assert "going on after epoch 2" in (run_dir / "log.txt").read_text()
+    assert checkpoint_bytes(resumed) == checkpoint_bytes(whole)
+    assert results["accuracy"] == expected["accuracy"]
+    assert not (run_dir / checkpoint.PROGRESS).exists()
+    steps = [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 22, 32, 42, 44, 54, 64, 66]
+
+
+def test_an_unfinished_run_of_other_settings_is_not_continued(config, monkeypatch):
+    def die(self, *_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", die)
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(config("output_dir", "run", "lr", 0.1)).run()
+    with pytest.raises(CheckpointError, match=r"lr 0.1, now 0.02.*Delete that file"):
+        Trainer(config("output_dir", "run")).run()
+
+
+def test_a_run_killed_while_testing_is_not_trained_again(config, monkeypatch):
+    def die(self, *_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", die)
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(config()).run()
+    monkeypatch.setattr(Trainer, "train_step", die)
+    _, results = train(config())
+    assert results["images_per_second"]["train"] == pytest.approx(2 * 342 / results["seconds"]["train"])
+
+
+# ---- what a run leaves ----
+
+
+def test_the_files_of_a_run(config):
+    run, results = train(config())
+    files = {path.name for path in run.run_dir.iterdir()}
+    events = {name for name in files if name.startswith("events.out.tfevents")}
+    assert len(events) == 1
+    assert files - events == {"config.yaml", "log.txt", "metrics.jsonl", "checkpoint.safetensors", "results.json"}
+    assert json.loads((run.run_dir / "results.json").read_text()) == results
+    assert (run.run_dir / "config.yaml").read_text() == run.cfg.dump()
+    assert {
+        "accuracy",
+        "per_class",
+        "params",
+        "epochs",
+        "seconds",
+        "images_per_second",
+        "peak_memory_mb",
+        "seed",
+    } < set(results)
+    assert {"data", "weights", "versions", "device", "command"} < set(results)
+    assert list(results["accuracy"]) == ["overall", "mean_class", "many", "medium", "few"]
+    assert [row["train"] for row in results["per_class"]] == [124, 80, 51, 33, 21, 14, 9, 5, 3, 2]
+    assert [row["name"] for row in results["per_class"]][:3] == ["zero", "one", "two"]
+    adaptformer, head = 2 * (2 * 128 + 128 * 2 + 2 + 128 * 2 + 128 + 1), 10 * 128  # r = 2: 10 classes, 2 blocks
+    assert results["params"]["peft"] == adaptformer
+    assert results["params"]["trained"] == adaptformer + head
+    for phase, images in (("train", 2 * 342), ("test", 500)):
+        assert results["images_per_second"][phase] == pytest.approx(images / results["seconds"][phase])
+    assert 100 < results["peak_memory_mb"] < 24_000
+    assert results["epochs"] == 2
+
+
+def test_the_log_holds_what_was_printed(config, capsys):
+    run, _ = train(config())
+    printed = capsys.readouterr().out
+    logged = (run.run_dir / "log.txt").read_text()
+    for line in filter(None, printed.splitlines()):
+        assert line in logged
+
+
+def test_tensorboard_reads_the_curves(config):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, _ = train(config("print_freq", 5))
+    events = EventAccumulator(str(run.run_dir)).Reload()
+    assert {"loss", "lr", "accuracy", "images_per_second"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("loss")] == [5, 10, 15, 20, 22, 27, 32, 37, 42, 44]
+
+
+def test_a_second_run_starts_anew(config):
+    train(config())
+    run, _ = train(config())
+    assert len((run.run_dir / "metrics.jsonl").read_text().splitlines()) == 6
+    assert len(list(run.run_dir.glob("events.out.tfevents*"))) == 1
+
+
+# ---- testing ----
+
+
+def test_a_test_run_repeats_the_result_and_touches_nothing(config):
+    run, results = train(config())
+    before = {path: path.read_bytes() for path in run.run_dir.iterdir()}
+    tested, again = train(config("test_only", "True"))
+    assert again["accuracy"] == results["accuracy"]
+    assert again["per_class"] == results["per_class"]
+    _, five = train(config("tte", "True", "test_only", "True"))
+    _, on_train = train(config("test_train", "True"))
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert {"results_test.json", "results_tte.json", "results_train.json"} <= {p.name for p in run.run_dir.iterdir()}
+    assert five["accuracy"] != results["accuracy"]
+    assert [row["test"] for row in on_train["per_class"]] == [124, 80, 51, 33, 21, 14, 9, 5, 3, 2]
+    assert on_train["data"]["split"] == "train"
+
+
+def test_another_run_is_tested_by_its_folder(config):
+    run, results = train(config("output_dir", "first"))
+    _, tested = train(config("model_dir", run.run_dir, "test_only", "True"))
+    assert tested["accuracy"] == results["accuracy"]
+    assert (run.run_dir / "results_test.json").exists()
+
+
+def test_the_wrong_checkpoint_is_refused(config):
+    run, _ = train(config())
+    options = ("model_dir", run.run_dir, "test_only", "True")
+    with pytest.raises(CheckpointError, match="it lacks tower.blocks.0.attn.qkv.q.down.weight"):
+        train(config(*options, method="lora"))
+    with pytest.raises(CheckpointError, match=r"tower.blocks.0.side.down.bias \[2\] where \[4\]"):
+        train(config(*options, "v.adaptformer_dim", 4))
+    with pytest.raises(CheckpointError, match=r"no checkpoint at output/.*seed_9"):
+        train(config("seed", 9, "test_only", "True"))
+
+
+def test_other_weights_of_the_same_shape_are_refused(config, random_clip, tmp_path):
+    run, _ = train(config())
+    state = torch.load(random_clip)
+    state["visual.ln_post.bias"] += 1
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="weights"):
+        train(config("weights", tmp_path / "other.pt", "test_only", "True"))
+
+
+def test_zero_shot_equals_clip_by_hand(config):
+    run, results = train(config(method="zs"))
+    assert results["params"]["trained"] == results["epochs"] == 0
+    assert not (run.run_dir / checkpoint.CHECKPOINT).exists()
+
+    clip, _ = load_backbone("clip_tiny", run.cfg.weights)
+    from torchvision.transforms.functional import InterpolationMode, center_crop, normalize, resize
+
+    images = torch.from_numpy(run.data.test.images).permute(0, 3, 1, 2)
+    images = center_crop(resize(images, 36, InterpolationMode.BICUBIC, antialias=True), 32).float() / 255
+    images = normalize(images, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    from open_clip import tokenize
+
+    with torch.no_grad():
+        text = clip.text(tokenize([f"a photo of a {name}." for name in run.data.classnames])) @ clip.text_projection
+        image = clip.image(images) @ clip.image_projection
+    predictions = (image @ torch.nn.functional.normalize(text, dim=-1).T).argmax(1)
+    right = (predictions == torch.from_numpy(run.data.test.labels)).double().mean()
+    assert results["accuracy"]["overall"] == pytest.approx(100 * float(right), abs=0.21)  # one image may tip
+
+
+def test_five_crops_average_the_logits(config):
+    run, _ = train(config("num_epochs", 1))
+    tested = Trainer(config("num_epochs", 1, "tte", "True", "test_only", "True"))
+    shapes = []
+    forward = trainer.Classifier.forward
+
+    def spy(self, images):
+        shapes.append(tuple(images.shape))
+        return forward(self, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Classifier, "forward", spy)
+        tested.run()
+    assert sum(shape[0] for shape in shapes) == 5 * 500
+
+
+def test_starting_from_mean_features(config):
+    run, results = train(config("classifier_init", "class_mean", "num_epochs", 1, "lr", 0))
+    clip, _ = load_backbone("clip_tiny", run.cfg.weights)
+    images = torch.from_numpy(run.data.train.images).permute(0, 3, 1, 2)
+    crops = torch.nn.functional.interpolate(images, 32, mode="bicubic", antialias=True)
+    mean, std = (torch.tensor(constant).view(3, 1, 1) for constant in (run.cfg.mean, run.cfg.std))
+    with torch.no_grad():
+        features = clip.image((crops / 255 - mean) / std)
+    for c in range(10):
+        expected = features[torch.from_numpy(run.data.train.labels) == c][:100].mean(0)
+        assert torch.allclose(run.model.head.weight[c], expected / expected.norm(), atol=1e-5)
