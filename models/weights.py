@@ -37,7 +37,7 @@ BACKBONES = {
     "in21k_vit_b16@384px": Source("timm:vit_base_patch16_384.augreg_in21k_ft_in1k", Geometry(768, 12, 16, 384)),
     "in21k_vit_l16": Source("timm:vit_large_patch16_224.augreg_in21k_ft_in1k", Geometry(1024, 24, 16, 224)),
     "in21k_vit_l16@384px": Source("timm:vit_large_patch16_384.augreg_in21k_ft_in1k", Geometry(1024, 24, 16, 384)),
-    "clip_tiny": Source("asset:clip_tiny.safetensors", Geometry(128, 6, 4, 32, 64, 64, 3)),
+    "clip_tiny": Source("asset:clip_tiny.safetensors", Geometry(128, 6, 8, 32, 64, 64, 3)),
 }
 
 # Pairs (their prefix, our prefix); the first that fits counts.

@@ -1,0 +1,113 @@
+"""What several tests share: other packages' towers with random weights, images, and a web server on 127.0.0.1."""
+
+import contextlib
+import http.server
+import threading
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from models.weights import load_backbone
+
+CLIP_DIM, CLIP_DEPTH, CLIP_PATCH, CLIP_RESOLUTION, CLIP_JOINT = 128, 3, 16, 64, 48
+TEXT_DIM, TEXT_DEPTH = 64, 2
+
+
+@torch.no_grad()
+def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Gives every parameter a random value of sensible size, so that none is zero, one or a copy of another."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        fan_in = parameter[0].numel() if parameter.ndim > 1 else 25
+        parameter.copy_(noise / fan_in**0.5 + (parameter.ndim < 2 and name.endswith(("weight", "scale"))))
+    return module
+
+
+def open_clip_model(seed: int = 0) -> nn.Module:
+    """open_clip's own CLIP: two heads and 17 tokens in the image tower, one head in the text tower, quick GELU."""
+    from open_clip.model import CLIP
+
+    vision = {"image_size": CLIP_RESOLUTION, "layers": CLIP_DEPTH, "width": CLIP_DIM, "patch_size": CLIP_PATCH}
+    text = {"context_length": 77, "vocab_size": 49408, "width": TEXT_DIM, "heads": 1, "layers": TEXT_DEPTH}
+    return randomize(CLIP(CLIP_JOINT, vision, text, quick_gelu=True), seed).eval()
+
+
+def timm_model(seed: int = 0) -> nn.Module:
+    """timm's own VisionTransformer with a classifier of 5: two heads, 17 tokens."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    model = VisionTransformer(img_size=64, patch_size=16, embed_dim=128, depth=3, num_heads=2, num_classes=5)
+    return randomize(model, seed).eval()
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict of a model, contiguous, as a weight file holds it."""
+    return {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+
+
+def clip_pair(folder) -> tuple[nn.Module, nn.Module]:
+    """open_clip's CLIP, and our backbone loaded from a file of its weights."""
+    theirs = open_clip_model()
+    save_file(weights_of(theirs), folder / "clip.safetensors")
+    return theirs, load_backbone("clip_vit_b16", str(folder / "clip.safetensors"))[0]
+
+
+def vit_pair(folder) -> tuple[nn.Module, nn.Module]:
+    """timm's VisionTransformer, and our backbone loaded from a file of its weights."""
+    theirs = timm_model()
+    save_file(weights_of(theirs), folder / "vit.safetensors")
+    return theirs, load_backbone("in21k_vit_b16", str(folder / "vit.safetensors"))[0]
+
+
+def normal_images(count: int, resolution: int, seed: int = 0) -> torch.Tensor:
+    """Normalised images [count, 3, resolution, resolution], float32."""
+    return torch.randn(count, 3, resolution, resolution, generator=torch.Generator().manual_seed(seed))
+
+
+def photograph(name: str = "china.jpg") -> np.ndarray:
+    """A real photograph, uint8 [427, 640, 3]."""
+    from sklearn.datasets import load_sample_image
+
+    return load_sample_image(name)
+
+
+def levels_apart(a: torch.Tensor, b: torch.Tensor) -> int:
+    """The largest difference of two images of one shape, in grey levels."""
+    assert a.shape == b.shape
+    return int((a.int() - b.int()).abs().max())
+
+
+@contextlib.contextmanager
+def web_server(files: dict[str, bytes], headers: dict[str, str] | None = None):
+    """Serves {"/path": content} on 127.0.0.1 while the context lasts; yields (address, the list of paths asked for)."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = self.path.partition("?")[0]
+            asked.append(path)
+            content = files.get(path, b"")
+            self.send_response(200 if path in files else 404)
+            for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,52 @@
+"""The demo: clip_tiny within its limits, and what it and LIFT+ reach on digits_lt, far below what they usually do."""
+
+import json
+
+import pytest
+from safetensors import safe_open
+
+import main as cli
+from models.weights import ASSETS, BACKBONES, load_backbone
+
+
+@pytest.fixture
+def demo(tmp_path, monkeypatch):
+    """demo(method, options...) -> results.json of `-d digits_lt -b clip_tiny -m method`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(method, *options):
+        assert cli.main(["-d", "digits_lt", "-b", "clip_tiny", "-m", method, "output_dir", method, *options]) == 0
+        return json.loads((tmp_path / "output" / method / "results.json").read_text())
+
+    return run
+
+
+def test_clip_tiny_is_small_and_says_how_it_was_made():
+    path = ASSETS / "clip_tiny.safetensors"
+    assert path.stat().st_size <= 5_000_000
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        assert {"command", "seed", "steps", "seconds", "versions", "images", "zero_shot_test"} <= set(file.metadata())
+    assert {part.get_dtype() for name, part in tensors.items() if name != "token_ids"} == {"F16"}
+    backbone, _ = load_backbone("clip_tiny")
+    outside = [p.numel() for name, p in backbone.named_parameters() if "token_embedding" not in name]
+    assert sum(outside) <= 2_000_000
+    assert backbone.geometry == BACKBONES["clip_tiny"].geometry
+
+
+def test_zero_shot(demo):
+    results = demo("zs")
+    assert results["accuracy"]["overall"] > 60
+    assert results["params"]["trained"] == 0
+
+
+def test_lift_plus(demo):
+    results = demo("lift+")
+    assert results["accuracy"]["overall"] > 90
+    assert results["accuracy"]["few"] > 80
+
+
+@pytest.mark.parametrize("method", ["lp", "fft", "lift", "lora", "pt", "bitfit"])
+def test_every_method_learns(demo, method):
+    """One epoch is enough to beat chance by far."""
+    assert demo(method, "num_epochs", "1")["accuracy"]["overall"] > 50

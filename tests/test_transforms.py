@@ -1,0 +1,294 @@
+"""Crops: their distributions against formula and torchvision, their pixels against Pillow, their purity."""
+
+import collections
+import math
+
+import helpers
+import numpy as np
+import pytest
+import torch
+from helpers import levels_apart
+from PIL import Image
+from scipy import stats
+from torchvision import transforms as tv
+from torchvision.transforms import functional as tvf
+
+from datasets.transforms import (
+    MDA_SCHEDULES,
+    TestCrops,
+    TrainCrop,
+    crop,
+    random_resized_box,
+    resize,
+    smallest_area,
+    square_box,
+)
+
+DRAWS = 10_000
+SURE = 1e-3  # a test of a distribution fails below this p; the draws are fixed, so it fails always or never
+SCHEDULES = {
+    "convex": lambda t: 1 - (1 - t**2) ** 0.5,
+    "linear": lambda t: t,
+    "concave": lambda t: (1 - (1 - t) ** 2) ** 0.5,
+    "min": lambda t: 0,
+    "max": lambda t: 1,
+}
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """A real photograph, uint8 [3, 427, 640]."""
+    return torch.from_numpy(helpers.photograph().copy()).permute(2, 0, 1)
+
+
+def pixels(image):
+    """A tensor [3, H, W] as a Pillow image."""
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def tensor(image):
+    """A Pillow image as a tensor [3, H, W]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def assert_same_picture(found, expected, enlarged):
+    """Within one grey level; where an image is enlarged, a few pixels in a million may be two apart."""
+    assert found.shape == expected.shape
+    apart = (found.int() - expected.int()).abs()
+    assert apart.max() <= (2 if enlarged else 1)
+    assert (apart > 1).float().mean() < 5e-5
+    assert (apart > 0).float().mean() < 0.02
+
+
+# ---- minimalist crops ----
+
+
+@pytest.mark.parametrize("name", MDA_SCHEDULES)
+@pytest.mark.parametrize("num_epochs", [2, 5, 20])
+def test_smallest_area_grows_along_its_schedule(name, num_epochs):
+    """a = 0.08 + 0.92 s(t), t = epoch / (num_epochs - 1)."""
+    for epoch in range(num_epochs):
+        expected = 0.08 + 0.92 * SCHEDULES[name](epoch / (num_epochs - 1))
+        assert smallest_area(name, epoch, num_epochs) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", MDA_SCHEDULES)
+def test_the_only_epoch_is_the_last(name):
+    assert smallest_area(name, 0, 1) == pytest.approx(0.08 if name == "min" else 1)
+
+
+@pytest.mark.parametrize("height, width", [(2000, 2000), (3000, 2000), (1500, 6000)])
+@pytest.mark.parametrize("smallest", [0.08, 0.5])
+def test_square_boxes_have_uniform_area_and_place(height, width, smallest):
+    """Area uniform in [min(a, m), min(1, m)] of the image's, m = min(h, w)^2 / (h w); place uniform."""
+    rng = np.random.default_rng(0)
+    boxes = np.array([square_box(height, width, smallest, rng) for _ in range(DRAWS)])
+    top, left, h, w = boxes.T
+    assert (h == w).all()
+    assert (boxes >= 0).all() and (top + h <= height).all() and (left + w <= width).all()
+    m = min(height, width) ** 2 / (height * width)
+    low, high = min(smallest, m), min(1, m)
+    if low == high:
+        assert (h == min(height, width)).all()
+    else:
+        assert stats.kstest(h * w / (height * width), "uniform", args=(low, high - low)).pvalue > SURE
+    place = np.random.default_rng(1).random((2, DRAWS))  # spreads a whole number evenly over its pixel
+    down, right = (top + place[0]) / (height - h + 1), (left + place[1]) / (width - w + 1)
+    for share in (down, right):
+        assert stats.kstest(share, "uniform").pvalue > SURE
+    assert abs(np.corrcoef(down, right)[0, 1]) < 0.04
+    if low < high:
+        assert max(abs(np.corrcoef(h, share)[0, 1]) for share in (down, right)) < 0.04
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 500), (500, 1), (2, 3), (10, 4000)])
+@pytest.mark.parametrize("smallest", [0.08, 1.0])
+def test_square_boxes_fit_in_any_image(height, width, smallest):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        top, left, h, w = square_box(height, width, smallest, rng)
+        assert 1 <= h == w <= min(height, width)
+        assert 0 <= top <= height - h and 0 <= left <= width - w
+
+
+@pytest.mark.parametrize("height, width", [(4, 6), (5, 5), (7, 2)])
+def test_square_boxes_reach_every_place(height, width):
+    """In a small image, all places of a size are there, and as often as one another."""
+    rng = np.random.default_rng(0)
+    counts = collections.Counter(square_box(height, width, 0.08, rng) for _ in range(DRAWS))
+    for side in {box[2] for box in counts}:
+        places = {(t, u, side, side) for t in range(height - side + 1) for u in range(width - side + 1)}
+        found = [counts[place] for place in places]
+        assert {box for box in counts if box[2] == side} == places
+        assert len(places) == 1 or stats.chisquare(found).pvalue > SURE
+
+
+def test_the_last_crops_are_the_largest_squares():
+    rng = np.random.default_rng(0)
+    assert square_box(30, 30, smallest_area("convex", 4, 5), rng) == (0, 0, 30, 30)
+    assert square_box(30, 50, smallest_area("convex", 4, 5), rng)[2:] == (30, 30)
+
+
+# ---- standard crops ----
+
+
+@pytest.mark.parametrize("height, width", [(427, 640), (500, 500), (90, 900), (900, 90), (20, 30)])
+def test_standard_boxes_are_distributed_as_torchvisions(height, width):
+    rng = np.random.default_rng(0)
+    ours = np.array([random_resized_box(height, width, rng) for _ in range(DRAWS // 2)])
+    image = torch.empty(3, height, width)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        get_params = tv.RandomResizedCrop.get_params
+        theirs = np.array([get_params(image, [0.08, 1], [3 / 4, 4 / 3]) for _ in range(DRAWS // 2)])
+    if (theirs == theirs[0]).all():  # no box of that ratio is small enough: always the largest
+        assert (ours == theirs[0]).all()
+        return
+    for a, b in zip(derived(ours, height, width), derived(theirs, height, width), strict=True):
+        assert stats.ks_2samp(a, b).pvalue > SURE
+
+
+def test_standard_boxes_reach_every_border():
+    rng = np.random.default_rng(0)
+    boxes = np.array([random_resized_box(20, 30, rng) for _ in range(1000)])
+    top, left, h, w = boxes.T
+    inside = (h < 20) & (w < 30)
+    for free, place in ((20 - h, top), (30 - w, left)):
+        assert ((place == 0) & inside).any() and ((place == free) & inside).any()
+
+
+def derived(boxes, height, width):
+    """What is compared of boxes: the four numbers, area, ratio, and the place relative to what is free."""
+    top, left, h, w = boxes.T
+    return *boxes.T, h * w, w / h, top / np.maximum(height - h, 1), left / np.maximum(width - w, 1)
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 100), (100, 1), (2, 7), (10, 4000)])
+def test_standard_boxes_fit_in_any_image(height, width):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        top, left, h, w = random_resized_box(height, width, rng)
+        assert 1 <= h <= height and 1 <= w <= width
+        assert 0 <= top <= height - h and 0 <= left <= width - w
+
+
+# ---- pixels ----
+
+
+@pytest.mark.parametrize(
+    "height, width", [(256, 384), (224, 224), (32, 32), (36, 54), (800, 1200), (427, 100), (1, 1), (427, 640)]
+)
+def test_resize_is_pillows(photo, height, width):
+    """Bicubic and antialiased: smaller, larger and misshapen."""
+    expected = tensor(pixels(photo).resize((width, height), Image.Resampling.BICUBIC))
+    found = resize(photo, height, width)
+    assert found.dtype == torch.uint8
+    assert_same_picture(found, expected, enlarged=height > 427)
+
+
+def test_resize_of_a_crop_is_the_resize_of_its_copy(photo):
+    """Crops are views, and images from memory are stored channels last."""
+    view = crop(photo, (30, 50, 201, 133))
+    assert not view.is_contiguous()
+    assert torch.equal(resize(view, 64, 64), resize(view.contiguous(), 64, 64))
+    assert levels_apart(resize(view, 64, 64), tensor(pixels(view).resize((64, 64), Image.Resampling.BICUBIC))) <= 1
+
+
+def numbered(height, width):
+    """An image whose every pixel tells its place."""
+    rows, columns = np.indices((height, width))
+    return torch.from_numpy(np.stack([rows % 256, columns % 256, rows // 256 * 16 + columns // 256]).astype(np.uint8))
+
+
+@pytest.mark.parametrize("height, width", [(256, 256), (256, 301), (333, 256), (256, 1000)])
+def test_test_crops_lie_where_torchvisions_do(height, width):
+    """The short side is right already, so nothing is resized: the pixels are torchvision's own."""
+    image = numbered(height, width)
+    found = TestCrops(224, expand=32)(image)
+    assert torch.equal(found, tvf.center_crop(image, 224)[None])
+    assert torch.equal(TestCrops(224, expand=32, five=True)(image), torch.stack(tvf.five_crop(image, 224)))
+
+
+@pytest.mark.parametrize("resolution, expand", [(224, 32), (224, 24), (32, 4), (224, 0)])
+@pytest.mark.parametrize("height, width", [(427, 640), (640, 427), (100, 427), (31, 37), (50, 50)])
+def test_test_crops_are_torchvisions_pipeline(photo, resolution, expand, height, width):
+    """Resize, then CenterCrop or FiveCrop, of Pillow images."""
+    image = photo.transpose(1, 2) if height > 427 else photo[:, :height, :width]
+    resized = tv.Resize(resolution + expand, Image.Resampling.BICUBIC)(pixels(image))
+    centre = tensor(tv.CenterCrop(resolution)(resized))
+    five = torch.stack([tensor(part) for part in tv.FiveCrop(resolution)(resized)])
+    enlarged = min(height, width) < resolution + expand
+    assert_same_picture(TestCrops(resolution, expand)(image), centre[None], enlarged)
+    assert_same_picture(TestCrops(resolution, expand, five=True)(image), five, enlarged)
+
+
+@pytest.mark.parametrize("mda", [True, False])
+def test_training_crop_is_its_box_resized_with_pillow(photo, mda):
+    """The box comes from (seed, epoch, index); half of the standard crops are mirrored, none of the minimalist."""
+    train_crop = TrainCrop(48, seed=3, num_epochs=5, mda=mda, mda_func="linear")
+    mirrored = 0
+    for index in range(60):
+        rng = np.random.default_rng((3, 2, 1 + index))
+        box = square_box(427, 640, 0.54, rng) if mda else random_resized_box(427, 640, rng)
+        part = pixels(crop(photo, box)).resize((48, 48), Image.Resampling.BICUBIC)
+        found = train_crop(photo, 2, index)
+        plain = levels_apart(found, tensor(part))
+        flipped = levels_apart(found, tensor(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
+        assert min(plain, flipped) <= 1
+        mirrored += flipped < plain
+    assert mirrored == 0 if mda else 20 <= mirrored <= 40
+
+
+def test_flips_do_not_depend_on_boxes():
+    """As likely for small boxes as for large ones."""
+    ramp = torch.arange(200, dtype=torch.uint8).expand(3, 200, 200)
+    train_crop = TrainCrop(8, seed=1, num_epochs=1, mda=False)
+    rows = torch.stack([train_crop(ramp, 0, index).int()[0, 0] for index in range(6000)])
+    rise = (rows[:, -1] - rows[:, 0]).double()
+    flips = (rise < 0).double()
+    assert abs(flips.mean() - 0.5) < 0.02
+    assert abs(torch.corrcoef(torch.stack([flips, rise.abs()]))[0, 1]) < 0.05
+
+
+# ---- purity ----
+
+
+@pytest.mark.parametrize("mda", [True, False])
+def test_training_crop_depends_on_seed_epoch_and_index_alone(photo, mda):
+    def take(seed=1, epoch=1, index=1):
+        return TrainCrop(16, seed, num_epochs=9, mda=mda, mda_func="min")(photo, epoch, index)
+
+    first = take()
+    state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    for _ in range(3):
+        np.random.rand(), torch.rand(1)
+        assert torch.equal(take(), first)
+    others = [take(seed=2), take(epoch=2), take(index=2), take(seed=2, epoch=2), take(index=0), take(epoch=0)]
+    for i, one in enumerate([first, *others]):
+        assert not any(torch.equal(one, other) for other in [first, *others][:i])
+    torch.random.set_rng_state(state[0])
+    take()
+    assert torch.equal(torch.random.get_rng_state(), state[0])
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 40), (40, 1), (3, 1000)])
+def test_every_image_gives_every_crop(height, width):
+    image = torch.full((3, height, width), 77, dtype=torch.uint8)
+    for transform, shape in (
+        (TrainCrop(16, 0, 1), (3, 16, 16)),
+        (TrainCrop(16, 0, 1, mda=False), (3, 16, 16)),
+        (TestCrops(16, 2), (1, 3, 16, 16)),
+        (TestCrops(16, 2, five=True), (5, 3, 16, 16)),
+        (TestCrops(16, 0), (1, 3, 16, 16)),
+    ):
+        out = transform(image, 0, 0)
+        assert out.shape == shape
+        assert (out == 77).all()
+
+
+def test_area_shares_are_of_the_image_not_of_the_square():
+    """At the smallest share of 0.08, the smallest squares of a 3:2 image are about sqrt(0.08 h w) wide."""
+    rng = np.random.default_rng(0)
+    sides = [square_box(200, 300, 0.08, rng)[2] for _ in range(3000)]
+    assert min(sides) == pytest.approx(math.sqrt(0.08 * 200 * 300), abs=2)
+    assert max(sides) >= 198
