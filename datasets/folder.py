@@ -35,9 +35,9 @@ def _classes(split: Path, top: Path) -> dict[str, list[str]]:
         raise DataError(
             f"{split} is not a folder ({beside}); root must hold train/CLASS/ and test/CLASS/ (or val/CLASS/)"
         )
-    folders = {folder.name: folder for folder in split.iterdir() if folder.is_dir()}
+    folders = {folder.name: folder for folder in split.glob("[!.]*") if folder.is_dir()}
     pictures = {
-        name: sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+        name: sorted(str(path) for path in folder.glob("[!.]*") if path.suffix.lower() in EXTENSIONS)
         for name, folder in folders.items()
     }
     pictures = {name: paths for name, paths in pictures.items() if paths}

@@ -123,6 +123,7 @@ def decode(path: str) -> Tensor:
     torchvision reads plain JPEG, Pillow everything else.
     """
     import torchvision.io
+    from PIL.Image import DecompressionBombError
 
     try:
         if path.lower().endswith((".jpg", ".jpeg")):
@@ -134,7 +135,7 @@ def decode(path: str) -> Tensor:
         return _decode_with_pillow(path)
     except FileNotFoundError:
         raise DataError(f"the image {path} is missing; restore it or remove it from the list") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
         raise DataError(
             f"the image {path} cannot be decoded ({error}); replace it or remove it from the list"
         ) from error
@@ -144,5 +145,8 @@ def _decode_with_pillow(path: str) -> Tensor:
     from PIL import Image, ImageOps
 
     with Image.open(path) as image:
-        pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):  # 16 bits of grey: Pillow's own conversion would cut them off at 255
+            image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+        pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.backbone import Backbone, Geometry, ModelError
 from models.text import VOCABULARY
+from models.vit import HEAD_DIM
 from models.weight_files import read_tensors
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -83,7 +84,7 @@ def load_backbone(name: str, weights: str | None = None) -> tuple[Backbone, Path
     """
     path = find_weights(weights or BACKBONES[name].address)
     state = to_our_names(read_tensors(path), path)
-    if ("image_projection" in state) != BACKBONES[name].geometry.clip:
+    if _is_clip(state) != BACKBONES[name].geometry.clip:
         kind = "a CLIP" if BACKBONES[name].geometry.clip else "a ViT without a text tower"
         raise ModelError(f"{name} is {kind}, but {path} holds the other kind; choose the backbone that fits the file")
     state = {key: value.float() for key, value in state.items()}
@@ -142,7 +143,10 @@ def _find_timm(model: str) -> Path:
     from huggingface_hub import hf_hub_download
     from timm.models import get_pretrained_cfg
 
-    published = get_pretrained_cfg(model)
+    try:
+        published = get_pretrained_cfg(model)
+    except RuntimeError:  # a known model, an unknown tag
+        published = None
     if published is None or not published.hf_hub_id:
         raise ModelError(f"timm publishes no weights named {model}; timm.list_pretrained('vit*') lists them")
     repository = published.hf_hub_id
@@ -167,14 +171,15 @@ def to_our_names(state: dict[str, Tensor], path: Path | str = "the file") -> dic
     """A state dict in OpenAI's, open_clip's or timm's naming, in ours. Raises ModelError for another naming."""
     state = {name.removeprefix("module."): value for name, value in state.items()}
     state = {name: value for name, value in state.items() if not NOT_WEIGHTS.fullmatch(name)}
-    if "visual.conv1.weight" in state and "visual.class_embedding" in state:
-        if "text.ln_final.weight" in state:  # open_clip's models with a separate text module
-            state = {name.removeprefix("text."): value for name, value in state.items()}
+    if any(name.startswith("visual.transformer.") for name in state):
+        # open_clip's models with a separate text module have one prefix more
+        state = {name.removeprefix("text."): value for name, value in state.items()}
         state = {_rename(name, OPENAI_NAMES, OPENAI_BLOCK_NAMES): value for name, value in state.items()}
-        return _expand_vocabulary(state)
-    if "patch_embed.proj.weight" in state and "cls_token" in state:
+        return _expand_vocabulary(state, path)
+    if any(name.startswith("blocks.") for name in state):
         state = {_rename(name, TIMM_NAMES): value for name, value in state.items()}
-        return state | {name: state[name].squeeze() for name in ("image.class_token", "image.positional_embedding")}
+        tokens = ("image.class_token", "image.positional_embedding")
+        return {name: value.squeeze() if name in tokens else value for name, value in state.items()}
     raise ModelError(
         f"{path} has none of the known namings (OpenAI's or open_clip's CLIP ViT, timm's ViT); "
         f"its first tensors are {', '.join(sorted(state)[:3]) or 'none'}"
@@ -200,12 +205,19 @@ def _rename(name: str, prefixes: tuple, parts: tuple = ()) -> str:
     return name
 
 
-def _expand_vocabulary(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _is_clip(state: dict[str, Tensor]) -> bool:
+    return any(name.startswith("text.") for name in state)
+
+
+def _expand_vocabulary(state: dict[str, Tensor], path: Path | str) -> dict[str, Tensor]:
     """Undoes a reduced vocabulary: `token_ids` [rows] names the embedding rows that the file kept; others become 0."""
     if "token_ids" not in state:
         return state
-    ids, rows = state.pop("token_ids").long(), state["text.token_embedding.weight"]
-    state["text.token_embedding.weight"] = rows.new_zeros(VOCABULARY, rows.shape[1]).index_copy(0, ids, rows)
+    try:
+        ids, rows = state.pop("token_ids").long(), state["text.token_embedding.weight"]
+        state["text.token_embedding.weight"] = rows.new_zeros(VOCABULARY, rows.shape[1]).index_copy(0, ids, rows)
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise ModelError(f"{path}: its token_ids do not fit its token_embedding ({error})") from error
     return state
 
 
@@ -219,10 +231,17 @@ def read_geometry(state: dict[str, Tensor], path: Path | str = "the file") -> Ge
         dim, _, patch, _ = state["image.patch_embed.weight"].shape
         side = (len(state["image.positional_embedding"]) - 1) ** 0.5
         sizes = {"dim": dim, "depth": depth("image"), "patch": patch, "resolution": round(side) * patch}
-        if "image_projection" in state:
+        if _is_clip(state):
             context, text_dim = state["text.positional_embedding"].shape
             joint = state["image_projection"].shape[1]
             sizes |= {"joint": joint, "text_dim": text_dim, "text_depth": depth("text"), "context": context}
-    except (KeyError, ValueError) as error:
-        raise ModelError(f"{path} is incomplete or misshapen: {error}") from error
+    except KeyError as error:
+        raise ModelError(f"{path} is no complete weight file: it lacks {error}") from error
+    except (ValueError, IndexError) as error:
+        raise ModelError(f"{path} has a tensor of the wrong shape: {error}") from error
+    for width in (sizes["dim"], sizes.get("text_dim", 0)):
+        if width > HEAD_DIM and width % HEAD_DIM:
+            raise ModelError(
+                f"{path}: a tower is {width} wide, which is no multiple of {HEAD_DIM}, the width of a head"
+            )
     return Geometry(**sizes)

@@ -54,10 +54,10 @@ def select_layers(depth: int, layers: int | Sequence[int] | None, name: str = "m
     """The block numbers that `layers` means: None = all, k = the last k, a list = those. Raises ModelError."""
     if layers is None:
         return list(range(depth))
-    indices = list(range(depth - layers, depth)) if isinstance(layers, int) else sorted(set(layers))
-    if any(index not in range(depth) for index in indices):
+    last = isinstance(layers, int)
+    if not 0 <= layers <= depth if last else any(index not in range(depth) for index in layers):
         raise ModelError(f"{name}_layers {layers} does not fit: the tower has {depth} blocks, 0 to {depth - 1}")
-    return indices
+    return list(range(depth - layers, depth)) if last else sorted(set(layers))
 
 
 def automatic_size(num_classes: int, num_layers: int, share: int) -> int:
