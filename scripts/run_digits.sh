@@ -4,7 +4,7 @@
 # A run that has its results.json is not run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
 for method in zs lp lift+ lora pt bitfit fft; do
   for seed in 0 1 2 3 4; do
     name=digits_${method}_seed_${seed}

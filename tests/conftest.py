@@ -1,9 +1,5 @@
 """Shared fixtures: a tiny CLIP with random weights, and a way to train with it."""
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in main.py: machines that run tests are busy
-
 import pytest
 import torch
 
@@ -11,7 +7,7 @@ from models.backbone import Backbone, Geometry
 from models.weights import to_openai_names
 from utils.config import load_config
 
-torch.set_num_threads(min(torch.get_num_threads(), 2))
+torch.set_num_threads(1)  # the models are tiny, and machines that run tests are busy
 
 
 @pytest.fixture(scope="session")

@@ -50,12 +50,12 @@ def test_the_files_and_the_tables_hold_the_same_names():
 
 def test_the_order_of_merging():
     assert load().batch_size == 16  # digits_lt.yaml over the default 128
-    assert load(method="lift").num_epochs == 10  # lift.yaml over the default 5
+    assert load(method="lift").num_epochs == 10  # lift.yaml over digits_lt's 20
     assert load("num_epochs", 3, method="lift").num_epochs == 3  # the options over all
 
 
 def test_the_published_settings_of_the_methods():
-    lift_plus, lift, zs = load(), load(method="lift"), load(method="zs")
+    lift_plus, lift, zs = (load(data="cifar100_ir100", method=method) for method in ("lift+", "lift", "zs"))
     for cfg in (lift_plus, lift):
         assert (cfg.classifier, cfg.classifier_scale, cfg.classifier_init) == ("CosineClassifier", 25, "semantic")
         assert cfg.v.adaptformer is True

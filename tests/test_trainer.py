@@ -187,6 +187,11 @@ def test_a_run_killed_while_testing_is_not_trained_again(config, monkeypatch):
     assert results["images_per_second"]["train"] == pytest.approx(2 * 342 / results["seconds"]["train"])
 
 
+def test_a_small_model_computes_in_one_thread():
+    assert runtime.pick_threads(1_200_000) == 1
+    assert runtime.pick_threads(86_000_000) == runtime.THREADS
+
+
 # ---- what a run leaves ----
 
 
