@@ -47,23 +47,19 @@ class Trainer:
     def run(self) -> dict:
         """The whole run; returns the content of its results file."""
         self.data = DATASETS[self.cfg.dataset](self.cfg.dataset, self.cfg.root)
-        self.log = RunLog(self.run_dir, f"log_{self.what}.txt" if self.testing else "log.txt")
-        try:
-            if not self.testing:
-                (self.run_dir / "config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
+        trained = Path(self.cfg.model_dir or self.run_dir) / checkpoint.CHECKPOINT
+        if self.testing and not self.cfg.zero_shot:
+            checkpoint.require(trained)
+        with RunLog(self.run_dir, f"log_{self.what}.txt" if self.testing else "log.txt") as self.log:
             self.build()
-            if self.trained and self.testing:
-                path = Path(self.cfg.model_dir or self.run_dir) / checkpoint.CHECKPOINT
-                checkpoint.restore(self.model, path, self.identity)
-                self.log.info(f"testing {path}")
+            if self.testing and self.trained:
+                checkpoint.restore(self.model, trained, self.identity)
+                self.log.info(f"testing   {trained}")
             elif self.trained:
                 self.fit()
+            elif not self.testing:
+                self.start_anew()
             return self.report(self.evaluate())
-        except BaseException as error:
-            self.log.note(f"stopped: {type(error).__name__}: {error}")
-            raise
-        finally:
-            self.log.close()
 
     # ---- build ----
 
@@ -92,10 +88,7 @@ class Trainer:
         self.introduce(notes=[test_note] if self.testing or not self.trained else [train_note, test_note])
 
     def introduce(self, notes: list[str | None]) -> None:
-        counts, training, testing = (
-            self.data.class_counts,
-            *(runtime.NAMES[d] for d in (self.train_dtype, self.test_dtype)),
-        )
+        counts, training, testing = self.data.class_counts, *map(runtime.name_of, (self.train_dtype, self.test_dtype))
         groups = ", ".join(f"{mask.sum()} {name}" for name, mask in self.groups.items())
         lines = [
             f"device    {runtime.describe(self.device)}; precision in training {training}, in testing {testing}",
@@ -183,9 +176,7 @@ class Trainer:
         images = self.data.train.fingerprint(self.data.root)
         self.settings = {**self.identity, **training_options(self.cfg), "training images": images}
         if not path.exists():
-            for old in self.run_dir.glob("results*.json"):  # an earlier run's: this one starts anew
-                old.unlink()
-            self.log.rewind(0)
+            self.start_anew()
             return 0
         progress = checkpoint.load_progress(path, self.model, self.optimizer, self.settings)
         self.seconds["train"] = progress["seconds"]
@@ -193,6 +184,13 @@ class Trainer:
         self.log.rewind(progress["epoch"] * steps_per_epoch)
         self.log.info(f"going on after epoch {progress['epoch']}, from {path}")
         return progress["epoch"]
+
+    def start_anew(self) -> None:
+        """Removes what an earlier run left here, and writes down the configuration of this one."""
+        for old in self.run_dir.glob("results*.json"):
+            old.unlink()
+        self.log.rewind(0)
+        (self.run_dir / "config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
 
     def save_progress(self, epoch: int) -> None:
         about = {"epoch": epoch, "seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}

@@ -130,10 +130,11 @@ def test_a_picture_that_vanishes(command, pictures, monkeypatch):
     one_sentence(error, "test/zero/2.jpg is missing")
 
 
-def test_a_checkpoint_that_is_not_there(command):
+def test_a_checkpoint_that_is_not_there(command, tmp_path):
     status, error = command("test_only", "True")
     assert status == 2
     one_sentence(error, CHECKPOINT, "train first")
+    assert not (tmp_path / "output").exists()
 
 
 def test_no_permission_to_write(command, tmp_path, monkeypatch):

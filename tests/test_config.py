@@ -49,7 +49,7 @@ def test_the_files_and_the_tables_hold_the_same_names():
 
 
 def test_the_order_of_merging():
-    assert load().batch_size == 16  # digits_lt.yaml over the default 128
+    assert load().batch_size == 8  # digits_lt.yaml over the default 128
     assert load(method="lift").num_epochs == 10  # lift.yaml over digits_lt's 20
     assert load("num_epochs", 3, method="lift").num_epochs == 3  # the options over all
 

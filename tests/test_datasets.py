@@ -4,6 +4,7 @@ import collections
 import gzip
 import hashlib
 import io
+import json
 import pickle
 import shutil
 import tarfile
@@ -386,3 +387,15 @@ def test_every_data_set_keeps_the_contract(name, cifar, pictures, tmp_path):
         assert part.labels.dtype == np.int64
         assert part.labels.min() >= 0 and part.labels.max() < classes
         assert isinstance(part.images, list) or (part.images.dtype == np.uint8 and part.images.shape[3] == 3)
+
+
+def test_the_command_for_cifar_runs(cifar, random_clip, tmp_path, monkeypatch):
+    """As on a machine with internet, but for the archive and the weights, which are files here."""
+    import main
+
+    monkeypatch.chdir(tmp_path)
+    command = "-d cifar100_ir100 -b clip_vit_b16 -m lift+ num_epochs 1 num_workers 0 weights"
+    assert main.main([*command.split(), str(random_clip)]) == 0
+    results = json.loads((tmp_path / "output/cifar100_ir100_clip_vit_b16_lift+_num_epochs_1/results.json").read_text())
+    assert len(results["per_class"]) == 100
+    assert sum(row["test"] for row in results["per_class"]) == 200

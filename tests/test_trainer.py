@@ -170,8 +170,10 @@ def test_an_unfinished_run_of_other_settings_is_not_continued(config, monkeypatc
         patch.setattr(Trainer, "evaluate", die)
         with pytest.raises(KeyboardInterrupt):
             Trainer(config("output_dir", "run", "lr", 0.1)).run()
+    before = Path("output/run/config.yaml").read_text()
     with pytest.raises(CheckpointError, match=r"lr 0.1, now 0.02.*Delete that file"):
         Trainer(config("output_dir", "run")).run()
+    assert Path("output/run/config.yaml").read_text() == before
 
 
 def test_a_run_killed_while_testing_is_not_trained_again(config, monkeypatch):

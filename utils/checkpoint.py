@@ -42,16 +42,21 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file of ours and what it says of itself. Raises CheckpointError."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise CheckpointError(
-            f"no checkpoint at {path}; train first (the same command without test_only), or name a run: model_dir DIR"
-        )
+    require(path)
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["about"])
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (no mapping)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or no checkpoint of ours ({error}); train again") from error
+
+
+def require(path: Path) -> None:
+    """Raises a CheckpointError if there is no file at `path`."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at {path}; train first (the same command without test_only), or name a run: model_dir DIR"
+        )
 
 
 def restore(model: nn.Module, path: Path, identity: dict[str, Any]) -> None:

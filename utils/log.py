@@ -68,7 +68,12 @@ class RunLog:
         """What is said in the course of one epoch of training."""
         return EpochProgress(self, f"epoch {epoch + 1}/{num_epochs}", epoch * num_steps, num_images, num_steps)
 
-    def close(self) -> None:
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self.note(f"stopped: {kind.__name__}: {error}")
         for sink in (self.file, self.metrics, self.board):
             if sink is not None:
                 sink.close()

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from utils.config import ConfigError
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-NAMES = {dtype: name for name, dtype in PRECISIONS.items()}
 THREADS = torch.get_num_threads()
 SMALL_MODEL = 10_000_000  # parameters
 
@@ -40,6 +39,11 @@ def pick_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str 
         return PRECISIONS[wanted], None
     found = next(name for name in ("bf16", "fp16", "fp32") if name in possible)
     return PRECISIONS[found], f"{wanted} would be slow on this {device.type.upper()}; {found} is used instead"
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """fp16, bf16 or fp32."""
+    return next(name for name, value in PRECISIONS.items() if value == dtype)
 
 
 def _cpu_has_bf16() -> bool:
@@ -99,7 +103,8 @@ def describe(device: torch.device) -> str:
     """The device in words: the GPU's name, or the CPU's with the threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpuinfo('model name') or platform.machine()} (CPU), {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_cpuinfo('model name') or platform.machine()} (CPU), {threads} thread{'s' if threads > 1 else ''}"
 
 
 def versions() -> dict[str, str]:
