@@ -107,7 +107,7 @@ class EpochProgress:
         self.bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f} %")
         say = self.log.info if self.bar.disable or self.step == self.num_steps else self.log.note
         say(
-            f"{self.title}  step {self.step}/{self.num_steps}  loss {loss:.4f}  accuracy {accuracy:5.2f} %  "
+            f"{self.title}  step {self.step}/{self.num_steps}  loss {loss:.4f}  training accuracy {accuracy:5.2f} %  "
             f"lr {lr:.5f}  {rate:,.0f} images/s"
         )
         self.log.scalars(self.steps_before + self.step, loss=loss, accuracy=accuracy, lr=lr, images_per_second=rate)
