@@ -194,8 +194,8 @@ class Trainer:
 
     def save_progress(self, epoch: int) -> None:
         about = {"epoch": epoch, "seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
-        about["identity"] = self.settings
-        checkpoint.save_progress(self.run_dir / checkpoint.PROGRESS, self.model, self.optimizer, about)
+        path, about = self.run_dir / checkpoint.PROGRESS, about | {"identity": self.settings}
+        checkpoint.save_progress(path, self.model, self.optimizer, about)
 
     # ---- testing ----
 
@@ -206,9 +206,8 @@ class Trainer:
     @torch.inference_mode()
     def evaluate(self) -> dict:
         """Scores of the model on the test set, or with test_train on the training set; see utils.metrics.score."""
-        cfg = self.cfg
-        self.split = self.data.train if cfg.test_train else self.data.test
-        batches = self.test_batches(self.split, build_test_crops(cfg, self.resolution))
+        self.split = self.data.train if self.cfg.test_train else self.data.test
+        batches = self.test_batches(self.split, build_test_crops(self.cfg, self.resolution))
         self.frozen.cast(self.test_dtype)
         start, predictions = time.perf_counter(), []
         with self.log.progress(len(self.split), "testing") as bar:
@@ -246,6 +245,5 @@ class Trainer:
         results.write_json(path, content)
         if not self.testing:
             (self.run_dir / checkpoint.PROGRESS).unlink(missing_ok=True)
-        self.log.info("\n" + results.table(content))
-        self.log.info(f"results   {path}")
+        self.log.info(f"\n{results.table(content)}\nresults   {path}")
         return content
