@@ -31,7 +31,7 @@ def score(
     some_zero = not classes.all()
     return {
         "accuracy": {
-            "overall": 100 * float(correct.sum() / total.sum()),
+            "overall": float(100 * correct.sum() / total.sum()),
             "mean_class": mean_class(tested),
             **{name: mean_class(mask) for name, mask in groups.items()},
         },
