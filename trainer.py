@@ -41,8 +41,7 @@ class Trainer:
         self.testing = cfg.test_only or cfg.test_train
         self.what = "train" if cfg.test_train else "tte" if cfg.tte else "test"
         self.run_dir = Path(cfg.output_dir)
-        self.seconds = {"train": 0.0, "test": 0.0}
-        self.rates = {"train": None, "test": None}
+        self.seconds, self.rates = {"train": 0.0, "test": 0.0}, {"train": None, "test": None}
 
     def run(self) -> dict:
         """The whole run; returns the content of its results file."""
@@ -82,19 +81,20 @@ class Trainer:
         self.model.eval()  # there is no dropout, and a BatchNorm keeps its statistics
         self.frozen = runtime.FrozenWeights(self.model.tower)
         self.trained = list(checkpoint.trained_tensors(self.model))
-        self.params = count_parameters(self.model)
-        self.groups = shot_groups(data.class_counts)
-        self.identity = {"backbone": cfg.backbone, "weights": self.weights["sha256"]}
-        self.introduce(notes=[test_note] if self.testing or not self.trained else [train_note, test_note])
+        self.params, self.groups = count_parameters(self.model), shot_groups(data.class_counts)
+        weights, classes = self.weights["sha256"], data.classes_fingerprint
+        self.identity = {"backbone": cfg.backbone, "weights": weights, "classes": classes}  # what a checkpoint fits
+        self.settings = self.identity | training_options(cfg)  # what makes a run the same run
+        self.settings["precision"] = runtime.name_of(self.train_dtype)
+        self.settings["training images"] = data.train.fingerprint(data.root)
+        self.introduce(notes={test_note} if self.testing or not self.trained else {train_note, test_note})
 
-    def introduce(self, notes: list[str | None]) -> None:
-        counts, training, testing = self.data.class_counts, *map(runtime.name_of, (self.train_dtype, self.test_dtype))
-        groups = ", ".join(f"{mask.sum()} {name}" for name, mask in self.groups.items())
+    def introduce(self, notes: set[str | None]) -> None:
+        training, testing = map(runtime.name_of, (self.train_dtype, self.test_dtype))
         lines = [
             f"device    {runtime.describe(self.device)}; precision in training {training}, in testing {testing}",
             *(f"          {note}" for note in notes if note),
-            f"data      {self.data.name}: {len(self.data.train):,} training and {len(self.data.test):,} test images, "
-            f"{len(counts)} classes of {counts.max():,} to {counts.min():,} ({groups})",
+            f"data      {self.data.summary()}",
             f"backbone  {self.cfg.backbone} ({self.weights['name']}), {self.resolution} pixels",
             f"training  {self.params['trained']:,} of {self.params['total']:,} parameters: "
             f"{self.params['peft']:,} in the backbone, {self.params['head']:,} in the head",
@@ -109,8 +109,7 @@ class Trainer:
         model = Classifier(backbone.image, torch.nn.Identity(), self.cfg.mean, self.cfg.std).to(self.device)
         batches = self.test_batches(self.data.train, TestCrops(self.resolution, expand=0), np.concatenate(some))
         parts = [(model.features(crops[:, 0]), labels) for crops, labels in batches]
-        features, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-        return features, labels
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
     # ---- training ----
 
@@ -173,8 +172,6 @@ class Trainer:
     def resume(self, steps_per_epoch: int) -> int:
         """Continues an unfinished run of the same configuration; returns the epoch to begin with."""
         path = self.run_dir / checkpoint.PROGRESS
-        images = self.data.train.fingerprint(self.data.root)
-        self.settings = {**self.identity, **training_options(self.cfg), "training images": images}
         if not path.exists():
             self.start_anew()
             return 0
@@ -186,9 +183,10 @@ class Trainer:
         return progress["epoch"]
 
     def start_anew(self) -> None:
-        """Removes what an earlier run left here, and writes down the configuration of this one."""
-        for old in self.run_dir.glob("results*.json"):
-            old.unlink()
+        """Removes what an earlier run of these settings left here, and writes down the configuration."""
+        checkpoint.require_same_run(self.run_dir, self.settings)
+        for old in (*self.run_dir.glob("results*.json"), self.run_dir / checkpoint.CHECKPOINT):
+            old.unlink(missing_ok=True)
         self.log.rewind(0)
         (self.run_dir / "config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
 
@@ -222,7 +220,7 @@ class Trainer:
 
     def report(self, scores: dict) -> dict:
         """Writes the results file and shows its table."""
-        root = self.data.root
+        train, test = (part.fingerprint(self.data.root) for part in (self.data.train, self.data.test))
         content = {
             **scores,
             "params": self.params,
@@ -234,8 +232,10 @@ class Trainer:
             "data": {
                 "name": self.data.name,
                 "split": "train" if self.cfg.test_train else "test",
-                "fingerprint": {"train": self.data.train.fingerprint(root), "test": self.data.test.fingerprint(root)},
+                "fingerprint": {"train": train, "test": test},
             },
+            "test": {"crops": 5 if self.cfg.tte else 1, "precision": runtime.name_of(self.test_dtype)},
+            "settings": self.settings,
             "weights": self.weights,
             "versions": runtime.versions(),
             "device": runtime.describe(self.device),

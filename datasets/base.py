@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ class ImageList:
         if isinstance(self.images, np.ndarray):
             digest.update(np.ascontiguousarray(self.images).tobytes())
         for path in self.images if isinstance(self.images, list) else ():
-            digest.update((Path(path).relative_to(root).as_posix() if root else path).encode() + b"\0")
+            digest.update(os.fsencode(Path(path).relative_to(root) if root else path) + b"\0")
         return digest.hexdigest()[:16]
 
 
@@ -51,6 +52,20 @@ class DataSet:
     def class_counts(self) -> np.ndarray:
         """Training images of each class, int64 [C]."""
         return np.bincount(self.train.labels, minlength=len(self.classnames))
+
+    def summary(self) -> str:
+        """The sizes of both lists, of the classes and of their shot groups, in one line."""
+        counts = self.class_counts
+        groups = ", ".join(f"{mask.sum()} {name}" for name, mask in shot_groups(counts).items())
+        return (
+            f"{self.name}: {len(self.train):,} training and {len(self.test):,} test images, "
+            f"{len(counts)} classes of {counts.max():,} to {counts.min():,} ({groups})"
+        )
+
+    @property
+    def classes_fingerprint(self) -> str:
+        """SHA-256 (16 hex digits) over the class names: the same classes in the same order."""
+        return hashlib.sha256("\0".join(self.classnames).encode()).hexdigest()[:16]
 
 
 def shot_groups(class_counts: np.ndarray, many: int = 100, few: int = 20) -> dict[str, np.ndarray]:

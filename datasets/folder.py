@@ -17,7 +17,7 @@ def build(name: str, root: str | None) -> DataSet:
         )
     top = Path(root)
     train = _classes(top / "train", top)
-    test = _classes(top / "test" if (top / "test").is_dir() else top / "val", top)
+    test = _classes(top / "val" if (top / "val").is_dir() and not (top / "test").is_dir() else top / "test", top)
     classnames = sorted(train)
     if len(classnames) < 2:
         raise DataError(f"{top}/train has {len(classnames)} class folders with pictures; at least two are needed")
@@ -31,7 +31,8 @@ def _classes(split: Path, top: Path) -> dict[str, list[str]]:
     """The pictures of each class folder in `split`, sorted."""
     if not split.is_dir():
         found = sorted(path.name for path in top.iterdir())[:5] if top.is_dir() else []
-        beside = f"beside it: {', '.join(found) or 'nothing'}" if top.is_dir() else "root itself does not exist"
+        state = "is a file" if top.exists() else "does not exist"
+        beside = f"beside it: {', '.join(found) or 'nothing'}" if top.is_dir() else f"root itself {state}"
         raise DataError(
             f"{split} is not a folder ({beside}); root must hold train/CLASS/ and test/CLASS/ (or val/CLASS/)"
         )

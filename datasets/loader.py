@@ -123,7 +123,6 @@ def decode(path: str) -> Tensor:
     torchvision reads plain JPEG, Pillow everything else.
     """
     import torchvision.io
-    from PIL.Image import DecompressionBombError
 
     try:
         if path.lower().endswith((".jpg", ".jpeg")):
@@ -135,7 +134,9 @@ def decode(path: str) -> Tensor:
         return _decode_with_pillow(path)
     except FileNotFoundError:
         raise DataError(f"the image {path} is missing; restore it or remove it from the list") from None
-    except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers of damaged files raise whatever they stumble over
         raise DataError(
             f"the image {path} cannot be decoded ({error}); replace it or remove it from the list"
         ) from error

@@ -53,7 +53,7 @@ class Backbone(nn.Module):
         if self.text is None:
             raise ModelError(
                 "this backbone has no text tower, so class names cannot be read; "
-                "set classifier_init class_mean (or None), or choose a CLIP backbone"
+                "choose a CLIP backbone, or a classifier with classifier_init class_mean (or None)"
             )
         tokens = tokenize(class_prompts(classnames))
         known = self.text.token_embedding.weight.any(dim=1).cpu()
@@ -61,7 +61,7 @@ class Backbone(nn.Module):
             if not known_tokens.all():
                 raise ModelError(
                     f"the text tower of this backbone does not know the words of class '{name}'; "
-                    "set classifier_init class_mean (or None), or choose a backbone with the whole vocabulary"
+                    "choose one with the whole vocabulary, or a classifier with classifier_init class_mean (or None)"
                 )
         projection = self.text_projection.float()
         device = projection.device

@@ -10,7 +10,6 @@ from models.vit import HEAD_DIM
 
 VOCABULARY = 49408
 CONTEXT = 77
-END_OF_TEXT = VOCABULARY - 1
 
 
 class TextTransformer(nn.Module):

@@ -25,7 +25,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return _read_torchscript(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers of foreign bytes raise whatever they stumble over
-        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        message = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
         raise ModelError(f"{path} is damaged, or no weight file that loads without running code ({message})") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     named = isinstance(state, dict) and all(isinstance(name, str) for name in state)

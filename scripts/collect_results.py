@@ -21,7 +21,11 @@ def collect(output: Path) -> dict[str, list[dict]]:
     rows: dict[str, list[dict]] = {}
     for path in sorted(output.rglob("results.json")):
         name = re.sub(r"_seed_\d+(?=_|$)", "", path.parent.relative_to(output).as_posix())
-        rows.setdefault(name, []).append(json.loads(path.read_text(encoding="utf-8")))
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))
+            rows.setdefault(name, []).append({key: results[key] for key in ("accuracy", "params")})
+        except (ValueError, KeyError, TypeError) as error:
+            print(f"left out: {path} is damaged or not ours ({type(error).__name__}: {error})", file=sys.stderr)
     return rows
 
 

@@ -99,7 +99,7 @@ def test_yaml_that_reads_a_number_as_text(tmp_path, monkeypatch):
     for room in ("data", "backbone", "method"):
         (tmp_path / room).mkdir()
     (tmp_path / "data/d.yaml").write_text("dataset: digits_lt\nlr: 1e-3\n")
-    (tmp_path / "backbone/b.yaml").write_text("backbone: clip_tiny\n")
+    (tmp_path / "backbone/b.yaml").write_text("backbone: clip_tiny\nmean: [0.5, 0.5, 0.5]\nstd: [0.5, 0.5, 0.5]\n")
     (tmp_path / "method/m.yaml").write_text("classifier: CosineClassifier\nlrr: 3\n")
     monkeypatch.setattr(utils.config, "CONFIGS", tmp_path)
     assert "method/m.yaml" in refusal(data="d", backbone="b", method="m")
@@ -197,6 +197,9 @@ def test_rules_between_keys():
     assert "nothing to train" in refusal("v.adaptformer", "False", "classifier", "None")
     assert "test_only" in refusal("model_dir", "somewhere")
     assert "above 0" in refusal("std", "0,0.5,0.5")
+    assert "three numbers" in refusal("mean", "None")
+    assert "-d" in refusal("dataset", "cifar100")
+    assert "-b" in refusal("backbone", "clip_vit_b16")
     assert "stands alone" in refusal("lr")
 
 

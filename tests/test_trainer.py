@@ -176,6 +176,42 @@ def test_an_unfinished_run_of_other_settings_is_not_continued(config, monkeypatc
     assert Path("output/run/config.yaml").read_text() == before
 
 
+def test_a_run_of_other_settings_is_not_replaced(config):
+    run, _ = train(config("output_dir", "run"))
+    before = {path: path.read_bytes() for path in run.run_dir.iterdir() if path.name != "log.txt"}
+    for options, method in ((("seed", 5), "lift+"), (("lr", 0.1), "lift+"), ((), "lora"), ((), "zs")):
+        with pytest.raises(CheckpointError, match="Delete that run to replace it, or choose another output_dir"):
+            train(config("output_dir", "run", *options, method=method))
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_zero_shot_does_not_destroy_an_unfinished_run(config, monkeypatch):
+    def die(self, *_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", die)
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(config("output_dir", "run")).run()
+    with pytest.raises(CheckpointError, match="not finished"):
+        train(config("output_dir", "run", method="zs"))
+    assert Path("output/run", checkpoint.PROGRESS).exists()
+
+
+def test_an_earlier_checkpoint_is_not_taken_for_a_run_that_was_killed(config, monkeypatch):
+    run, _ = train(config())
+
+    def die(self, *_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", die)
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(config()).run()
+    with pytest.raises(CheckpointError, match="train first"):
+        train(config("test_only", "True"))
+
+
 def test_a_run_killed_while_testing_is_not_trained_again(config, monkeypatch):
     def die(self, *_):
         raise KeyboardInterrupt
@@ -286,6 +322,13 @@ def test_the_wrong_checkpoint_is_refused(config):
         train(config(*options, "v.adaptformer_dim", 4))
     with pytest.raises(CheckpointError, match=r"no checkpoint at output/.*seed_9"):
         train(config("seed", 9, "test_only", "True"))
+
+
+def test_other_classes_of_the_same_number_are_refused(config, monkeypatch):
+    run, _ = train(config())
+    monkeypatch.setattr("datasets.digits_lt.CLASSNAMES", list("0123456789"))
+    with pytest.raises(CheckpointError, match="classes"):
+        train(config("test_only", "True"))
 
 
 def test_other_weights_of_the_same_shape_are_refused(config, random_clip, tmp_path):

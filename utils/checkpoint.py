@@ -91,10 +91,23 @@ def copy_into(targets: dict[str, Tensor], tensors: dict[str, Tensor], path: Path
 
 def check_identity(about: dict[str, Any], identity: dict[str, Any], path: Path) -> None:
     """Raises a CheckpointError if the file says otherwise of any key of `identity`."""
-    identity = json.loads(json.dumps(identity))  # as it was written: tuples are lists there
     differing = [f"{key} {about.get(key)}, now {value}" for key, value in identity.items() if about.get(key) != value]
     if differing:
         raise CheckpointError(f"{path} belongs to something else: {'; '.join(differing[:3])}")
+
+
+def require_same_run(run_dir: Path, settings: dict[str, Any]) -> None:
+    """Raises a CheckpointError if `run_dir` holds a finished run of other settings, or an unfinished one."""
+    results, progress = run_dir / "results.json", run_dir / PROGRESS
+    try:
+        if results.exists():
+            check_identity(json.loads(results.read_text(encoding="utf-8"))["settings"], settings, results)
+        if progress.exists():
+            raise CheckpointError(f"{progress} belongs to a run that is not finished")
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. Delete that run to replace it, or choose another output_dir") from error
+    except (KeyError, TypeError, ValueError):  # no results of ours: nothing to protect
+        return
 
 
 def save_progress(path: Path, model: nn.Module, optimizer: torch.optim.SGD, about: dict[str, Any]) -> None:

@@ -55,6 +55,8 @@ def load_config(data: str, backbone: str, method: str, options: list[str]) -> Co
         _merge(values, _flatten(yaml.safe_load(path.read_text()) or {}), where=f"{path.parent.name}/{path.name}: ")
     if len(options) % 2:
         raise ConfigError(f"options come as KEY VALUE pairs, but '{options[-1]}' stands alone")
+    for name in {"dataset", "backbone"} & set(options[::2]):
+        raise ConfigError(f"{name} is chosen by {'-d' if name == 'dataset' else '-b'}, not by an option")
     before = dict(values)
     _merge(values, zip(options[::2], options[1::2], strict=True))
     check(values)
@@ -173,8 +175,10 @@ def check(values: dict[str, Any]) -> None:
         raise ConfigError(f"zero_shot trains nothing, but {extra} is set; leave one of the two out")
     if not (values["zero_shot"] or values["classifier"] or tuned):
         raise ConfigError("nothing to train: set classifier, a method such as v.adaptformer True, or zero_shot True")
-    if values["std"] and min(values["std"]) <= 0:
-        raise ConfigError(f"std divides, so it must be above 0, found {list(values['std'])}")
+    if values["mean"] is None or values["std"] is None or min(values["std"]) <= 0:
+        raise ConfigError(
+            f"mean and std take three numbers each, std above 0; found {values['mean']} and {values['std']}"
+        )
     if values["model_dir"] and not (values["test_only"] or values["test_train"]):
         raise ConfigError("model_dir names a run to test; add test_only True (or test_train True)")
 
@@ -221,7 +225,8 @@ def _is_address(weights: str | None) -> bool:
 def training_options(cfg: Config) -> dict[str, Any]:
     """The values, by key, of what changes training: two runs may continue one another only if these agree."""
     flat = dict(_flatten(cfg))
-    return {name: flat[name] for name, key in KEYS.items() if key.names_run} | {"dataset": cfg.dataset}
+    changing = {name: flat[name] for name, key in KEYS.items() if key.names_run} | {"dataset": cfg.dataset}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in changing.items()}
 
 
 def help_text() -> str:

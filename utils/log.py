@@ -12,7 +12,7 @@ from utils.config import ConfigError
 class RunLog:
     """Lines go to the terminal and to `file`; scalars to metrics.jsonl and TensorBoard; progress to a bar.
 
-    file: log.txt of a training run (which starts anew unless `resumed`), log_<what>.txt of a test.
+    file: log.txt of a training run, log_<what>.txt of a test; a later run of the same directory is added to it.
     """
 
     def __init__(self, directory: Path, file: str = "log.txt"):

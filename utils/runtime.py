@@ -1,5 +1,6 @@
 """The machine: its device, the precisions that it can compute in, its memory and versions."""
 
+import os
 import platform
 import resource
 from importlib.metadata import version
@@ -21,6 +22,7 @@ def pick_device(gpu: int) -> torch.device:
         return torch.device("cpu")
     if gpu >= count:
         raise ConfigError(f"gpu {gpu} is not there: this machine has {count}, numbered from 0")
+    torch.cuda.set_device(gpu)
     return torch.device("cuda", gpu)
 
 
@@ -87,7 +89,8 @@ def pick_threads(num_parameters: int) -> int:
 
 
 def make_deterministic() -> None:
-    """Only deterministic kernels: slower on a GPU, no change on a CPU."""
+    """Deterministic kernels wherever torch has them: slower on a GPU, no change on a CPU."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
 

@@ -55,7 +55,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "mean": Key(None, "floats", "mean of the normalisation, RGB in 0..1 (set by the file of -b)"),
         "std": Key(None, "floats", "deviation of the normalisation, RGB in 0..1 (set by the file of -b)"),
         "seed": Key(0, "int", "seed of initialisation, order and crops", least=0),
-        "deterministic": Key(False, "bool", "only deterministic kernels on the GPU (slower; the CPU's always are)"),
+        "deterministic": Key(False, "bool", "deterministic kernels on the GPU, wherever torch has them (slower)"),
         "gpu": Key(0, "int", "index of the GPU; -1 = CPU, also taken where there is no GPU", least=-1, names_run=False),
         "num_workers": Key(
             None,

@@ -56,7 +56,7 @@ def select_layers(depth: int, layers: int | Sequence[int] | None, name: str = "m
         return list(range(depth))
     last = isinstance(layers, int)
     if not 0 <= layers <= depth if last else any(index not in range(depth) for index in layers):
-        raise ModelError(f"{name}_layers {layers} does not fit: the tower has {depth} blocks, 0 to {depth - 1}")
+        raise ModelError(f"{name}_layers {layers} does not fit: the tower has {depth} blocks, numbered from 0")
     return list(range(depth - layers, depth)) if last else sorted(set(layers))
 
 
