@@ -28,6 +28,17 @@ def checkpoint_bytes(run):
     return (run.run_dir / checkpoint.CHECKPOINT).read_bytes()
 
 
+def killed_in(method, cfg):
+    """Runs `cfg` up to the call of that method of the Trainer, where it is killed."""
+
+    def die(self, *_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, method, die)
+        Trainer(cfg).run()
+
+
 # ---- the step ----
 
 
@@ -162,14 +173,8 @@ def test_a_killed_run_goes_on_bit_by_bit(config, monkeypatch):
     assert steps == [10, 20, 22, 32, 42, 44, 54, 64, 66]
 
 
-def test_an_unfinished_run_of_other_settings_is_not_continued(config, monkeypatch):
-    def die(self, *_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "evaluate", die)
-        with pytest.raises(KeyboardInterrupt):
-            Trainer(config("output_dir", "run", "lr", 0.1)).run()
+def test_an_unfinished_run_of_other_settings_is_not_continued(config):
+    killed_in("evaluate", config("output_dir", "run", "lr", 0.1))
     before = Path("output/run/config.yaml").read_text()
     with pytest.raises(CheckpointError, match=r"lr 0.1, now 0.02.*Delete that file"):
         Trainer(config("output_dir", "run")).run()
@@ -185,42 +190,23 @@ def test_a_run_of_other_settings_is_not_replaced(config):
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-def test_zero_shot_does_not_destroy_an_unfinished_run(config, monkeypatch):
-    def die(self, *_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "evaluate", die)
-        with pytest.raises(KeyboardInterrupt):
-            Trainer(config("output_dir", "run")).run()
+def test_zero_shot_does_not_destroy_an_unfinished_run(config):
+    killed_in("evaluate", config("output_dir", "run"))
     with pytest.raises(CheckpointError, match="not finished"):
         train(config("output_dir", "run", method="zs"))
     assert Path("output/run", checkpoint.PROGRESS).exists()
 
 
-def test_an_earlier_checkpoint_is_not_taken_for_a_run_that_was_killed(config, monkeypatch):
+def test_an_earlier_checkpoint_is_not_taken_for_a_run_that_was_killed(config):
     run, _ = train(config())
-
-    def die(self, *_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_epoch", die)
-        with pytest.raises(KeyboardInterrupt):
-            Trainer(config()).run()
+    killed_in("train_epoch", config())
     with pytest.raises(CheckpointError, match="train first"):
         train(config("test_only", "True"))
 
 
 def test_a_run_killed_while_testing_is_not_trained_again(config, monkeypatch):
-    def die(self, *_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "evaluate", die)
-        with pytest.raises(KeyboardInterrupt):
-            Trainer(config()).run()
-    monkeypatch.setattr(Trainer, "train_step", die)
+    killed_in("evaluate", config())
+    monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("it trains again"))
     _, results = train(config())
     assert results["images_per_second"]["train"] == pytest.approx(2 * 342 / results["seconds"]["train"])
 
