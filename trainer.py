@@ -80,13 +80,14 @@ class Trainer:
         ).to(self.device)
         self.model.eval()  # there is no dropout, and a BatchNorm keeps its statistics
         self.frozen = runtime.FrozenWeights(self.model.tower)
-        self.trained = list(checkpoint.trained_tensors(self.model))
         self.params, self.groups = count_parameters(self.model), shot_groups(data.class_counts)
+        self.trained = self.params["trained"] > 0
+        self.fingerprint = {"train": data.train.fingerprint(data.root), "test": data.test.fingerprint(data.root)}
         weights, classes = self.weights["sha256"], data.classes_fingerprint
         self.identity = {"backbone": cfg.backbone, "weights": weights, "classes": classes}  # what a checkpoint fits
         self.settings = self.identity | training_options(cfg)  # what makes a run the same run
         self.settings["precision"] = runtime.name_of(self.train_dtype)
-        self.settings["training images"] = data.train.fingerprint(data.root)
+        self.settings["training images"] = self.fingerprint["train"]
         self.introduce(notes={test_note} if self.testing or not self.trained else {train_note, test_note})
 
     def introduce(self, notes: set[str | None]) -> None:
@@ -220,7 +221,6 @@ class Trainer:
 
     def report(self, scores: dict) -> dict:
         """Writes the results file and shows its table."""
-        train, test = (part.fingerprint(self.data.root) for part in (self.data.train, self.data.test))
         content = {
             **scores,
             "params": self.params,
@@ -232,7 +232,7 @@ class Trainer:
             "data": {
                 "name": self.data.name,
                 "split": "train" if self.cfg.test_train else "test",
-                "fingerprint": {"train": train, "test": test},
+                "fingerprint": self.fingerprint,
             },
             "test": {"crops": 5 if self.cfg.tte else 1, "precision": runtime.name_of(self.test_dtype)},
             "settings": self.settings,

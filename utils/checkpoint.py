@@ -100,10 +100,10 @@ def require_same_run(run_dir: Path, settings: dict[str, Any]) -> None:
     """Raises a CheckpointError if `run_dir` holds a finished run of other settings, or an unfinished one."""
     results, progress = run_dir / "results.json", run_dir / PROGRESS
     try:
-        if results.exists():
-            check_identity(json.loads(results.read_text(encoding="utf-8"))["settings"], settings, results)
         if progress.exists():
             raise CheckpointError(f"{progress} belongs to a run that is not finished")
+        if results.exists():
+            check_identity(json.loads(results.read_text(encoding="utf-8"))["settings"], settings, results)
     except CheckpointError as error:
         raise CheckpointError(f"{error}. Delete that run to replace it, or choose another output_dir") from error
     except (KeyError, TypeError, ValueError):  # no results of ours: nothing to protect

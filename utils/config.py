@@ -107,7 +107,7 @@ def coerce(name: str, key: Key, value: Any, where: str = "") -> Any:
         valid = (not key.choices or parsed in key.choices) and (
             key.least is None or all(key.least <= number < float("inf") for number in numbers)
         )
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, KeyError):
         valid = False
     if not valid:
         raise ConfigError(f"{where}{name} takes {_wanted(key)}, found '{value}'")
@@ -129,7 +129,7 @@ def _wanted(key: Key) -> str:
 
 
 def _bool(value: Any) -> bool:
-    return {"true": True, "false": False}[str(value).lower()] if str(value).lower() in ("true", "false") else _fail()
+    return {"true": True, "false": False}[str(value).lower()]
 
 
 def _int(value: Any) -> int:

@@ -19,7 +19,7 @@ class RunLog:
         self.directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self.file = open(directory / file, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+            self.file = open(directory / file, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
         except OSError as error:
             raise ConfigError(
                 f"cannot write to the run directory {directory} ({error.strerror}); choose another with output_dir DIR"
@@ -28,14 +28,14 @@ class RunLog:
         self.board = None
         self.first_step = 1
 
-    def info(self, text: str = "") -> None:
+    def info(self, text: str) -> None:
         """One or more lines, on the terminal above any progress bar and in the file."""
         tqdm.write(text)
         self.note(text)
 
     def note(self, text: str) -> None:
         """As info, in the file only."""
-        self.file.write(time.strftime("%Y-%m-%d %H:%M:%S  ") + text + "\n" if text else "\n")
+        self.file.write(time.strftime("%Y-%m-%d %H:%M:%S  ") + text + "\n")
         self.file.flush()
 
     def scalars(self, step: int, **values: float) -> None:
