@@ -33,8 +33,12 @@ class ImageList:
         digest = hashlib.sha256(np.ascontiguousarray(self.labels, np.int64).tobytes())
         if isinstance(self.images, np.ndarray):
             digest.update(np.ascontiguousarray(self.images).tobytes())
-        for path in self.images if isinstance(self.images, list) else ():
-            digest.update(os.fsencode(Path(path).relative_to(root) if root else path) + b"\0")
+        else:
+            top = os.path.join(root, "") if root else ""  # pathlib would take seconds for half a million paths
+            relative = (
+                path[len(top) :] if path.startswith(top) else str(Path(path).relative_to(root)) for path in self.images
+            )
+            digest.update(os.fsencode("".join(f"{path}\0" for path in relative)))
         return digest.hexdigest()[:16]
 
 
