@@ -1,6 +1,7 @@
 """Fine-tunes a frozen CLIP or ViT for long-tailed recognition, and tests it.
 
     python main.py -d DATA -b BACKBONE -m METHOD [KEY VALUE ...]
+    python main.py -d DATA -m MODEL [KEY VALUE ...]                  PEL's form: MODEL is a file of configs/model
     python main.py -d digits_lt -b clip_tiny -m lift+ seed 1
     python main.py -d digits_lt -b clip_tiny -m lift+ seed 1 test_only True tte True
 
@@ -20,17 +21,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="keys: " + help_text()
     )
     for flag, room in (("-d", "data"), ("-b", "backbone"), ("-m", "method")):
-        names = ", ".join(config_names(room))
-        parser.add_argument(flag, dest=room, metavar=room.upper(), required=True, help=f"one of {names}")
+        names = f"one of {', '.join(config_names(room))}"
+        if room == "method":
+            names += f"; without -b one of {', '.join(config_names('model'))}"
+        parser.add_argument(flag, dest=room, metavar=room.upper(), required=room != "backbone", help=names)
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="see below")
     return parser.parse_intermixed_args(arguments)
+
+
+def warn(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)
 
 
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     user_errors: tuple[type[Exception], ...] = (ConfigError,)
     try:
-        cfg = load_config(args.data, args.backbone, args.method, args.options)
+        cfg = load_config(args.data, args.backbone, args.method, args.options, warn)
 
         # heavy imports stand after what needs none: --help and a wrong key answer at once
         from datasets.base import DataError

@@ -18,15 +18,13 @@ from datasets import DATASETS
 from datasets.base import ImageList, shot_groups
 from datasets.loader import Loader, TrainSteps, in_order
 from datasets.transforms import TestCrops, build_test_crops, build_train_crop
-from models import Classifier, build_backbone, build_model, count_parameters
+from models import Classifier, build_backbone, build_model, count_parameters, from_lift_plus
 from utils import checkpoint, results, runtime
 from utils.config import Config, training_options
 from utils.log import RunLog
 from utils.losses import build_loss
 from utils.metrics import score
 from utils.schedule import cosine_lr
-
-FEATURE_IMAGES = 100  # a class, at most, for a head that starts from features
 
 
 class TrainingError(Exception):
@@ -46,13 +44,12 @@ class Trainer:
     def run(self) -> dict:
         """The whole run; returns the content of its results file."""
         self.data = DATASETS[self.cfg.dataset](self.cfg.dataset, self.cfg.root)
-        trained = Path(self.cfg.model_dir or self.run_dir) / checkpoint.CHECKPOINT
         if self.testing and not self.cfg.zero_shot:
-            checkpoint.require(trained)
+            trained = checkpoint.find(Path(self.cfg.model_dir or self.run_dir))
         with RunLog(self.run_dir, f"log_{self.what}.txt" if self.testing else "log.txt") as self.log:
             self.build()
             if self.testing and self.trained:
-                checkpoint.restore(self.model, trained, self.identity)
+                checkpoint.restore(self.model, trained, self.identity, from_lift_plus)
                 self.log.info(f"testing   {trained}")
             elif self.trained:
                 self.fit()
@@ -78,16 +75,14 @@ class Trainer:
         self.model = build_model(
             cfg, backbone, data.classnames, lambda: self.class_features(backbone), start=not self.testing
         ).to(self.device)
-        self.model.eval()  # there is no dropout, and a BatchNorm keeps its statistics
-        self.frozen = runtime.FrozenWeights(self.model.tower)
+        self.frozen = runtime.FrozenWeights(self.model)
         self.params, self.groups = count_parameters(self.model), shot_groups(data.class_counts)
         self.trained = self.params["trained"] > 0
         self.fingerprint = {"train": data.train.fingerprint(data.root), "test": data.test.fingerprint(data.root)}
         weights, classes = self.weights["sha256"], data.classes_fingerprint
         self.identity = {"backbone": cfg.backbone, "weights": weights, "classes": classes}  # what a checkpoint fits
-        self.settings = self.identity | training_options(cfg)  # what makes a run the same run
-        self.settings["precision"] = runtime.name_of(self.train_dtype)
-        self.settings["training images"] = self.fingerprint["train"]
+        same = {"precision": runtime.name_of(self.train_dtype), "training images": self.fingerprint["train"]}
+        self.settings = self.identity | training_options(cfg) | same  # what makes a run the same run
         self.introduce(notes={test_note} if self.testing or not self.trained else {train_note, test_note})
 
     def introduce(self, notes: set[str | None]) -> None:
@@ -104,13 +99,16 @@ class Trainer:
 
     @torch.inference_mode()
     def class_features(self, backbone: torch.nn.Module) -> tuple[Tensor, Tensor]:
-        """The bare backbone's features of at most 100 training images a class, float32 [n, D], and labels [n]."""
-        labels = self.data.train.labels
-        some = [np.flatnonzero(labels == c)[:FEATURE_IMAGES] for c in range(len(self.data.classnames))]
-        model = Classifier(backbone.image, torch.nn.Identity(), self.cfg.mean, self.cfg.std).to(self.device)
-        batches = self.test_batches(self.data.train, TestCrops(self.resolution, expand=0), np.concatenate(some))
-        parts = [(model.features(crops[:, 0]), labels) for crops, labels in batches]
-        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        """The bare backbone's features of some training images of each class, float32 [n, D], and labels int64 [n]."""
+        images, limit = self.data.train, self.cfg.classifier_init_images
+        classes = range(len(self.data.classnames))
+        indices = np.concatenate([np.flatnonzero(images.labels == c)[:limit] for c in classes])
+        model = Classifier(backbone.image, torch.nn.Identity(), self.cfg.mean, self.cfg.std).to(self.device).eval()
+        features = torch.empty(len(indices), backbone.image.dim, device=self.device)
+        batches = self.test_batches(images, TestCrops(self.resolution, expand=0), indices)
+        for (crops, _), rows in zip(batches, features.split(self.cfg.batch_size), strict=True):
+            rows.copy_(model.features(crops[:, 0]))
+        return features, torch.from_numpy(images.labels[indices]).to(self.device)
 
     # ---- training ----
 
@@ -121,6 +119,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
         self.loss = build_loss(cfg, torch.from_numpy(self.data.class_counts)).to(self.device)
         self.frozen.cast(self.train_dtype)
+        self.model.train()
 
         crop = build_train_crop(cfg, self.resolution)
         steps = TrainSteps(len(self.data.train), cfg.batch_size, cfg.seed, cfg.num_epochs)
@@ -205,18 +204,23 @@ class Trainer:
     @torch.inference_mode()
     def evaluate(self) -> dict:
         """Scores of the model on the test set, or with test_train on the training set; see utils.metrics.score."""
-        self.split = self.data.train if self.cfg.test_train else self.data.test
+        self.split_name = "train" if self.cfg.test_train else "test"
+        self.split = getattr(self.data, self.split_name)
         batches = self.test_batches(self.split, build_test_crops(self.cfg, self.resolution))
         self.frozen.cast(self.test_dtype)
-        start, predictions = time.perf_counter(), []
+        self.model.eval()
+        start, outputs = time.perf_counter(), []
         with self.log.progress(len(self.split), "testing") as bar:
             for crops, _ in batches:
                 logits = sum(self.model(crops[:, k]) for k in range(crops.shape[1])) / crops.shape[1]
-                predictions.append(logits.argmax(1))
+                outputs.append(logits.cpu() if self.cfg.save_logits else logits.argmax(1))
                 bar.update(len(crops))
-            predictions = torch.cat(predictions).cpu().numpy()
+            predictions = torch.cat(outputs).cpu().numpy()
         self.seconds["test"] = time.perf_counter() - start
         self.rates["test"] = len(self.split) / self.seconds["test"]
+        if self.cfg.save_logits:
+            results.save_logits(self.run_dir / f"logits_{self.what}.npz", predictions, self.split.labels)
+            predictions = predictions.argmax(1)
         return score(self.split.labels, predictions, self.data.classnames, self.data.class_counts, self.groups)
 
     def report(self, scores: dict) -> dict:
@@ -229,11 +233,7 @@ class Trainer:
             "images_per_second": self.rates,
             "peak_memory_mb": runtime.peak_memory_mb(self.device),
             "seed": self.cfg.seed,
-            "data": {
-                "name": self.data.name,
-                "split": "train" if self.cfg.test_train else "test",
-                "fingerprint": self.fingerprint,
-            },
+            "data": {"name": self.data.name, "split": self.split_name, "fingerprint": self.fingerprint},
             "test": {"crops": 5 if self.cfg.tte else 1, "precision": runtime.name_of(self.test_dtype)},
             "settings": self.settings,
             "weights": self.weights,

@@ -7,11 +7,21 @@ from torch import Tensor, nn
 
 from models import peft
 from models.backbone import Backbone, ModelError
+from models.clip_head import build_text_similarity
 from models.head_init import HEAD_INITS, Features
-from models.heads import HEADS, TextSimilarity
+from models.heads import HEADS
+from models.lift_plus import from_lift_plus
 from models.weights import load_backbone
 
-__all__ = ["Classifier", "ModelError", "build_backbone", "build_model", "count_parameters", "load_backbone"]
+__all__ = [
+    "Classifier",
+    "ModelError",
+    "build_backbone",
+    "build_model",
+    "count_parameters",
+    "from_lift_plus",
+    "load_backbone",
+]
 
 
 class Classifier(nn.Module):
@@ -53,8 +63,7 @@ def build_model(cfg, backbone: Backbone, classnames: list[str], features: Featur
     backbone.requires_grad_(False)
     tower = backbone.image
     if cfg.classifier is None:
-        text_features = backbone.encode_classnames(classnames)
-        head = TextSimilarity(backbone.image_projection, text_features, backbone.logit_scale)
+        head = build_text_similarity(cfg, backbone, classnames)
     else:
         head = HEADS[cfg.classifier](len(classnames), tower.dim, scale=cfg.classifier_scale)
         if start and cfg.classifier_init:
@@ -65,10 +74,11 @@ def build_model(cfg, backbone: Backbone, classnames: list[str], features: Featur
 
 
 def count_parameters(model: Classifier) -> dict[str, int]:
-    """Parameters in all, trained, trained in the tower (peft) and in the head."""
+    """Parameters in all, trained, trained in the towers and the prompts (peft) and in the head."""
 
     def trained(module: nn.Module) -> int:
         return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
     total = sum(p.numel() for p in model.parameters())
-    return {"total": total, "trained": trained(model), "peft": trained(model.tower), "head": trained(model.head)}
+    peft = trained(model.tower) + trained(getattr(model.head, "texts", nn.Identity()))
+    return {"total": total, "trained": trained(model), "peft": peft, "head": trained(model) - peft}

@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from models.resnet import ResNet
 from models.text import CONTEXT, TextTransformer, class_prompts, tokenize
 from models.vit import VisionTransformer
 
@@ -17,45 +18,76 @@ class ModelError(Exception):
 class Geometry:
     """The sizes of a backbone. `joint`, `text_dim` and `text_depth` are 0 for a backbone without a text tower."""
 
-    dim: int  # width of the image tower
+    dim: int  # width of the image tower's feature
     depth: int  # its number of blocks
-    patch: int  # side of a patch, pixels
+    patch: int  # side of a patch, pixels; of a ResNet the stride of its last stage
     resolution: int  # side of an image, pixels
     joint: int = 0  # width of CLIP's joint space
     text_dim: int = 0  # width of the text tower
     text_depth: int = 0  # its number of blocks
     context: int = CONTEXT  # longest text, tokens
+    stages: tuple[int, ...] = ()  # of a ResNet: blocks of each stage
+    width: int = 0  # of a ResNet: channels of the first stage's 3 x 3 convolutions
 
     @property
     def clip(self) -> bool:
         return self.joint > 0
 
+    @property
+    def resnet(self) -> bool:
+        return bool(self.stages)
+
+    @property
+    def family(self) -> str:
+        """In words. Weights of one family fit, in any size, every backbone of it."""
+        tower = "ResNet" if self.resnet else "ViT"
+        return f"CLIP {tower}" if self.clip else f"{tower} without a text tower"
+
 
 class Backbone(nn.Module):
-    """`image` maps images [B, 3, R, R] to [B, dim]; `text`, where there is one, token ids [C, 77] to [C, text_dim]."""
+    """`image` maps images [B, 3, R, R] to [B, dim]; `text`, where there is one, token ids [C, 77] to [C, text_dim].
+
+    A CLIP has `image_projection` [dim, joint] and `text_projection` [text_dim, joint]. A CLIP ResNet has no image
+    projection (None): its attention pool ends in one, so that its feature lies in the joint space and dim = joint.
+    """
 
     def __init__(self, geometry: Geometry):
         super().__init__()
         g = self.geometry = geometry
-        self.image = VisionTransformer(g.dim, g.depth, g.patch, g.resolution, clip=g.clip)
-        self.text = None
+        if g.resnet:
+            self.image = ResNet(g.stages, g.width, g.resolution, g.joint)
+        else:
+            self.image = VisionTransformer(g.dim, g.depth, g.patch, g.resolution, clip=g.clip)
+        self.text = self.image_projection = None
         if g.clip:
             self.text = TextTransformer(g.text_dim, g.text_depth, g.context)
-            self.image_projection = nn.Parameter(g.dim**-0.5 * torch.randn(g.dim, g.joint))
+            if not g.resnet:
+                self.image_projection = nn.Parameter(g.dim**-0.5 * torch.randn(g.dim, g.joint))
             self.text_projection = nn.Parameter(g.text_dim**-0.5 * torch.randn(g.text_dim, g.joint))
             self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def encode_classnames(self, classnames: list[str]) -> Tensor:
         """Text features of "a photo of a {name}.": unit length in the joint space, float32 [C, joint], no gradient.
 
-        Raises ModelError where there is no text tower, or where it was never taught the words (a reduced vocabulary).
+        Raises ModelError, as `require_words` does.
+        """
+        tokens = tokenize(class_prompts(classnames))
+        self.require_words(classnames, tokens)
+        projection = self.text_projection.float()
+        with torch.no_grad():
+            features = [self.text(part.to(projection.device)).float() @ projection for part in tokens.split(256)]
+        return nn.functional.normalize(torch.cat(features), dim=-1)
+
+    def require_words(self, classnames: list[str], tokens: Tensor) -> None:
+        """Raises ModelError where there is no text tower, or where it was never taught a word of a class's `tokens`.
+
+        tokens: int64 [C, N]; 0 stands for nothing. Only a tower with a reduced vocabulary lacks words.
         """
         if self.text is None:
             raise ModelError(
                 "this backbone has no text tower, so class names cannot be read; "
                 "choose a CLIP backbone, or a classifier with classifier_init class_mean (or None)"
             )
-        tokens = tokenize(class_prompts(classnames))
         known = self.text.token_embedding.weight.any(dim=1).cpu()
         for name, known_tokens in zip(classnames, known[tokens] | (tokens == 0), strict=True):
             if not known_tokens.all():
@@ -63,8 +95,3 @@ class Backbone(nn.Module):
                     f"the text tower of this backbone does not know the words of class '{name}'; "
                     "choose one with the whole vocabulary, or a classifier with classifier_init class_mean (or None)"
                 )
-        projection = self.text_projection.float()
-        device = projection.device
-        with torch.no_grad():
-            features = [self.text(part.to(device)).float() @ projection for part in tokens.split(256)]
-        return nn.functional.normalize(torch.cat(features), dim=-1)

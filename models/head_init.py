@@ -1,5 +1,6 @@
 """First weights of a head, [C, D] with rows of unit length, from what the bare backbone knows of the classes."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -11,27 +12,64 @@ from models.backbone import Backbone, ModelError
 Features = Callable[[], tuple[Tensor, Tensor]]  # () -> the backbone's features [n, D] float32 and labels [n] int64
 
 
+@torch.no_grad()
 def semantic(backbone: Backbone, classnames: list[str], features: Features) -> Tensor:
-    """The text feature of each class name, carried back to the image feature: t P^T."""
-    text_features = backbone.encode_classnames(classnames)
-    return F.normalize(text_features @ backbone.image_projection.detach().float().T, dim=-1)
+    """The text feature of each class name, carried back to the image feature: t P^T, or t where the tower has no P."""
+    rows = backbone.encode_classnames(classnames)
+    if backbone.image_projection is not None:  # a CLIP ResNet's own feature lies in the joint space
+        rows = rows @ backbone.image_projection.float().T
+    return F.normalize(rows, dim=-1)
 
 
+@torch.no_grad()
 def class_mean(backbone: Backbone, classnames: list[str], features: Features) -> Tensor:
     """The mean training feature of each class. Raises ModelError for a class without training images."""
     vectors, labels = features()
+    counts = _images_per_class(labels, classnames)
+    sums = vectors.new_zeros(len(classnames), vectors.shape[1]).index_add_(0, labels, vectors)
+    return F.normalize(sums / counts[:, None], dim=-1)
+
+
+@torch.no_grad()
+def linear_probing(backbone: Backbone, classnames: list[str], features: Features) -> Tensor:
+    """The weights of scikit-learn's LogisticRegression, balanced class weights, at most 100 iterations, on the CPU.
+
+    Raises ModelError for a class without training images, and for a single class.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    if len(classnames) == 1:
+        raise ModelError(
+            f"linear_probing tells classes apart, and there is one only, '{classnames[0]}'; "
+            "set classifier_init class_mean, semantic or None"
+        )
+    vectors, labels = features()
+    _images_per_class(labels, classnames)
+    probe = LogisticRegression(class_weight="balanced", max_iter=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 100 iterations are the definition, converged or not
+        probe.fit(vectors.cpu().numpy(), labels.cpu().numpy())
+    weight = torch.from_numpy(probe.coef_).to(vectors)
+    if len(classnames) == 2:  # scikit-learn gives the row of class 1 only
+        weight = torch.cat([-weight, weight])
+    return F.normalize(weight, dim=-1)
+
+
+def _images_per_class(labels: Tensor, classnames: list[str]) -> Tensor:
+    """How many of `labels` each class has, [C]. Raises ModelError for a class that has none."""
     counts = torch.bincount(labels, minlength=len(classnames))
     if not counts.all():
         name = classnames[int(counts.argmin())]
         raise ModelError(
-            f"class '{name}' has no training image, so its head cannot start from a mean; "
+            f"class '{name}' has no training image, so its head cannot start from training features; "
             "set classifier_init semantic or None"
         )
-    sums = vectors.new_zeros(len(classnames), vectors.shape[1]).index_add_(0, labels, vectors)
-    return F.normalize(sums / counts[:, None], dim=-1)
+    return counts
 
 
 HEAD_INITS: dict[str, Callable[[Backbone, list[str], Features], Tensor]] = {
     "semantic": semantic,
     "class_mean": class_mean,
+    "linear_probing": linear_probing,
 }

@@ -6,15 +6,18 @@ from torch import Tensor, nn
 
 
 class _Head(nn.Module):
-    """The weight [C, D] of a head; without an initialisation, rows uniform(-1, 1) scaled to unit length."""
+    """The weight [C, D] of a head; without an initialisation, rows uniform(-1, 1) scaled to unit length.
 
-    def __init__(self, num_classes: int, dim: int):
+    Every head takes a scale, so that one call builds any of them; only the cosine head uses it.
+    """
+
+    def __init__(self, num_classes: int, dim: int, scale: float = 1.0):
         super().__init__()
         self.weight = nn.Parameter(F.normalize(torch.empty(num_classes, dim).uniform_(-1, 1), dim=-1))
 
 
 class LinearClassifier(_Head):
-    """W f + b; b starts at zero. `scale` is not used."""
+    """W f + b; b starts at zero."""
 
     def __init__(self, num_classes: int, dim: int, scale: float = 1.0):
         super().__init__(num_classes, dim)
@@ -35,23 +38,24 @@ class CosineClassifier(_Head):
         return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
 
 
-class TextSimilarity(nn.Module):
-    """CLIP's own head (Radford et al. 2021): exp(logit_scale) * <f P / |f P|, t_c>; nothing in it trains.
-
-    projection: P [D, joint]; text_features: t [C, joint], unit length; logit_scale: scalar.
-    """
-
-    def __init__(self, projection: Tensor, text_features: Tensor, logit_scale: Tensor):
-        super().__init__()
-        self.register_buffer("projection", projection.detach().float(), persistent=False)
-        self.register_buffer("text_features", text_features.float(), persistent=False)
-        self.scale = float(logit_scale.detach().exp())
+class L2NormClassifier(_Head):
+    """<f, W_c / |W_c|>."""
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.scale * F.linear(F.normalize(features @ self.projection, dim=-1), self.text_features)
+        return F.linear(features, F.normalize(self.weight, dim=-1))
+
+
+class LayerNormClassifier(_Head):
+    """<LN(f), W_c / |W_c|>, LN without affine, eps 1e-12."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = F.layer_norm(features, features.shape[-1:], eps=1e-12)
+        return F.linear(features, F.normalize(self.weight, dim=-1))
 
 
 HEADS: dict[str, type[nn.Module]] = {
     "LinearClassifier": LinearClassifier,
     "CosineClassifier": CosineClassifier,
+    "L2NormClassifier": L2NormClassifier,
+    "LayerNormClassifier": LayerNormClassifier,
 }

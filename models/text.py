@@ -13,10 +13,14 @@ CONTEXT = 77
 
 
 class TextTransformer(nn.Module):
-    """Token ids [C, context] -> the state at the end-of-text token after the last norm, [C, dim]."""
+    """Token ids [C, context] -> the state at the end-of-text token after the last norm, [C, dim].
+
+    The tower runs in the precision of its token embedding.
+    """
 
     def __init__(self, dim: int, depth: int, context: int = CONTEXT):
         super().__init__()
+        self.dim = dim
         self.token_embedding = nn.Embedding(VOCABULARY, dim)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(context, dim))
         heads = max(dim // HEAD_DIM, 1)
@@ -24,11 +28,25 @@ class TextTransformer(nn.Module):
         self.norm = LayerNorm(dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        end = tokens.argmax(dim=1)  # the end-of-text token has the largest id
-        tokens = tokens[:, : int(end.max()) + 1]  # attention is causal: what follows the longest text changes nothing
-        x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
-        x = self.blocks(x)
+        tokens = cut(tokens)
+        return self.encode(self.token_embedding(tokens), ends(tokens))
+
+    def encode(self, x: Tensor, end: Tensor) -> Tensor:
+        """Token embeddings [C, N, dim], and the place of each end-of-text token [C] -> [C, dim]."""
+        length = x.shape[1]
+        x = self.blocks(x + self.positional_embedding[:length])
+        end = end + x.shape[1] - length  # prompt tokens stand before it
         return self.norm(x[torch.arange(len(x), device=x.device), end])
+
+
+def ends(tokens: Tensor) -> Tensor:
+    """The place of the end-of-text token in each row [C]: it has the largest id."""
+    return tokens.argmax(dim=1)
+
+
+def cut(tokens: Tensor) -> Tensor:
+    """Cuts token ids [C, N] at the end of the longest text; attention is causal, so what follows changes nothing."""
+    return tokens[:, : int(ends(tokens).max()) + 1]
 
 
 @functools.cache

@@ -4,8 +4,11 @@ Two conventions carry the rest of the project:
 
 * Every layer computes in the precision of its input. A frozen weight is stored in that precision, so its cast is
   free; a trained weight is stored in float32 and cast where it is used, so its gradient arrives in float32.
-* A block has two slots, `prompt` and `side`, where a fine-tuning method may stand. Empty slots cost nothing.
+* A block has two slots, `prompt` and `side`, where a fine-tuning method may stand. Empty slots cost nothing. A method
+  that wraps a layer keeps it as `wrapped`.
 """
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -93,3 +96,20 @@ class Block(nn.Module):
         x = self.prompt(x)
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x)) + self.side(x)
+
+
+def linears(block: Block, where: str = "all") -> Iterator[tuple[nn.Module, str, Linear]]:
+    """The Linears of a block's `attn`, `mlp` or `all`: (module, attribute, Linear), however wrapped they are.
+
+    The module's attribute is the Linear itself, or the outermost of what wraps it.
+    """
+    for part, names in (("attn", ("qkv", "proj")), ("mlp", ("fc1", "fc2"))):
+        parent = _unwrapped(getattr(block, part))
+        for name in names if where in (part, "all") else ():
+            yield parent, name, _unwrapped(getattr(parent, name))
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    while hasattr(module, "wrapped"):
+        module = module.wrapped
+    return module

@@ -1,11 +1,6 @@
-"""Weights of the backbones: where they are published, and how their names become ours.
-
-Checkpoints are converted, not modules: a table of rename pairs turns the names of OpenAI, open_clip and timm into
-ours, and the result is loaded strictly.
-"""
+"""Weights of the backbones: where they are published, what sizes they have, and how they are loaded, strictly."""
 
 import hashlib
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +8,8 @@ import torch
 from torch import Tensor
 
 from models.backbone import Backbone, Geometry, ModelError
-from models.text import VOCABULARY
+from models.naming import to_our_names
+from models.resnet import CHANNEL_MULTIPLE, STRIDE
 from models.vit import HEAD_DIM
 from models.weight_files import read_tensors
 
@@ -28,52 +24,25 @@ class Source(NamedTuple):
     geometry: Geometry
 
 
-# dim, depth, patch, resolution, then of a CLIP: joint, text_dim, text_depth
+RESNET_RESOLUTION = 224  # a mean over the feature map takes any size, so the tensors do not tell
+R50, R101, R152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)  # blocks of the four stages (He et al. 2016, table 1)
+# dim, depth, patch, resolution, then of a CLIP: joint, text_dim, text_depth, then of a ResNet: stages, width
 BACKBONES = {
     "clip_vit_b32": Source("clip:ViT-B-32", Geometry(768, 12, 32, 224, 512, 512, 12)),
     "clip_vit_b16": Source("clip:ViT-B-16", Geometry(768, 12, 16, 224, 512, 512, 12)),
     "clip_vit_l14": Source("clip:ViT-L-14", Geometry(1024, 24, 14, 224, 768, 768, 12)),
     "clip_vit_l14@336px": Source("clip:ViT-L-14-336", Geometry(1024, 24, 14, 336, 768, 768, 12)),
+    "clip_rn50": Source("clip:RN50", Geometry(1024, 16, 32, 224, 1024, 512, 12, stages=R50, width=64)),
+    "clip_rn101": Source("clip:RN101", Geometry(512, 33, 32, 224, 512, 512, 12, stages=R101, width=64)),
     "in21k_vit_b16": Source("timm:vit_base_patch16_224.augreg2_in21k_ft_in1k", Geometry(768, 12, 16, 224)),
     "in21k_vit_b16@384px": Source("timm:vit_base_patch16_384.augreg_in21k_ft_in1k", Geometry(768, 12, 16, 384)),
     "in21k_vit_l16": Source("timm:vit_large_patch16_224.augreg_in21k_ft_in1k", Geometry(1024, 24, 16, 224)),
     "in21k_vit_l16@384px": Source("timm:vit_large_patch16_384.augreg_in21k_ft_in1k", Geometry(1024, 24, 16, 384)),
+    "in1k_rn50": Source("timm:resnet50.a1_in1k", Geometry(2048, 16, 32, 224, stages=R50, width=64)),
+    "in1k_rn101": Source("timm:resnet101.a1h_in1k", Geometry(2048, 33, 32, 224, stages=R101, width=64)),
+    "in1k_rn152": Source("timm:resnet152.a1h_in1k", Geometry(2048, 50, 32, 224, stages=R152, width=64)),
     "clip_tiny": Source("asset:clip_tiny.safetensors", Geometry(128, 6, 8, 32, 64, 64, 3)),
 }
-
-# Pairs (their prefix, our prefix); the first that fits counts.
-OPENAI_NAMES = (
-    ("visual.conv1.", "image.patch_embed."),
-    ("visual.class_embedding", "image.class_token"),
-    ("visual.positional_embedding", "image.positional_embedding"),
-    ("visual.ln_pre.", "image.norm_pre."),
-    ("visual.transformer.resblocks.", "image.blocks."),
-    ("visual.ln_post.", "image.norm."),
-    ("visual.proj", "image_projection"),
-    ("token_embedding.", "text.token_embedding."),
-    ("positional_embedding", "text.positional_embedding"),
-    ("transformer.resblocks.", "text.blocks."),
-    ("ln_final.", "text.norm."),
-    ("text_projection", "text_projection"),
-    ("logit_scale", "logit_scale"),
-)
-OPENAI_BLOCK_NAMES = (
-    (".ln_1.", ".norm1."),
-    (".attn.in_proj_", ".attn.qkv."),
-    (".attn.out_proj.", ".attn.proj."),
-    (".ln_2.", ".norm2."),
-    (".mlp.c_fc.", ".mlp.fc1."),
-    (".mlp.c_proj.", ".mlp.fc2."),
-)
-TIMM_NAMES = (
-    ("patch_embed.proj.", "image.patch_embed."),
-    ("cls_token", "image.class_token"),
-    ("pos_embed", "image.positional_embedding"),
-    ("blocks.", "image.blocks."),
-    ("norm.", "image.norm."),
-)
-# In the files, but no part of the towers: OpenAI's notes of the sizes and its causal mask, timm's ImageNet classifier.
-NOT_WEIGHTS = re.compile(r"(input_resolution|context_length|vocab_size|(.*\.)?attn_mask|head\.(weight|bias))")
 
 
 def load_backbone(name: str, weights: str | None = None) -> tuple[Backbone, Path]:
@@ -83,14 +52,24 @@ def load_backbone(name: str, weights: str | None = None) -> tuple[Backbone, Path
     sizes are read from the tensors. Raises ModelError.
     """
     path = find_weights(weights or BACKBONES[name].address)
-    state = to_our_names(read_tensors(path), path)
-    if _is_clip(state) != BACKBONES[name].geometry.clip:
-        kind = "a CLIP" if BACKBONES[name].geometry.clip else "a ViT without a text tower"
-        raise ModelError(f"{name} is {kind}, but {path} holds the other kind; choose the backbone that fits the file")
-    state = {key: value.float() for key, value in state.items()}
+    state = {key: value.float() for key, value in to_our_names(read_tensors(path), path).items()}
+    geometry, family = read_geometry(state, path), BACKBONES[name].geometry.family
+    if geometry.family != family:
+        raise ModelError(
+            f"{name} is a {family}, but {path} holds a {geometry.family}; choose the backbone that fits the file"
+        )
     with torch.device("meta"):
-        backbone = Backbone(read_geometry(state, path))
+        backbone = Backbone(geometry)
     wanted = backbone.state_dict()
+    # BatchNorm's counts of training steps: in no use with fixed statistics, and not in every file
+    counts = {key for key in wanted if key.endswith(".num_batches_tracked")}
+    _check(state, {key: value for key, value in wanted.items() if key not in counts}, path, name)
+    backbone.load_state_dict(state | {key: torch.tensor(0) for key in counts}, assign=True)
+    return backbone, path
+
+
+def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, name: str) -> None:
+    """Raises ModelError, which names the tensors, unless `state` has exactly the names and shapes of `wanted`."""
     shapes = {key: (tuple(value.shape), tuple(state[key].shape)) for key, value in wanted.items() if key in state}
     for problem, names in (
         ("lacks", sorted(wanted.keys() - state.keys())),
@@ -100,8 +79,6 @@ def load_backbone(name: str, weights: str | None = None) -> tuple[Backbone, Path
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ModelError(f"{path} is no complete weight file for {name}: it {problem} {', '.join(names[:3])}{more}")
-    backbone.load_state_dict(state, assign=True)
-    return backbone, path
 
 
 # ---- finding ----
@@ -148,7 +125,7 @@ def _find_timm(model: str) -> Path:
     except RuntimeError:  # a known model, an unknown tag
         published = None
     if published is None or not published.hf_hub_id:
-        raise ModelError(f"timm publishes no weights named {model}; timm.list_pretrained('vit*') lists them")
+        raise ModelError(f"timm publishes no weights named {model}; timm.list_pretrained() lists all")
     repository = published.hf_hub_id
     repository += "" if repository.rpartition("/")[2] else model
     try:
@@ -164,84 +141,61 @@ def _offline(what: str, where: str, error: Exception) -> str:
     )
 
 
-# ---- naming ----
-
-
-def to_our_names(state: dict[str, Tensor], path: Path | str = "the file") -> dict[str, Tensor]:
-    """A state dict in OpenAI's, open_clip's or timm's naming, in ours. Raises ModelError for another naming."""
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    state = {name: value for name, value in state.items() if not NOT_WEIGHTS.fullmatch(name)}
-    if any(name.startswith("visual.transformer.") for name in state):
-        # open_clip's models with a separate text module have one prefix more
-        state = {name.removeprefix("text."): value for name, value in state.items()}
-        state = {_rename(name, OPENAI_NAMES, OPENAI_BLOCK_NAMES): value for name, value in state.items()}
-        return _expand_vocabulary(state, path)
-    if any(name.startswith("blocks.") for name in state):
-        state = {_rename(name, TIMM_NAMES): value for name, value in state.items()}
-        tokens = ("image.class_token", "image.positional_embedding")
-        return {name: value.squeeze() if name in tokens else value for name, value in state.items()}
-    raise ModelError(
-        f"{path} has none of the known namings (OpenAI's or open_clip's CLIP ViT, timm's ViT); "
-        f"its first tensors are {', '.join(sorted(state)[:3]) or 'none'}"
-    )
-
-
-def to_openai_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our names in OpenAI's: the inverse of `to_our_names`, to publish a CLIP of ours."""
-
-    def flip(pairs: tuple) -> tuple:
-        return tuple((ours, theirs) for theirs, ours in pairs)
-
-    return {_rename(name, flip(OPENAI_NAMES), flip(OPENAI_BLOCK_NAMES)): value for name, value in state.items()}
-
-
-def _rename(name: str, prefixes: tuple, parts: tuple = ()) -> str:
-    for theirs, ours in prefixes:
-        if name.startswith(theirs):
-            name = ours + name[len(theirs) :]
-            for theirs, ours in parts if ".blocks." in name or ".resblocks." in name else ():
-                name = name.replace(theirs, ours)
-            return name
-    return name
-
-
-def _is_clip(state: dict[str, Tensor]) -> bool:
-    return any(name.startswith("text.") for name in state)
-
-
-def _expand_vocabulary(state: dict[str, Tensor], path: Path | str) -> dict[str, Tensor]:
-    """Undoes a reduced vocabulary: `token_ids` [rows] names the embedding rows that the file kept; others become 0."""
-    if "token_ids" not in state:
-        return state
-    try:
-        ids, rows = state.pop("token_ids").long(), state["text.token_embedding.weight"]
-        state["text.token_embedding.weight"] = rows.new_zeros(VOCABULARY, rows.shape[1]).index_copy(0, ids, rows)
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise ModelError(f"{path}: its token_ids do not fit its token_embedding ({error})") from error
-    return state
+# ---- sizes ----
 
 
 def read_geometry(state: dict[str, Tensor], path: Path | str = "the file") -> Geometry:
     """The sizes of a backbone, read from its tensors (in our naming)."""
-
-    def depth(tower: str) -> int:
-        return 1 + max((int(name.split(".")[2]) for name in state if name.startswith(f"{tower}.blocks.")), default=-1)
-
+    clip, resnet = (any(name.startswith(prefix) for name in state) for prefix in ("text.", "image.net."))
     try:
-        dim, _, patch, _ = state["image.patch_embed.weight"].shape
-        side = (len(state["image.positional_embedding"]) - 1) ** 0.5
-        sizes = {"dim": dim, "depth": depth("image"), "patch": patch, "resolution": round(side) * patch}
-        if _is_clip(state):
+        sizes = (_clip_resnet if clip else _resnet)(state) if resnet else _vit(state)
+        if clip:
             context, text_dim = state["text.positional_embedding"].shape
-            joint = state["image_projection"].shape[1]
-            sizes |= {"joint": joint, "text_dim": text_dim, "text_depth": depth("text"), "context": context}
+            joint = sizes["dim"] if resnet else state["image_projection"].shape[1]
+            depth = _count(state, "text.blocks.")
+            sizes |= {"joint": joint, "text_dim": text_dim, "text_depth": depth, "context": context}
     except KeyError as error:
         raise ModelError(f"{path} is no complete weight file: it lacks {error}") from error
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, TypeError) as error:
         raise ModelError(f"{path} has a tensor of the wrong shape: {error}") from error
-    for width in (sizes["dim"], sizes.get("text_dim", 0)):
+    for width in (0 if resnet else sizes["dim"], sizes.get("text_dim", 0)):
         if width > HEAD_DIM and width % HEAD_DIM:
             raise ModelError(
                 f"{path}: a tower is {width} wide, which is no multiple of {HEAD_DIM}, the width of a head"
             )
+    if clip and resnet and sizes["width"] % CHANNEL_MULTIPLE:
+        raise ModelError(
+            f"{path}: the first stage is {sizes['width']} channels wide, which is no multiple of {CHANNEL_MULTIPLE}"
+        )
     return Geometry(**sizes)
+
+
+def _vit(state: dict[str, Tensor]) -> dict:
+    dim, _, patch, _ = state["image.patch_embed.weight"].shape
+    side = (len(state["image.positional_embedding"]) - 1) ** 0.5
+    return {"dim": dim, "depth": _count(state, "image.blocks."), "patch": patch, "resolution": round(side) * patch}
+
+
+def _clip_resnet(state: dict[str, Tensor]) -> dict:
+    stages = tuple(_count(state, f"image.net.stages.{i}.") for i in (0, 1, 2, 3))
+    width = len(state["image.net.stages.0.0.conv1_1x1.conv.weight"])
+    dim = len(state["image.net.head.proj.weight"])
+    side = (len(state["image.net.head.pos_embed"]) - 1) ** 0.5
+    sizes = {"dim": dim, "depth": sum(stages), "patch": STRIDE, "resolution": round(side) * STRIDE}
+    return sizes | {"stages": stages, "width": width}
+
+
+def _resnet(state: dict[str, Tensor]) -> dict:
+    stages = tuple(_count(state, f"image.net.layer{i}.") for i in (1, 2, 3, 4))
+    width = len(state["image.net.layer1.0.conv1.weight"])
+    sizes = {"dim": 32 * width, "depth": sum(stages), "patch": STRIDE, "resolution": RESNET_RESOLUTION}
+    return sizes | {"stages": stages, "width": width}
+
+
+def _count(state: dict[str, Tensor], prefix: str) -> int:
+    """The number of blocks `prefix`0, `prefix`1, ... Raises KeyError for none."""
+    numbers = [name.removeprefix(prefix).partition(".")[0] for name in state if name.startswith(prefix)]
+    blocks = [int(number) for number in numbers if number.isdecimal()]
+    if not blocks:
+        raise KeyError(f"{prefix}0")
+    return 1 + max(blocks)

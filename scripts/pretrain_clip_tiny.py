@@ -39,8 +39,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets.digits_lt import CLASSNAMES, build
 from models.backbone import Backbone, Geometry
+from models.naming import to_openai_names
 from models.text import tokenize
-from models.weights import load_backbone, to_openai_names
+from models.weights import load_backbone
 from scripts.glyphs import CONCEPTS, SIDE, Fonts, Strokes, paint
 
 GEOMETRY = Geometry(dim=128, depth=6, patch=8, resolution=SIDE, joint=64, text_dim=64, text_depth=3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.backbone import Backbone, Geometry
-from models.weights import to_openai_names
+from models.naming import to_openai_names
 from utils.config import load_config
 
 torch.set_num_threads(1)  # the models are tiny, and machines that run tests are busy

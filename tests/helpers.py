@@ -13,16 +13,25 @@ from models.weights import load_backbone
 
 CLIP_DIM, CLIP_DEPTH, CLIP_PATCH, CLIP_RESOLUTION, CLIP_JOINT = 128, 3, 16, 64, 48
 TEXT_DIM, TEXT_DEPTH = 64, 2
+STAGES, WIDTH, RESNET_RESOLUTION = (1, 2, 1, 1), 8, 96
 
 
 @torch.no_grad()
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Gives every parameter a random value of sensible size, so that none is zero, one or a copy of another."""
+    """Gives every parameter a random value of sensible size, so that none is zero, one or a copy of another.
+
+    BatchNorm's statistics, too.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 25
         parameter.copy_(noise / fan_in**0.5 + (parameter.ndim < 2 and name.endswith(("weight", "scale"))))
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_(0, 0.2, generator=generator)
+            norm.running_var.uniform_(0.5, 2, generator=generator)
+            norm.num_batches_tracked.fill_(7)
     return module
 
 
@@ -43,6 +52,23 @@ def timm_model(seed: int = 0) -> nn.Module:
     return randomize(model, seed).eval()
 
 
+def open_clip_resnet(seed: int = 0) -> nn.Module:
+    """open_clip's own CLIP with a ResNet of 5 blocks: four heads and 10 tokens in its attention pool, quick GELU."""
+    from open_clip.model import CLIP
+
+    vision = {"image_size": RESNET_RESOLUTION, "layers": STAGES, "width": WIDTH, "patch_size": None}
+    text = {"context_length": 77, "vocab_size": 49408, "width": TEXT_DIM, "heads": 1, "layers": TEXT_DEPTH}
+    return randomize(CLIP(CLIP_JOINT, vision, text, quick_gelu=True), seed).eval()
+
+
+def timm_resnet(seed: int = 0) -> nn.Module:
+    """timm's own ResNet of 5 blocks with a classifier of 5."""
+    from timm.models.resnet import Bottleneck, ResNet
+
+    channels = tuple(WIDTH * 2**i for i in range(4))
+    return randomize(ResNet(Bottleneck, STAGES, num_classes=5, channels=channels), seed).eval()
+
+
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """The state dict of a model, contiguous, as a weight file holds it."""
     return {name: value.detach().contiguous() for name, value in model.state_dict().items()}
@@ -50,16 +76,27 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def clip_pair(folder) -> tuple[nn.Module, nn.Module]:
     """open_clip's CLIP, and our backbone loaded from a file of its weights."""
-    theirs = open_clip_model()
-    save_file(weights_of(theirs), folder / "clip.safetensors")
-    return theirs, load_backbone("clip_vit_b16", str(folder / "clip.safetensors"))[0]
+    return _pair(open_clip_model(), "clip_vit_b16", folder)
 
 
 def vit_pair(folder) -> tuple[nn.Module, nn.Module]:
     """timm's VisionTransformer, and our backbone loaded from a file of its weights."""
-    theirs = timm_model()
-    save_file(weights_of(theirs), folder / "vit.safetensors")
-    return theirs, load_backbone("in21k_vit_b16", str(folder / "vit.safetensors"))[0]
+    return _pair(timm_model(), "in21k_vit_b16", folder)
+
+
+def clip_resnet_pair(folder) -> tuple[nn.Module, nn.Module]:
+    """open_clip's CLIP with a ResNet, and our backbone loaded from a file of its weights."""
+    return _pair(open_clip_resnet(), "clip_rn50", folder)
+
+
+def resnet_pair(folder) -> tuple[nn.Module, nn.Module]:
+    """timm's ResNet, and our backbone loaded from a file of its weights."""
+    return _pair(timm_resnet(), "in1k_rn50", folder)
+
+
+def _pair(theirs: nn.Module, name: str, folder) -> tuple[nn.Module, nn.Module]:
+    save_file(weights_of(theirs), folder / f"{name}.safetensors")
+    return theirs, load_backbone(name, str(folder / f"{name}.safetensors"))[0]
 
 
 def normal_images(count: int, resolution: int, seed: int = 0) -> torch.Tensor:

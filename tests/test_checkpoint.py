@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.lift_plus import from_lift_plus
 from models.transformer import Linear
 from utils import checkpoint
 from utils.checkpoint import CheckpointError
@@ -24,7 +25,7 @@ def save(path, module):
 def refusal(path, module, identity=IDENTITY):
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.restore(module, path, identity)
+        checkpoint.restore(module, path, identity, from_lift_plus)
     assert (
         all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items()) or identity != IDENTITY
     )
@@ -36,7 +37,7 @@ def test_a_checkpoint_is_the_trained_tensors(tmp_path):
     save(tmp_path / "c", saved)
     assert set(checkpoint.load(tmp_path / "c")[0]) == {"1.weight", "1.bias"}
     torch.nn.init.zeros_(loaded[1].weight)
-    checkpoint.restore(loaded, tmp_path / "c", IDENTITY)
+    checkpoint.restore(loaded, tmp_path / "c", IDENTITY, from_lift_plus)
     assert torch.equal(loaded[1].weight, saved[1].weight)
 
 

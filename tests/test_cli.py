@@ -17,7 +17,8 @@ def command(random_clip, tmp_path, monkeypatch, capsys):
     def run(*options, data="digits_lt", backbone="clip_tiny", method="lift+"):
         quick = ("weights", random_clip, "num_workers", 0, "num_epochs", 1)
         try:
-            status = cli.main(["-d", data, "-b", backbone, "-m", method, *map(str, (*quick, *options))])
+            flags = ["-d", data, *(["-b", backbone] if backbone else []), "-m", method]
+            status = cli.main([*flags, *map(str, (*quick, *options))])
         except SystemExit as exit:  # argparse's
             status = exit.code
         return status, capsys.readouterr().err
@@ -65,9 +66,33 @@ def test_bad_options(command):
 
 def test_a_missing_flag(command, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["-d", "digits_lt", "-m", "lift+"])
+        cli.main(["-b", "clip_tiny", "-m", "lift+"])
     assert caught.value.code == 2
-    assert "-b" in capsys.readouterr().err
+    assert "-d" in capsys.readouterr().err
+    status = cli.main(["-d", "digits_lt", "-m", "lift+"])
+    assert status == 2
+    one_sentence(capsys.readouterr().err, "-m lift+ needs a backbone", "clip_tiny")
+
+
+def test_pels_form_and_names(command, tmp_path):
+    """A model of PEL's with its options; the warnings are one line each."""
+    options = ("micro_batch_size", 2, "adapter_dim", 1, "prec", "fp32", "print_freq", 50)
+    status, error = command(*options, backbone=None, method="clip_vit_b16_peft")
+    assert status == 0
+    assert [line.partition(" is PEL's name")[0] for line in error.splitlines()] == [
+        "note: prec fp32",
+        "note: micro_batch_size 2",
+        "note: adapter_dim 1",
+    ]
+    (run,) = (tmp_path / "output").iterdir()
+    assert run.name.startswith("digits_lt_clip_vit_b16_peft_prec_train_fp32_num_epochs_1_accum_step_4")
+    assert (run / "results.json").exists()
+    status, _ = command(*options, "test_only", True, backbone=None, method="clip_vit_b16_peft")
+    assert status == 0
+    assert (run / "results_tte.json").exists()
+    status, _ = command(*options, "test_train", True, backbone=None, method="clip_vit_b16_peft")
+    assert status == 0
+    assert (run / "results_train.json").exists()
 
 
 def test_a_wrong_root(command, tmp_path):

@@ -19,7 +19,8 @@ from models.peft import METHODS
 from models.weights import BACKBONES
 from utils.config import ConfigError, config_names, load_config
 from utils.losses import LOSSES
-from utils.schema import KEYS, PEFT, SCHEMA
+from utils.pel_names import PEL_NAMES
+from utils.schema import KEYS, PEFT, SCHEMA, TEXT_PEFT
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,17 +67,57 @@ def test_the_published_settings_of_the_methods():
     assert zs.classifier is None
 
 
+MODELS_OF_PEL = {
+    "clip_vit_b16_peft": ("clip_vit_b16", "v.adaptformer"),
+    "in21k_vit_b16_peft": ("in21k_vit_b16", "v.adaptformer"),
+    "clip_rn50_peft": ("clip_rn50", "v.bitfit"),
+    "clip_rn101_peft": ("clip_rn101", "v.bitfit"),
+    "clip_vit_b16_ft": ("clip_vit_b16", "v.fft"),
+    "zsclip_vit_b16": ("clip_vit_b16", None),
+    "zsclip_rn50": ("clip_rn50", None),
+}
+
+
+@pytest.mark.parametrize("model", config_names("model"))
+def test_pels_form(model):
+    """-d DATA -m MODEL: the model names its backbone, whose file is merged below it."""
+    backbone, method = MODELS_OF_PEL[model]
+    cfg = load(data="cifar100_ir100", backbone=None, method=model)
+    assert cfg.backbone == backbone
+    assert cfg.mean == load(data="cifar100_ir100", backbone=backbone, method="lp").mean
+    assert cfg.output_dir == f"output/cifar100_ir100_{model}"
+    on = [f"v.{name}" for name, value in cfg.v.items() if value is True]
+    if method is None:
+        assert cfg.zero_shot
+        assert on == []
+        return
+    assert on == [method]
+    assert (cfg.num_epochs, cfg.lr, cfg.mda, cfg.classifier) == (10, 0.01, False, "CosineClassifier")
+    assert cfg.tte == model.endswith("_peft")
+    assert cfg.classifier_init == ("class_mean" if "in21k" in model else "semantic")
+
+
+def test_pels_seven_models_are_all_there():
+    assert set(config_names("model")) == set(MODELS_OF_PEL)
+
+
+def test_a_method_without_a_backbone_says_what_is_missing():
+    assert "-m lift+ needs a backbone: -b clip_rn101|" in refusal(backbone=None)
+    assert "clip_vit_b16_peft" in refusal(backbone=None, method="nonsense")
+    assert "lift+" in refusal(method="clip_vit_b16_peft")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/method").glob("*.yaml")), ids=lambda path: path.stem)
 def test_method_files_set_only_what_differs(path):
     for key, value in utils.config._flatten(yaml.safe_load(path.read_text())):
         assert KEYS[key].default != value
 
 
-@pytest.mark.parametrize("room", ["data", "backbone", "method"])
+@pytest.mark.parametrize("room", ["data", "backbone", "method", "model"])
 def test_configs_are_short_and_say_their_command(room):
     for path in (ROOT / "configs" / room).glob("*.yaml"):
         lines = path.read_text().splitlines()
-        assert len(lines) <= 9
+        assert len([line for line in lines if not line.startswith("#")]) <= 8
         assert lines[0].startswith("#")
         assert any("python " in line for line in lines if line.startswith("#"))
 
@@ -110,7 +151,7 @@ def test_yaml_that_reads_a_number_as_text(tmp_path, monkeypatch):
 def test_an_unknown_key_names_the_nearest():
     assert "'num_epochs'" in refusal("num_epoch", 3)
     assert "'v.adaptformer'" in refusal("v.adaptfomer", "True")
-    assert "'v.adaptformer'" in refusal("adaptformer", "True")
+    assert "'l.adaptformer'" in refusal("l.adaptfomer", "True")
 
 
 @pytest.mark.parametrize(
@@ -124,8 +165,13 @@ def test_an_unknown_key_names_the_nearest():
         ("seed", "1.5", "a whole number"),
         ("num_epochs", "0", "at least 1"),
         ("tte", "yes", "True or False"),
-        ("loss_type", "LAA", "CE, LA"),
-        ("classifier", "Cosine", "LinearClassifier, CosineClassifier or None"),
+        ("loss_type", "LAA", "CE, Focal, LDAM, CB, GRW, BS, LA, LADE"),
+        ("classifier", "Cosine", "LinearClassifier, CosineClassifier, L2NormClassifier, LayerNormClassifier or None"),
+        ("v.aft_ratio", "1.5", "at least 0 and at most 1"),
+        ("v.aft_loc", "qkv", "attn, mlp, all"),
+        ("coop_init", "text", "photo or None"),
+        ("micro_batch_size", "few", "a whole number"),
+        ("init_head", "5_shots", "text_feat, class_mean, linear_probe, 1_shot, 10_shot, 100_shot or None"),
         ("mean", "0.5,0.5", "three numbers"),
         ("v.lora_layers", "all", "a list of block numbers"),
         ("v.lora_layers", "[0,-1]", "at least 0"),
@@ -183,6 +229,64 @@ def test_another_name_of_a_key():
     assert load("tte_expand", 24).expand == 24
 
 
+# ---- PEL's names ----
+
+READ = [  # options in PEL's names, and the same in ours
+    (("prec", "fp32"), ("prec_train", "fp32", "prec_test", "fp32")),
+    (("prec", "amp"), ("prec_train", "amp")),
+    (("micro_batch_size", 16, "batch_size", 64), ("batch_size", 64, "accum_step", 4)),
+    (("batch_size", 64, "micro_batch_size", 64), ("batch_size", 64, "accum_step", 1)),
+    (("scale", 30), ("classifier_scale", 30)),
+    (("init_head", "text_feat"), ("classifier_init", "semantic")),
+    (("init_head", "class_mean"), ("classifier_init", "class_mean")),
+    (("init_head", "linear_probe"), ("classifier_init", "linear_probing")),
+    (("init_head", "10_shot"), ("classifier_init", "class_mean", "classifier_init_images", 10)),
+    (("init_head", "None"), ("classifier_init", "None")),
+    (("full_tuning", True), ("v.fft", True)),
+    (("bias_tuning", True), ("v.bitfit", True)),
+    (("ln_tuning", True), ("v.ln_tuning", True)),
+    (("vpt_shallow", True, "vpt_len", 8), ("v.pt", True, "v.pt_layers", "[0]", "v.pt_len", 8)),
+    (("vpt_deep", True, "vpt_shallow", False), ("v.pt", True)),
+    (("adapter", True, "adaptformer", False), ("v.adapter", True, "v.adaptformer", False)),
+    (("lora", True, "adaptformer", False, "adapter_dim", 8), ("v.lora", True, "v.adaptformer", False, "v.lora_dim", 8)),
+    (("adapter_dim", 8), ("v.adaptformer_dim", 8)),
+    (("adapter_dim", 8, "v.adapter", True), ("v.adapter", True, "v.adapter_dim", 8, "v.adaptformer_dim", 8)),
+    (("ssf_attn", True), ("v.ssf", True, "v.ssf_loc", "attn")),
+    (("ssf_mlp", True), ("v.ssf", True, "v.ssf_loc", "mlp")),
+    (("ssf_mlp", True, "ssf_attn", True), ("v.ssf", True)),
+    (("mask", True, "mask_ratio", 0.01), ("v.aft", True, "v.aft_ratio", 0.01)),
+    (("partial", 2), ("v.fft", True, "v.fft_layers", 2)),
+    (("partial", 0), ()),
+    (("test_ensemble", True), ("tte", True)),
+]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), READ)
+def test_pels_names_are_read_as_ours(theirs, ours):
+    assert load(*theirs) == load(*ours)
+
+
+@pytest.mark.parametrize("name", PEL_NAMES)
+def test_every_name_of_pels_is_tried_above(name):
+    assert any(name in theirs for theirs, _ in READ)
+
+
+def test_each_name_of_pels_is_one_line_of_warning():
+    lines = []
+    load_config(
+        "digits_lt", "clip_tiny", "lift+", ["micro_batch_size", "4", "adapter_dim", "2", "lr", "1"], lines.append
+    )
+    assert lines == [
+        "micro_batch_size 4 is PEL's name, read as: accum_step 2",
+        "adapter_dim 2 is PEL's name, read as: v.adaptformer_dim 2",
+    ]
+
+
+def test_pels_names_that_do_not_fit():
+    assert "must divide batch_size, which is 64" in refusal("micro_batch_size", 24, "batch_size", 64)
+    assert "none of them is on" in refusal("adapter_dim", 8, method="lp")
+
+
 # ---- rules between keys ----
 
 
@@ -194,6 +298,16 @@ def test_accum_step_divides_batch_size():
 
 def test_rules_between_keys():
     assert "zero_shot" in refusal("v.lora", "True", method="zs")
+    assert "zero_shot" in refusal("coop", "True", method="zs")
+    assert "l.lora works on the class names' text features" in refusal("l.lora", "True")
+    for key in ("coop", "proj_tuning", "clip_adapter"):
+        assert "set classifier None" in refusal(key, "True")
+        assert load(key, "True", "classifier", "None")[key] is True
+    assert load("l.lora", "True", "v.adaptformer", "False", "classifier", "None").l.lora is True
+    assert "coop_ctx_len 4" in refusal("coop_init", "photo", "coop_ctx_len", 8, method="coop")
+    assert "coop_cls_pos end" in refusal("coop_init", "photo", "coop_cls_pos", "front", method="coop")
+    assert "LADE" in refusal("loss_type", "LADE", "accum_step", 2)
+    assert load("loss_type", "LADE").loss_type == "LADE"
     assert "nothing to train" in refusal("v.adaptformer", "False", "classifier", "None")
     assert "test_only" in refusal("model_dir", "somewhere")
     assert "above 0" in refusal("std", "0,0.5,0.5")
@@ -217,17 +331,16 @@ def test_the_schema_offers_what_the_tables_hold():
     assert set(KEYS["classifier"].choices) == set(HEADS)
     assert set(KEYS["classifier_init"].choices) == set(HEAD_INITS)
     assert set(KEYS["loss_type"].choices) == set(LOSSES)
+    assert [name for name, loss in LOSSES.items() if loss.couples_samples] == ["LADE"]  # as config.check has it
     assert set(KEYS["mda_func"].choices) == set(MDA_SCHEDULES)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_is_complete(name):
     """One file, one row of METHODS, its rows in the schema, and a configuration that switches it on."""
-    method = METHODS[name]
     assert (ROOT / f"models/peft/{name}.py").read_text().startswith('"""')
-    assert name in PEFT
-    assert f"{name}_layers" in PEFT
-    assert method.size_key is None or method.size_key in PEFT
+    for rows in (PEFT, TEXT_PEFT):
+        assert {name, f"{name}_layers", *(f"{name}_{option}" for option in METHODS[name].own)} <= set(rows)
     assert any(load(method=other).v[name] for other in config_names("method"))
 
 
@@ -235,13 +348,22 @@ def test_no_method_is_forgotten():
     files = {path.stem for path in (ROOT / "models/peft").glob("*.py")} - {"__init__"}
     switches = {name for name, key in PEFT.items() if key.kind == "bool"}
     assert files == switches == set(METHODS)
+    own = {f"{name}_{option}" for name, method in METHODS.items() for option in ("layers", *method.own)}
+    assert set(PEFT) == set(TEXT_PEFT) == switches | own
+
+
+def test_the_text_towers_sizes():
+    cfg = load()
+    assert (cfg.l.pt_len, cfg.l.lora_dim, cfg.l.adapter_dim, cfg.l.adaptformer_dim) == (2, 4, 4, 4)
+    assert (cfg.v.pt_len, cfg.v.lora_dim, cfg.v.adapter_dim, cfg.v.adaptformer_dim) == (None,) * 4
+    assert load("l.lora_dim", "None").l.lora_dim is None  # automatic, as on v
 
 
 def test_no_key_is_without_effect():
-    readers = ("trainer.py", "models/__init__.py", "utils/losses.py", "utils/config.py", "datasets/transforms.py")
-    code = "".join((ROOT / name).read_text() for name in readers)
+    files = [ROOT / "trainer.py", *(f for room in ("datasets", "models", "utils") for f in (ROOT / room).glob("*.py"))]
+    code = "".join(path.read_text() for path in files)
     for name in KEYS:
-        if not name.startswith("v."):
+        if not name.startswith(("v.", "l.")):
             assert re.search(rf'cfg\.{name}\b|values\["{name}"\]', code), f"nothing reads {name}"
 
 
@@ -272,6 +394,7 @@ def test_the_order_of_options_does_not_matter():
 
 
 HOW = {"root": "r", "gpu": -1, "num_workers": 0, "print_freq": 2, "weights": "w.pt", "prec_test": "fp32"}
+HOW |= {"save_logits": True}
 WHAT = {"test_only": True, "test_train": True, "tte": True, "expand": 8}
 
 

@@ -1,18 +1,21 @@
 """Heads against their formulas, and where their first weights come from."""
 
+import warnings
 from types import SimpleNamespace
 
 import helpers
 import pytest
 import torch
-from helpers import CLIP_RESOLUTION, normal_images
+from helpers import CLIP_RESOLUTION
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torchvision.transforms.v2.functional import normalize, to_dtype
 
 from models import Classifier, build_model
 from models.backbone import ModelError
 from models.head_init import HEAD_INITS
-from models.heads import HEADS, TextSimilarity
+from models.heads import HEADS
 
 NAMES = ["cat", "fire_truck", "dog"]
 
@@ -26,10 +29,19 @@ def unit(a):
     return [x / length for x in a]
 
 
+def layer_norm(a):
+    """(a - mean) / deviation, with 1e-12 added to the variance."""
+    centred = [x - sum(a) / len(a) for x in a]
+    variance = dot(centred, centred) / len(a)
+    return [x / (variance + 1e-12) ** 0.5 for x in centred]
+
+
 # the logit of one feature for one class, from the head's parameters and scale
 FORMULAS = {
     "LinearClassifier": lambda f, c, p, scale: dot(p["weight"][c], f) + p["bias"][c],
     "CosineClassifier": lambda f, c, p, scale: scale * dot(unit(f), unit(p["weight"][c])),
+    "L2NormClassifier": lambda f, c, p, scale: dot(f, unit(p["weight"][c])),
+    "LayerNormClassifier": lambda f, c, p, scale: dot(layer_norm(f), unit(p["weight"][c])),
 }
 
 
@@ -37,7 +49,7 @@ FORMULAS = {
 @pytest.mark.parametrize("name", HEADS)
 def test_head_is_its_formula_in_value_and_gradient(name, case):
     generator = torch.Generator().manual_seed(case)
-    batch, classes, dim = (int(torch.randint(2, 7, (), generator=generator)) for _ in range(3))
+    batch, classes, dim = (int(torch.randint(3, 8, (), generator=generator)) for _ in range(3))
     scale = 1 + 30 * float(torch.rand((), generator=generator))
     head = HEADS[name](classes, dim, scale=scale).double()
     for parameter in head.parameters():
@@ -72,7 +84,33 @@ def test_random_rows_have_unit_length_and_every_direction(name):
     assert all(parameter.requires_grad for parameter in head.parameters())
 
 
-# ---- text similarity ----
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_head_of_a_constant_feature_is_finite(name, value):
+    """Without length, or without variance."""
+    features = torch.full((1, 4), value, requires_grad=True)
+    head = HEADS[name](3, 4, scale=25.0)
+    logits = head(features)
+    if value == 0 or name == "LayerNormClassifier":
+        assert logits.tolist() == [[0, 0, 0]]
+    logits.sum().backward()
+    assert all(tensor.grad.isfinite().all() for tensor in (features, *head.parameters()))
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
+def test_features_from_half_precision(name, size):
+    """The caller makes them float32; their own rounding aside, nothing is lost, whatever their size."""
+    features = (size * torch.randn(8, 16, generator=torch.Generator().manual_seed(0))).half()
+    head = HEADS[name](5, 16, scale=25.0)
+    with torch.no_grad():
+        found = head(features.float())
+        expected = head.double()(features.double())
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+# ---- what the tests share ----
 
 
 @pytest.fixture(scope="module")
@@ -95,16 +133,6 @@ def text_features(clip_pair):
         return clip_pair[0].encode_text(open_clip.get_tokenizer("ViT-B-16")(prompts), normalize=True)
 
 
-@torch.no_grad()
-def test_text_similarity_is_open_clips_logits(clip_pair, text_features):
-    theirs, ours = clip_pair
-    head = TextSimilarity(ours.image_projection, ours.encode_classnames(NAMES), ours.logit_scale)
-    images = normal_images(5, CLIP_RESOLUTION)
-    expected = theirs.logit_scale.exp() * theirs.encode_image(images, normalize=True) @ text_features.T
-    assert torch.allclose(head(ours.image(images)), expected, rtol=1e-4, atol=1e-4)
-    assert not list(head.parameters())
-
-
 def run_cfg(**changed):
     """What build_model reads of a configuration."""
     cfg = {
@@ -113,6 +141,10 @@ def run_cfg(**changed):
         "classifier_scale": 25.0,
         "classifier_init": "semantic",
         "v": {"adaptformer": True, "adaptformer_dim": 2},
+        "l": {},
+        "coop": False,
+        "proj_tuning": False,
+        "clip_adapter": False,
         "mean": (0.1, 0.2, 0.3),
         "std": (0.5, 0.6, 0.7),
     }
@@ -132,47 +164,127 @@ def no_features():
     raise AssertionError("this head does not start from features")
 
 
-@torch.no_grad()
-def test_zero_shot_model_is_open_clip_on_normalised_images(clip_pair, text_features):
-    theirs, ours = clip_pair
-    model = build_model(run_cfg(classifier=None, v={}), ours, NAMES, no_features)
-    images = torch.randint(0, 256, (3, 3, CLIP_RESOLUTION, CLIP_RESOLUTION), dtype=torch.uint8)
-    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
-    features = theirs.encode_image((images / 255 - mean) / std, normalize=True)
-    assert torch.allclose(model(images), theirs.logit_scale.exp() * features @ text_features.T, rtol=1e-4, atol=1e-4)
-
-
 # ---- first weights ----
 
 
-def semantic_formula(clip_pair, text_features):
-    """normalise(t P^T), t the unit text feature, P open_clip's image projection."""
-    rows = [[dot(row, t) for row in clip_pair[0].visual.proj.tolist()] for t in text_features.tolist()]
-    return torch.tensor([unit(row) for row in rows])
+class StandIn:
+    """What an initialisation reads of a backbone; projection None as in a CLIP ResNet."""
+
+    def __init__(self, text_features, projection):
+        self.text_features = text_features
+        self.image_projection = None if projection is None else nn.Parameter(projection)
+
+    def encode_classnames(self, classnames):
+        assert len(classnames) == len(self.text_features)
+        return self.text_features
+
+
+def random_start(case):
+    """A stand-in for a backbone, features of a long tail and their labels (every class has some), in shuffled order."""
+    generator = torch.Generator().manual_seed(case)
+    classes, dim, joint = (2, 3, 5)[case % 3], *(int(torch.randint(2, 9, (), generator=generator)) for _ in range(2))
+    labels = torch.cat([torch.full((20 // (c + 1),), c) for c in range(classes)])
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    centres = torch.randn(classes, dim, generator=generator)
+    features = 5 * (centres[labels] + torch.randn(len(labels), dim, generator=generator))
+    projection = None if case % 4 == 3 else torch.randn(dim, joint, generator=generator)
+    text_features = torch.randn(classes, joint, generator=generator)
+    text_features = text_features / text_features.square().sum(1, keepdim=True).sqrt()
+    return StandIn(text_features, projection), features, labels
+
+
+def semantic_formula(backbone, vectors, labels):
+    """normalise(t P^T), or t."""
+    t = backbone.text_features.tolist()
+    if backbone.image_projection is None:
+        return t
+    return [unit([dot(row, text) for row in backbone.image_projection.tolist()]) for text in t]
+
+
+def class_mean_formula(backbone, vectors, labels):
+    """The sum over the class, divided by its length."""
+    members = [[v for v, y in zip(vectors, labels, strict=True) if y == c] for c in range(max(labels) + 1)]
+    return [unit([sum(column) for column in zip(*rows, strict=True)]) for rows in members]
+
+
+def probe(vectors, labels):
+    """scikit-learn's fit, in float32 as the features are: rows [C, D], or [1, D] of two classes."""
+    vectors = torch.tensor(vectors, dtype=torch.float32).numpy()
+    return LogisticRegression(class_weight="balanced", max_iter=100).fit(vectors, labels).coef_.tolist()
+
+
+def linear_probing_formula(backbone, vectors, labels):
+    """scikit-learn's rows; of two classes it gives that of class 1."""
+    rows = probe(vectors, labels)
+    if max(labels) == 1:
+        rows = [[-x for x in rows[0]], rows[0]]
+    return [unit(row) for row in rows]
+
+
+INIT_FORMULAS = {
+    "semantic": semantic_formula,
+    "class_mean": class_mean_formula,
+    "linear_probing": linear_probing_formula,
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("case", range(24))
+@pytest.mark.parametrize("name", HEAD_INITS)
+def test_first_weights_are_their_formula(name, case):
+    backbone, vectors, labels = random_start(case)
+    names = ["class"] * (int(labels.max()) + 1)
+    expected = torch.tensor(INIT_FORMULAS[name](backbone, vectors.tolist(), labels.tolist()))
+    backbone.text_features.requires_grad_()
+    found = HEAD_INITS[name](backbone, names, lambda: (vectors.requires_grad_(), labels))
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    assert torch.allclose(found.norm(dim=1), torch.ones(len(names)))
+
+
+def test_semantic_first_weights_are_open_clips_text_features_carried_back(clip_pair, text_features):
+    """normalise(t P^T), t and P open_clip's."""
+    projection = clip_pair[0].visual.proj.tolist()
+    expected = [unit([dot(row, t) for row in projection]) for t in text_features.tolist()]
+    found = HEAD_INITS["semantic"](clip_pair[1], NAMES, no_features)
+    assert torch.allclose(found, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_probe_points_at_its_classes(classes):
+    """Clusters on the axes: each row has its largest entry, a positive one, where its class lies."""
+    labels = torch.arange(30) % classes
+    vectors = torch.eye(classes)[labels] + 0.01 * torch.randn(30, classes, generator=torch.Generator().manual_seed(0))
+    found = HEAD_INITS["linear_probing"](None, NAMES[:classes], lambda: (vectors, labels))
+    assert found.argmax(dim=1).tolist() == list(range(classes))
+    assert (found.diagonal() > 0.5).all()
+
+
+def test_a_probe_stops_after_100_iterations_and_says_nothing():
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(60, 20, generator=generator) * torch.logspace(-2, 3, 20)
+    labels = torch.arange(60) % 3
+    with pytest.warns(ConvergenceWarning):
+        expected = linear_probing_formula(None, vectors.tolist(), labels.tolist())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = HEAD_INITS["linear_probing"](None, NAMES, lambda: (vectors, labels))
+    assert torch.allclose(found, torch.tensor(expected), rtol=1e-3, atol=1e-4)
+
+
+def test_features_of_inference_mode_will_do(clip_pair):
+    """As the trainer computes them; the head trains all the same."""
+    with torch.inference_mode():
+        features = SOME_FEATURES.clone(), SOME_LABELS.clone()
+    for init in HEAD_INITS:
+        model = build_model(run_cfg(classifier_init=init), clip_pair[1], NAMES, lambda: features)
+        model.head(SOME_FEATURES).sum().backward()
+        assert model.head.weight.grad.isfinite().all()
 
 
 SOME_FEATURES = torch.randn(11, 128, generator=torch.Generator().manual_seed(3))
 SOME_LABELS = torch.tensor([2, 0, 1, 2, 2, 0, 2, 1, 0, 2, 2])
-
-
-def class_mean_formula(clip_pair, text_features):
-    """The sum over the class, divided by its length."""
-    sums = [[0.0] * 128 for _ in NAMES]
-    for vector, label in zip(SOME_FEATURES.tolist(), SOME_LABELS.tolist(), strict=True):
-        sums[label] = [a + b for a, b in zip(sums[label], vector, strict=True)]
-    return torch.tensor([unit(row) for row in sums])
-
-
-INIT_FORMULAS = {"semantic": semantic_formula, "class_mean": class_mean_formula}
-
-
-@pytest.mark.parametrize("name", HEAD_INITS)
-def test_first_weights_are_their_formula(name, clip_pair, text_features):
-    found = HEAD_INITS[name](clip_pair[1], NAMES, lambda: (SOME_FEATURES, SOME_LABELS))
-    assert torch.allclose(found, INIT_FORMULAS[name](clip_pair, text_features), rtol=1e-4, atol=1e-5)
-    assert found.dtype == torch.float32
-    assert not found.requires_grad
-    assert torch.allclose(found.norm(dim=1), torch.ones(3))
 
 
 @pytest.mark.parametrize("init", HEAD_INITS)
@@ -194,10 +306,17 @@ def test_model_without_first_weights_is_random_by_its_seed(clip_pair):
     assert not torch.equal(weight(1), weight(2))
 
 
-def test_class_mean_of_a_class_without_images_is_an_error_that_names_it(clip_pair):
-    features = SOME_FEATURES, SOME_LABELS.masked_fill(SOME_LABELS == 1, 0)
-    with pytest.raises(ModelError, match="'fire_truck'.*semantic or None"):
-        HEAD_INITS["class_mean"](clip_pair[1], NAMES, lambda: features)
+@pytest.mark.parametrize("init", sorted(set(HEAD_INITS) - {"semantic"}))
+@pytest.mark.parametrize("missing", range(3))  # the last one too, whose number no label tells
+def test_a_class_without_images_is_an_error_that_names_it(init, missing):
+    labels = SOME_LABELS.masked_fill(SOME_LABELS.eq(missing), (missing + 1) % 3)
+    with pytest.raises(ModelError, match=f"'{NAMES[missing]}' has no training image.*semantic or None"):
+        HEAD_INITS[init](None, NAMES, lambda: (SOME_FEATURES, labels))
+
+
+def test_a_probe_of_a_single_class_is_an_error_that_says_what_to_do():
+    with pytest.raises(ModelError, match="one only, 'cat'.*class_mean"):
+        HEAD_INITS["linear_probing"](None, NAMES[:1], lambda: (SOME_FEATURES, torch.zeros(11, dtype=torch.long)))
 
 
 def test_text_without_a_text_tower_is_an_error_that_says_what_to_do(vit):
@@ -207,14 +326,8 @@ def test_text_without_a_text_tower_is_an_error_that_says_what_to_do(vit):
         build_model(run_cfg(classifier=None), vit, NAMES, no_features)
 
 
-def test_two_classes_make_a_head_of_two(clip_pair):
-    model = build_model(run_cfg(), clip_pair[1], NAMES[:2], no_features)
+@pytest.mark.parametrize("init", HEAD_INITS)
+def test_two_classes_make_a_head_of_two(init, clip_pair):
+    features = SOME_FEATURES, SOME_LABELS % 2
+    model = build_model(run_cfg(classifier_init=init), clip_pair[1], NAMES[:2], lambda: features)
     assert model(torch.zeros(1, 3, CLIP_RESOLUTION, CLIP_RESOLUTION, dtype=torch.uint8)).shape == (1, 2)
-
-
-def test_cosine_head_of_a_zero_feature_is_finite():
-    features = torch.zeros(1, 4, requires_grad=True)
-    logits = HEADS["CosineClassifier"](3, 4, scale=25.0)(features)
-    assert logits.tolist() == [[0, 0, 0]]
-    logits.sum().backward()
-    assert features.grad.isfinite().all()

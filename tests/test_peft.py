@@ -10,44 +10,49 @@ from helpers import normal_images, randomize
 from models import Classifier, count_parameters, peft
 from models.backbone import Backbone, ModelError
 from models.heads import CosineClassifier
-from models.peft import METHODS, automatic_size, select_layers
+from models.peft import METHODS, select_layers
+from models.peft.aft import PartlyTrainedLinear
+from models.resnet import ResNet
+from models.text import TextTransformer
 from models.vit import VisionTransformer
 from models.weights import BACKBONES
 from utils.runtime import FrozenWeights
 
-FIXED_ORDER = ["fft", "bitfit", "pt", "lora", "adapter", "adaptformer", "ssf", "aft"]
+FIXED_ORDER = ["fft", "bitfit", "ln_tuning", "pt", "lora", "adapter", "adaptformer", "ssf", "aft"]
 
 NORMS = {"norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"}
-LINEARS = {
-    f"{linear}.{kind}" for linear in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2") for kind in ("weight", "bias")
-}
+LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+LINEARS = {f"{linear}.{kind}" for linear in LAYERS for kind in ("weight", "bias")}
+BOTTLENECK = {f"{layer}.{kind}" for layer in ("norm", "down", "up") for kind in ("weight", "bias")}
 # what trains in a block, by name
 TRAINED = {
     "fft": NORMS | LINEARS,
     "bitfit": {name for name in NORMS | LINEARS if name.endswith("bias")},
+    "ln_tuning": NORMS,
     "pt": {"prompt.tokens"},
     "lora": {f"attn.qkv.{part}.{matrix}.weight" for part in "qv" for matrix in ("down", "up")},
-    "adaptformer": {
-        "side.norm.weight",
-        "side.norm.bias",
-        "side.down.weight",
-        "side.down.bias",
-        "side.up.weight",
-        "side.up.bias",
-        "side.scale",
-    },
+    "adapter": {f"mlp.adapter.{name}" for name in BOTTLENECK},
+    "adaptformer": {f"side.{name}" for name in BOTTLENECK} | {"side.scale"},
+    "ssf": {f"{linear}.{kind}" for linear in LAYERS for kind in ("scale", "shift")},
+    "aft": {f"{name}.values" for name in LINEARS},
 }
 ALL = [*METHODS, "+".join(METHODS)]  # each alone, then all at once
+IDENTITY = ["lora", "adapter", "adaptformer", "aft"]  # a fresh one changes nothing
 
 
-def options(methods, layers=None, size=None):
-    """Of peft.attach: the methods on, at these layers, with this size."""
+def options(methods, layers=None, size=None, where="all"):
+    """Of peft.attach: the methods on, at these layers, with this size, in these Linears."""
     chosen = {}
     for name in methods:
+        own = {"len": size, "dim": size, "ratio": size and size / 10, "loc": where, "seed": 0}
         chosen |= {name: True, f"{name}_layers": layers}
-        if METHODS[name].size_key:
-            chosen[METHODS[name].size_key] = size
+        chosen |= {f"{name}_{option}": own[option] for option in METHODS[name].own}
     return chosen
+
+
+def plain(name):
+    """The name of a parameter without what stands around its layer."""
+    return name.replace(".wrapped", "")
 
 
 def tiny_tower(seed=0, dim=128, depth=3, clip=True, methods=(), layers=None, size=2):
@@ -64,73 +69,108 @@ def layer_norm(row, weight, bias, eps):
     return (row - row.mean()) / (row.var(correction=0) + eps).sqrt() * weight + bias
 
 
-def no_prompt(tokens, block):
-    return tokens
-
-
-def no_update(row, block):
-    return 0
-
-
 def prompt_formula(tokens, block):
     """[x_0, p_1, ..., p_p, x_1, ...]; earlier prompt tokens go."""
     kept = [(kind, row) for kind, row in tokens if kind != "prompt"]
     return kept[:1] + [("prompt", row) for row in block["prompt.tokens"]] + kept[1:]
 
 
-def lora_formula(row, block):
-    """[(1/r) (x A_q) B_q, 0, (1/r) (x A_v) B_v]"""
+def lora_formula(row, y, block, name):
+    """y + [(1/r) (x A_q) B_q, 0, (1/r) (x A_v) B_v] for y = qkv"""
+    if name != "attn.qkv":
+        return y
 
     def update(part):
         a, b = block[f"attn.qkv.{part}.down.weight"].T, block[f"attn.qkv.{part}.up.weight"].T
         return row @ a @ b / a.shape[1]
 
-    return torch.cat([update("q"), torch.zeros_like(row), update("v")])
+    return y + torch.cat([update("q"), torch.zeros_like(row), update("v")])
 
 
-def adaptformer_formula(row, block):
-    """s Up(ReLU(Down(LN(x))))"""
-    h = layer_norm(row, block["side.norm.weight"], block["side.norm.bias"], 1e-5)
-    h = block["side.down.weight"] @ h + block["side.down.bias"]
+def bottleneck_formula(row, block, prefix):
+    """Up(ReLU(Down(LN(x))))"""
+    h = layer_norm(row, block[f"{prefix}.norm.weight"], block[f"{prefix}.norm.bias"], 1e-5)
+    h = block[f"{prefix}.down.weight"] @ h + block[f"{prefix}.down.bias"]
     h = torch.where(h > 0, h, 0 * h)
-    return block["side.scale"] * (block["side.up.weight"] @ h + block["side.up.bias"])
+    return block[f"{prefix}.up.weight"] @ h + block[f"{prefix}.up.bias"]
 
 
+def ssf_formula(row, y, block, name):
+    """y * scale + shift"""
+    return y * block[f"{name}.scale"] + block[f"{name}.shift"]
+
+
+def aft_formula(tensor, block, name):
+    """The tensor, but for the learnt values in their places."""
+    places, values = block[f"{name}.index"], block[f"{name}.values"]
+    kept = torch.ones(tensor.numel(), dtype=tensor.dtype)
+    kept[places] = 0
+    learnt = torch.zeros(tensor.numel(), dtype=tensor.dtype).index_put((places,), values)
+    return tensor * kept.view_as(tensor) + learnt.view_as(tensor)
+
+
+# what a method puts where in the block below; of several `after_linear` the later one sees what the earlier gave
 FORMULAS = {
     "fft": {},
     "bitfit": {},
+    "ln_tuning": {},
     "pt": {"prompt": prompt_formula},
-    "lora": {"qkv_update": lora_formula},
-    "adaptformer": {"side": adaptformer_formula},
+    "lora": {"after_linear": lora_formula},
+    "adapter": {"after_mlp": lambda h, block: h + bottleneck_formula(h, block, "mlp.adapter")},
+    "adaptformer": {"side": lambda x, block: block["side.scale"] * bottleneck_formula(x, block, "side")},
+    "ssf": {"after_linear": ssf_formula},
+    "aft": {"of_tensor": aft_formula},
 }
 
 
-def block_formula(tokens, block, heads, clip, prompt=no_prompt, qkv_update=no_update, side=no_update):
-    """One block over tokens [(kind, row)]; block: its parameters by name; the rest: what methods put there."""
-    eps = 1e-5 if clip else 1e-6
-    wrapped = ".wrapped" if "attn.qkv.wrapped.weight" in block else ""
-    tokens = prompt(tokens, block)
+def block_formula(tokens, block, heads, quick_gelu, eps, methods, causal):
+    """One block over tokens [(kind, row)]; block: its tensors by plain name; methods: what is attached to it."""
+    extras = {slot: [FORMULAS[m][slot] for m in FIXED_ORDER if m in methods and slot in FORMULAS[m]]
+              for slot in ("prompt", "after_linear", "after_mlp", "side", "of_tensor")}  # fmt: skip
+
+    def linear(row, name):
+        weight, bias = block[f"{name}.weight"], block[f"{name}.bias"]
+        for change in extras["of_tensor"]:
+            weight, bias = change(weight, block, f"{name}.weight"), change(bias, block, f"{name}.bias")
+        y = weight @ row + bias
+        for change in extras["after_linear"]:
+            y = change(row, y, block, name)
+        return y
+
+    for change in extras["prompt"]:
+        tokens = change(tokens, block)
     kinds, x = zip(*tokens, strict=True)
     normed = [layer_norm(row, block["norm1.weight"], block["norm1.bias"], eps) for row in x]
-    weight, bias = block[f"attn.qkv{wrapped}.weight"], block[f"attn.qkv{wrapped}.bias"]
-    qkv = torch.stack([weight @ row + bias + qkv_update(row, block) for row in normed])
+    qkv = torch.stack([linear(row, "attn.qkv") for row in normed])
     q, k, v = (part.unflatten(1, (heads, -1)) for part in qkv.chunk(3, dim=1))
     out = []
     for i, row in enumerate(x):
-        mixed = []
+        seen, mixed = i + 1 if causal else len(x), []
         for h in range(heads):
-            attention = (k[:, h] @ q[i, h] / q.shape[2] ** 0.5).softmax(0)
-            mixed.append(attention @ v[:, h])
-        row = row + block["attn.proj.weight"] @ torch.cat(mixed) + block["attn.proj.bias"]
-        hidden = layer_norm(row, block["norm2.weight"], block["norm2.bias"], eps)
-        hidden = block["mlp.fc1.weight"] @ hidden + block["mlp.fc1.bias"]
-        hidden = hidden * (1.702 * hidden).sigmoid() if clip else hidden * (1 + (hidden / 2**0.5).erf()) / 2
-        out.append(row + block["mlp.fc2.weight"] @ hidden + block["mlp.fc2.bias"] + side(row, block))
+            attention = (k[:seen, h] @ q[i, h] / q.shape[2] ** 0.5).softmax(0)
+            mixed.append(attention @ v[:seen, h])
+        row = row + linear(torch.cat(mixed), "attn.proj")
+        hidden = linear(layer_norm(row, block["norm2.weight"], block["norm2.bias"], eps), "mlp.fc1")
+        hidden = hidden * (1.702 * hidden).sigmoid() if quick_gelu else hidden * (1 + (hidden / 2**0.5).erf()) / 2
+        hidden = linear(hidden, "mlp.fc2")
+        for change in extras["after_mlp"]:
+            hidden = change(hidden, block)
+        out.append(row + hidden + sum(change(row, block) for change in extras["side"]))
     return list(zip(kinds, out, strict=True))
 
 
-def tower_formula(image, p, depth, patch, clip, methods, layers):
-    """The feature of one image [3, R, R]; p: the tower's parameters by name."""
+def blocks_formula(tokens, p, dim, depth, quick_gelu, eps, methods, layers, causal=False):
+    """All blocks; p: the tower's tensors by plain name."""
+    for i in range(depth):
+        prefix = f"blocks.{i}."
+        block = {name.removeprefix(prefix): value for name, value in p.items() if name.startswith(prefix)}
+        here = methods if i in layers else ()
+        tokens = block_formula(tokens, block, max(dim // 64, 1), quick_gelu, eps, here, causal)
+    return tokens
+
+
+def image_formula(image, p, depth, patch, clip, methods, layers):
+    """The feature of one image [3, R, R]; p: the tower's tensors by plain name."""
     dim = len(p["class_token"])
     rows = range(0, image.shape[1], patch)
     patches = [image[:, top : top + patch, left : left + patch].flatten() for top in rows for left in rows]
@@ -140,51 +180,88 @@ def tower_formula(image, p, depth, patch, clip, methods, layers):
     if clip:
         x = [layer_norm(row, p["norm_pre.weight"], p["norm_pre.bias"], 1e-5) for row in x]
     tokens = [("class", x[0]), *(("patch", row) for row in x[1:])]
-    for i in range(depth):
-        prefix = f"blocks.{i}."
-        block = {name.removeprefix(prefix): value for name, value in p.items() if name.startswith(prefix)}
-        extras = {slot: f for name in methods if i in layers for slot, f in FORMULAS[name].items()}
-        tokens = block_formula(tokens, block, max(dim // 64, 1), clip, **extras)
-    return layer_norm(tokens[0][1], p["norm.weight"], p["norm.bias"], 1e-5 if clip else 1e-6)
+    eps = 1e-5 if clip else 1e-6
+    tokens = blocks_formula(tokens, p, dim, depth, clip, eps, methods, layers)
+    return layer_norm(tokens[0][1], p["norm.weight"], p["norm.bias"], eps)
 
 
-@pytest.mark.parametrize("case", range(20))
-@pytest.mark.parametrize("names", ALL)
-def test_tower_is_its_formula_in_value_and_gradient(names, case):
-    """Random sizes, layers and weights; in float64 the two agree to rounding, as do all gradients of what trains."""
-    methods, clip = names.split("+"), case % 2 == 0
+def text_formula(ids, p, depth, methods, layers):
+    """The feature of one text, its token ids [77]: the state of its last token, which has the largest id."""
+    ids = ids.tolist()
+    ids = ids[: ids.index(max(ids)) + 1]
+    x = [p["token_embedding.weight"][i] + p["positional_embedding"][place] for place, i in enumerate(ids)]
+    tokens = [("token", row) for row in x]
+    tokens = blocks_formula(tokens, p, len(x[0]), depth, True, 1e-5, methods, layers, causal=True)
+    return layer_norm(tokens[-1][1], p["norm.weight"], p["norm.bias"], 1e-5)
+
+
+def assert_is_formula(tower, inputs, formula):
+    """`tower` of inputs, and the gradients of what trains, are those of `formula(one input, tensors by plain name)`."""
+    features = tower(inputs)
+    direction = torch.randn(features.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    trained = {plain(name): parameter for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    gradients = torch.autograd.grad((features * direction).sum(), list(trained.values()))
+
+    tensors = {plain(name): buffer for name, buffer in tower.named_buffers()}
+    for name, value in tower.named_parameters():
+        tensors[plain(name)] = value.detach().clone().requires_grad_(plain(name) in trained)
+    expected = torch.stack([formula(one, tensors) for one in inputs])
+    wanted = torch.autograd.grad((expected * direction).sum(), [tensors[name] for name in trained], allow_unused=True)
+
+    assert torch.allclose(features, expected, rtol=1e-10, atol=1e-10)
+    for name, found, right in zip(trained, gradients, wanted, strict=True):
+        assert torch.allclose(found, 0 * found if right is None else right, rtol=1e-8, atol=1e-10), name
+    assert any(right is not None and right.any() for right in wanted)
+
+
+def random_case(case):
+    """A way to draw whole numbers, and a random place of the methods with loc."""
     generator = torch.Generator().manual_seed(case)
 
     def draw(low, high):
         return int(torch.randint(low, high + 1, (), generator=generator))
 
-    dim, depth, side = (6, 10, 128)[draw(0, 2)], draw(1, 4), draw(1, 3)
+    depth = draw(1, 4)
     layers = sorted({draw(0, depth - 1) for _ in range(draw(1, depth))})
+    return draw, depth, layers
+
+
+@pytest.mark.parametrize("case", range(20))
+@pytest.mark.parametrize("names", ALL)
+def test_image_tower_is_its_formula_in_value_and_gradient(names, case):
+    """Random sizes, layers and weights; in float64 the two agree to rounding, as do all gradients of what trains."""
+    methods, clip = names.split("+"), case % 2 == 0
+    draw, depth, layers = random_case(case)
+    dim, side = (6, 10, 128)[draw(0, 2)], draw(1, 3)
     tower = VisionTransformer(dim, depth, 2, 2 * side, clip)
     peft.attach(tower, options(methods, layers, size=draw(3, 7)), num_classes=10)
     tower = randomize(tower, seed=case).double()
     images = normal_images(2, 2 * side, seed=case).double()
-    direction = torch.randn(2, dim, generator=generator, dtype=torch.float64)
+    assert_is_formula(tower, images, lambda image, p: image_formula(image, p, depth, 2, clip, methods, layers))
 
-    features = tower(images)
-    trained = {name: parameter for name, parameter in tower.named_parameters() if parameter.requires_grad}
-    gradients = torch.autograd.grad((features * direction).sum(), list(trained.values()))
 
-    tensors = {name: value.detach().clone().requires_grad_(name in trained) for name, value in tower.named_parameters()}
-    expected = torch.stack([tower_formula(image, tensors, depth, 2, clip, methods, layers) for image in images])
-    wanted = torch.autograd.grad((expected * direction).sum(), [tensors[name] for name in trained])
-
-    assert torch.allclose(features, expected, rtol=1e-10, atol=1e-10)
-    for name, found, right in zip(trained, gradients, wanted, strict=True):
-        assert torch.allclose(found, right, rtol=1e-8, atol=1e-10), name
-    assert any(right.any() for right in wanted)
+@pytest.mark.parametrize("case", range(20))
+@pytest.mark.parametrize("names", ALL)
+def test_text_tower_is_its_formula_in_value_and_gradient(names, case):
+    """As of the image tower; the texts have different lengths, and prompt tokens move their ends."""
+    methods = names.split("+")
+    draw, depth, layers = random_case(case)
+    tower = TextTransformer((6, 10, 128)[draw(0, 2)], depth, context=8)
+    tower.token_embedding = torch.nn.Embedding(12, tower.dim)
+    peft.attach(tower, options(methods, layers, size=draw(3, 7)), num_classes=10)
+    tower = randomize(tower, seed=case).double()
+    tokens = torch.zeros(3, 8, dtype=torch.int64)
+    for row in tokens:
+        length = draw(2, 7)
+        row[:length] = torch.tensor([10, *(draw(1, 9) for _ in range(length - 2)), 11])
+    assert_is_formula(tower, tokens, lambda ids, p: text_formula(ids, p, depth, methods, layers))
 
 
 # ---- first state ----
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("method", ["lora", "adaptformer"])
+@pytest.mark.parametrize("method", IDENTITY)
 @torch.no_grad()
 def test_fresh_method_leaves_the_output_bit_identical(method, dtype):
     tower = tiny_tower()
@@ -207,23 +284,32 @@ def test_first_values():
     """A and Down kaiming-uniform with a = sqrt 5, so uniform to 1 / sqrt(inputs); the rest as the paper has it."""
     torch.manual_seed(0)
     blocks = VisionTransformer(128, 1, 2, 4, clip=True).blocks
-    for name in ("pt", "lora", "adaptformer"):
+    for name in ("pt", "lora", "adapter", "adaptformer"):
         METHODS[name].attach(blocks, 64)
+    METHODS["ssf"].attach(blocks, "all")
     block = blocks[0]
     prompt = block.prompt.tokens
     assert prompt.shape == (64, 128)
     assert prompt.std().item() == pytest.approx(0.02, rel=0.05)
     assert abs(prompt.mean()) < 0.001
     assert prompt.abs().max() > 0.05  # normal, not uniform
-    for part in (block.attn.qkv.q, block.attn.qkv.v):
+    qkv = block.attn.qkv.wrapped
+    for part in (qkv.q, qkv.v):
         assert_uniform(part.down.weight, 128**-0.5)
         assert not part.up.weight.any()
-    assert not torch.equal(block.attn.qkv.q.down.weight, block.attn.qkv.v.down.weight)
-    assert_uniform(block.side.down.weight, 128**-0.5)
+    assert not torch.equal(qkv.q.down.weight, qkv.v.down.weight)
     assert block.side.scale == 1
-    assert (block.side.norm.weight == 1).all()
-    for zero in (block.side.norm.bias, block.side.down.bias, block.side.up.weight, block.side.up.bias):
-        assert not zero.any()
+    for bottleneck in (block.side, block.mlp.adapter):
+        assert_uniform(bottleneck.down.weight, 128**-0.5)
+        assert (bottleneck.norm.weight == 1).all()
+        for zero in (bottleneck.norm.bias, bottleneck.down.bias, bottleneck.up.weight, bottleneck.up.bias):
+            assert not zero.any()
+    fc1 = block.mlp.wrapped.fc1
+    for values, mean in ((fc1.scale, 1), (fc1.shift, 0)):
+        assert values.shape == (512,)
+        assert values.mean().item() == pytest.approx(mean, abs=0.004)
+        assert values.std().item() == pytest.approx(0.02, rel=0.1)
+        assert (values - mean).abs().max() > 0.05
 
 
 # ---- what trains ----
@@ -232,12 +318,10 @@ def test_first_values():
 @pytest.mark.parametrize("names", ALL)
 def test_exactly_the_intended_tensors_train(names):
     tower = tiny_tower(methods=names.split("+"), layers=[0, 2])
-    trained = {name for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    trained = [plain(name) for name, parameter in tower.named_parameters() if parameter.requires_grad]
     parts = set().union(*(TRAINED[name] for name in names.split("+")))
-    wrapped = {part.replace("attn.qkv.", "attn.qkv.wrapped.") for part in ("attn.qkv.weight", "attn.qkv.bias")}
-    if "lora" in names and "fft" in names:  # lora stands around the Linear that fft trains
-        parts = parts - {"attn.qkv.weight", "attn.qkv.bias"} | wrapped
-    assert trained == {f"blocks.{i}.{part}" for i in (0, 2) for part in parts}
+    assert len(trained) == len(set(trained))
+    assert set(trained) == {f"blocks.{i}.{part}" for i in (0, 2) for part in parts}
 
 
 @pytest.mark.parametrize("names", ALL)
@@ -330,15 +414,22 @@ def test_no_layers_and_no_size_leave_the_tower_bare(method):
     assert [name for name, _ in tower.named_parameters()] == names
 
 
-SHARES = {"pt": 1, "lora": 4, "adaptformer": 2}  # of p = 2^floor(log2(C / (share * layers)))
+SHARES = {"pt": 1, "lora": 4, "adapter": 2, "adaptformer": 2}  # of 2^floor(log2(C / (share * layers)))
+SIZES = {"attn": lambda d: 4 * d + 4, "mlp": lambda d: 8 * d + 5, "all": lambda d: 12 * d + 9}
 
 
-@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.size_key])
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.automatic])
 def test_automatic_size_is_its_formula(method):
-    assert METHODS[method].share == SHARES[method]
-    for layers, classes in itertools.product((1, 2, 3, 5, 6, 12, 24), range(2, 9001)):
-        exponent = math.floor(math.log2(classes / (SHARES[method] * layers)))
-        assert automatic_size(classes, layers, METHODS[method].share) == 2 ** max(exponent, 0), (classes, layers)
+    for layers, classes in itertools.product((1, 2, 3, 5, 6, 12, 24), range(2, 9001, 1 if method in SHARES else 50)):
+        blocks = [torch.nn.Module()] * layers
+        if method in SHARES:
+            exponent = math.floor(math.log2(classes / (SHARES[method] * layers)))
+            assert METHODS[method].automatic(classes, blocks) == 2 ** max(exponent, 0), (classes, layers)
+            continue
+        blocks[0].dim = 768
+        for where, size in SIZES.items():
+            expected = min(classes / (layers * size(768)), 1)
+            assert METHODS["aft"].automatic(classes, blocks, where, 0) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -348,16 +439,114 @@ def test_automatic_size_is_its_formula(method):
         ("pt", 1, 2, (2, 128)),
         ("lora", None, 100, (8, 128)),  # 100 / 12
         ("lora", (0,), 8142, (1024, 128)),  # 8142 / 4 = 2035
-        ("adaptformer", None, 100, (16, 128)),  # 100 / 6
+        ("adapter", None, 100, (16, 128)),  # 100 / 6
+        ("adaptformer", None, 100, (16, 128)),
         ("adaptformer", None, 2, (1, 128)),
     ],
 )
 def test_attach_takes_the_automatic_size(method, layers, classes, shape):
     tower = VisionTransformer(128, 3, 2, 4, clip=True)
     peft.attach(tower, options([method], layers), classes)
-    block = tower.blocks[0 if layers == (0,) else 2]
-    module = {"pt": block.prompt, "lora": getattr(block.attn.qkv, "q", None), "adaptformer": block.side}[method]
-    assert (module.tokens if method == "pt" else module.down.weight).shape == shape
+    shapes = {name: tuple(p.shape) for name, p in tower.named_parameters() if p.requires_grad}
+    assert {value for name, value in shapes.items() if name.endswith(("tokens", "down.weight"))} == {shape}
+
+
+# ---- arbitrary fine-tuning ----
+
+
+def entries_of(tower):
+    return {name: module for name, module in tower.named_modules() if isinstance(module, PartlyTrainedLinear)}
+
+
+@pytest.mark.parametrize("where, size", [(where, SIZES[where](128)) for where in SIZES])
+def test_aft_trains_as_many_entries_as_a_head_has_weights(where, size):
+    """C d in all, but for rounding each tensor's share."""
+    tower = VisionTransformer(128, 3, 2, 4, clip=True)
+    peft.attach(tower, options(["aft"], where=where), num_classes=100)
+    trained = sum(p.numel() for p in tower.parameters() if p.requires_grad)
+    assert trained == pytest.approx(100 * 128, abs=12)
+    layers = {"attn": LAYERS[:2], "mlp": LAYERS[2:], "all": LAYERS}[where]
+    assert set(entries_of(tower)) == {f"blocks.{i}.{layer}" for i in range(3) for layer in layers}
+    for linear in entries_of(tower).values():
+        ratio = 100 / (3 * size)
+        for kind in ("weight", "bias"):
+            entries, tensor = getattr(linear, kind), getattr(linear.wrapped, kind)
+            assert len(entries.values) == round(ratio * tensor.numel())
+            assert len(set(entries.index.tolist())) == len(entries.values)
+            assert torch.equal(entries.values, tensor.flatten()[entries.index])
+
+
+def test_aft_chooses_by_its_seed_alone_and_evenly():
+    def chosen(seed, torch_seed):
+        torch.manual_seed(torch_seed)
+        tower = VisionTransformer(128, 2, 2, 4, clip=True)
+        peft.attach(tower, options(["aft"], size=2) | {"aft_seed": seed}, num_classes=10)
+        return [linear.weight.index for linear in entries_of(tower).values()]
+
+    one, same, other = chosen(0, 0), chosen(0, 1), chosen(1, 0)
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert not torch.equal(one[0], one[4])  # the same layer of the next block
+    rows = torch.bincount(one[0] // 128, minlength=384).double()  # 25.6 of 128 in each row, on average
+    assert rows.mean() == pytest.approx(25.6, rel=0.01)
+    assert 3 < rows.std() < 6  # the binomial's is 4.5
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_aft_of_nothing_and_of_everything(ratio):
+    tower = tiny_tower()
+    images = normal_images(2, 4)
+    before = tower(images)
+    peft.attach(tower, options(["aft"]) | {"aft_ratio": ratio}, num_classes=10)
+    assert torch.equal(tower(images), before)
+    trained = sum(p.numel() for p in tower.parameters() if p.requires_grad)
+    assert trained == (3 * sum(p.numel() for p in tiny_tower(depth=1).blocks[0].parameters()) - 3 * 4 * 128) * ratio
+
+
+# ---- ResNets ----
+
+
+def resnet(joint=0):
+    torch.manual_seed(0)
+    return ResNet((1, 1, 1, 1), 8, 64, joint)
+
+
+RESNET_METHODS = {"fft", "bitfit", "ssf"}
+
+
+@pytest.mark.parametrize("joint", [0, 64])
+@pytest.mark.parametrize("names", [*sorted(RESNET_METHODS), "fft+ssf"])
+def test_what_trains_in_a_resnet(names, joint):
+    """Inside the four stages, all parameters or all biases; scale and shift on the pooled feature."""
+    tower = resnet(joint)
+    inside = {id(parameter) for stage in tower.stages for parameter in stage.parameters()}
+    names_inside = {name for name, parameter in tower.named_parameters() if id(parameter) in inside}
+    images = normal_images(2, 64)
+    bare = tower(images)
+    peft.attach(tower, options(names.split("+")), num_classes=10)
+    trained = {name for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    expected = names_inside if "fft" in names else set()
+    if "bitfit" in names:
+        expected = {name for name in names_inside if name.endswith("bias")}
+        assert 0 < len(expected) < len(names_inside)
+    if "ssf" in names:
+        expected = expected | {"after.scale", "after.shift"}
+        assert torch.allclose(tower(images), bare * tower.after.scale + tower.after.shift, rtol=1e-5, atol=1e-6)
+    assert trained == expected
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - RESNET_METHODS))
+def test_other_methods_refuse_a_resnet_before_anything_is_changed(method):
+    tower = resnet()
+    state = {name: parameter.requires_grad for name, parameter in tower.named_parameters()}
+    with pytest.raises(ModelError, match=rf"^{method} needs a transformer.*fft, bitfit, ssf"):
+        peft.attach(tower, options(["fft", "ssf", method]), num_classes=10)
+    assert {name: parameter.requires_grad for name, parameter in tower.named_parameters()} == state
+
+
+def test_layers_mean_nothing_in_a_resnet():
+    with pytest.raises(ModelError, match="bitfit_layers"):
+        peft.attach(resnet(), options(["bitfit"], layers=2), num_classes=10)
 
 
 @pytest.mark.parametrize("classes, count", [(100, 101_436), (365, 175_212), (1000, 617_868), (8142, 4_749_324)])
@@ -377,8 +566,7 @@ def test_adaptformer_on_vit_b16_has_the_published_number_of_parameters(classes, 
 
 
 def test_methods_attach_in_the_fixed_order():
-    assert list(METHODS) == [name for name in FIXED_ORDER if name in METHODS]
-    assert set(METHODS) <= set(FIXED_ORDER)
+    assert list(METHODS) == FIXED_ORDER
 
 
 def test_order_of_the_options_changes_nothing():
@@ -402,3 +590,14 @@ def test_earlier_prompt_is_dropped_only_where_there_is_a_new_one():
         block.attn.register_forward_hook(lambda module, args, output: tokens.append(args[0].shape[1]))
     tower(normal_images(1, 4))
     assert tokens == [5, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize("case", range(30))
+def test_any_combination_is_its_formula(case):
+    generator = torch.Generator().manual_seed(100 + case)
+    methods = [name for name in METHODS if torch.rand((), generator=generator) < 0.5] or ["ssf"]
+    tower = VisionTransformer(10, 2, 2, 4, clip=True)
+    peft.attach(tower, options(methods, layers=[1], size=3), num_classes=10)
+    tower = randomize(tower, seed=case).double()
+    images = normal_images(1, 4, seed=case).double()
+    assert_is_formula(tower, images, lambda image, p: image_formula(image, p, 2, 2, True, methods, [1]))

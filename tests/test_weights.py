@@ -9,54 +9,83 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from helpers import open_clip_model, randomize, timm_model, web_server, weights_of
+from helpers import open_clip_model, open_clip_resnet, randomize, timm_model, timm_resnet, web_server, weights_of
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 from models import weights
 from models.backbone import Backbone, Geometry, ModelError
+from models.naming import to_openai_names, to_our_names
 from models.text import VOCABULARY, tokenize
 from models.weight_files import read_tensors
-from models.weights import BACKBONES, find_weights, load_backbone, read_geometry, to_openai_names, to_our_names
+from models.weights import BACKBONES, find_weights, load_backbone, read_geometry
 
 CLIP_GEOMETRY = Geometry(128, 3, 16, 64, joint=48, text_dim=64, text_depth=2)
 VIT_GEOMETRY = Geometry(128, 3, 16, 64)
+# kind of backbone: (one of them, its family in words, a small one of another package, the sizes of that)
+KINDS = {
+    "clip": ("clip_vit_b16", "CLIP ViT", open_clip_model, CLIP_GEOMETRY),
+    "vit": ("in21k_vit_b16", "ViT without a text tower", timm_model, VIT_GEOMETRY),
+    "clip resnet": (
+        "clip_rn50",
+        "CLIP ResNet",
+        open_clip_resnet,
+        Geometry(48, 5, 32, 96, joint=48, text_dim=64, text_depth=2, stages=(1, 2, 1, 1), width=8),
+    ),
+    "resnet": (
+        "in1k_rn50",
+        "ResNet without a text tower",
+        timm_resnet,
+        Geometry(256, 5, 32, 224, stages=(1, 2, 1, 1), width=8),
+    ),
+}
+CLIPS = ["clip", "clip resnet"]
 
 
 @pytest.fixture(scope="module")
-def clip_weights():
-    """A small CLIP in OpenAI's naming, which is open_clip's too."""
-    state = weights_of(open_clip_model())
-    state.pop("attn_mask", None)
-    return state
+def small():
+    """{kind: the tensors of a small backbone}: CLIPs in OpenAI's naming, which is open_clip's too, others in timm's.
+
+    timm's have their ImageNet classifier.
+    """
+    states = {kind: weights_of(model()) for kind, (_, _, model, _) in KINDS.items()}
+    for state in states.values():
+        state.pop("attn_mask", None)
+    return states
 
 
 @pytest.fixture(scope="module")
-def vit_weights():
-    """A small ViT in timm's naming, with its ImageNet classifier."""
-    return weights_of(timm_model())
+def clip_weights(small):
+    return small["clip"]
 
 
 @pytest.fixture(scope="module")
-def ours(clip_weights):
-    """The same CLIP in our naming."""
-    return to_our_names(clip_weights)
+def vit_weights(small):
+    return small["vit"]
+
+
+def our_tensors(geometry):
+    """The tensors of our backbone that a file must have: all but BatchNorm's counts of training steps."""
+    with torch.device("meta"):
+        state = Backbone(geometry).state_dict()
+    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
 
 
 # ---- formats ----
 
 
 def save_torchscript(state, path):
-    """A TorchScript archive as OpenAI publishes it: modules nested by name, in fp16, with notes of the sizes."""
+    """A TorchScript archive as OpenAI publishes it: nested modules, parameters in fp16, notes of the sizes."""
     root = nn.Module()
     for name, value in state.items():
+        kept = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
         *modules, leaf = name.split(".")
         module = root
         for part in modules:
             if not hasattr(module, part):
                 module.add_module(part, nn.Module())
             module = getattr(module, part)
-        module.register_parameter(leaf, nn.Parameter(value.half()))
+        module.register_buffer(leaf, value) if kept else module.register_parameter(leaf, nn.Parameter(value.half()))
     for name, size in {"input_resolution": 64, "context_length": 77, "vocab_size": VOCABULARY}.items():
         root.register_buffer(name, torch.tensor(size))
     torch.jit.save(torch.jit.script(root), path)
@@ -68,22 +97,24 @@ FORMATS = {
     "state dict in the old format": ("w.pth", lambda s, p: torch.save(s, p, _use_new_zipfile_serialization=False)),
     "training checkpoint": ("w.pt", lambda s, p: torch.save({"epoch": 32, "name": "ViT", "state_dict": s}, p)),
     "TorchScript": ("w.pt", save_torchscript),
-    "parameters": ("w.pt", lambda s, p: torch.save({k: nn.Parameter(v) for k, v in s.items()}, p)),
+    "parameters": ("w.pt", lambda s, p: torch.save({k: nn.Parameter(v, v.ndim > 0) for k, v in s.items()}, p)),
 }
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("kind", CLIPS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_is_read(name, clip_weights, ours, tmp_path):
+def test_every_format_is_read(name, kind, small, tmp_path):
     file, write = FORMATS[name]
-    write(clip_weights, tmp_path / file)
-    backbone, path = load_backbone("clip_vit_b16", str(tmp_path / file))
+    write(small[kind], tmp_path / file)
+    backbone, path = load_backbone(KINDS[kind][0], str(tmp_path / file))
     assert path == tmp_path / file
-    assert backbone.geometry == CLIP_GEOMETRY
+    assert backbone.geometry == KINDS[kind][3]
     state = backbone.state_dict()
-    assert state.keys() == ours.keys()
-    for key, value in ours.items():
-        assert torch.equal(state[key], value.half().float() if name == "TorchScript" else value), key
+    for key, value in to_our_names(small[kind]).items():
+        rounded = name == "TorchScript" and not key.endswith(("running_mean", "running_var"))
+        assert torch.equal(state.pop(key), value.half().float() if rounded else value), key
+    assert all(key.endswith("num_batches_tracked") for key in state)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
@@ -101,10 +132,41 @@ def test_torchscript_tensors_may_be_views_and_of_any_precision(tmp_path):
         assert found[name].dtype == value.dtype and torch.equal(found[name], value), name
 
 
-def test_half_precision_files_become_float32(vit_weights, tmp_path):
-    save_file({name: value.bfloat16() for name, value in vit_weights.items()}, tmp_path / "w.safetensors")
-    backbone, _ = load_backbone("in21k_vit_b16", str(tmp_path / "w.safetensors"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_files_become_float32(kind, small, tmp_path):
+    save_file({name: value.bfloat16() for name, value in small[kind].items()}, tmp_path / "w.safetensors")
+    backbone, _ = load_backbone(KINDS[kind][0], str(tmp_path / "w.safetensors"))
     assert {parameter.dtype for parameter in backbone.parameters()} == {torch.float32}
+    statistics = [value for name, value in backbone.named_buffers() if "running" in name]
+    assert bool(statistics) == ("resnet" in kind)
+    assert all(value.dtype == torch.float32 for value in statistics)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("kind", ["clip resnet", "resnet"])
+def test_batch_norms_may_lack_their_counts_of_steps(kind, counted, load, small):
+    def drop(state):
+        for name in [name for name in state if name.endswith("num_batches_tracked") and not counted]:
+            del state[name]
+
+    backbone, _ = load(kind, drop)
+    theirs = to_our_names(small[kind])
+    buffers = dict(backbone.image.named_buffers(prefix="image"))
+    assert len(buffers) == 3 * len([name for name in theirs if name.endswith("running_mean")])
+    for name, value in buffers.items():
+        assert value.device.type == "cpu"
+        assert torch.equal(value, theirs.get(name, torch.tensor(0)))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_smaller_model_loads_under_every_name_of_its_family(name, small, tmp_path):
+    family = BACKBONES[name].geometry.family
+    kind = next(kind for kind in KINDS if KINDS[kind][1] == family)
+    save_file(small[kind], tmp_path / "w.safetensors")
+    backbone, _ = load_backbone(name, str(tmp_path / "w.safetensors"))
+    assert backbone.geometry == KINDS[kind][3]
+    assert backbone.image.dim == backbone.geometry.dim
+    assert backbone.image.resolution == backbone.geometry.resolution
 
 
 # ---- namings ----
@@ -126,25 +188,31 @@ CLIP_NAMINGS = {
 }
 
 
+@pytest.mark.parametrize("kind", CLIPS)
 @pytest.mark.parametrize("naming", CLIP_NAMINGS)
-def test_every_clip_naming_is_read(naming, clip_weights, ours):
-    found = to_our_names(CLIP_NAMINGS[naming](clip_weights))
-    assert found.keys() == ours.keys()
+def test_every_clip_naming_is_read(naming, kind, small):
+    ours = to_our_names(small[kind])
+    found = to_our_names(CLIP_NAMINGS[naming](small[kind]))
+    assert found.keys() == ours.keys() == our_tensors(KINDS[kind][3]).keys()
     assert all(found[name] is value for name, value in ours.items())
 
 
-def test_timm_naming_is_read_with_and_without_its_classifier(vit_weights):
-    assert "head.weight" in vit_weights
-    with torch.device("meta"):
-        wanted = {name: value.shape for name, value in Backbone(VIT_GEOMETRY).state_dict().items()}
-    headless = {name: value for name, value in vit_weights.items() if not name.startswith("head.")}
-    for state in (vit_weights, headless, {f"module.{name}": value for name, value in headless.items()}):
+@pytest.mark.parametrize("kind, classifier", [("vit", "head."), ("resnet", "fc.")])
+def test_timm_naming_is_read_with_and_without_its_classifier(kind, classifier, small):
+    whole = small[kind]
+    assert f"{classifier}weight" in whole
+    wanted = {name: value.shape for name, value in our_tensors(KINDS[kind][3]).items()}
+    headless = {name: value for name, value in whole.items() if not name.startswith(classifier)}
+    for state in (whole, headless, {f"module.{name}": value for name, value in headless.items()}):
         assert {name: value.shape for name, value in to_our_names(state).items()} == wanted
 
 
-def test_our_names_and_openais_are_inverse(clip_weights, ours):
-    assert to_openai_names(ours).keys() == clip_weights.keys()
-    assert all(to_openai_names(ours)[name] is value for name, value in clip_weights.items())
+@pytest.mark.parametrize("kind", CLIPS)
+def test_our_names_and_openais_are_inverse(kind, small):
+    again = to_openai_names(to_our_names(small[kind]))
+    theirs = {name: value for name, value in small[kind].items() if not name.endswith("num_batches_tracked")}
+    assert again.keys() == theirs.keys()
+    assert all(again[name] is value for name, value in theirs.items())
 
 
 def test_another_naming_is_refused_by_name(tmp_path):
@@ -176,8 +244,7 @@ def published_model(address):
 def test_published_architecture_has_our_sizes_and_all_our_tensors(name):
     state = to_our_names(published_model(BACKBONES[name].address).state_dict())
     assert read_geometry(state) == BACKBONES[name].geometry
-    with torch.device("meta"):
-        wanted = Backbone(BACKBONES[name].geometry).state_dict()
+    wanted = our_tensors(BACKBONES[name].geometry)
     assert {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in wanted.items()}
 
 
@@ -209,18 +276,40 @@ VIT_SAMPLE = {
     "blocks.2.attn.qkv.weight": "image.blocks.2.attn.qkv.weight",
     "norm.weight": "image.norm.weight",
 }
-SAMPLE = [("clip", *names) for names in CLIP_SAMPLE.items()] + [("vit", *names) for names in VIT_SAMPLE.items()]
+CLIP_RESNET_SAMPLE = {
+    "visual.conv1.weight": "image.net.stem.conv1.conv.weight",
+    "visual.bn3.running_var": "image.net.stem.conv3.bn.running_var",
+    "visual.layer1.0.conv1.weight": "image.net.stages.0.0.conv1_1x1.conv.weight",
+    "visual.layer2.1.bn2.running_mean": "image.net.stages.1.1.conv2_kxk.bn.running_mean",
+    "visual.layer3.0.downsample.0.weight": "image.net.stages.2.0.shortcut.conv.conv.weight",
+    "visual.layer4.0.downsample.1.bias": "image.net.stages.3.0.shortcut.conv.bn.bias",
+    "visual.attnpool.positional_embedding": "image.net.head.pos_embed",
+    "visual.attnpool.q_proj.weight": "image.net.head.q.weight",
+    "visual.attnpool.c_proj.weight": "image.net.head.proj.weight",
+    "positional_embedding": "text.positional_embedding",
+    "text_projection": "text_projection",
+}
+RESNET_SAMPLE = {
+    "conv1.weight": "image.net.conv1.weight",
+    "bn1.running_mean": "image.net.bn1.running_mean",
+    "layer1.0.conv1.weight": "image.net.layer1.0.conv1.weight",
+    "layer2.1.bn3.bias": "image.net.layer2.1.bn3.bias",
+    "layer4.0.downsample.0.weight": "image.net.layer4.0.downsample.0.weight",
+    "layer4.0.downsample.1.running_var": "image.net.layer4.0.downsample.1.running_var",
+}
+SAMPLES = {"clip": CLIP_SAMPLE, "vit": VIT_SAMPLE, "clip resnet": CLIP_RESNET_SAMPLE, "resnet": RESNET_SAMPLE}
+SAMPLE = [(kind, *names) for kind, sample in SAMPLES.items() for names in sample.items()]
 
 
 @pytest.fixture
-def load(clip_weights, vit_weights, tmp_path):
-    """load(kind, change) -> the backbone from a file of that kind, its tensors changed by `change`."""
+def load(small, tmp_path):
+    """load(kind, change) -> the backbone from a file of that kind, its tensors changed by `change`; and its path."""
 
     def load(kind, change):
-        state = dict(clip_weights if kind == "clip" else vit_weights)
+        state = dict(small[kind])
         change(state)
         save_file(state, tmp_path / "w.safetensors")
-        return load_backbone("clip_vit_b16" if kind == "clip" else "in21k_vit_b16", str(tmp_path / "w.safetensors"))
+        return load_backbone(KINDS[kind][0], str(tmp_path / "w.safetensors"))
 
     return load
 
@@ -232,8 +321,29 @@ def test_missing_tensor_is_named(kind, theirs, ours, load):
     assert theirs in str(error.value) or ours in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["clip", "vit"])
-@pytest.mark.parametrize("name", ["visual.extra", "blocks.0.attn.extra", "head.extra", "extra"])
+@pytest.mark.parametrize(
+    "kind, part, missing",
+    [
+        ("clip", "transformer.", "text.blocks.0"),
+        ("clip resnet", "visual.layer4.", "image.net.stages.3.0"),
+        ("resnet", "layer3.", "image.net.layer3.0"),
+    ],
+)
+def test_missing_stack_of_blocks_is_named(kind, part, missing, load):
+    """Depths are read from the file, but no stack has none."""
+
+    def drop(state):
+        for name in [name for name in state if name.startswith(part)]:
+            del state[name]
+
+    with pytest.raises(ModelError, match=f"lacks '{missing}'"):
+        load(kind, drop)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "name", ["visual.extra", "visual.layer1.extra", "blocks.0.attn.extra", "blocks.extra", "head.extra", "extra"]
+)
 def test_unexpected_tensor_is_named(kind, name, load):
     with pytest.raises(ModelError) as error:
         load(kind, lambda state: state.update({name: torch.ones(2)}))
@@ -266,13 +376,21 @@ def test_wrong_shape_is_named_with_both_shapes(name, load, clip_weights):
     assert "(7,)" in str(error.value)
 
 
-def test_wrong_family_is_refused(clip_weights, vit_weights, tmp_path):
-    save_file(clip_weights, tmp_path / "clip.safetensors")
-    save_file(vit_weights, tmp_path / "vit.safetensors")
-    with pytest.raises(ModelError, match="ViT without a text tower"):
-        load_backbone("in21k_vit_b16", str(tmp_path / "clip.safetensors"))
-    with pytest.raises(ModelError, match="is a CLIP"):
-        load_backbone("clip_vit_b16", str(tmp_path / "vit.safetensors"))
+@pytest.mark.parametrize("wanted", KINDS)
+@pytest.mark.parametrize("held", KINDS)
+def test_wrong_family_is_refused(wanted, held, small, tmp_path):
+    save_file(small[held], tmp_path / "w.safetensors")
+    name, family, *_ = KINDS[wanted]
+    if wanted == held:
+        assert load_backbone(name, str(tmp_path / "w.safetensors"))[0].geometry.family == family
+    else:
+        with pytest.raises(ModelError, match=f"{name} is a {family}, but .*w.safetensors holds a {KINDS[held][1]};"):
+            load_backbone(name, str(tmp_path / "w.safetensors"))
+
+
+def test_clip_resnet_of_a_width_that_timm_rounds_is_refused(load):
+    with pytest.raises(ModelError, match="12 channels wide"):
+        load("clip resnet", lambda state: state.update({"visual.layer1.0.conv1.weight": torch.zeros(12, 8, 1, 1)}))
 
 
 # ---- files that would run code, or are no weight files ----
@@ -416,10 +534,15 @@ REPOSITORIES = {
     "clip_vit_b16": "timm/vit_base_patch16_clip_224.openai",
     "clip_vit_l14": "timm/vit_large_patch14_clip_224.openai",
     "clip_vit_l14@336px": "timm/vit_large_patch14_clip_336.openai",
+    "clip_rn50": "timm/resnet50_clip.openai",
+    "clip_rn101": "timm/resnet101_clip.openai",
     "in21k_vit_b16": "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
     "in21k_vit_b16@384px": "timm/vit_base_patch16_384.augreg_in21k_ft_in1k",
     "in21k_vit_l16": "timm/vit_large_patch16_224.augreg_in21k_ft_in1k",
     "in21k_vit_l16@384px": "timm/vit_large_patch16_384.augreg_in21k_ft_in1k",
+    "in1k_rn50": "timm/resnet50.a1_in1k",
+    "in1k_rn101": "timm/resnet101.a1h_in1k",
+    "in1k_rn152": "timm/resnet152.a1h_in1k",
 }
 PUBLISHED = [name for name, source in BACKBONES.items() if not source.address.startswith("asset:")]
 
@@ -477,12 +600,12 @@ def test_downloaded_weights_become_a_backbone(hub, clip_weights, vit_weights):
         assert torch.equal(other.image.class_token, vit_weights["cls_token"][0, 0])
 
 
-@pytest.mark.parametrize("name", ["clip_vit_b16", "in21k_vit_b16"])
+@pytest.mark.parametrize("name", ["clip_vit_b16", "in21k_vit_b16", "clip_rn50", "in1k_rn50"])
 def test_offline_says_what_to_fetch(name, hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its attempts
     with hub({})[0]:
         pass  # the server is off from here on
-    what = "ViT-B-16.pt" if name.startswith("clip") else REPOSITORIES[name]
+    what = {"clip_vit_b16": "/ViT-B-16.pt", "clip_rn50": "/RN50.pt"}.get(name, REPOSITORIES[name])
     with pytest.raises(ModelError, match=f"could not be downloaded.*fetch .*{what}.*weights FILE"):
         load_backbone(name)
 
@@ -496,17 +619,24 @@ def test_unpublished_weights_are_an_error_that_names_them(address, hub):
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_openai_clips_cache_is_used_if_its_checksum_is_right(right, hub, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "name, file", [("clip_vit_b16", "ViT-B-16.pt"), ("clip_rn50", "RN50.pt"), ("clip_rn101", "RN101.pt")]
+)
+def test_openai_clips_cache_is_used_if_its_checksum_is_right(name, file, right, hub, tmp_path, monkeypatch):
     import open_clip
 
-    digest = hashlib.sha256(b"weights" if right else b"other weights").hexdigest()
-    published = {"url": f"https://127.0.0.1/{digest}/ViT-B-16.pt", "hf_hub": "timm/some.openai/"}
+    address = BACKBONES[name].address
+    published = open_clip.get_pretrained_cfg(address.removeprefix("clip:"), "openai")
+    *_, digest, last = published["url"].split("/")
+    assert (len(digest), last) == (64, file)
+    content = hashlib.sha256(b"weights" if right else b"other weights").hexdigest()
+    published = published | {"url": published["url"].replace(digest, content)}
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: published)
     (tmp_path / "clip").mkdir()
-    (tmp_path / "clip/ViT-B-16.pt").write_bytes(b"weights")
-    server, asked = hub({"/timm/some.openai/resolve/main/open_clip_model.safetensors": GOOD})
+    (tmp_path / "clip" / file).write_bytes(b"weights")
+    server, asked = hub({f"/{REPOSITORIES[name]}/resolve/main/open_clip_model.safetensors": GOOD})
     with server:
-        path = find_weights("clip:ViT-B-16")
+        path = find_weights(address)
     assert path.read_bytes() == (b"weights" if right else GOOD)
     assert bool(asked) != right
 
@@ -518,8 +648,12 @@ def test_asset_of_the_repository_is_a_whole_backbone():
     backbone.encode_classnames(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 
 
-def test_backbone_from_random_weights_survives_a_round_trip(tmp_path):
-    backbone = randomize(Backbone(CLIP_GEOMETRY))
+@pytest.mark.parametrize("kind", CLIPS)
+def test_backbone_from_random_weights_survives_a_round_trip(kind, tmp_path):
+    backbone = randomize(Backbone(KINDS[kind][3]))
     torch.save(to_openai_names(backbone.state_dict()), tmp_path / "w.pt")
-    again = read_tensors(tmp_path / "w.pt")
-    assert all(torch.equal(value, backbone.state_dict()[name]) for name, value in to_our_names(again).items())
+    again, _ = load_backbone(KINDS[kind][0], str(tmp_path / "w.pt"))
+    assert again.geometry == backbone.geometry
+    theirs = backbone.state_dict()
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, theirs[name]) or name.endswith("num_batches_tracked"), name

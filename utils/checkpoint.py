@@ -1,11 +1,13 @@
-"""Checkpoints: the trained tensors in a safetensors file, written atomically, loaded strictly. Nothing is unpickled.
+"""Checkpoints: the trained tensors in a safetensors file, written atomically, loaded strictly. Only tensors are read.
 
 checkpoint.safetensors   the trained tensors of a finished run
 progress.safetensors     while a run lasts, after each epoch: the trained tensors, their momentum, and how far it is
+checkpoint.pth.tar       of LIFT+ itself, read only: {"tuner": its trained tensors}
 """
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = "progress.safetensors"
+LIFT_PLUS = "checkpoint.pth.tar"
 MOMENTUM = "momentum:"  # before a tensor's name, its momentum
 
 
@@ -51,6 +54,14 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} is damaged or no checkpoint of ours ({error}); train again") from error
 
 
+def find(run_dir: Path) -> Path:
+    """The checkpoint in `run_dir`: ours, else one of LIFT+ itself. Raises CheckpointError if there is none."""
+    theirs = run_dir / LIFT_PLUS
+    path = theirs if theirs.is_file() and not (run_dir / CHECKPOINT).is_file() else run_dir / CHECKPOINT
+    require(path)
+    return path
+
+
 def require(path: Path) -> None:
     """Raises a CheckpointError if there is no file at `path`."""
     if not path.is_file():
@@ -59,8 +70,32 @@ def require(path: Path) -> None:
         )
 
 
-def restore(model: nn.Module, path: Path, identity: dict[str, Any]) -> None:
-    """Loads the checkpoint at `path` into the trained tensors of `model`; see `check_identity` and `copy_into`."""
+def load_tuner(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint of LIFT+ itself, under its names. Raises CheckpointError."""
+    try:
+        tuner = torch.load(path, map_location="cpu", weights_only=True)["tuner"]
+        if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tuner.items()):
+            return dict(tuner)
+        reason = 'its "tuner" holds more than tensors'
+    except Exception as error:  # the readers of foreign bytes raise whatever they stumble over
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
+    raise CheckpointError(f'{path} is damaged, or no checkpoint of LIFT+, {{"tuner": its tensors}} ({reason})')
+
+
+def restore(
+    model: nn.Module,
+    path: Path,
+    identity: dict[str, Any],
+    convert: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]],
+) -> None:
+    """Loads the checkpoint at `path` into the trained tensors of `model`; see `check_identity` and `copy_into`.
+
+    convert: turns the names of LIFT+ into ours; its files do not say which backbone and classes they belong to.
+    """
+    if path.name == LIFT_PLUS:
+        tensors = convert(model, load_tuner(path))  # it may exchange parameters, so it goes first
+        copy_into(trained_tensors(model), tensors, path)
+        return
     tensors, about = load(path)
     copy_into(trained_tensors(model), tensors, path)
     check_identity(about, identity, path)

@@ -1,6 +1,7 @@
 """The configuration: the one function that merges and checks it. Its keys stand in schema.py.
 
     defaults < configs/data/DATA.yaml < configs/backbone/BACKBONE.yaml < configs/method/METHOD.yaml < KEY VALUE options
+    PEL's form, without -b: configs/model/MODEL.yaml in place of the method, and the backbone is the one that it names
 
 yacs stores, nests, freezes and dumps; what it would get wrong on the way in is done here: `lr 1` is a float, a key
 whose default is None still has a type, a string is never evaluated, an unknown key names the nearest known one.
@@ -8,17 +9,19 @@ whose default is None still has a type, a string is never evaluated, an unknown 
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from yacs.config import CfgNode
 
-from utils.schema import ALIASES, KEYS, SCHEMA, Key
+from utils.pel_names import PEL_NAMES, SYNONYMS
+from utils.schema import KEYS, SCHEMA, Key
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 OUTPUT = Path("output")
+FLAGS = {"data": "-d", "backbone": "-b", "method": "-m", "model": "-m"}
 
 
 class ConfigError(Exception):
@@ -44,37 +47,48 @@ class Config(CfgNode):
 # ---- loading ----
 
 
-def load_config(data: str, backbone: str, method: str, options: list[str]) -> Config:
+def load_config(
+    data: str, backbone: str | None, method: str, options: list[str], warn: Callable[[str], None] = lambda line: None
+) -> Config:
     """The frozen configuration of `-d data -b backbone -m method KEY VALUE ...`, checked, its output_dir resolved.
 
-    Raises ConfigError.
+    Without a backbone, `method` is a model of PEL's. `warn` is told of every name of PEL's. Raises ConfigError.
     """
     values = {name: key.default for name, key in KEYS.items()}
-    for room, name in (("data", data), ("backbone", backbone), ("method", method)):
-        path = config_file(room, name)
+    for path in _files(data, backbone, method):
         _merge(values, _flatten(yaml.safe_load(path.read_text()) or {}), where=f"{path.parent.name}/{path.name}: ")
     if len(options) % 2:
         raise ConfigError(f"options come as KEY VALUE pairs, but '{options[-1]}' stands alone")
     for name in {"dataset", "backbone"} & set(options[::2]):
         raise ConfigError(f"{name} is chosen by {'-d' if name == 'dataset' else '-b'}, not by an option")
     before = dict(values)
-    _merge(values, zip(options[::2], options[1::2], strict=True))
+    _merge(values, zip(options[::2], options[1::2], strict=True), warn=warn)
     check(values)
-    values["output_dir"] = str(_run_directory(f"{data}_{backbone}_{method}", before, values))
+    name = "_".join(part for part in (data, backbone, method) if part)
+    values["output_dir"] = str(_run_directory(name, before, values))
     return _freeze(values)
+
+
+def _files(data: str, backbone: str | None, method: str) -> list[Path]:
+    """The files to merge, in order."""
+    if backbone is not None:
+        return [config_file("data", data), config_file("backbone", backbone), config_file("method", method)]
+    if method in config_names("method") and method not in config_names("model"):
+        raise ConfigError(f"-m {method} needs a backbone: -b {'|'.join(config_names('backbone'))}")
+    model = config_file("model", method)
+    return [config_file("data", data), config_file("backbone", yaml.safe_load(model.read_text())["backbone"]), model]
 
 
 def config_file(room: str, name: str) -> Path:
     """configs/ROOM/NAME.yaml; for an unknown name, a ConfigError with the choices."""
     choices = config_names(room)
     if name not in choices:
-        flag = {"data": "-d", "backbone": "-b", "method": "-m"}[room]
-        raise ConfigError(f"unknown {room} '{name}' in {flag}; choose from {', '.join(choices)}")
+        raise ConfigError(f"unknown {room} '{name}' in {FLAGS[room]}; choose from {', '.join(choices)}")
     return CONFIGS / room / f"{name}.yaml"
 
 
 def config_names(room: str) -> list[str]:
-    """The names that -d, -b or -m takes: the files of configs/data, configs/backbone or configs/method."""
+    """The names that -d, -b or -m takes: the files of configs/data, backbone, method or (PEL's form) model."""
     return sorted(path.stem for path in (CONFIGS / room).glob("*.yaml"))
 
 
@@ -86,13 +100,31 @@ def _flatten(tree: dict, prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _merge(values: dict[str, Any], pairs: Iterable[tuple[str, Any]], where: str = "") -> None:
+def _merge(
+    values: dict[str, Any],
+    pairs: Iterable[tuple[str, Any]],
+    where: str = "",
+    warn: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Sets `values` by pairs of key and value; PEL's names last, as some of them depend on the other keys."""
+    pel = {}
     for name, value in pairs:
-        name = ALIASES.get(name, name)
-        if name not in KEYS:
+        name = SYNONYMS.get(name, name)
+        if name in PEL_NAMES:
+            pel[name] = coerce(name, PEL_NAMES[name].key, value, where)
+        elif name in KEYS:
+            values[name] = coerce(name, KEYS[name], value, where)
+        else:
             near = difflib.get_close_matches(name, KEYS, 1, cutoff=0)[0]
             raise ConfigError(f"{where}unknown key '{name}'; did you mean '{near}'? --help lists all keys")
-        values[name] = coerce(name, KEYS[name], value, where)
+    for name in [name for name in PEL_NAMES if name in pel]:
+        try:
+            ours = PEL_NAMES[name].read(pel[name], values)
+        except ValueError as error:
+            raise ConfigError(f"{where}{name} {pel[name]}: {error}") from error
+        values.update(ours)
+        read_as = ", ".join(f"{key} {value}" for key, value in ours.items()) or "nothing to do"
+        warn(f"{name} {pel[name]} is PEL's name, read as: {read_as}")
 
 
 def coerce(name: str, key: Key, value: Any, where: str = "") -> Any:
@@ -105,7 +137,7 @@ def coerce(name: str, key: Key, value: Any, where: str = "") -> Any:
         parsed = _PARSERS[key.kind](value)
         numbers = parsed if isinstance(parsed, tuple) else (parsed,)
         valid = (not key.choices or parsed in key.choices) and (
-            key.least is None or all(key.least <= number < float("inf") for number in numbers)
+            key.least is None or all(key.least <= number <= key.most and number < float("inf") for number in numbers)
         )
     except (ValueError, TypeError, KeyError):
         valid = False
@@ -125,7 +157,8 @@ def _wanted(key: Key) -> str:
         "floats": "three numbers like [0.5,0.5,0.5]",
         "layers": "None, a whole number, or a list of block numbers like [0,2]",
     }
-    return kinds[key.kind] + (f" of at least {key.least}" if key.least is not None else "")
+    limits = f" of at least {key.least}" if key.least is not None else ""
+    return kinds[key.kind] + limits + (f" and at most {key.most}" if key.most < float("inf") else "")
 
 
 def _bool(value: Any) -> bool:
@@ -164,23 +197,43 @@ _PARSERS = {"bool": _bool, "int": _int, "float": _float, "str": str, "floats": _
 
 def check(values: dict[str, Any]) -> None:
     """The rules between keys. Raises ConfigError."""
-    tuned = [name for name, key in KEYS.items() if name.startswith("v.") and key.kind == "bool" and values[name]]
     if values["batch_size"] % values["accum_step"]:
         raise ConfigError(
             f"accum_step must divide batch_size, found accum_step {values['accum_step']} "
             f"and batch_size {values['batch_size']}; choose, say, accum_step {_divisor(values)}"
         )
-    if values["zero_shot"] and (values["classifier"] or tuned):
-        extra = values["classifier"] or tuned[0]
-        raise ConfigError(f"zero_shot trains nothing, but {extra} is set; leave one of the two out")
-    if not (values["zero_shot"] or values["classifier"] or tuned):
-        raise ConfigError("nothing to train: set classifier, a method such as v.adaptformer True, or zero_shot True")
+    if values["loss_type"] == "LADE" and values["accum_step"] > 1:
+        raise ConfigError("loss_type LADE compares the images of a whole step, so it takes accum_step 1 only")
+    _check_what_trains(values)
     if values["mean"] is None or values["std"] is None or min(values["std"]) <= 0:
         raise ConfigError(
             f"mean and std take three numbers each, std above 0; found {values['mean']} and {values['std']}"
         )
     if values["model_dir"] and not (values["test_only"] or values["test_train"]):
         raise ConfigError("model_dir names a run to test; add test_only True (or test_train True)")
+
+
+def _check_what_trains(values: dict[str, Any]) -> None:
+    """Head, methods and text tower must fit together. Raises ConfigError."""
+    switches = [name for name, key in KEYS.items() if key.kind == "bool" and values[name]]
+    image = [name for name in switches if name.startswith("v.")]
+    text = [name for name in switches if name.startswith("l.") or name in ("coop", "proj_tuning", "clip_adapter")]
+    classifier = values["classifier"]
+    if values["zero_shot"] and (classifier or image or text):
+        extra = classifier or (image + text)[0]
+        raise ConfigError(f"zero_shot trains nothing, but {extra} is set; leave one of the two out")
+    if classifier and text:
+        raise ConfigError(
+            f"{text[0]} works on the class names' text features, which {classifier} does not read; "
+            f"set classifier None, or leave {text[0]} out"
+        )
+    if not (values["zero_shot"] or classifier or image or text):
+        raise ConfigError("nothing to train: set classifier, a method such as v.adaptformer True, or zero_shot True")
+    if values["coop_init"] and (values["coop_ctx_len"], values["coop_cls_pos"]) != (4, "end"):
+        raise ConfigError(
+            "coop_init photo is the context of 'a photo of a NAME.', so it takes coop_ctx_len 4 and coop_cls_pos end; "
+            f"found {values['coop_ctx_len']} and {values['coop_cls_pos']}"
+        )
 
 
 def _divisor(values: dict[str, Any]) -> int:
@@ -236,5 +289,7 @@ def help_text() -> str:
         lines.append(f"\n{group}:")
         for name, key in keys.items():
             choices = f" [{'|'.join(key.choices)}]" if key.choices else ""
-            lines.append(f"  {name:22}{str(key.default):18} {key.help}{choices}")
+            lines.append(f"  {name:24}{str(key.default):18} {key.help}{choices}")
+    lines.append("\nPEL's names, read as:")
+    lines += [f"  {name:24}{pel.key.help}" for name, pel in PEL_NAMES.items()]
     return "\n".join(lines)

@@ -6,11 +6,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def save_logits(path: Path, logits: np.ndarray, labels: np.ndarray) -> None:
+    """Writes float32 `logits` [n, C] and int64 `labels` [n], in the order of the list, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        np.savez(file, logits=logits.astype(np.float32), labels=labels.astype(np.int64))
     os.replace(partial, path)
 
 

@@ -67,10 +67,15 @@ class FrozenWeights:
 
     Each cast starts from the float32 originals (kept on the CPU while they are needed), so that training in one
     precision and testing in another both see the published weights, rounded once.
+
+    BatchNorm's parameters stay in float32, as its statistics are: its kernels take float32 beside half-precision
+    images, and not half-precision weights beside float32 statistics.
     """
 
     def __init__(self, module: nn.Module):
-        frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+        norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+        kept = {parameter for norm in norms for parameter in norm.parameters(recurse=False)}
+        frozen = [p for p in module.parameters() if not p.requires_grad and p not in kept]
         self.originals: list[tuple[nn.Parameter, Tensor]] = [(p, p.detach().cpu()) for p in frozen]
 
     def cast(self, dtype: torch.dtype) -> None:

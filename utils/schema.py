@@ -11,38 +11,68 @@ class Key(NamedTuple):
     help: str  # meaning and unit
     choices: tuple = ()
     least: float | None = None  # the smallest value allowed
+    most: float = float("inf")  # the largest
     none: bool = False  # None is allowed (always so where it is the default)
     names_run: bool = True  # False: says how, where or what to test, so it never enters the run directory's name
 
 
-def _peft(name: str, help: str, *own: tuple[str, Key]) -> dict[str, Key]:
+FITTED = "None = from the numbers of classes and layers"
+
+
+def _peft(name: str, help: str, **own: Key) -> dict[str, Key]:
     """The rows of one fine-tuning method: its switch, its layers, and what is its own."""
     layers = Key(None, "layers", f"blocks with {name}: None = all, k = the last k, 0 = none, [0,2] = those", least=0)
-    return {name: Key(False, "bool", help), f"{name}_layers": layers, **dict(own)}
+    return {name: Key(False, "bool", help), f"{name}_layers": layers, **own}
 
 
-PEFT = {
-    **_peft("fft", "full fine-tuning: all parameters of the blocks"),
-    **_peft("bitfit", "every bias of the blocks (Zaken et al. 2022)"),
-    **_peft(
-        "pt",
-        "prompt tuning: learnt tokens beside the patches (VPT, Jia et al. 2022)",
-        ("pt_len", Key(None, "int", "number of prompt tokens; None = from the numbers of classes and layers", least=1)),
-    ),
-    **_peft(
-        "lora",
-        "low-rank updates of queries and values (Hu et al. 2022)",
-        ("lora_dim", Key(None, "int", "rank of the update; None = from the numbers of classes and layers", least=1)),
-    ),
-    **_peft(
-        "adaptformer",
-        "a bottleneck in parallel to the MLP (Chen et al. 2022)",
-        (
-            "adaptformer_dim",
-            Key(None, "int", "width of the bottleneck; None = from the numbers of classes and layers", least=1),
+def _size(default: int | None, what: str) -> Key:
+    return Key(default, "int", f"{what}; {FITTED}", least=1, none=True)
+
+
+def _tower(length: int | None, rank: int | None, width: int | None) -> dict[str, Key]:
+    """The rows of one tower: every fine-tuning method, with the sizes that it has there by default."""
+    places = ("attn", "mlp", "all")
+    return {
+        **_peft("fft", "full fine-tuning: all parameters of the blocks"),
+        **_peft("bitfit", "every bias of the blocks (Zaken et al. 2022)"),
+        **_peft("ln_tuning", "weights and biases of the blocks' norms"),
+        **_peft(
+            "pt",
+            "prompt tuning: learnt tokens after the first token (VPT, Jia et al. 2022)",
+            pt_len=_size(length, "number of prompt tokens"),
         ),
-    ),
-}
+        **_peft(
+            "lora",
+            "low-rank updates of queries and values (Hu et al. 2022)",
+            lora_dim=_size(rank, "rank of the update"),
+        ),
+        **_peft(
+            "adapter",
+            "a bottleneck in series after the MLP (Houlsby et al. 2019)",
+            adapter_dim=_size(width, "width of the bottleneck"),
+        ),
+        **_peft(
+            "adaptformer",
+            "a bottleneck in parallel to the MLP (Chen et al. 2022)",
+            adaptformer_dim=_size(width, "width of the bottleneck"),
+        ),
+        **_peft(
+            "ssf",
+            "scale and shift of what the Linears give (Lian et al. 2022)",
+            ssf_loc=Key("all", "str", "Linears with ssf", places),
+        ),
+        **_peft(
+            "aft",
+            "arbitrary fine-tuning: a random fraction of the Linears' entries (LIFT+)",
+            aft_ratio=Key(None, "float", f"fraction of the entries that train; {FITTED}", least=0, most=1),
+            aft_loc=Key("all", "str", "Linears with aft", places),
+            aft_seed=Key(0, "int", "seed of the choice of entries", least=0),
+        ),
+    }
+
+
+PEFT = _tower(None, None, None)
+TEXT_PEFT = _tower(2, 4, 4)
 
 PRECISIONS = ("fp16", "bf16", "fp32")
 SCHEMA: dict[str, dict[str, Key]] = {
@@ -74,7 +104,12 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "lr": Key(0.02, "float", "learning rate of the first epoch; falls along a cosine", least=0),
         "weight_decay": Key(5e-4, "float", "weight decay of every trained tensor", least=0),
         "momentum": Key(0.9, "float", "momentum of SGD", least=0),
-        "loss_type": Key("LA", "str", "loss: cross entropy, or logit adjustment (Menon et al. 2021)", ("CE", "LA")),
+        "loss_type": Key(
+            "LA",
+            "str",
+            "loss; LA = logit adjustment (Menon et al. 2021); the others: README",
+            ("CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE"),
+        ),
     },
     "Augmentation": {
         "mda": Key(True, "bool", "minimalist data augmentation: square crops, no flip; False = the standard one"),
@@ -99,26 +134,39 @@ SCHEMA: dict[str, dict[str, Key]] = {
             None,
             "str",
             "head on the image feature; None = similarity to the class names' text features",
-            ("LinearClassifier", "CosineClassifier"),
+            ("LinearClassifier", "CosineClassifier", "L2NormClassifier", "LayerNormClassifier"),
             none=True,
         ),
-        "classifier_scale": Key(25.0, "float", "scale of the cosine head's logits", least=0),
+        "classifier_scale": Key(25.0, "float", "scale of the cosine head's logits, and of LDAM's margins", least=0),
         "classifier_init": Key(
             "semantic",
             "str",
-            "first weights of the head: class names' text features, mean features, or None = random",
-            ("semantic", "class_mean"),
+            "first weights: class names' text features, mean features, a logistic regression, or None = random",
+            ("semantic", "class_mean", "linear_probing"),
             none=True,
         ),
+        "classifier_init_images": Key(
+            100, "int", "training images a class, at most, for class_mean and linear_probing", least=1
+        ),
+    },
+    "CLIP's own head (without a classifier)": {
+        "coop": Key(False, "bool", "learnt context in the prompts of the class names (CoOp, Zhou et al. 2022)"),
+        "coop_init": Key(None, "str", "first context: None = random, photo = that of 'a photo of a NAME.'", ("photo",)),
+        "coop_ctx_len": Key(4, "int", "learnt tokens in a prompt", least=1),
+        "coop_cls_pos": Key("end", "str", "place of the class name in the prompt", ("end", "front", "middle")),
+        "proj_tuning": Key(False, "bool", "the projections into the joint space train"),
+        "clip_adapter": Key(False, "bool", "bottlenecks in the joint space (CLIP-Adapter, Gao et al. 2021)"),
+        "clip_adapter_dim": Key(4, "int", "width of these bottlenecks", least=1),
     },
     "Fine-tuning of the image tower": {f"v.{name}": key for name, key in PEFT.items()},
+    "Fine-tuning of the text tower": {f"l.{name}": key for name, key in TEXT_PEFT.items()},
     "Running": {
         "test_only": Key(False, "bool", "no training: test the run's checkpoint", names_run=False),
         "test_train": Key(False, "bool", "no training: evaluate the run on the training set", names_run=False),
         "model_dir": Key(None, "str", "folder of another run, to be tested with test_only", names_run=False),
         "output_dir": Key(None, "str", "run directory below output/; None = from the names", names_run=False),
+        "save_logits": Key(False, "bool", "write the test's logits and labels to logits_WHAT.npz", names_run=False),
         "print_freq": Key(10, "int", "steps between two lines of the log", least=1, names_run=False),
     },
 }
 KEYS: dict[str, Key] = {name: key for group in SCHEMA.values() for name, key in group.items()}
-ALIASES = {"tte_expand": "expand"}

@@ -10,26 +10,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.transformer import Block, LayerNorm, Linear
+from models.peft.adapter import Bottleneck
+from models.transformer import Block
 
 
-class AdaptFormer(nn.Module):
+class AdaptFormer(Bottleneck):
     """[B, N, D] -> [B, N, D] through `width` dimensions; zero at first."""
 
     def __init__(self, dim: int, width: int):
-        super().__init__()
-        self.norm = LayerNorm(dim)
-        self.down = Linear(dim, width)  # nn.Linear starts kaiming-uniform, a = sqrt 5
-        self.up = Linear(width, dim)
+        super().__init__(dim, width)
         self.scale = nn.Parameter(torch.ones(()))
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale.to(x.dtype) * self.up(self.down(self.norm(x)).relu())
+        return self.scale.to(x.dtype) * super().forward(x)
 
 
-def attach(blocks: Sequence[Block], size: int) -> None:
-    """Stands in the side slot of every block with a bottleneck of `size`."""
+def attach(blocks: Sequence[Block], width: int) -> None:
+    """Stands in the side slot of every block with a bottleneck of `width`."""
     for block in blocks:
-        block.side = AdaptFormer(block.dim, size)
+        block.side = AdaptFormer(block.dim, width)

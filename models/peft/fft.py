@@ -1,11 +1,18 @@
 """Full fine-tuning: all parameters of a block train."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from models.transformer import Block
+from torch import nn
+
+from models.resnet import ResNet
 
 
-def attach(blocks: Sequence[Block], size: None = None) -> None:
+def attach(blocks: Iterable[nn.Module]) -> None:
     """Lets every parameter of the blocks train."""
     for block in blocks:
         block.requires_grad_(True)
+
+
+def attach_resnet(tower: ResNet) -> None:
+    """Lets every parameter of the stages train; stem and pooling stay."""
+    attach(tower.stages)

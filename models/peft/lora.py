@@ -43,7 +43,7 @@ class LoraQKV(nn.Module):
         return qkv
 
 
-def attach(blocks: Sequence[Block], size: int) -> None:
-    """Wraps the qkv Linear of every block with updates of rank `size`."""
+def attach(blocks: Sequence[Block], rank: int) -> None:
+    """Wraps the qkv Linear of every block with updates of `rank`."""
     for block in blocks:
-        block.attn.qkv = LoraQKV(block.attn.qkv, block.dim, size)
+        block.attn.qkv = LoraQKV(block.attn.qkv, block.dim, rank)

@@ -1,4 +1,4 @@
-"""Prompt tuning (VPT, Jia et al. 2022, arXiv 2203.12119): p learnt tokens between the first token and the others.
+"""Prompt tuning (VPT, Jia et al. 2022, arXiv 2203.12119): p learnt tokens after the first token.
 
     x = [x_0, x_1, ..., x_N]  ->  [x_0, p_1, ..., p_p, x_1, ..., x_N]
 
@@ -26,7 +26,7 @@ class Prompt(nn.Module):
         return torch.cat([x[:, :1], prompt, x[:, 1 + self.replaced :]], dim=1)
 
 
-def attach(blocks: Sequence[Block], size: int) -> None:
-    """Puts a prompt of `size` tokens into every block."""
+def attach(blocks: Sequence[Block], length: int) -> None:
+    """Puts a prompt of `length` tokens into every block."""
     for i, block in enumerate(blocks):
-        block.prompt = Prompt(block.dim, size, replaced=size if i else 0)
+        block.prompt = Prompt(block.dim, length, replaced=length if i else 0)

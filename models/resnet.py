@@ -1,0 +1,79 @@
+"""The image tower of the ResNets (He et al. 2016), in CLIP's form or in ImageNet's: timm's own modules as they are."""
+
+import torch
+from torch import Tensor, nn
+
+STRIDE = 32  # pixels of an image to one of the last stage's feature map
+CHANNEL_MULTIPLE = 8  # timm rounds the channels of CLIP's form to these
+STAGE_STRIDES = (1, 2, 2, 2)
+
+
+class ResNet(nn.Module):
+    """Images [B, 3, resolution, resolution], normalised -> the pooled feature, [B, dim].
+
+    `stages` counts the bottleneck blocks of the four stages, `width` the channels of the first stage's 3 x 3
+    convolutions (64 in every published model of ours); the last stage has 32 times as many.
+    CLIP's form (`joint` > 0; Radford et al. 2021, section 2.4) has a stem of three convolutions, pools before it
+    strides, and ends in an attention pool that projects into the joint space: dim = joint. ImageNet's (`joint` = 0)
+    is the plain network with a mean over the feature map: dim = 32 width, and any image size will do.
+
+    The slot `after` takes the pooled feature, [B, dim] -> [B, dim]; a fine-tuning method may stand there.
+
+    timm's layers do not cast, so the tower runs under autocast, in the precision of its stem, which never trains:
+    frozen weights are stored in it, and a trained float32 weight is cast where it is used. BatchNorm keeps the
+    statistics that it was trained with: `net` stays in evaluation mode, whatever train() says.
+    """
+
+    def __init__(self, stages: tuple[int, ...], width: int, resolution: int, joint: int = 0):
+        super().__init__()
+        self.dim, self.resolution = joint or 32 * width, resolution
+        self.net = _clip_net(stages, width, resolution, joint) if joint else _imagenet_net(stages, width)
+        self.after = nn.Identity()
+        self.train(self.training)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The four stages, first to last."""
+        named = dict(self.net.named_children())
+        return list(named["stages"]) if "stages" in named else [named[f"layer{i}"] for i in (1, 2, 3, 4)]
+
+    def train(self, mode: bool = True) -> "ResNet":
+        """As nn.Module's, but `net` stays in evaluation mode."""
+        super().train(mode)
+        self.net.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        dtype = next(self.net.parameters()).dtype  # of the stem's first convolution
+        half = dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(images.device.type, dtype if half else None, enabled=half):
+            features = self.net(images.to(dtype))
+        return self.after(features)
+
+
+def _clip_net(stages: tuple[int, ...], width: int, resolution: int, joint: int) -> nn.Module:
+    """What timm calls resnet50_clip, resnet101_clip, in any size; its attention pool has heads 64 wide."""
+    from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg  # heavy: imported where it is used
+
+    blocks = tuple(
+        ByoBlockCfg(type="bottle", d=depth, c=4 * width * 2**i, s=STAGE_STRIDES[i], br=0.25)
+        for i, depth in enumerate(stages)
+    )
+    cfg = ByoModelCfg(
+        blocks=blocks,
+        stem_chs=(width // 2, width // 2, width),
+        stem_type="",
+        stem_pool="avg2",
+        downsample="avg",
+        aa_layer="avg",
+        head_type="attn_abs",
+    )
+    return ByobNet(cfg, num_classes=joint, img_size=resolution)
+
+
+def _imagenet_net(stages: tuple[int, ...], width: int) -> nn.Module:
+    """What timm calls resnet50, resnet101, resnet152, in any size, without their classifier."""
+    from timm.models import resnet
+
+    channels = tuple(width * 2**i for i in range(len(stages)))
+    return resnet.ResNet(resnet.Bottleneck, stages, num_classes=0, channels=channels)
