@@ -1,0 +1,217 @@
+"""Whole runs: every method, head, initialisation, loss and family of backbones trains and tests on digits_lt."""
+
+import json
+
+import helpers
+import numpy as np
+import pytest
+import torch
+
+import main as cli
+from datasets import DATASETS, digits_lt
+from datasets.base import DataSet, ImageList
+from datasets.transforms import build_test_crops
+from models.head_init import HEAD_INITS
+from models.heads import HEADS
+from models.peft import METHODS
+from models.weights import load_backbone
+from trainer import Trainer
+from utils import checkpoint
+from utils.config import config_names
+from utils.losses import LOSSES
+from utils.schema import KEYS
+
+CHANCE = 10  # percent
+FULL_CLIP = ("weights", "asset:clip_tiny.safetensors")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """run(method, options..., backbone=) -> results.json of a run of one epoch."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(method, *options, backbone="clip_tiny"):
+        quick = ("num_epochs", 1, "num_workers", 0, "output_dir", "run")
+        flags = ["-d", "digits_lt", "-b", backbone, "-m", method]
+        assert cli.main([*flags, *map(str, (*quick, *options))]) == 0
+        return json.loads((tmp_path / "output/run/results.json").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize("method", config_names("method"))
+def test_every_method_trains_and_tests(method, run):
+    """One epoch at a small learning rate is enough to beat chance by far; a random context takes longer."""
+    results = run(method, "lr", 0.002)
+    assert results["accuracy"]["overall"] > (2 * CHANCE if method == "coop" else 5 * CHANCE)
+    assert (results["params"]["trained"] > 0) == (method != "zs")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_of_the_text_tower_trains_and_tests(method, run):
+    results = run("coop", "coop", "False", f"l.{method}", "True", "lr", 0.002)
+    assert results["accuracy"]["overall"] > 3 * CHANCE
+    assert results["params"]["peft"] == results["params"]["trained"] > 0
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_every_loss_trains_and_tests(loss_type, run):
+    assert run("lift+", "loss_type", loss_type, "lr", 0.002)["accuracy"]["overall"] > 5 * CHANCE
+
+
+@pytest.mark.parametrize("init", [*HEAD_INITS, "None"])
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_trains_and_tests_from_every_start(head, init, run):
+    results = run("lp", "classifier", head, "classifier_init", init)
+    assert results["accuracy"]["overall"] > (2 * CHANCE if init == "None" else 5 * CHANCE)
+
+
+@pytest.mark.parametrize("options", [(), ("coop_cls_pos", "front"), ("coop_cls_pos", "middle"), ("coop_init", "photo")])
+def test_every_form_of_coop_trains_and_tests(options, run):
+    results = run("coop", "num_epochs", 3, *options)
+    assert results["params"]["trained"] == (5 if "photo" in options else 4) * 64
+    assert results["accuracy"]["overall"] > (5 if "photo" in options else 2) * CHANCE
+
+
+def test_everything_at_once(run):
+    """Any combination: every method in both towers, context, adapters and projections."""
+    options = [part for tower in "vl" for method in METHODS for part in (f"{tower}.{method}", "True")]
+    results = run("coop", "clip_adapter", "True", "proj_tuning", "True", "lr", 0.0005, *options)
+    assert results["accuracy"]["overall"] > 2 * CHANCE
+
+
+# ---- ResNets ----
+
+
+@pytest.fixture(scope="module")
+def clip_resnet(tmp_path_factory):
+    """The options for a small CLIP ResNet with random weights."""
+    folder = tmp_path_factory.mktemp("weights")
+    helpers.clip_resnet_pair(folder)
+    return ("weights", folder / "clip_rn50.safetensors", "lr", 0.002)
+
+
+@pytest.mark.parametrize("method", ["zs", "lp", "fft", "bitfit", "ssf", "coop", "proj_tuning", "clip_adapter"])
+def test_a_clip_resnet_trains_and_tests(method, run, clip_resnet, capsys):
+    results = run(method, *clip_resnet, backbone="clip_rn50")
+    assert 0 <= results["accuracy"]["overall"] <= 100
+    if method == "proj_tuning":  # there is no image projection: the attention pool ends in one
+        assert results["params"]["trained"] == helpers.TEXT_DIM * helpers.CLIP_JOINT
+
+
+@pytest.mark.parametrize("method", ["lp", "fft", "bitfit", "ssf"])
+def test_an_imagenet_resnet_trains_and_tests(method, run, tmp_path, monkeypatch):
+    """It takes images of 224 pixels only, so there are few of them here."""
+    data = digits_lt.build("digits_lt", None)
+    train, test = (ImageList(part.images[::9], part.labels[::9]) for part in (data.train, data.test))
+    few = DataSet("digits_lt", data.classnames, train, test)
+    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: few)
+    helpers.resnet_pair(tmp_path)
+    options = ("weights", tmp_path / "in1k_rn50.safetensors", "classifier_init", "None", "lr", 0.002)
+    assert run(method, *options, backbone="in1k_rn50")["params"]["trained"] > 0
+
+
+@pytest.mark.parametrize("method", ["lift+", "lora", "pt", "adapter", "aft", "ln_tuning"])
+def test_other_methods_refuse_a_resnet_by_name(method, clip_resnet, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = ["-d", "digits_lt", "-b", "clip_rn50", "-m", method]
+    assert cli.main([*flags, *map(str, clip_resnet)]) == 2
+    name = {"lift+": "adaptformer"}.get(method, method)
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {name} needs a transformer; a ResNet takes fft, bitfit, ssf")
+    assert len(error.splitlines()) == 1
+
+
+# ---- texts that train ----
+
+
+@pytest.mark.parametrize("options", [("coop", "True"), ("coop", "False", "l.lora", "True", "v.adapter", "True")])
+def test_a_killed_run_of_trained_texts_goes_on_bit_by_bit(config, options, monkeypatch):
+    def cfg(*more):
+        return config("num_epochs", 3, "classifier_scale", 25, *options, *more, method="coop")
+
+    whole = Trainer(cfg("output_dir", "whole"))
+    expected = whole.run()
+    save = Trainer.save_progress
+
+    def save_and_die(self, epoch):
+        save(self, epoch)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "save_progress", save_and_die)
+        Trainer(cfg()).run()
+    resumed = Trainer(cfg())
+    assert resumed.run()["accuracy"] == expected["accuracy"]
+    files = [run.run_dir / checkpoint.CHECKPOINT for run in (whole, resumed)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    tested = Trainer(cfg("test_only", "True")).run()
+    assert tested["per_class"] == expected["per_class"]
+
+
+def test_frozen_text_stays_as_it_was(config):
+    run = Trainer(config("coop", "False", "l.bitfit", "True", "l.bitfit_layers", 1, method="coop"))
+    run.run()
+    fresh = load_backbone("clip_tiny", run.cfg.weights)[0].text
+    prefix, biases = "head.texts.tower.", [name for name, _ in fresh.blocks[1].named_parameters() if "bias" in name]
+    names = {f"{prefix}blocks.1.{name}" for name in biases}
+    assert set(checkpoint.trained_tensors(run.model)) == names
+    found = dict(run.model.named_parameters())
+    for name, parameter in fresh.named_parameters():
+        assert torch.equal(found[prefix + name], parameter) == (prefix + name not in names), name
+
+
+@pytest.mark.parametrize("options", [("coop", "True"), ("coop", "False", "l.fft", "True", "clip_adapter", "True")])
+def test_parts_change_nothing_for_trained_texts(config, options):
+    def weights(*more):
+        run = Trainer(config("num_epochs", 1, *FULL_CLIP, *options, *more, method="coop"))
+        run.run()
+        return checkpoint.trained_tensors(run.model)
+
+    whole, parts = weights(), weights("accum_step", 4)
+    for name in whole:
+        assert (whole[name] - parts[name]).abs().max() < 2e-6, name
+
+
+# ---- save_logits, and how many images a head starts from ----
+
+
+@pytest.mark.parametrize("method", ["zs", "lift+"])
+def test_saved_logits_are_those_of_the_test(config, method):
+    run = Trainer(config("save_logits", "True", method=method))
+    results = run.run()
+    with np.load(run.run_dir / "logits_test.npz") as file:
+        logits, labels = file["logits"], file["labels"]
+    assert (logits.dtype, logits.shape) == (np.float32, (500, 10))
+    assert labels.dtype == np.int64
+    assert (labels == run.data.test.labels).all()
+    assert results["accuracy"]["overall"] == pytest.approx(100 * (logits.argmax(1) == labels).mean())
+    images = torch.from_numpy(run.data.test.images[:1]).permute(0, 3, 1, 2)
+    crop = build_test_crops(run.cfg, 32)(images[0])
+    with torch.no_grad():
+        assert np.allclose(run.model(crop).numpy(), logits[:1], rtol=1e-4, atol=1e-4)
+
+    before = (run.run_dir / "logits_test.npz").read_bytes()
+    Trainer(config("save_logits", "True", "tte", "True", "test_only", "True", method=method)).run()
+    Trainer(config("save_logits", "True", "test_train", "True", method=method)).run()
+    assert (run.run_dir / "logits_test.npz").read_bytes() == before
+    for what, count in (("tte", 500), ("train", 342)):
+        with np.load(run.run_dir / f"logits_{what}.npz") as file:
+            assert file["logits"].shape == (count, 10)
+
+
+@pytest.mark.parametrize("images", [1, 10, 100])
+def test_a_head_starts_from_so_many_images_a_class(config, images):
+    """PEL's 1_shot, 10_shot and 100_shot."""
+    run = Trainer(config("init_head", f"{images}_shot", method="lp"))
+    run.data, run.device, run.resolution = digits_lt.build("digits_lt", None), torch.device("cpu"), 32
+    backbone, _ = load_backbone("clip_tiny", run.cfg.weights)
+    features, labels = run.class_features(backbone)
+    assert np.bincount(labels).tolist() == [min(images, n) for n in (124, 80, 51, 33, 21, 14, 9, 5, 3, 2)]
+    assert features.shape == (len(labels), 128)
+    assert (features.dtype, labels.dtype) == (torch.float32, torch.int64)
+
+
+def test_the_tables_and_this_file_agree():
+    assert {"zs", "lift+", "coop", *METHODS} - {"adaptformer"} <= set(config_names("method"))
+    assert KEYS["save_logits"].default is False
