@@ -1,0 +1,88 @@
+"""Prints how many parameters each method of configs/method trains, as the Markdown of docs/parameters.md.
+
+    python scripts/count_parameters.py > docs/parameters.md
+    python scripts/count_parameters.py -b clip_vit_l14 --classes 8142
+    python scripts/count_parameters.py v.adaptformer_dim 64 v.lora_dim 16        # KEY VALUE pairs for all methods
+
+No weights are needed: the image tower has shapes and no numbers, and counting reads nothing else.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch
+
+from models import ModelError, build_model, count_parameters
+from models.backbone import Backbone
+from models.peft import METHODS
+from models.weights import BACKBONES
+from utils.config import Config, ConfigError, config_names, load_config
+
+DATA = "cifar100"  # any whose file changes nothing that is counted
+
+
+def empty_backbone(cfg: Config) -> Backbone:
+    """The backbone of `cfg`: the image tower on the meta device, the text tower with what class names need."""
+    with torch.device("meta"):
+        backbone = Backbone(BACKBONES[cfg.backbone].geometry)
+    if backbone.text is not None:
+        if not any(cfg.l[name] for name in METHODS):
+            backbone.text.blocks = backbone.text.blocks[:0]  # reading the names would take long and counts nothing
+        backbone.text.to_empty(device="cpu")
+        torch.nn.init.ones_(backbone.text.token_embedding.weight)  # zeros would be words that it does not know
+        for name in ("text_projection", "logit_scale"):
+            setattr(backbone, name, torch.nn.Parameter(torch.ones_like(getattr(backbone, name), device="cpu")))
+    return backbone
+
+
+def count(cfg: Config, num_classes: int) -> dict[str, int]:
+    """`peft` and `head` of the model that `cfg` describes, and `tower`, the bare image tower. Raises ModelError."""
+    backbone = empty_backbone(cfg)
+    tower = sum(parameter.numel() for parameter in backbone.image.parameters())
+    model = build_model(cfg, backbone, ["x"] * num_classes, features=None, start=False)
+    return count_parameters(model) | {"tower": tower}
+
+
+def table(backbone: str, num_classes: int, options: list[str]) -> list[str]:
+    """A line for each method. Raises ConfigError."""
+    lines = ["| method | in the backbone | of the image tower | in the head | in all |", "|---|---:|---:|---:|---:|"]
+    for method in config_names("method"):
+        cfg = load_config(DATA, backbone, method, options)
+        try:
+            params = count(cfg, num_classes)
+        except ModelError as error:
+            lines.append(f"| {method} | {str(error).partition(';')[0]} | | | |")
+            continue
+        share = f"{100 * params['peft'] / params['tower']:.3f} %"
+        cells = f"{params['peft']:,} | {share} | {params['head']:,} | {params['trained']:,}"
+        lines.append(f"| {method} | {cells} |")
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-b", dest="backbone", default="clip_vit_b16", help="default: %(default)s")
+    parser.add_argument("--classes", type=int, default=1000, help="number of classes (default: %(default)s)")
+    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="see main.py --help")
+    args = parser.parse_intermixed_args()
+    try:
+        lines = table(args.backbone, args.classes, args.options)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    command = shlex.join(["python", "scripts/count_parameters.py", *sys.argv[1:]])
+    print("# Trained parameters\n")
+    print(f"Every method of configs/method on {args.backbone} with {args.classes:,} classes. The papers count what")
+    print("trains in the backbone, without the head; CoOp's learnt context is counted there, too.\n")
+    print(f"    {command}\n")
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

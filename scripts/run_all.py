@@ -1,0 +1,290 @@
+#!/usr/bin/env python3
+"""What the scripts run_*.sh share: reads one command of main.py in a line, runs those that have no results yet.
+
+    scripts/run_losses.sh                                        # all of them, then their table
+    scripts/run_losses.sh --dry-run                              # only say what would run
+    scripts/run_losses.sh --only 'cifar100_ir100.*(CE|LDAM)'     # those whose command matches
+    scripts/run_losses.sh --root imagenet_lt=/data/imagenet --root places_lt=/data/places
+    scripts/run_losses.sh -d digits_lt -b clip_tiny --jobs 4     # the same losses on something small
+    scripts/run_losses.sh prec_train bf16 accum_step 4           # KEY VALUE pairs for all runs
+
+What a run prints lands in terminal.txt of its run directory. A run that has its results file is skipped, one that
+fails is listed at the end (exit status 1), wrong input is said before anything starts (2). Ctrl-C stops what was
+started (130); the same command goes on where it stopped. The table goes to the standard output, all else beside it.
+"""
+
+import argparse
+import dataclasses
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import collect_results
+
+from main import parse
+from utils.config import OUTPUT, Config, ConfigError, load_config
+
+NEED_NO_ROOT = {"digits_lt"}  # inside scikit-learn
+OWN_DIRECTORY = ("expand", "tte_expand")  # a results file has one name for all their values
+PATIENCE = 20  # seconds that a stopped run has to end by itself
+
+
+@dataclasses.dataclass(eq=False)
+class Run:
+    """One command of main.py."""
+
+    command: list[str]  # its arguments
+    cfg: Config
+    results: Path  # the file that says that it is complete
+    trained: Path  # the results file of the training run that it tests; its own for a training run
+    done: bool = False  # before anything started
+
+    @property
+    def terminal(self) -> Path:
+        """The file of what it prints."""
+        return self.results.with_name(self.results.stem.replace("results", "terminal") + ".txt")
+
+    def __str__(self) -> str:
+        script = os.path.relpath(ROOT / "main.py")
+        return shlex.join(["python", script, *self.command])
+
+
+# ---- what to run ----
+
+
+def results_file(cfg: Config) -> Path:
+    """The file that a run of `cfg` writes last (trainer.py)."""
+    what = "_train" if cfg.test_train else "_tte" if cfg.tte else "_test"
+    return Path(cfg.output_dir) / f"results{what if cfg.test_only or cfg.test_train else ''}.json"
+
+
+def build_run(line: str, seed: int, args: argparse.Namespace) -> Run:
+    """The run of a script's line, with what the command line adds to all lines. Raises ConfigError."""
+    given = parse(shlex.split(line))
+    data, backbone, method = args.data or given.data, args.backbone or given.backbone, given.method
+    options = [*given.options, *args.options]
+    if data in args.root:
+        options += ["root", args.root[data]]
+    if seed:
+        options += ["seed", str(seed)]
+    if len(options) % 2 == 0:
+        pairs = dict(zip(options[::2], options[1::2], strict=True))  # of a key given twice, the last value
+        options = [text for pair in pairs.items() for text in pair]
+    cfg = load_config(data, backbone, method, options)
+    trained = Path(cfg.output_dir) / "results.json"
+    if (cfg.test_only or cfg.test_train) and any(key in OWN_DIRECTORY for key in options[::2]):
+        name = f"{results_file(cfg).stem.removeprefix('results_')}_expand_{cfg.expand}"
+        place = (Path(cfg.output_dir) / name).relative_to(OUTPUT)
+        options += ["model_dir", cfg.output_dir, "output_dir", str(place)]
+        cfg = load_config(data, backbone, method, options)
+    backbone_flag = ["-b", backbone] if backbone else []
+    return Run(["-d", data, *backbone_flag, "-m", method, *options], cfg, results_file(cfg), trained)
+
+
+def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
+    """The runs of all lines and seeds that --only leaves, in order, none twice. Raises ConfigError."""
+    runs: dict[Path, Run] = {}
+    for line in lines:
+        for seed in range(args.seeds):
+            try:
+                run = build_run(line, seed, args)
+            except ConfigError as error:
+                raise ConfigError(f"{error}\n  in the line: {line}") from error
+            if (seed and run.cfg.zero_shot) or not args.only.search(str(run)):
+                continue  # nothing in zero-shot CLIP depends on the seed
+            if runs.setdefault(run.results, run).cfg != run.cfg:
+                raise ConfigError(f"two runs would write {run.results}:\n  {runs[run.results]}\n  {run}")
+    if not runs:
+        raise ConfigError(f"no command matches --only '{args.only.pattern}'; --dry-run without it shows them all")
+    to_train: set[Path] = set()  # what training changes has to be tested again
+    for run in runs.values():
+        run.done = run.results.exists() and run.trained not in to_train
+        if not run.done:
+            to_train.add(run.results)
+    return list(runs.values())
+
+
+def require_roots(runs: list[Run]) -> None:
+    """Raises ConfigError for data sets whose folder is not known."""
+    lacking = sorted({run.cfg.dataset for run in runs if not run.done and run.cfg.root is None} - NEED_NO_ROOT)
+    if lacking:
+        flags = " ".join(f"--root {name}=FOLDER" for name in lacking)
+        raise ConfigError(f"where are the images of {', '.join(lacking)}? Add {flags}, or leave them out with --only")
+
+
+# ---- running ----
+
+
+def run_all(runs: list[Run], jobs: int) -> dict[str, str]:
+    """Runs them, `jobs` at once, a test after the training that it needs. Returns what failed: command -> reason."""
+    waiting, running, failed = list(runs), {}, {}
+    started = 0
+    try:
+        while waiting or running:
+            for run in [run for run in waiting if not _blocked(run, waiting, running)][: jobs - len(running)]:
+                waiting.remove(run)
+                started += 1
+                if any(run.trained == other.results for other in failed):
+                    failed[run] = "its training run failed"
+                    continue
+                tell(f"{started}/{len(runs)} begins  {run}")
+                running[run.results] = (run, start(run), time.monotonic(), started)
+            time.sleep(0.05)
+            for path, (run, process, since, number) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[path]
+                seconds = time.monotonic() - since
+                if process.returncode == 0:
+                    tell(f"{number}/{len(runs)} done in {seconds:.0f} s  {run.results}")
+                else:
+                    tell(f"{number}/{len(runs)} FAILED after {seconds:.0f} s  {run.terminal}")
+                    failed[run] = reason(run.terminal)
+    except KeyboardInterrupt:
+        stop([process for _, process, *_ in running.values()])
+        raise
+    return {str(run): why for run, why in failed.items()}
+
+
+def _blocked(run: Run, waiting: list[Run], running: dict[Path, tuple]) -> bool:
+    """Whether the training run that it tests is still to end."""
+    return run.trained != run.results and (
+        run.trained in running or any(other.results == run.trained for other in waiting)
+    )
+
+
+def start(run: Run) -> subprocess.Popen:
+    """Starts it in a session of its own, so that Ctrl-C reaches it only once, through `stop`."""
+    run.terminal.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # what it prints stands in the order in which it was said
+    with open(run.terminal, "w", encoding="utf-8") as terminal:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "main.py"), *run.command],
+            stdin=subprocess.DEVNULL,
+            stdout=terminal,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def stop(processes: list[subprocess.Popen]) -> None:
+    """Ends the processes and what they started: as Ctrl-C does, and after PATIENCE at once."""
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + PATIENCE
+    for process in processes:
+        try:
+            process.wait(max(deadline - time.monotonic(), 0))
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def reason(terminal: Path) -> str:
+    """Why a run failed: the sentence that main.py ends with, else the last line."""
+    lines = [line for line in terminal.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith(("error: ", "failed: "))]
+    return (said or lines or ["it said nothing"])[-1]
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+# ---- the command line ----
+
+
+def _place(text: str) -> tuple[str, str]:
+    data, _, folder = text.partition("=")
+    if not (data and folder):
+        raise argparse.ArgumentTypeError(f"takes DATA=FOLDER, found '{text}'")
+    return data, folder
+
+
+def _regex(text: str) -> re.Pattern:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no regular expression ({error})") from error
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, found '{text}'")
+    return int(text)
+
+
+def _jobs(text: str) -> int:
+    return os.cpu_count() or 1 if text == "cores" else _count(text)
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/run_GROUP.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
+    parser.add_argument("--only", metavar="REGEX", type=_regex, default="", help="of the commands, those that match")
+    parser.add_argument("--jobs", metavar="N", type=_jobs, default=1, help="runs at once, or 'cores' (default: 1)")
+    parser.add_argument("--seeds", metavar="N", type=_count, default=1, help="runs of each, with seeds 0 to N - 1")
+    parser.add_argument(
+        "--root", metavar="DATA=FOLDER", type=_place, action="append", default=[], help="where a data set's images lie"
+    )
+    parser.add_argument("-d", dest="data", help="this data set in place of the script's own")
+    parser.add_argument("-b", dest="backbone", help="this backbone in place of the script's own")
+    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="for all runs: see main.py --help")
+    args = parser.parse_intermixed_args()
+    if sys.stdin.isatty():
+        parser.error("the commands come from a script: scripts/run_main.sh, scripts/run_losses.sh, ...")
+    args.root = dict(args.root)
+    own = {"output_dir", "model_dir", "seed" if args.seeds > 1 else ""} & set(args.options[::2])
+    if own:
+        parser.error(f"every run has its own {own.pop()}, so it cannot be the same for all")
+    return args
+
+
+def _interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    args = read_arguments()
+    try:
+        runs = plan(sys.stdin.read().splitlines(), args)
+        if args.dry_run:
+            for run in runs:
+                print(f"{run}  # done" if run.done else run)
+            return 0
+        require_roots(runs)
+    except ConfigError as error:
+        tell(f"error: {error}")
+        return 2
+    to_run = [run for run in runs if not run.done]
+    tell(f"{len(runs)} runs, {len(runs) - len(to_run)} of them done already")
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: nothing that was started stays behind
+        signal.signal(ending, _interrupt)
+    try:
+        failed = run_all(to_run, args.jobs)
+    except KeyboardInterrupt:
+        tell("stopped, and all that was started; the same command goes on where it stopped")
+        return 130
+    finished = [run.results for run in runs if run.results.exists()]
+    if finished:
+        collect_results.show(collect_results.collect(finished, OUTPUT))
+    if failed:
+        tell(f"\n{len(failed)} of {len(to_run)} failed:")
+        for command, why in failed.items():
+            tell(f"  {command}\n    {why}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
