@@ -45,7 +45,7 @@ class Nothing(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017). [B, N, D] -> [B, N, D].
+    """Multi-head self-attention (Vaswani et al. 2017). [B, N, D] -> [B, N, D], or [B, 1, D] with `first_only`.
 
     Queries, keys and values stay 4-D, [B, heads, N, D / heads]: given 3-D tensors, scaled_dot_product_attention
     silently leaves its fused kernels.
@@ -57,8 +57,10 @@ class Attention(nn.Module):
         self.qkv = Linear(dim, 3 * dim)
         self.proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if first_only:
+            q = q[:, :, :1]
         x = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.proj(x.transpose(1, 2).flatten(2))
 
@@ -79,7 +81,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block. [B, N, D] -> [B, N, D], or another N where `prompt` changes the tokens.
 
-    `prompt` is a slot in series before the attention, `side` one in parallel to the MLP.
+    `prompt` is a slot in series before the attention, `side` one in parallel to the MLP. With `first_only` the block
+    gives its first token alone, [B, 1, D]: all tokens are attended to, but only one is computed further.
     """
 
     def __init__(self, dim: int, heads: int, activation: nn.Module, eps: float = 1e-5, causal: bool = False):
@@ -92,9 +95,10 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, activation)
         self.side = Nothing()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
         x = self.prompt(x)
-        x = x + self.attn(self.norm1(x))
+        attended = self.attn(self.norm1(x), first_only)
+        x = (x[:, :1] if first_only else x) + attended
         return x + self.mlp(self.norm2(x)) + self.side(x)
 
 

@@ -31,5 +31,8 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images.to(self.patch_embed.weight.dtype)).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(len(x), 1, -1), x], dim=1) + self.positional_embedding
-        x = self.blocks(self.norm_pre(x))
-        return self.norm(x[:, 0])
+        x = self.norm_pre(x)
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x)
+        return self.norm(last(x, first_only=True)[:, 0])  # nothing reads its other tokens

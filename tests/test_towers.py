@@ -102,7 +102,8 @@ def test_attention_is_four_dimensional(clip_pair, monkeypatch):
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     ours.image(normal_images(2, CLIP_RESOLUTION))
-    assert shapes == [((2, 2, 17, 64),) * 3] * 3
+    whole, one = (2, 2, 17, 64), (2, 2, 1, 64)
+    assert shapes == [(whole,) * 3, (whole,) * 3, (one, whole, whole)]  # of the last block, the class token alone
     shapes.clear()
     ours.text(tokenize(["x"]))
     assert shapes == [((1, 1, 3, 64),) * 3] * 2
@@ -173,3 +174,11 @@ def test_block_is_its_equation(activation, act, causal, eps):
     x = torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     expected = torch.stack([block_equation(tokens, block, 3, causal, act, eps) for tokens in x])
     assert torch.allclose(block(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_block_of_the_first_token_alone_is_the_same_block():
+    block = randomize(Block(12, 3, QuickGELU()).double())
+    block.prompt, block.side = Square(), Square()
+    x = torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(block(x, first_only=True), block(x)[:, :1], rtol=1e-12, atol=1e-12)
