@@ -10,7 +10,6 @@ Two conventions carry the rest of the project:
 
 from collections.abc import Iterator
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,10 +30,13 @@ class LayerNorm(nn.LayerNorm):
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), the activation that OpenAI trained CLIP with."""
+    """x * sigmoid(1.702 x), the activation that OpenAI trained CLIP with.
+
+    Written as a SiLU, it keeps one tensor for its gradient instead of two, and goes over memory 6 times instead of 8.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+        return F.silu(1.702 * x) / 1.702
 
 
 class Nothing(nn.Module):
