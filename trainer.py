@@ -5,30 +5,28 @@ change nothing but memory. Nothing in a step waits for the device; its counters 
 """
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datasets import DATASETS
-from datasets.base import ImageList, shot_groups
+from datasets import build_data
+from datasets.base import ImageList
 from datasets.loader import Loader, TrainSteps, in_order
 from datasets.transforms import TestCrops, build_test_crops, build_train_crop
 from models import Classifier, build_backbone, build_model, count_parameters, from_lift_plus
 from utils import checkpoint, results, runtime
 from utils.config import Config, training_options
+from utils.distributed import World
 from utils.log import RunLog
 from utils.losses import build_loss
 from utils.metrics import score
 from utils.schedule import cosine_lr
-
-
-class TrainingError(Exception):
-    """Training went wrong; the message says where and what to try."""
 
 
 class Trainer:
@@ -36,78 +34,77 @@ class Trainer:
 
     def __init__(self, cfg: Config, command: str = ""):
         self.cfg, self.command = cfg, command
-        self.testing = cfg.test_only or cfg.test_train
-        self.what = "train" if cfg.test_train else "tte" if cfg.tte else "test"
-        self.run_dir = Path(cfg.output_dir)
+        self.testing, self.split = cfg.test_only or cfg.test_train, "train" if cfg.test_train else "test"
+        self.what = "tte" if cfg.tte and not cfg.test_train else self.split
+        self.run_dir, self.world = Path(cfg.output_dir), World()
         self.seconds, self.rates = {"train": 0.0, "test": 0.0}, {"train": None, "test": None}
 
     def run(self) -> dict:
         """The whole run; returns the content of its results file."""
-        self.data = DATASETS[self.cfg.dataset](self.cfg.dataset, self.cfg.root)
-        if self.testing and not self.cfg.zero_shot:
-            trained = checkpoint.find(Path(self.cfg.model_dir or self.run_dir))
-        with RunLog(self.run_dir, f"log_{self.what}.txt" if self.testing else "log.txt") as self.log:
-            self.build()
-            if self.testing and self.trained:
-                checkpoint.restore(self.model, trained, self.identity, from_lift_plus)
-                self.log.info(f"testing   {trained}")
-            elif self.trained:
-                self.fit()
-            elif not self.testing:
-                self.start_anew()
-            return self.report(self.evaluate())
+        self.device = runtime.pick_device(self.cfg.gpu, self.world)
+        with self.world.joined(self.device):
+            with self.world.main_first():
+                self.data = build_data(self.cfg)
+            if self.testing and not self.cfg.zero_shot:
+                trained = checkpoint.find(Path(self.cfg.model_dir or self.run_dir))
+            file = f"log_{self.what}.txt" if self.testing else "log.txt"
+            with RunLog(self.run_dir, file, speaks=self.world.main) as self.log:
+                self.build()
+                if self.testing and self.trained:
+                    checkpoint.restore(self.model, trained, self.identity, from_lift_plus)
+                    self.log.info(f"testing   {trained}")
+                elif self.trained:
+                    self.fit()
+                elif not self.testing:
+                    self.start_anew()
+                return self.report(self.evaluate())
 
     # ---- build ----
 
     def build(self) -> None:
         cfg, data = self.cfg, self.data
         self.log.info(f"$ {self.command}")
-        self.device = runtime.pick_device(cfg.gpu)
         self.train_dtype, train_note = runtime.pick_precision(cfg.prec_train, self.device)
         self.test_dtype, test_note = runtime.pick_precision(cfg.prec_test, self.device)
         if cfg.deterministic:
             runtime.make_deterministic()
-        backbone, path = build_backbone(cfg)
+        with self.world.main_first():
+            backbone, path = build_backbone(cfg)
         self.resolution = backbone.image.resolution
         torch.set_num_threads(runtime.pick_threads(sum(p.numel() for p in backbone.image.parameters())))
         backbone.to(self.device)
-        self.weights = {"name": path.name, "sha256": results.sha256(path)}
-        self.model = build_model(
-            cfg, backbone, data.classnames, lambda: self.class_features(backbone), start=not self.testing
-        ).to(self.device)
+        features = functools.partial(self.class_features, backbone)
+        self.model = build_model(cfg, backbone, data.classnames, features, start=not self.testing).to(self.device)
         self.frozen = runtime.FrozenWeights(self.model)
-        self.params, self.groups = count_parameters(self.model), shot_groups(data.class_counts)
-        self.trained = self.params["trained"] > 0
-        self.fingerprint = {"train": data.train.fingerprint(data.root), "test": data.test.fingerprint(data.root)}
-        weights, classes = self.weights["sha256"], data.classes_fingerprint
-        self.identity = {"backbone": cfg.backbone, "weights": weights, "classes": classes}  # what a checkpoint fits
-        same = {"precision": runtime.name_of(self.train_dtype), "training images": self.fingerprint["train"]}
-        self.settings = self.identity | training_options(cfg) | same  # what makes a run the same run
-        self.introduce(notes={test_note} if self.testing or not self.trained else {train_note, test_note})
-
-    def introduce(self, notes: set[str | None]) -> None:
-        training, testing = map(runtime.name_of, (self.train_dtype, self.test_dtype))
-        lines = [
-            f"device    {runtime.describe(self.device)}; precision in training {training}, in testing {testing}",
-            *(f"          {note}" for note in notes if note),
-            f"data      {self.data.summary()}",
-            f"backbone  {self.cfg.backbone} ({self.weights['name']}), {self.resolution} pixels",
-            f"training  {self.params['trained']:,} of {self.params['total']:,} parameters: "
-            f"{self.params['peft']:,} in the backbone, {self.params['head']:,} in the head",
-        ]
-        self.log.info("\n".join(lines))
+        params, weights = count_parameters(self.model), {"name": path.name, "sha256": results.sha256(path)}
+        self.trained = params["trained"] > 0
+        lists = {"train": data.train.fingerprint(data.root), "test": data.test.fingerprint(data.root)}
+        # what a checkpoint fits, and what makes a run the same run
+        self.identity = {"backbone": cfg.backbone, "weights": weights["sha256"], "classes": data.classes_fingerprint}
+        same = {"precision": runtime.name_of(self.train_dtype), "training images": lists["train"]}
+        self.settings = self.identity | training_options(cfg) | same
+        crops = build_test_crops(cfg, self.resolution)
+        self.about = {
+            "params": params,
+            "seed": cfg.seed,
+            "data": {"name": data.name, "split": self.split, "fingerprint": lists},
+            "test": {"crops": crops.count, "expand": crops.expand, "precision": runtime.name_of(self.test_dtype)},
+            "settings": self.settings,
+            "weights": weights,
+            **runtime.environment(self.device, self.world),
+            "command": self.command,
+        }
+        notes = {test_note} if self.testing or not self.trained else {train_note, test_note}
+        self.log.info(results.introduction(self.about, data.summary(), self.resolution, notes - {None}))
 
     @torch.inference_mode()
     def class_features(self, backbone: torch.nn.Module) -> tuple[Tensor, Tensor]:
         """The bare backbone's features of some training images of each class, float32 [n, D], and labels int64 [n]."""
-        images, limit = self.data.train, self.cfg.classifier_init_images
-        classes = range(len(self.data.classnames))
-        indices = np.concatenate([np.flatnonzero(images.labels == c)[:limit] for c in classes])
+        images = self.data.train
+        indices = images.first_of_each(len(self.data.classnames), self.cfg.classifier_init_images)
         model = Classifier(backbone.image, torch.nn.Identity(), self.cfg.mean, self.cfg.std).to(self.device).eval()
-        features = torch.empty(len(indices), backbone.image.dim, device=self.device)
-        batches = self.test_batches(images, TestCrops(self.resolution, expand=0), indices)
-        for (crops, _), rows in zip(batches, features.split(self.cfg.batch_size), strict=True):
-            rows.copy_(model.features(crops[:, 0]))
+        out, centre = torch.zeros(len(indices), backbone.image.dim, device=self.device), TestCrops(self.resolution, 0)
+        features = self.infer(images, indices, centre, lambda crops: model.features(crops[:, 0]), out)
         return features, torch.from_numpy(images.labels[indices]).to(self.device)
 
     # ---- training ----
@@ -119,12 +116,13 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
         self.loss = build_loss(cfg, torch.from_numpy(self.data.class_counts)).to(self.device)
         self.frozen.cast(self.train_dtype)
-        self.model.train()
+        self.parallel = self.world.wrap(self.model.train())
 
         crop = build_train_crop(cfg, self.resolution)
         steps = TrainSteps(len(self.data.train), cfg.batch_size, cfg.seed, cfg.num_epochs)
-        first_epoch = self.resume(steps.per_epoch)
-        steps = dataclasses.replace(steps, first_epoch=first_epoch)
+        with self.world.main_first():
+            first_epoch = self.resume(steps.per_epoch)
+        steps = dataclasses.replace(steps, first_epoch=first_epoch, rank=self.world.rank, num_ranks=self.world.size)
         batches = iter(Loader(self.data.train, crop, steps, self.device, cfg.num_workers))
         for epoch in range(first_epoch, cfg.num_epochs):
             start = time.perf_counter()
@@ -132,7 +130,8 @@ class Trainer:
             self.seconds["train"] += time.perf_counter() - start
             self.save_progress(epoch + 1)
         self.rates["train"] = cfg.num_epochs * len(self.data.train) / self.seconds["train"]
-        checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.trained_tensors(self.model), self.identity)
+        if self.world.main:
+            checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.trained_tensors(self.model), self.identity)
 
     def train_epoch(self, epoch: int, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
         cfg = self.cfg
@@ -144,23 +143,23 @@ class Trainer:
             for step in range(1, num_steps + 1):
                 images, labels = next(batches)
                 counters += self.train_step(images, labels)
-                progress.advance(len(labels))
+                progress.advance(min(cfg.batch_size, len(self.data.train) - (step - 1) * cfg.batch_size))
                 if step % cfg.print_freq == 0 or step == num_steps:
-                    loss = progress.tell(*counters.tolist(), lr=lr)  # the only wait for the device
+                    loss = progress.tell(*self.world.sum(counters, self.device).tolist(), lr=lr)  # waits for the device
                     if not math.isfinite(loss):
-                        raise TrainingError(
-                            f"the loss is {loss} in epoch {epoch + 1}; try a smaller lr, or prec_train fp32"
-                        )
+                        raise FloatingPointError(f"the loss is {loss}; try a smaller lr, or prec_train fp32")
 
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One optimizer step on a batch; returns, on the device, its loss and how many images it classified right."""
-        weight = self.loss.total_weight(labels)
-        counters = torch.zeros(2, device=self.device)
-        part = self.cfg.batch_size // self.cfg.accum_step
-        for x, y in zip(images.split(part), labels.split(part), strict=True):
-            logits = self.model(x)
-            loss = self.loss(logits, y).sum() / weight
-            self.scaler.scale(loss).backward()
+        world = self.world
+        weight, counters = world.sum(self.loss.total_weight(labels), self.device), torch.zeros(2, device=self.device)
+        part = math.ceil(self.cfg.batch_size / self.cfg.accum_step / world.size)
+        parts = list(zip(images.split(part), labels.split(part), strict=True))
+        for i, (x, y) in enumerate(parts, 1):
+            with world.alone(self.parallel, unless=i == len(parts)):
+                logits = self.parallel(x)
+                loss = self.loss(logits, y).sum() / weight
+                self.scaler.scale(loss * world.size).backward()  # the processes' gradients are averaged
             counters += torch.stack([loss.detach(), (logits.argmax(1) == y).sum()])
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -184,6 +183,8 @@ class Trainer:
 
     def start_anew(self) -> None:
         """Removes what an earlier run of these settings left here, and writes down the configuration."""
+        if not self.world.main:
+            return
         checkpoint.require_same_run(self.run_dir, self.settings)
         for old in (*self.run_dir.glob("results*.json"), self.run_dir / checkpoint.CHECKPOINT):
             old.unlink(missing_ok=True)
@@ -192,55 +193,51 @@ class Trainer:
 
     def save_progress(self, epoch: int) -> None:
         about = {"epoch": epoch, "seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
-        path, about = self.run_dir / checkpoint.PROGRESS, about | {"identity": self.settings}
-        checkpoint.save_progress(path, self.model, self.optimizer, about)
+        if self.world.main:
+            path = self.run_dir / checkpoint.PROGRESS
+            checkpoint.save_progress(path, self.model, self.optimizer, about | {"identity": self.settings})
 
     # ---- testing ----
 
-    def test_batches(self, images: ImageList, crops: TestCrops, indices: np.ndarray | None = None) -> Loader:
-        indices = np.arange(len(images)) if indices is None else indices
-        return Loader(images, crops, in_order(indices, self.cfg.batch_size), self.device, self.cfg.num_workers)
+    def infer(self, images: ImageList, indices: np.ndarray, crops: TestCrops, compute: Callable, out: Tensor) -> Tensor:
+        """Fills `out` [n, ...], zeros, with compute(crops [b, K, 3, R, R]) of the images, by all processes."""
+        rank, ranks, size = self.world.rank, self.world.size, self.cfg.batch_size
+        batches = Loader(images, crops, in_order(indices[rank::ranks], size), self.device, self.cfg.num_workers)
+        with self.log.progress(len(indices), "testing") as bar:
+            for (batch, _), rows in zip(batches, out[rank::ranks].split(size), strict=False):  # there may be none
+                rows.copy_(compute(batch))
+                bar.update(len(batch) * ranks)
+            return self.world.sum(out, self.device)
 
     @torch.inference_mode()
     def evaluate(self) -> dict:
         """Scores of the model on the test set, or with test_train on the training set; see utils.metrics.score."""
-        self.split_name = "train" if self.cfg.test_train else "test"
-        self.split = getattr(self.data, self.split_name)
-        batches = self.test_batches(self.split, build_test_crops(self.cfg, self.resolution))
+        split, classes, saves = getattr(self.data, self.split), len(self.data.classnames), self.cfg.save_logits
         self.frozen.cast(self.test_dtype)
         self.model.eval()
-        start, outputs = time.perf_counter(), []
-        with self.log.progress(len(self.split), "testing") as bar:
-            for crops, _ in batches:
-                logits = sum(self.model(crops[:, k]) for k in range(crops.shape[1])) / crops.shape[1]
-                outputs.append(logits.cpu() if self.cfg.save_logits else logits.argmax(1))
-                bar.update(len(crops))
-            predictions = torch.cat(outputs).cpu().numpy()
+
+        def compute(crops: Tensor) -> Tensor:
+            logits = sum(self.model(crops[:, k]) for k in range(crops.shape[1])) / crops.shape[1]
+            return logits if saves else logits.argmax(1)
+
+        start, shape = time.perf_counter(), (len(split), classes) if saves else (len(split),)
+        outputs = torch.zeros(shape, dtype=torch.float32 if saves else torch.int64, device=self.device)
+        crops = build_test_crops(self.cfg, self.resolution)
+        outputs = self.infer(split, np.arange(len(split)), crops, compute, outputs).cpu().numpy()
         self.seconds["test"] = time.perf_counter() - start
-        self.rates["test"] = len(self.split) / self.seconds["test"]
-        if self.cfg.save_logits:
-            results.save_logits(self.run_dir / f"logits_{self.what}.npz", predictions, self.split.labels)
-            predictions = predictions.argmax(1)
-        return score(self.split.labels, predictions, self.data.classnames, self.data.class_counts, self.groups)
+        self.rates["test"] = len(split) / self.seconds["test"]
+        if saves and self.world.main:
+            results.save_logits(self.run_dir / f"logits_{self.what}.npz", outputs, split.labels)
+        predictions = outputs.argmax(1) if saves else outputs
+        return score(split.labels, predictions, self.data.classnames, self.data.class_counts, self.data.groups)
 
     def report(self, scores: dict) -> dict:
         """Writes the results file and shows its table."""
-        content = {
-            **scores,
-            "params": self.params,
-            "epochs": self.cfg.num_epochs if self.trained else 0,
-            "seconds": self.seconds,
-            "images_per_second": self.rates,
-            "peak_memory_mb": runtime.peak_memory_mb(self.device),
-            "seed": self.cfg.seed,
-            "data": {"name": self.data.name, "split": self.split_name, "fingerprint": self.fingerprint},
-            "test": {"crops": 5 if self.cfg.tte else 1, "precision": runtime.name_of(self.test_dtype)},
-            "settings": self.settings,
-            "weights": self.weights,
-            "versions": runtime.versions(),
-            "device": runtime.describe(self.device),
-            "command": self.command,
-        }
+        content = scores | self.about | {"seconds": self.seconds, "images_per_second": self.rates}
+        content["epochs"] = self.cfg.num_epochs if self.trained else 0
+        content["peak_memory_mb"] = runtime.peak_memory_mb(self.device)
+        if not self.world.main:
+            return content
         path = self.run_dir / (f"results_{self.what}.json" if self.testing else "results.json")
         results.write_json(path, content)
         if not self.testing:

@@ -1,11 +1,16 @@
-"""The data sets: a table of builders, each called with (name, root)."""
+"""The data sets: a table of builders, each called with (name, root), and the one function that reads the configuration.
 
+`folder` takes the keys of the user's own data, too.
+"""
+
+import dataclasses
 from collections.abc import Callable
 
 from datasets import cifar100_lt, digits_lt, folder, imagenet_lt, inat2018, places_lt
-from datasets.base import DataSet
+from datasets.bad_images import leave_out_bad
+from datasets.base import DataError, DataSet
 
-DATASETS: dict[str, Callable[[str, str | None], DataSet]] = {
+DATASETS: dict[str, Callable[..., DataSet]] = {
     "cifar100": cifar100_lt.build,
     "cifar100_ir100": cifar100_lt.build,
     "cifar100_ir50": cifar100_lt.build,
@@ -16,3 +21,21 @@ DATASETS: dict[str, Callable[[str, str | None], DataSet]] = {
     "digits_lt": digits_lt.build,
     "folder": folder.build,
 }
+FOLDER_KEYS = ("train_list", "test_list", "test_fraction", "classnames", "imbalance", "outside_root")
+
+
+def build_data(cfg) -> DataSet:
+    """The data set that cfg.dataset names, with cfg's shot thresholds. Raises DataError."""
+    values = (cfg.train_list, cfg.test_list, cfg.test_fraction, cfg.classnames, cfg.imbalance, cfg.outside_root)
+    own = {key: value for key, value in zip(FOLDER_KEYS, values, strict=True) if value}
+    if own and cfg.dataset != "folder":
+        key = next(iter(own))
+        raise DataError(
+            f"{key} belongs to -d folder; {cfg.dataset} has published images and labels, so leave {key} out"
+        )
+    many, few = cfg.many_threshold, cfg.few_threshold
+    if few > many:
+        raise DataError(f"few_threshold {few} is above many_threshold {many}, so a class could be both; lower it")
+    data = DATASETS[cfg.dataset](cfg.dataset, cfg.root, **own)
+    data = dataclasses.replace(data, many_threshold=many, few_threshold=few)
+    return leave_out_bad(data, {"root": cfg.root, **own}) if cfg.bad_images == "skip" else data

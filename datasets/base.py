@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,10 @@ class ImageList:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def first_of_each(self, num_classes: int, limit: int) -> np.ndarray:
+        """The indices of the first images of each class, at most `limit`, class by class."""
+        return np.concatenate([np.flatnonzero(self.labels == c)[:limit] for c in range(num_classes)])
+
     def fingerprint(self, root: str | None = None) -> str:
         """SHA-256 (16 hex digits) over images, labels and order: two runs saw the same list if this agrees.
 
@@ -34,11 +39,7 @@ class ImageList:
         if isinstance(self.images, np.ndarray):
             digest.update(np.ascontiguousarray(self.images).tobytes())
         else:
-            top = os.path.join(root, "") if root else ""  # pathlib would take seconds for half a million paths
-            relative = (
-                path[len(top) :] if path.startswith(top) else str(Path(path).relative_to(root)) for path in self.images
-            )
-            digest.update(os.fsencode("".join(f"{path}\0" for path in relative)))
+            digest.update(os.fsencode("".join(f"{path}\0" for path in relative_paths(self.images, root))))
         return digest.hexdigest()[:16]
 
 
@@ -51,25 +52,42 @@ class DataSet:
     train: ImageList
     test: ImageList
     root: str | None = None
+    many_threshold: int = 100  # classes with more training images are many-shot,
+    few_threshold: int = 20  # with fewer few-shot
+    notes: tuple[str, ...] = ()  # what a user should know of the images that were found
 
     @property
     def class_counts(self) -> np.ndarray:
         """Training images of each class, int64 [C]."""
         return np.bincount(self.train.labels, minlength=len(self.classnames))
 
+    @property
+    def groups(self) -> dict[str, np.ndarray]:
+        """Masks [C] of the many-, medium- and few-shot classes."""
+        return shot_groups(self.class_counts, self.many_threshold, self.few_threshold)
+
     def summary(self) -> str:
-        """The sizes of both lists, of the classes and of their shot groups, in one line."""
+        """The sizes of both lists, of the classes and of their shot groups, in one line; then a line for each note."""
         counts = self.class_counts
-        groups = ", ".join(f"{mask.sum()} {name}" for name, mask in shot_groups(counts).items())
-        return (
+        groups = ", ".join(f"{mask.sum()} {name}" for name, mask in self.groups.items())
+        if (self.many_threshold, self.few_threshold) != (100, 20):
+            groups += f"; many: above {self.many_threshold}, few: below {self.few_threshold}"
+        sizes = (
             f"{self.name}: {len(self.train):,} training and {len(self.test):,} test images, "
             f"{len(counts)} classes of {counts.max():,} to {counts.min():,} ({groups})"
         )
+        return "\n".join([sizes, *self.notes])
 
     @property
     def classes_fingerprint(self) -> str:
         """SHA-256 (16 hex digits) over the class names: the same classes in the same order."""
         return hashlib.sha256("\0".join(self.classnames).encode()).hexdigest()[:16]
+
+
+def relative_paths(paths: list[str], root: str | None) -> Iterator[str]:
+    """The paths as seen from `root`; as they are without one."""
+    top = os.path.join(root, "") if root else ""  # pathlib would take seconds for half a million paths
+    return (path[len(top) :] if path.startswith(top) else str(Path(path).relative_to(root)) for path in paths)
 
 
 def shot_groups(class_counts: np.ndarray, many: int = 100, few: int = 20) -> dict[str, np.ndarray]:

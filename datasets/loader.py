@@ -4,9 +4,14 @@ Randomness is counted, not consumed: the order of an epoch follows from (seed, e
 So the number of workers, the size of a batch and the epoch at which a run resumes change nothing.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,10 +19,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.base import DataError, ImageList
+from datasets.images import ImageFiles, decode
+from datasets.transforms import Sample, TestCrops, TrainCrop
 
-Step = list[tuple[int, int]]  # (epoch, index) of each sample
-Crop = Callable[[Tensor, int, int], Tensor]
+Step = list[Sample]
+Crop = TrainCrop | TestCrops
 SMALL_BYTES = 2**20
+CAUSES = {  # of a worker's death by this signal, and what helps
+    "Bus error": ("the shared memory is too small", "enlarge it (/dev/shm; docker run --shm-size 8g)"),
+    "Segmentation fault": ("a damaged image crashed the decoder", "find it with scripts/check_data.py"),
+    None: ("the machine ran out of memory", "free some"),
+}
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
@@ -27,13 +39,18 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSteps:
-    """The samples of every step of the epochs first_epoch..num_epochs-1; the last step of an epoch may be smaller."""
+    """The samples of every step of the epochs first_epoch..num_epochs-1; the last step of an epoch may be smaller.
+
+    Of several processes each takes its share: `rank` every num_ranks-th sample of a step.
+    """
 
     size: int
     batch_size: int
     seed: int
     num_epochs: int
     first_epoch: int = 0
+    rank: int = 0
+    num_ranks: int = 1
 
     @property
     def per_epoch(self) -> int:
@@ -46,7 +63,8 @@ class TrainSteps:
         for epoch in range(self.first_epoch, self.num_epochs):
             order = epoch_order(self.seed, epoch, self.size).tolist()
             for start in range(0, self.size, self.batch_size):
-                yield [(epoch, index) for index in order[start : start + self.batch_size]]
+                step = order[start : start + self.batch_size]
+                yield [(epoch, index) for index in step[self.rank :: self.num_ranks]]
 
 
 def in_order(indices: np.ndarray, batch_size: int) -> list[Step]:
@@ -57,10 +75,18 @@ def in_order(indices: np.ndarray, batch_size: int) -> list[Step]:
 class Loader:
     """Iterates over steps: (images uint8 [B, ...], labels int64 [B]), both on `device`.
 
-    An image that is missing or cannot be decoded raises a DataError that names it, whichever process met it.
+    Workers live through all the epochs of `steps`. An image that is missing or cannot be decoded raises a DataError
+    that names it, whichever process met it; a worker that was killed raises one that says why that happens.
     """
 
-    def __init__(self, images: ImageList, crop: Crop, steps, device: torch.device, num_workers: int | None = None):
+    def __init__(
+        self,
+        images: ImageList,
+        crop: TrainCrop | TestCrops,
+        steps,
+        device: torch.device,
+        num_workers: int | None = None,
+    ):
         self.device = device
         self.loader = DataLoader(
             _Reader(images, crop),
@@ -68,6 +94,7 @@ class Loader:
             num_workers=automatic_workers(images) if num_workers is None else num_workers,
             collate_fn=_as_it_is,
             pin_memory=device.type == "cuda",
+            worker_init_fn=_leave_interrupts_to_the_parent,
             # workers seed nothing from the parent's state: iterating must not advance the global generator
             generator=torch.Generator(),
         )
@@ -76,38 +103,48 @@ class Loader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.loader:
-            if isinstance(batch, DataError):
-                raise batch
-            images, labels = batch
-            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        batches = iter(self.loader)  # starts the workers
+        with _explained_death(self.loader.num_workers):
+            for batch in batches:
+                if isinstance(batch, DataError):
+                    raise batch
+                images, labels = batch
+                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 
 def automatic_workers(images: ImageList) -> int:
-    """A process for each core; none for a small set in memory, which is read sooner than they are started."""
+    """A process for each core (of torchrun's share); none for a small set in memory, read sooner than they start."""
     small = isinstance(images.images, np.ndarray) and images.images.nbytes < SMALL_BYTES
-    return 0 if small else len(os.sched_getaffinity(0))
-
-
-def _as_it_is(batch: object) -> object:
-    return batch
+    return 0 if small else max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
 
 
 class _Reader(Dataset):
     """Reads and crops a whole step at a time, in a worker."""
 
     def __init__(self, images: ImageList, crop: Crop):
-        self.images, self.crop = images, crop
+        in_memory = isinstance(images.images, np.ndarray)
+        self.pixels = images.images if in_memory else None
+        self.files = None if in_memory else ImageFiles(images.images)
+        self.labels, self.crop = images.labels, crop
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     def __getitems__(self, step: Step) -> tuple[Tensor, Tensor] | DataError:
+        indices = [index for _, index in step]
+        if not step:  # the share of a process in a step with fewer samples than processes
+            return torch.empty(0, 3, self.crop.resolution, self.crop.resolution, dtype=torch.uint8), torch.empty(
+                0
+            ).long()
         try:
-            crops = [self.crop(read_image(self.images, index), epoch, index) for epoch, index in step]
+            if self.files is None:
+                images = torch.from_numpy(self.pixels[indices]).permute(0, 3, 1, 2)
+                crops = self.crop.of_batch(images, step)
+            else:
+                crops = torch.stack([self.crop(self.files[index], epoch, index) for epoch, index in step])
         except DataError as error:
             return error  # as a value: raised in a worker, it would come back wrapped in a traceback
-        return torch.stack(crops), torch.from_numpy(self.images.labels[[index for _, index in step]])
+        return crops, torch.from_numpy(self.labels[indices])
 
 
 def read_image(images: ImageList, index: int) -> Tensor:
@@ -117,37 +154,61 @@ def read_image(images: ImageList, index: int) -> Tensor:
     return decode(images.images[index])
 
 
-def decode(path: str) -> Tensor:
-    """Decodes an image file to uint8 RGB [3, H, W], turned as its EXIF data say. Raises a DataError that names it.
+def _as_it_is(batch: object) -> object:
+    return batch
 
-    torchvision reads plain JPEG, Pillow everything else.
+
+# ---- how workers end ----
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal: the parent answers it, and its workers show no tracebacks."""
+
+    def hook(kind, error, traceback):
+        if not issubclass(kind, (ConnectionError, EOFError)):  # of the thread that hands over batches: nobody waits
+            sys.__excepthook__(kind, error, traceback)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = hook
+
+
+@contextlib.contextmanager
+def _explained_death(num_workers: int) -> Iterator[None]:
+    """Within, the death of a worker is a DataError, wherever in its work the parent is at that moment.
+
+    torch raises a RuntimeError out of its handler of SIGCHLD, or out of its wait for the next batch. Enter when the
+    workers run: torch installs its handler as it starts them.
     """
-    import torchvision.io
+    torchs = signal.getsignal(signal.SIGCHLD)
 
+    def handler(number, frame):
+        with _death_in_words(num_workers):
+            torchs(number, frame)
+
+    wrap = num_workers > 0 and callable(torchs) and threading.current_thread() is threading.main_thread()
+    if wrap:
+        signal.signal(signal.SIGCHLD, handler)
     try:
-        if path.lower().endswith((".jpg", ".jpeg")):
-            try:
-                data = torchvision.io.read_file(path)
-                return torchvision.io.decode_jpeg(data, torchvision.io.ImageReadMode.RGB, apply_exif_orientation=True)
-            except RuntimeError:  # no plain JPEG, missing or damaged: Pillow reads it or says what is wrong
-                pass
-        return _decode_with_pillow(path)
-    except FileNotFoundError:
-        raise DataError(f"the image {path} is missing; restore it or remove it from the list") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's readers of damaged files raise whatever they stumble over
+        with _death_in_words(num_workers):
+            yield
+    finally:
+        if wrap:
+            with contextlib.suppress(ValueError):  # at the very end, or collected in another thread
+                signal.signal(signal.SIGCHLD, torchs)
+
+
+@contextlib.contextmanager
+def _death_in_words(num_workers: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error.__cause__, DataError):  # torch met the handler's answer, and went on to its own
+            raise error.__cause__ from None
+        if isinstance(error, RuntimeError) and not str(error).startswith(("DataLoader worker", "Pin memory thread")):
+            raise
+        signalled = re.search(r"signal: ([^.]*)", str(error))
+        cause, remedy = CAUSES.get(signalled and signalled[1], CAUSES[None])
         raise DataError(
-            f"the image {path} cannot be decoded ({error}); replace it or remove it from the list"
-        ) from error
-
-
-def _decode_with_pillow(path: str) -> Tensor:
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):  # 16 bits of grey: Pillow's own conversion would cut them off at 255
-            image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+            f"a process that reads images died ({signalled[1] if signalled else 'unexpectedly'}), most likely because "
+            f"{cause}; {remedy}, or set num_workers below {num_workers} (0 = no such processes)"
+        ) from None

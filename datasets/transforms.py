@@ -3,15 +3,18 @@
 Images are uint8 tensors [3, H, W] and stay so; torch's bicubic, antialiased resize works on them directly.
 """
 
+import collections
 import dataclasses
 import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
+Sample = tuple[int, int]  # epoch, index
 
 MDA_SCHEDULES = {
     "convex": lambda t: 1 - math.sqrt(1 - t * t),
@@ -22,6 +25,7 @@ MDA_SCHEDULES = {
 }
 TTE_EXPAND = 24  # pixels, meant for a resolution of 224
 SMALLEST_AREA = 0.08  # of a training crop, as a share of the image
+LONG = 4  # times as long as wide: of such a test image only the crops are resized
 RATIOS = (3 / 4, 4 / 3)  # width / height of a standard training crop
 
 
@@ -37,36 +41,68 @@ class TrainCrop:
 
     def __call__(self, image: Tensor, epoch: int, index: int) -> Tensor:
         """[3, H, W] -> [3, resolution, resolution], both uint8."""
+        box, mirrored = self.draw(*image.shape[1:], epoch, index)
+        image = resize(crop(image, box), self.resolution, self.resolution)
+        return image.flip(2) if mirrored else image
+
+    def of_batch(self, images: Tensor, samples: list[Sample]) -> Tensor:
+        """[n, 3, H, W] -> [n, 3, resolution, resolution], both uint8: as each by itself, resized together by size."""
+        drawn = [self.draw(*images.shape[2:], *sample) for sample in samples]
+        rows_of_size = collections.defaultdict(list)
+        for row, ((_, _, height, width), _) in enumerate(drawn):
+            rows_of_size[height, width].append(row)
+        crops = [images[0]] * len(images)
+        for rows in rows_of_size.values():
+            parts = [crop(images[row], drawn[row][0]) for row in rows]
+            parts = torch.stack(parts) if len(parts) > 1 else parts[0][None]
+            for row, resized in zip(rows, resize(parts, self.resolution, self.resolution).unbind(), strict=True):
+                crops[row] = resized.flip(2) if drawn[row][1] else resized
+        return torch.stack(crops)
+
+    def draw(self, height: int, width: int, epoch: int, index: int) -> tuple[Box, bool]:
+        """Where the crop of this sample lies in its image, and whether it is mirrored."""
         rng = np.random.default_rng((self.seed, epoch, 1 + index))  # 0 is the order's
-        height, width = image.shape[1:]
         if self.mda:
-            smallest = smallest_area(self.mda_func, epoch, self.num_epochs)
-            return resize(crop(image, square_box(height, width, smallest, rng)), self.resolution, self.resolution)
-        image = resize(crop(image, random_resized_box(height, width, rng)), self.resolution, self.resolution)
-        return image.flip(2) if rng.random() < 0.5 else image
+            return square_box(height, width, smallest_area(self.mda_func, epoch, self.num_epochs), rng), False
+        return random_resized_box(height, width, rng), bool(rng.random() < 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class TestCrops:
-    """The centre of an image, or its corners and its centre, after a resize of the short side."""
+    """After a resize of the short side: 1 crop in the centre; 5: the corners too; 10: of the mirror image too."""
 
     __test__ = False  # not a test of pytest's
 
     resolution: int
     expand: int
-    five: bool = False
+    count: int = 1
 
     def __call__(self, image: Tensor, epoch: int = 0, index: int = 0) -> Tensor:
-        """[3, H, W] -> [K, 3, resolution, resolution], both uint8, K = 5 or 1."""
-        side, size = self.resolution, self.resolution + self.expand
-        height, width = image.shape[1:]
-        short = min(height, width)
-        image = resize(image, int(size * height / short), int(size * width / short))
-        bottom, right = image.shape[1] - side, image.shape[2] - side
+        """[3, H, W] -> [count, 3, resolution, resolution], both uint8."""
+        return self.of_batch(image[None])[0]
+
+    def of_batch(self, images: Tensor, samples: list[Sample] | None = None) -> Tensor:
+        """[n, 3, H, W] -> [n, count, 3, resolution, resolution], both uint8. Test crops ask for no samples."""
+        size, short = self.resolution + self.expand, min(images.shape[2:])
+        height, width = (int(size * side / short) for side in images.shape[2:])
+        boxes = self.boxes(height, width)
+        if max(height, width) > LONG * size:
+            crops = [torch.stack([part_of_resized(image, height, width, box) for image in images]) for box in boxes]
+        else:
+            resized = resize(images, height, width)
+            crops = [crop(resized, box) for box in boxes]
+        return torch.stack([*crops[:5], *(part.flip(-1) for part in crops[5:])], dim=1)
+
+    def boxes(self, height: int, width: int) -> list[Box]:
+        """Where the crops lie in the resized image; those after the fifth are then mirrored."""
+        side = self.resolution
+        bottom, right = height - side, width - side
         places = [(round(bottom / 2), round(right / 2))]
-        if self.five:
+        if self.count > 1:
             places = [(0, 0), (0, right), (bottom, 0), (bottom, right), *places]
-        return torch.stack([crop(image, (top, left, side, side)) for top, left in places])
+        if self.count > 5:
+            places += [(top, right - left) for top, left in places]
+        return [(top, left, side, side) for top, left in places]
 
 
 def build_train_crop(cfg, resolution: int) -> TrainCrop:
@@ -75,9 +111,10 @@ def build_train_crop(cfg, resolution: int) -> TrainCrop:
 
 
 def build_test_crops(cfg, resolution: int) -> TestCrops:
-    """The test crops that `cfg` describes: one in the centre, or with test-time ensembling five."""
+    """The test crops that `cfg` describes: one in the centre, or with test-time ensembling five or ten."""
     automatic = TTE_EXPAND if cfg.tte else resolution // 7
-    return TestCrops(resolution, automatic if cfg.expand is None else cfg.expand, five=cfg.tte)
+    expand = automatic if cfg.expand is None else cfg.expand
+    return TestCrops(resolution, expand, int(cfg.tte_crops) if cfg.tte else 1)
 
 
 def smallest_area(mda_func: str, epoch: int, num_epochs: int) -> float:
@@ -115,7 +152,34 @@ def crop(image: Tensor, box: Box) -> Tensor:
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic and antialiased, uint8 [3, H, W] -> [3, height, width]."""
-    if image.shape[1:] == (height, width):
+    """Bicubic and antialiased, uint8 [..., 3, H, W] -> [..., 3, height, width], within one grey level of Pillow.
+
+    Where it enlarges, about five values in a million are two levels away: torch's weights have 16 bits. Pillow's own
+    resize would take four times as long there, and a detour by float32 as well.
+    """
+    if image.shape[-2:] == (height, width):
         return image
-    return F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0]
+    batch = image if image.ndim == 4 else image[None]
+    batch = F.interpolate(batch, (height, width), mode="bicubic", antialias=True)
+    return batch if image.ndim == 4 else batch[0]
+
+
+def part_of_resized(image: Tensor, height: int, width: int, box: Box) -> Tensor:
+    """crop(resize(image, height, width), box), within one grey level, without the time and memory of all the rest.
+
+    Pillow places its filter between pixels, as this needs; what lies beyond the reach of the filter is cut off first.
+    """
+    spans, cut = [], []  # of rows, then of columns
+    for start, length, size, resized in zip(box[:2], box[2:], image.shape[1:], (height, width), strict=True):
+        scale = size / resized
+        first, last = start * scale, min((start + length) * scale, size)
+        reach = math.ceil(2 * max(scale, 1)) + 1
+        begin = max(math.floor(first) - reach, 0)
+        spans.append((first - begin, last - begin))
+        cut.append(slice(begin, math.ceil(last) + reach))
+    (top, bottom), (left, right) = spans
+    part = Image.fromarray(image[:, cut[0], cut[1]].permute(1, 2, 0).contiguous().numpy())
+    # rows first, as torch does; Pillow's own order depends on the shape
+    part = part.resize((box[3], part.height), Image.Resampling.BICUBIC, (left, 0, right, part.height))
+    part = part.resize((box[3], box[2]), Image.Resampling.BICUBIC, (0, top, box[3], bottom))
+    return torch.from_numpy(np.array(part)).permute(2, 0, 1)

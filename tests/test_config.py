@@ -394,8 +394,10 @@ def test_the_order_of_options_does_not_matter():
 
 
 HOW = {"root": "r", "gpu": -1, "num_workers": 0, "print_freq": 2, "weights": "w.pt", "prec_test": "fp32"}
-HOW |= {"save_logits": True}
-WHAT = {"test_only": True, "test_train": True, "tte": True, "expand": 8}
+HOW |= {"save_logits": True, "bad_images": "skip"}
+HOW |= {"outside_root": True, "bad_images": "skip"}
+WHAT = {"test_only": True, "test_train": True, "tte": True, "tte_crops": 10, "expand": 8}
+WHAT |= {"test_list": "t.csv", "many_threshold": 50, "few_threshold": 5}
 
 
 def test_a_test_run_finds_its_training_run():
@@ -406,7 +408,7 @@ def test_a_test_run_finds_its_training_run():
 
 
 def test_every_option_that_changes_training_enters_the_name():
-    never = {*HOW, *WHAT, "model_dir", "output_dir", "dataset", "backbone"}
+    never = {*HOW, *WHAT, "model_dir", "output_dir", "dataset", "backbone", "train_list", "classnames"}
     assert {name for name, key in KEYS.items() if not key.names_run} == never
 
 
@@ -414,6 +416,15 @@ def test_other_published_weights_enter_the_name_safely():
     cfg = load("weights", "timm:vit_base_patch16_224.augreg_in21k", backbone="in21k_vit_b16")
     assert cfg.output_dir.endswith("_weights_timm-vit_base_patch16_224.augreg_in21k")
     assert Path(cfg.output_dir).parent == Path("output")
+
+
+def test_lists_name_the_run_by_their_files_names():
+    """Not by their folders: a list may move. What it says is part of the run's settings."""
+    options = ("train_list", "/a/long/way/fold 1.csv", "classnames", "names.txt")
+    cfg = load(*options, data="folder")
+    assert cfg.output_dir == "output/folder_clip_tiny_lift+_train_list_fold-1_classnames_names"
+    moved = load("classnames", "elsewhere/names.txt", "train_list", "fold 1.csv", "test_list", "t", data="folder")
+    assert moved.output_dir == cfg.output_dir
 
 
 def test_another_run_is_tested_in_its_own_directory():

@@ -322,8 +322,11 @@ def test_folder_class_without_test_pictures_is_kept(pictures):
 WRONG_FOLDERS = {
     "no train": (("test/cat/1.jpg", "pictures/dog/1.jpg"), "train is not a folder .*beside it: pictures, test"),
     "no test": (("train/cat/1.jpg", "train/dog/1.jpg"), "test is not a folder .*beside it: train.*val/CLASS/"),
-    "no classes": (("train/1.jpg", "test/1.jpg"), "train holds no pictures in class folders; expected .*CLASS"),
-    "one class": (("train/cat/1.jpg", "test/cat/1.jpg"), "has 1 class folders.*at least two"),
+    "no classes": (
+        ("train/1.jpg", "test/1.jpg"),
+        "train holds no pictures in class folders .found 1 .jpg outside.*expected .*CLASS",
+    ),
+    "one class": (("train/cat/1.jpg", "test/cat/1.jpg"), "train/cat: there is 1 class only, 'cat'; at least two"),
     "unknown test class": ((*TWO, "test/eel/1.jpg"), "tests class 'eel', which has no training pictures"),
 }
 

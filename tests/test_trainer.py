@@ -9,7 +9,7 @@ import torch
 
 import trainer
 from models.weights import load_backbone
-from trainer import Trainer, TrainingError
+from trainer import Trainer
 from utils import checkpoint, runtime
 from utils.checkpoint import CheckpointError
 from utils.losses import LOSSES
@@ -120,7 +120,7 @@ def test_the_learning_rate_falls_along_the_cosine(config):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config):
-    with pytest.raises(TrainingError, match="smaller lr"):
+    with pytest.raises(FloatingPointError, match="smaller lr"):
         train(config("lr", 1e30, "classifier", "LinearClassifier"))
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import math
+import types
 
 import helpers
 import numpy as np
@@ -13,10 +14,13 @@ from scipy import stats
 from torchvision import transforms as tv
 from torchvision.transforms import functional as tvf
 
+from datasets import transforms
 from datasets.transforms import (
+    LONG,
     MDA_SCHEDULES,
     TestCrops,
     TrainCrop,
+    build_test_crops,
     crop,
     random_resized_box,
     resize,
@@ -24,7 +28,7 @@ from datasets.transforms import (
     square_box,
 )
 
-DRAWS = 10_000
+DRAWS = 100_000
 SURE = 1e-3  # a test of a distribution fails below this p; the draws are fixed, so it fails always or never
 SCHEDULES = {
     "convex": lambda t: 1 - (1 - t**2) ** 0.5,
@@ -51,8 +55,14 @@ def tensor(image):
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
+def resized_by_pillow(image, height, width):
+    """Rows first, then columns; by itself, Pillow chooses the order by the shape, and rounds after each."""
+    rows = pixels(image).resize((width, image.shape[1]), Image.Resampling.BICUBIC)
+    return tensor(rows.resize((width, height), Image.Resampling.BICUBIC))
+
+
 def assert_same_picture(found, expected, enlarged):
-    """Within one grey level; where an image is enlarged, a few pixels in a million may be two apart."""
+    """Within one grey level; where an image is enlarged, a few values in a million may be two apart."""
     assert found.shape == expected.shape
     apart = (found.int() - expected.int()).abs()
     assert apart.max() <= (2 if enlarged else 1)
@@ -135,17 +145,17 @@ def test_the_last_crops_are_the_largest_squares():
 @pytest.mark.parametrize("height, width", [(427, 640), (500, 500), (90, 900), (900, 90), (20, 30)])
 def test_standard_boxes_are_distributed_as_torchvisions(height, width):
     rng = np.random.default_rng(0)
-    ours = np.array([random_resized_box(height, width, rng) for _ in range(DRAWS // 2)])
+    ours = np.array([random_resized_box(height, width, rng) for _ in range(DRAWS)])
     image = torch.empty(3, height, width)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         get_params = tv.RandomResizedCrop.get_params
-        theirs = np.array([get_params(image, [0.08, 1], [3 / 4, 4 / 3]) for _ in range(DRAWS // 2)])
+        theirs = np.array([get_params(image, [0.08, 1], [3 / 4, 4 / 3]) for _ in range(DRAWS // 10)])
     if (theirs == theirs[0]).all():  # no box of that ratio is small enough: always the largest
         assert (ours == theirs[0]).all()
         return
     for a, b in zip(derived(ours, height, width), derived(theirs, height, width), strict=True):
-        assert stats.ks_2samp(a, b).pvalue > SURE
+        assert stats.ks_2samp(a, b).pvalue > SURE / 40  # so many are compared, over the sizes
 
 
 def test_standard_boxes_reach_every_border():
@@ -206,7 +216,7 @@ def test_test_crops_lie_where_torchvisions_do(height, width):
     image = numbered(height, width)
     found = TestCrops(224, expand=32)(image)
     assert torch.equal(found, tvf.center_crop(image, 224)[None])
-    assert torch.equal(TestCrops(224, expand=32, five=True)(image), torch.stack(tvf.five_crop(image, 224)))
+    assert torch.equal(TestCrops(224, expand=32, count=5)(image), torch.stack(tvf.five_crop(image, 224)))
 
 
 @pytest.mark.parametrize("resolution, expand", [(224, 32), (224, 24), (32, 4), (224, 0)])
@@ -219,7 +229,118 @@ def test_test_crops_are_torchvisions_pipeline(photo, resolution, expand, height,
     five = torch.stack([tensor(part) for part in tv.FiveCrop(resolution)(resized)])
     enlarged = min(height, width) < resolution + expand
     assert_same_picture(TestCrops(resolution, expand)(image), centre[None], enlarged)
-    assert_same_picture(TestCrops(resolution, expand, five=True)(image), five, enlarged)
+    assert_same_picture(TestCrops(resolution, expand, count=5)(image), five, enlarged)
+
+
+@pytest.mark.parametrize("height, width", [(256, 256), (256, 301), (333, 256), (257, 1000), (224, 225)])
+def test_ten_crops_lie_where_torchvisions_do(height, width):
+    """PEL's TenCrop: five crops of the image, and the same five of its mirror image."""
+    image = numbered(height, width)
+    size = min(height, width)
+    assert torch.equal(TestCrops(200, size - 200, count=10)(image), torch.stack(tvf.ten_crop(image, 200)))
+
+
+def test_ten_crops_of_a_photograph_are_torchvisions(photo):
+    expected = tv.TenCrop(224)(tv.Resize(248, Image.Resampling.BICUBIC)(pixels(photo)))
+    found = TestCrops(224, 24, count=10)(photo)
+    assert_same_picture(found, torch.stack([tensor(part) for part in expected]), enlarged=False)
+    assert torch.equal(found[:5], TestCrops(224, 24, count=5)(photo))
+    assert torch.equal(found[4:5], TestCrops(224, 24)(photo))
+
+
+@pytest.mark.parametrize(
+    "tte, tte_crops, expand, expected", [(False, "10", 32, 1), (True, "5", 24, 5), (True, "10", 24, 10)]
+)
+def test_test_crops_follow_the_configuration(tte, tte_crops, expand, expected):
+    cfg = types.SimpleNamespace(tte=tte, tte_crops=tte_crops, expand=None)
+    assert build_test_crops(cfg, 224) == TestCrops(224, expand, expected)
+    cfg.expand = 7
+    assert build_test_crops(cfg, 224).expand == 7
+
+
+@pytest.mark.parametrize("tte_crops", [None, 5, 10])
+def test_results_say_how_many_crops_were_tested(tte_crops, config):
+    from trainer import Trainer
+
+    options = () if tte_crops is None else ("tte", "True", "tte_crops", tte_crops)
+    assert Trainer(config(*options, method="zs")).run()["test"]["crops"] == (tte_crops or 1)
+
+
+# ---- very long images ----
+
+
+@pytest.mark.parametrize("resolution, expand", [(224, 32), (224, 0), (32, 4)])
+@pytest.mark.parametrize(
+    "height, width", [(30, 640), (427, 40), (100, 640), (640, 100), (61, 299), (7, 600), (1, 640), (640, 1), (5, 21)]
+)
+@pytest.mark.parametrize("count", [1, 5, 10])
+def test_crops_of_long_images_are_those_of_the_whole(photo, height, width, resolution, expand, count):
+    """Only they are resized; the pixels are as if the whole had been, by Pillow."""
+    image = photo.transpose(1, 2)[:, :height, :width] if height > 427 else photo[:, :height, :width]
+    size, short = resolution + expand, min(height, width)
+    whole = resized_by_pillow(image, int(size * height / short), int(size * width / short))
+    part = {1: lambda w: tvf.center_crop(w, resolution)[None], 5: tvf.five_crop, 10: tvf.ten_crop}[count]
+    parts = part(whole) if count == 1 else torch.stack(part(whole, resolution))
+    found = TestCrops(resolution, expand, count)(image)
+    apart = (found.int() - parts.int()).abs()
+    assert apart.max() <= 1
+    assert (apart > 0).float().mean() < 1e-2
+
+
+@pytest.mark.parametrize("count", [1, 5, 10])
+@pytest.mark.parametrize("height, width", [(100, 60_000), (60_000, 100), (10, 2_000_000), (1, 65_535)])
+def test_long_images_are_never_resized_whole(height, width, count, monkeypatch):
+    """The last two would need 39 and 13 GB."""
+    monkeypatch.setattr(transforms, "resize", lambda *_: pytest.fail("resizes the whole image"))
+    image = torch.full((3, height, width), 77, dtype=torch.uint8)
+    out = TestCrops(224, 32, count)(image)
+    assert out.shape == (count, 3, 224, 224) and (out == 77).all()
+
+
+def test_both_ways_agree_where_they_meet(photo):
+    """On either side of LONG, the crops are within the same bounds of Pillow's."""
+    for width in (50 * LONG - 1, 50 * LONG, 50 * LONG + 1, 50 * LONG + 2):
+        image = photo[:, 50:100, :width]
+        whole = resized_by_pillow(image, 64, int(64 * width / 50))
+        assert_same_picture(TestCrops(56, 8)(image)[0], tvf.center_crop(whole, 56), enlarged=True)
+
+
+# ---- training crops ----
+
+
+@pytest.mark.parametrize("mda", [True, False])
+@pytest.mark.parametrize("height, width", [(427, 640), (60, 90), (1, 1), (12, 640), (427, 9)])
+@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
+def test_training_crops_of_photographs_are_pillows(name, height, width, mda):
+    """Of whole ones, of some smaller than the crop, and of very long ones."""
+    photo = torch.from_numpy(helpers.photograph(name).copy()).permute(2, 0, 1)
+    image = photo[:, 427 - height :, :width]
+    train_crop = TrainCrop(112, seed=5, num_epochs=3, mda=mda)
+    expected, enlarged = [], False
+    for index in range(20):
+        box, mirrored = train_crop.draw(height, width, 1, index)
+        part = resized_by_pillow(crop(image, box), 112, 112)
+        expected.append(part.flip(2) if mirrored else part)
+        enlarged |= min(box[2:]) < 112
+    found = torch.stack([train_crop(image, 1, index) for index in range(20)])
+    assert_same_picture(found, torch.stack(expected), enlarged)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (32, 32), (40, 23)])
+@pytest.mark.parametrize("resolution", [16, 32])
+def test_crops_of_a_batch_are_those_of_its_images(shape, resolution):
+    """To the last bit, whatever is resized together."""
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (70, *shape, 3), np.uint8)).permute(0, 3, 1, 2)
+    samples = [(i % 4, 3 * i) for i in range(70)]
+    for crops in (
+        TrainCrop(resolution, 1, 5),
+        TrainCrop(resolution, 1, 5, mda_func="min"),
+        TrainCrop(resolution, 1, 5, mda=False),
+        *(TestCrops(resolution, 4, count) for count in (1, 5, 10)),
+    ):
+        one_by_one = [crops(image, *sample) for image, sample in zip(images, samples, strict=True)]
+        assert torch.equal(crops.of_batch(images, samples), torch.stack(one_by_one))
+        assert torch.equal(crops.of_batch(images[:1], samples[:1]), one_by_one[0][None])
 
 
 @pytest.mark.parametrize("mda", [True, False])
@@ -230,7 +351,7 @@ def test_training_crop_is_its_box_resized_with_pillow(photo, mda):
     for index in range(60):
         rng = np.random.default_rng((3, 2, 1 + index))
         box = square_box(427, 640, 0.54, rng) if mda else random_resized_box(427, 640, rng)
-        part = pixels(crop(photo, box)).resize((48, 48), Image.Resampling.BICUBIC)
+        part = pixels(resized_by_pillow(crop(photo, box), 48, 48))
         found = train_crop(photo, 2, index)
         plain = levels_apart(found, tensor(part))
         flipped = levels_apart(found, tensor(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
@@ -278,7 +399,7 @@ def test_every_image_gives_every_crop(height, width):
         (TrainCrop(16, 0, 1), (3, 16, 16)),
         (TrainCrop(16, 0, 1, mda=False), (3, 16, 16)),
         (TestCrops(16, 2), (1, 3, 16, 16)),
-        (TestCrops(16, 2, five=True), (5, 3, 16, 16)),
+        (TestCrops(16, 2, count=5), (5, 3, 16, 16)),
         (TestCrops(16, 0), (1, 3, 16, 16)),
     ):
         out = transform(image, 0, 0)

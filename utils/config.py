@@ -8,6 +8,7 @@ whose default is None still has a type, a string is never evaluated, an unknown 
 """
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,16 +17,13 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from utils.coerce import ConfigError, coerce
 from utils.pel_names import PEL_NAMES, SYNONYMS
-from utils.schema import KEYS, SCHEMA, Key
+from utils.schema import KEYS, SCHEMA
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 OUTPUT = Path("output")
 FLAGS = {"data": "-d", "backbone": "-b", "method": "-m", "model": "-m"}
-
-
-class ConfigError(Exception):
-    """A wrong command line or configuration; the message names the key, what was found and what is possible."""
 
 
 class Config(CfgNode):
@@ -127,74 +125,6 @@ def _merge(
         warn(f"{name} {pel[name]} is PEL's name, read as: {read_as}")
 
 
-def coerce(name: str, key: Key, value: Any, where: str = "") -> Any:
-    """`value`, text or already parsed, as the type of `key`; raises a ConfigError that says what would do."""
-    if value is None or value in ("None", "none", "null"):
-        if key.none or key.default is None:
-            return None
-        raise ConfigError(f"{where}{name} cannot be None; it takes {_wanted(key)}")
-    try:
-        parsed = _PARSERS[key.kind](value)
-        numbers = parsed if isinstance(parsed, tuple) else (parsed,)
-        valid = (not key.choices or parsed in key.choices) and (
-            key.least is None or all(key.least <= number <= key.most and number < float("inf") for number in numbers)
-        )
-    except (ValueError, TypeError, KeyError):
-        valid = False
-    if not valid:
-        raise ConfigError(f"{where}{name} takes {_wanted(key)}, found '{value}'")
-    return parsed
-
-
-def _wanted(key: Key) -> str:
-    if key.choices:
-        return f"one of {', '.join(key.choices)}" + (" or None" if key.none or key.default is None else "")
-    kinds = {
-        "bool": "True or False",
-        "int": "a whole number",
-        "float": "a number",
-        "str": "a text",
-        "floats": "three numbers like [0.5,0.5,0.5]",
-        "layers": "None, a whole number, or a list of block numbers like [0,2]",
-    }
-    limits = f" of at least {key.least}" if key.least is not None else ""
-    return kinds[key.kind] + limits + (f" and at most {key.most}" if key.most < float("inf") else "")
-
-
-def _bool(value: Any) -> bool:
-    return {"true": True, "false": False}[str(value).lower()]
-
-
-def _int(value: Any) -> int:
-    return _fail() if isinstance(value, bool) or str(value) != str(value).strip() else int(str(value))
-
-
-def _float(value: Any) -> float:
-    return _fail() if isinstance(value, bool) else float(value)
-
-
-def _list(value: Any) -> list:
-    return str(value).strip("[]() ").split(",") if isinstance(value, str) else list(value)
-
-
-def _floats(value: Any) -> tuple[float, ...]:
-    numbers = tuple(_float(part) for part in _list(value))
-    return numbers if len(numbers) == 3 and all(0 <= number <= 1 for number in numbers) else _fail()
-
-
-def _layers(value: Any) -> int | tuple[int, ...]:
-    if isinstance(value, (list, tuple)) or (isinstance(value, str) and re.search(r"[\[(,]", value)):
-        return tuple(_int(str(part).strip()) for part in _list(value) if str(part).strip())
-    return _int(value)
-
-
-def _fail() -> Any:
-    raise ValueError
-
-
-_PARSERS = {"bool": _bool, "int": _int, "float": _float, "str": str, "floats": _floats, "layers": _layers}
-
-
 def check(values: dict[str, Any]) -> None:
     """The rules between keys. Raises ConfigError."""
     if values["batch_size"] % values["accum_step"]:
@@ -202,8 +132,10 @@ def check(values: dict[str, Any]) -> None:
             f"accum_step must divide batch_size, found accum_step {values['accum_step']} "
             f"and batch_size {values['batch_size']}; choose, say, accum_step {_divisor(values)}"
         )
-    if values["loss_type"] == "LADE" and values["accum_step"] > 1:
-        raise ConfigError("loss_type LADE compares the images of a whole step, so it takes accum_step 1 only")
+    if values["loss_type"] == "LADE" and (values["accum_step"] > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1):
+        raise ConfigError(
+            "loss_type LADE compares the images of a whole step, so it takes accum_step 1 and one process"
+        )
     _check_what_trains(values)
     if values["mean"] is None or values["std"] is None or min(values["std"]) <= 0:
         raise ConfigError(
@@ -265,6 +197,9 @@ def _run_directory(name: str, before: dict[str, Any], values: dict[str, Any]) ->
         if KEYS[key].names_run and value != before[key]:
             value = "-".join(map(str, value)) if isinstance(value, tuple) else value
             name += f"_{key}_{value}"
+    for key in ("train_list", "classnames"):
+        if values[key] != before[key]:
+            name += f"_{key}_{Path(values[key] or 'None').stem}"
     if _is_address(values["weights"]) and values["weights"] != before["weights"]:
         name += f"_weights_{values['weights']}"
     return OUTPUT / re.sub(r"[^\w.+@=-]+", "-", name)

@@ -1,6 +1,7 @@
 """What a run says while it lasts: lines on the terminal and in a file, numbers in metrics.jsonl and for TensorBoard."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -13,13 +14,15 @@ class RunLog:
     """Lines go to the terminal and to `file`; scalars to metrics.jsonl and TensorBoard; progress to a bar.
 
     file: log.txt of a training run, log_<what>.txt of a test; a later run of the same directory is added to it.
+    speaks: False for a process that leaves all this to another one.
     """
 
-    def __init__(self, directory: Path, file: str = "log.txt"):
-        self.directory = directory
+    def __init__(self, directory: Path, file: str = "log.txt", speaks: bool = True):
+        self.directory, self.speaks = directory, speaks
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self.file = open(directory / file, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+            path = directory / file if speaks else os.devnull
+            self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
         except OSError as error:
             raise ConfigError(
                 f"cannot write to the run directory {directory} ({error.strerror}); choose another with output_dir DIR"
@@ -30,7 +33,8 @@ class RunLog:
 
     def info(self, text: str) -> None:
         """One or more lines, on the terminal above any progress bar and in the file."""
-        tqdm.write(text)
+        if self.speaks:
+            tqdm.write(text)
         self.note(text)
 
     def note(self, text: str) -> None:
@@ -40,6 +44,8 @@ class RunLog:
 
     def scalars(self, step: int, **values: float) -> None:
         """Numbers of training step `step`: a line of metrics.jsonl, and curves in TensorBoard."""
+        if not self.speaks:
+            return
         if self.metrics is None:
             from torch.utils.tensorboard import SummaryWriter  # heavy: imported where it is used
 
@@ -53,16 +59,17 @@ class RunLog:
     def rewind(self, step: int) -> None:
         """Forgets all numbers after `step`: those of an epoch cut short, or with step 0 those of an earlier run."""
         path = self.directory / "metrics.jsonl"
-        if path.exists():
+        if path.exists() and self.speaks:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             path.write_text("".join(line for line in lines if _step_of(line) <= step), encoding="utf-8")
-        for events in self.directory.glob("events.out.*") if step == 0 else ():
+        for events in self.directory.glob("events.out.*") if step == 0 and self.speaks else ():
             events.unlink()
         self.first_step = step + 1
 
     def progress(self, total: int, what: str) -> tqdm:
         """A bar over `total` images with images per second and time left; none where no terminal would show it."""
-        return tqdm(total=total, desc=what, unit=" images", dynamic_ncols=True, leave=False, disable=None)
+        silent = None if self.speaks else True  # None: where there is no terminal
+        return tqdm(total=total, desc=what, unit=" images", dynamic_ncols=True, leave=False, disable=silent)
 
     def epoch(self, epoch: int, num_epochs: int, num_images: int, num_steps: int) -> "EpochProgress":
         """What is said in the course of one epoch of training."""

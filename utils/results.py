@@ -33,6 +33,22 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def introduction(about: dict[str, Any], data: str, resolution: int, notes: set[str]) -> str:
+    """What a run says of itself before it begins; `about` as in the results, `data` and `notes` in words."""
+    params, settings = about["params"], about["settings"]
+    processes = f", {about['processes']} processes" if about["processes"] > 1 else ""
+    precision = f"precision in training {settings['precision']}, in testing {about['test']['precision']}"
+    lines = [
+        f"device    {about['device']}{processes}; {precision}",
+        *(f"          {note}" for note in sorted(notes)),
+        "data      " + data.replace("\n", "\n          "),
+        f"backbone  {settings['backbone']} ({about['weights']['name']}), {resolution} pixels",
+        f"training  {params['trained']:,} of {params['total']:,} parameters: "
+        f"{params['peft']:,} in the backbone, {params['head']:,} in the head",
+    ]
+    return "\n".join(lines)
+
+
 def table(results: dict[str, Any]) -> str:
     """The results as a person reads them: accuracies in percent, trained parameters, time and memory."""
     accuracy, more, params = results["accuracy"], results["more"], results["params"]

@@ -9,17 +9,29 @@ import torch
 from torch import Tensor, nn
 
 from utils.config import ConfigError
+from utils.distributed import World
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 THREADS = torch.get_num_threads()
 SMALL_MODEL = 10_000_000  # parameters
 
 
-def pick_device(gpu: int) -> torch.device:
-    """The GPU numbered `gpu`, or the CPU where there is none or gpu is -1. Raises ConfigError if there are fewer."""
+def pick_device(gpu: int | None, world: World) -> torch.device:
+    """The GPU numbered `gpu`, or the CPU where there is none or gpu is -1. Raises ConfigError if there are fewer.
+
+    Each of several processes takes a GPU of its own; None asks for that.
+    """
     count = torch.cuda.device_count()
-    if gpu < 0 or count == 0:
+    if gpu == -1 or count == 0:
         return torch.device("cpu")
+    if world.size > 1:
+        gpu = world.local
+    elif gpu is None and count > 1:
+        raise ConfigError(
+            f"gpu None means all {count} GPUs, which takes a process for each: start torchrun "
+            f"--nproc_per_node={count} main.py ... in place of python main.py ..."
+        )
+    gpu = gpu or 0
     if gpu >= count:
         raise ConfigError(f"gpu {gpu} is not there: this machine has {count}, numbered from 0")
     torch.cuda.set_device(gpu)
@@ -113,6 +125,11 @@ def describe(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{_cpuinfo('model name') or platform.machine()} (CPU), {threads} thread{'s' if threads > 1 else ''}"
+
+
+def environment(device: torch.device, world: World) -> dict[str, object]:
+    """Where a result comes from: versions of the packages, device, number of processes."""
+    return {"versions": versions(), "device": describe(device), "processes": world.size}
 
 
 def versions() -> dict[str, str]:

@@ -86,7 +86,14 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "std": Key(None, "floats", "deviation of the normalisation, RGB in 0..1 (set by the file of -b)"),
         "seed": Key(0, "int", "seed of initialisation, order and crops", least=0),
         "deterministic": Key(False, "bool", "deterministic kernels on the GPU, wherever torch has them (slower)"),
-        "gpu": Key(0, "int", "index of the GPU; -1 = CPU, also taken where there is no GPU", least=-1, names_run=False),
+        "gpu": Key(
+            0,
+            "int",
+            "index of the GPU; -1 = CPU, also taken where there is no GPU; None = all (docs/scale.md)",
+            least=-1,
+            none=True,
+            names_run=False,
+        ),
         "num_workers": Key(
             None,
             "int",
@@ -96,6 +103,34 @@ SCHEMA: dict[str, dict[str, Key]] = {
         ),
         "prec_train": Key("amp", "str", "precision in training; amp = bf16, or fp16 without it", ("amp", *PRECISIONS)),
         "prec_test": Key("fp16", "str", "precision in testing", PRECISIONS, names_run=False),
+    },
+    "Data": {
+        # the two files name the run by their own names, without folder or suffix: utils/config.py
+        "train_list": Key(None, "str", "-d folder: CSV or TSV of training images: path,label", names_run=False),
+        "test_list": Key(None, "str", "-d folder: CSV or TSV of test images", names_run=False),
+        "test_fraction": Key(
+            None,
+            "float",
+            "-d folder: share of each class's images that are held out for testing, the same for every seed",
+            least=0.001,
+            most=0.999,
+        ),
+        "classnames": Key(
+            None, "str", "-d folder: file of class names, or of name,prompt name (.csv)", names_run=False
+        ),
+        "imbalance": Key(
+            None, "float", "-d folder: thin the training images to a long tail, largest class / smallest class", least=1
+        ),
+        "outside_root": Key(False, "bool", "-d folder: lists may name images outside root", names_run=False),
+        "bad_images": Key(
+            "stop",
+            "str",
+            "stop at an image that cannot be read, or skip: leave out those that scripts/check_data.py has listed",
+            ("stop", "skip"),
+            names_run=False,
+        ),
+        "many_threshold": Key(100, "int", "classes with more training images are many-shot", least=0, names_run=False),
+        "few_threshold": Key(20, "int", "classes with fewer training images are few-shot", least=0, names_run=False),
     },
     "Training": {
         "num_epochs": Key(5, "int", "passes over the training set", least=1),
@@ -107,7 +142,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "loss_type": Key(
             "LA",
             "str",
-            "loss; LA = logit adjustment (Menon et al. 2021); the others: README",
+            "loss; LA = logit adjustment (Menon et al. 2021); the others: docs/methods.md",
             ("CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE"),
         ),
     },
@@ -119,7 +154,10 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "how the smallest crop grows over the epochs",
             ("convex", "linear", "concave", "min", "max"),
         ),
-        "tte": Key(False, "bool", "test-time ensembling: five crops, logits averaged", names_run=False),
+        "tte": Key(False, "bool", "test-time ensembling: several crops, logits averaged", names_run=False),
+        "tte_crops": Key(
+            "5", "str", "crops of tte: corners and centre, or 10: of the mirror image too", ("5", "10"), names_run=False
+        ),
         "expand": Key(
             None,
             "int",

@@ -1,0 +1,136 @@
+"""From what folders and lists call their classes to labels 0..C-1, and to the names that CLIP reads."""
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from datasets.base import DataError
+from datasets.lists import LABELS, Listed, class_name, read_rows, read_text
+
+NAME_TITLES = ("name", "folder", *LABELS)
+PROMPT_TITLES = ("prompt name", "prompt_name", "prompt", "classname", "name")
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
+
+
+def read_classnames(file: str) -> list[tuple[str, str]]:
+    """(name, prompt name) of each class, in the file's order. Raises DataError.
+
+    A .csv or .tsv holds a name and what CLIP shall read in its place; any other file one name a line, commas and all.
+    """
+    if file.lower().endswith((".csv", ".tsv")):
+        rows, lines = read_rows(file, usual=",")
+        titles = [cell.strip().lower() for cell in rows[0]]
+        if titles[0] in NAME_TITLES and all(title in PROMPT_TITLES for title in titles[1:]):
+            del rows[0], lines[0]
+    else:
+        rows = [[line] for line in read_text(file).rstrip().splitlines()]
+        lines = list(range(1, len(rows) + 1))
+    entries: list[tuple[str, str]] = []
+    seen: dict[tuple[str, str], int] = {}  # (column, name) -> line
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) > 2 or not row[0].strip():
+            raise DataError(
+                f"{file}, line {line}: expected a class name, or name,prompt name in a .csv, found "
+                f"{','.join(row)[:100]!r}; put a name with a comma into quotes, and leave no line empty"
+            )
+        name, prompt = (class_name(row[i].strip() or row[0].strip(), file, line) for i in (0, -1))
+        for column, text in (("name", name), ("prompt name", prompt)):
+            if seen.setdefault((column, text), line) != line:
+                raise DataError(
+                    f"{file}, line {line}: the {column} '{text}' stands in line {seen[column, text]}, too; "
+                    "give every class its own, for CLIP tells classes apart by what they are called"
+                )
+        entries.append((name, prompt))
+    if not entries:
+        raise DataError(f"{file} has a header and no class names; it needs a line for each class")
+    return entries
+
+
+def label_classes(splits: list[Listed], file: str | None) -> tuple[list[str], list[np.ndarray], tuple[str, ...]]:
+    """Class names in the order of the labels, labels int64 of each split (training first), and what is to be told.
+
+    file: of class names. Labels follow it; without one, the numbers in the lists, else the sorted names of the training
+    classes. Raises DataError.
+    """
+    used = {name: split for split in reversed(splits) for name in set(split.classes)}
+    numbers = _are_numbers(splits)
+    notes: tuple[str, ...] = ()
+    if file is not None:
+        entries = read_classnames(file)
+        names, label_of = [prompt for _, prompt in entries], _labels_by_file(entries, used, file, numbers)
+    elif numbers:
+        names = [str(label) for label in range(_count_labels(splits[0]))]
+        label_of = {text: int(text) for text in used if int(text) < len(names)}
+        notes = ("its classes are called 0, 1, 2, ...; a classnames file gives CLIP words to read",)
+    else:
+        names = sorted(set(splits[0].classes))
+        label_of = {name: label for label, name in enumerate(names)}
+    for name in _in_order(splits):
+        if name not in label_of:
+            raise DataError(
+                f"{used[name].where_class(name)} tests class '{name}', which has no training pictures"
+                f"{_near(name, label_of)}; add some or remove it, or name all classes in a classnames file"
+            )
+    if len(names) < 2:
+        raise DataError(f"{splits[0].where(0)}: there is 1 class only, '{names[0]}'; at least two are needed")
+    return names, [np.array([label_of[name] for name in split.classes], np.int64) for split in splits], notes
+
+
+def _in_order(splits: list[Listed]) -> Iterable[str]:
+    """What the classes are called, in the order of the images."""
+    return dict.fromkeys(itertools.chain(*(split.classes for split in splits)))
+
+
+def _are_numbers(splits: list[Listed]) -> bool:
+    """True if the lists label by whole numbers, False if by names. Raises a DataError for a mixture."""
+    if any(split.named for split in splits):
+        return False
+    texts = list(_in_order(splits))
+    wrong = next((text for text in texts if not text.isdecimal()), None)
+    if wrong is not None and any(NUMBER.fullmatch(text) for text in texts):
+        split = next(split for split in splits if wrong in split.classes)
+        raise DataError(
+            f"{split.where_class(wrong)}: the label '{wrong}' is not a whole number from 0, though "
+            f"{'others are numbers' if not NUMBER.fullmatch(wrong) else 'it is a number'}; use whole numbers alone or "
+            "names alone (call the column classname if the names are numbers)"
+        )
+    return wrong is None
+
+
+def _count_labels(train: Listed) -> int:
+    """C of the labels 0..C-1 of a list. Raises a DataError that names the first that is missing."""
+    labels = {int(text) for text in set(train.classes)}
+    missing = next(label for label in itertools.count() if label not in labels)
+    if missing < len(labels):
+        raise DataError(
+            f"{train.where(0).partition(', line')[0]}: no training image has label {missing}, though labels run from "
+            f"{min(labels)} to {max(labels)}; number them 0 to {len(labels) - 1} without gaps, or name all classes in "
+            "a classnames file"
+        )
+    return len(labels)
+
+
+def _labels_by_file(
+    entries: list[tuple[str, str]], used: dict[str, Listed], file: str, numbers: bool
+) -> dict[str, int]:
+    """The label of every class that is used: the place of its name in the file, or the number that it is called by."""
+    label_of = {name: label for label, (name, _) in enumerate(entries)}
+    if not used.keys() <= label_of.keys() and all(name.isdecimal() for name in used):
+        numbers, label_of = True, {name: int(name) for name in used if int(name) < len(entries)}
+    unknown = min(used.keys() - label_of.keys(), default=None)
+    if unknown is not None:
+        problem = f"has {len(entries)} classes, 0 to {len(entries) - 1}" if numbers else "does not name it"
+        raise DataError(
+            f"{used[unknown].where_class(unknown)}: class '{unknown}' is used, but {file} {problem}"
+            f"{'' if numbers else _near(unknown, label_of)}; add it there, or correct it here"
+        )
+    return label_of
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    folded = {text.casefold(): text for text in known}
+    near = difflib.get_close_matches(name.casefold(), folded, 1, cutoff=0.8)
+    return f" (did you mean '{folded[near[0]]}'?)" if near else ""

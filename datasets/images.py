@@ -1,0 +1,143 @@
+"""Decoding: an image file becomes uint8 RGB [3, H, W], or a DataError that names it and says what to do.
+
+torchvision decodes plain JPEG, Pillow the rest. The content counts, not the suffix. What is no RGB becomes so as by
+Pillow's convert("RGB"): alpha is dropped, so that the stored colours show and no background; colour profiles are
+ignored; but 16 bits are scaled to 8. Of an animation or of several pages the first counts. EXIF's orientation holds.
+"""
+
+import errno
+import os
+import warnings
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from datasets.base import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # and no other reader of Pillow's: some start programs
+MAX_PIXELS = 200_000_000  # of an image: 600 MB as RGB
+BEGINNINGS = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"II", b"MM", b"GIF8")  # of files of these formats
+WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
+
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is the limit, and its error names the file
+
+
+class ImageFiles:
+    """Image files by index. All paths lie in one block of bytes, which forked workers share.
+
+    In a list, each path that a worker reads has its reference counted, and so its page of memory copied.
+    """
+
+    def __init__(self, paths: list[str]):
+        import torchvision.io  # noqa: F401 (here once, sooner than in every worker)
+
+        self.paths = os.fsencode("\0".join(paths))
+        self.ends = np.flatnonzero(np.frombuffer(self.paths + b"\0", np.uint8) == 0)
+
+    def path(self, index: int) -> str:
+        """The path of one image; `index` is in 0..n-1."""
+        return os.fsdecode(self.paths[self.ends[index - 1] + 1 if index else 0 : self.ends[index]])
+
+    def __getitem__(self, index: int) -> Tensor:
+        return decode(self.path(index))
+
+
+def decode(path: str) -> Tensor:
+    """Decodes an image file to uint8 RGB [3, H, W]. Raises a DataError: path, reason and advice in one sentence."""
+    try:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of what it reads nevertheless; they would not name the file
+            return _decode(file)
+    except MemoryError:
+        raise DataError(f"the image {path} does not fit in memory; make it smaller, or set num_workers lower") from None
+    except DataError as error:
+        raise DataError(f"the image {path} {error}") from None
+    except OSError as error:
+        if error.errno is None:  # Pillow's
+            raise _damaged(path, error) from error
+        raise DataError(f"the image {path} {_trouble(error)}") from None
+    except Exception as error:  # Pillow's readers of damaged files raise whatever they stumble over
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"the image {path} cannot be decoded ({reason}); replace it or remove it from the list")
+
+
+def _trouble(error: OSError) -> str:
+    """Why a file cannot be opened, and what to do."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return "is missing; restore it or remove it from the list"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder; remove it from the list, or put the picture in its place"
+    if isinstance(error, PermissionError):
+        return f"may not be read ({error.strerror}); make it readable (chmod +r, and +x for its folders)"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"cannot be opened ({error.strerror}); raise the limit (ulimit -n), or set num_workers lower"
+    return f"cannot be read ({error.strerror}); check the disk, or replace the file"
+
+
+def _decode(file: BinaryIO) -> Tensor:
+    """The pixels in an open file; raises DataErrors without its name, and whatever Pillow raises."""
+    try:
+        image = Image.open(file, formats=FORMATS)  # reads the header alone
+    except Image.UnidentifiedImageError:
+        raise ValueError(_what_it_is(file)) from None
+    with image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise DataError(
+                f"claims {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} that are read; "
+                "make it smaller or remove it from the list"
+            )
+        if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+            pixels = _decode_plain_jpeg(file)
+            if pixels is not None:
+                return pixels
+        return torch.from_numpy(_decode_with_pillow(image)).permute(2, 0, 1)
+
+
+def _decode_plain_jpeg(file: BinaryIO) -> Tensor | None:
+    """The pixels of a JPEG, uint8 [3, H, W]; None where torchvision cannot: Pillow reads it or says what is wrong."""
+    import torchvision.io as io
+
+    position = file.tell()
+    file.seek(0)
+    try:
+        data = torch.from_numpy(np.fromfile(file, np.uint8))
+        return io.decode_jpeg(data, io.ImageReadMode.RGB, apply_exif_orientation=True)
+    except RuntimeError:
+        file.seek(position)
+        return None
+
+
+def _decode_with_pillow(image: Image.Image) -> np.ndarray:
+    """The first frame of an opened image, uint8 [H, W, 3]. Raises DataError for 32 bits of grey."""
+    image.load()
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # the pixels are whole; only what stands beside them is damaged
+        image.getexif().clear()
+    if image.mode.startswith("I;16"):  # Pillow's own conversion would cut all above 255 to white
+        grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return grey[:, :, None].repeat(3, axis=2)
+    if image.mode in ("I", "F"):
+        raise DataError("has 32 bits of grey, whose black and white nobody knows; save it with 8 or 16 bits")
+    return np.array(image.convert("RGB"))
+
+
+def _what_it_is(file: BinaryIO) -> str:
+    """Says of a file that is no picture what it is instead."""
+    file.seek(0)
+    beginning = file.read(256)
+    if not beginning:
+        return "the file is empty"
+    if beginning.lstrip().lower().startswith(WEB_PAGE):
+        return "it is a web page, as servers send in place of a picture"
+    if beginning.startswith(BEGINNINGS):
+        return "its header is damaged"
+    return f"it is none of {', '.join(FORMATS)}"

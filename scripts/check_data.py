@@ -1,0 +1,140 @@
+"""Looks at every image of a data set before it is trained on.
+
+    python scripts/check_data.py -d DATA [KEY VALUE ...]
+    python scripts/check_data.py -d folder root PICTURES
+    python scripts/check_data.py -d places_lt root PLACES num_workers 8
+
+Finds every file, decodes it as in training, and reports what is missing, unreadable or suspiciously small, which images
+are there twice, and the classes with their counts and shot groups. Into output/check_DATA (with the names of root and
+train_list, where they were given) it writes report.txt (what is printed), report.json (all of it), bad_images.txt,
+duplicates.txt and long_tail.png. `bad_images skip` then lets runs of main.py leave out what stands in bad_images.txt.
+
+Exit status: 0 all good, 1 something is wrong with the data, 2 wrong input, 3 the check failed (DEBUG=1 shows where).
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from datasets import FOLDER_KEYS, build_data
+from datasets.bad_images import BAD_IMAGES, REPORT
+from datasets.base import DataError
+from utils.config import OUTPUT, Config, ConfigError, config_names, load_config
+from utils.results import write_json
+
+LIST_KEYS = ("root", *FOLDER_KEYS)  # which images and labels
+KEYS = (*LIST_KEYS, "many_threshold", "few_threshold", "num_workers")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/check_data.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = f"one of {', '.join(config_names('data'))}"
+    parser.add_argument("-d", dest="data", metavar="DATA", required=True, help=names)
+    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help=f"{', '.join(KEYS)}; see main.py --help")
+    return parser.parse_intermixed_args(arguments)
+
+
+def load(data: str, options: list[str]) -> Config:
+    """The configuration of the data alone. Raises ConfigError."""
+    # backbone and method change no image; bad_images stop: all are looked at, whatever a data file says of runs
+    cfg = load_config(data, "clip_tiny", "zs", [*options, *(["bad_images", "stop"] if len(options) % 2 == 0 else [])])
+    other = [key for key in options[::2] if key not in KEYS]
+    if other:
+        raise ConfigError(f"a check takes {', '.join(KEYS)}; leave {other[0]} out")
+    return cfg
+
+
+# ---- where the report goes ----
+
+
+def report_folder(data: str, options: dict[str, str], checked: dict) -> Path:
+    """output/check_DATA_ROOT_LIST; a number is added where that is the report of something else."""
+    root, train_list = options.get("root"), options.get("train_list")
+    parts = ["check", data, Path(root).resolve().name if root else "", Path(train_list).stem if train_list else ""]
+    name = re.sub(r"[^\w.+@=-]+", "-", "_".join(part for part in parts if part))
+    folders = (OUTPUT / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(folder for folder in folders if _checked(folder) in (None, checked))
+
+
+def _checked(folder: Path) -> dict | None:
+    """What a report says that it is of; None where there is no report."""
+    try:
+        return json.loads((folder / REPORT).read_text(encoding="utf-8"))["checked"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def prepare(folder: Path) -> None:
+    """Makes the folder and removes the last report, whose presence means a finished check. Raises ConfigError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / REPORT).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder} ({error.strerror}); run it where output/ is yours") from error
+
+
+def write_lines(path: Path, lines: list[str]) -> None:
+    """Writes names of files as they are, also those that are no text."""
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="surrogateescape")
+
+
+# ---- the command ----
+
+
+def run(arguments: list[str]) -> int:
+    """Checks, writes the files, shows the report; returns the exit status. Raises ConfigError and DataError."""
+    args = parse(arguments)
+    cfg = load(args.data, args.options)
+    data = build_data(cfg)
+    checked = {key: cfg[key] for key in ("dataset", *LIST_KEYS)} | {"root": cfg.root and os.path.realpath(cfg.root)}
+    folder = report_folder(args.data, dict(zip(args.options[::2], args.options[1::2], strict=True)), checked)
+    prepare(folder)
+
+    # heavy imports stand after what needs none: --help and a wrong key answer at once
+    import data_report
+
+    from datasets.check import check_images
+
+    cores = len(os.sched_getaffinity(0))
+    check = check_images(data, cores if cfg.num_workers is None else cfg.num_workers)
+    command = shlex.join(["python", "scripts/check_data.py", *arguments])
+    names = check.names
+    lines = [*data_report.text(check), *data_report.advice(check, folder)]
+    write_lines(folder / "report.txt", [f"$ {command}", *lines])
+    write_lines(folder / BAD_IMAGES, [f"{names[image]}\t{look.reason}" for image, look in check.bad.items()])
+    write_lines(folder / "duplicates.txt", data_report.duplicate_lines(check))
+    data_report.draw(data, folder / "long_tail.png")
+    write_json(folder / REPORT, {"checked": checked, "command": command, **check.report()})
+    encoding = sys.stdout.encoding or "utf-8"
+    print("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding))
+    return 0 if check.sound else 1
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:
+        print("stopped; nothing was reported", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("DEBUG") == "1":
+            raise
+        if isinstance(error, (ConfigError, DataError)):
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        print(f"failed: {type(error).__name__}: {error} (DEBUG=1 shows where)", file=sys.stderr)
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

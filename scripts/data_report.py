@@ -1,0 +1,173 @@
+"""What scripts/check_data.py says of a data set: lines of text, and a picture of the long tail."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from datasets.bad_images import BAD_IMAGES
+from datasets.base import DataSet
+from datasets.check import SMALL_SIDE, Check
+
+COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#C1272D"}
+SHOWN = 10  # of each kind; the files have all
+NAMED_BARS = 40  # classes, at most, whose names fit below the picture
+
+
+# ---- lines ----
+
+
+def text(check: Check) -> list[str]:
+    """The report as a person reads it."""
+    total, shorter = len(check.sizes), np.sort(check.sizes.min(axis=1))
+    lines = [
+        check.data.summary(),
+        f"decoded   {total:,} images in {check.seconds:.1f} s, {total / check.seconds:,.0f} images/s",
+    ]
+    shorter = shorter[shorter > 0]
+    if len(shorter):
+        middle = shorter[len(shorter) // 2]
+        lines.append(f"sizes     shorter side {shorter[0]:,} to {shorter[-1]:,} pixels, median {middle:,}")
+    return [*lines, "", *_tail(check), "", *_problems(check), *_notes(check)]
+
+
+def duplicate_lines(check: Check) -> list[str]:
+    """Every image that is there twice or more, with its list and class; an empty line between two contents."""
+    names, labels, classes = check.names, check.labels, check.data.classnames
+    lines = []
+    for images in check.duplicates:
+        lines += [f"{names[image]}\t{check.split(image)}\t{classes[labels[image]]}" for image in images] + [""]
+    return lines
+
+
+def advice(check: Check, folder: Path) -> list[str]:
+    """What to do next, and where the files are."""
+    lines = []
+    if check.bad:
+        lost = int(((check.data.class_counts > 0) & (check.good_counts == 0)).sum())
+        then = f"; {_count(lost, 'class')} would have no training image then" if lost else ""
+        lines.append(f"mend what is bad, or add `bad_images skip` to runs of main.py, which leaves it out{then}")
+    if check.leaks or check.contradictions:
+        lines.append(
+            f"remove what is twice, or copy from duplicates.txt to {BAD_IMAGES} what shall go and add `bad_images skip`"
+        )
+    return [*lines, f"written   {folder}/: report.txt, report.json, {BAD_IMAGES}, duplicates.txt, long_tail.png"]
+
+
+def _tail(check: Check) -> list[str]:
+    """Groups, and the ends of the tail."""
+    data, counts = check.data, check.data.class_counts
+    columns = {"classes": np.ones_like(counts), "training": counts}
+    if (check.good_counts < counts).any():
+        columns["readable"] = check.good_counts  # of the training images
+    tests = columns["test"] = np.bincount(data.test.labels, minlength=len(data.classnames))
+    lines = [f"{'':10}{''.join(f'{title:>12}' for title in columns)}"]
+    for group, mask in data.groups.items():
+        lines.append(f"{group:10}{''.join(f'{numbers[mask].sum():12,}' for numbers in columns.values())}")
+    order = np.argsort(-counts, kind="stable")
+    present = order[counts[order] > 0]
+
+    def some(classes: np.ndarray) -> str:
+        return ", ".join(f"{data.classnames[c]} {counts[c]:,}" for c in classes)
+
+    factor = counts[present[0]] / counts[present[-1]]
+    lines += [
+        f"largest   {some(present[:5])}",
+        f"smallest  {some(present[5:][-5:] if len(present) > 5 else present[-1:])}",
+        f"imbalance {factor:,.1f}",
+    ]
+    for what, numbers in (("training", counts), ("test", tests)):
+        empty = [data.classnames[c] for c in np.flatnonzero(numbers == 0)]
+        if empty:
+            more = f" and {len(empty) - 5:,} more" if len(empty) > 5 else ""
+            lines.append(f"no {what} images: {', '.join(empty[:5])}{more}")
+    return lines
+
+
+def _problems(check: Check) -> list[str]:
+    if check.sound:
+        return ["no problems: every image is there and can be decoded, and none is in both lists", ""]
+    names, lines = check.names, ["PROBLEMS"]
+    for kind in ("missing", "unreadable"):
+        found = [f"{names[image]}: {look.reason}" for image, look in check.bad.items() if look.kind == kind]
+        lines += _section(kind, found)
+    lines += _section("the same image in training and in test", _equal(check, check.leaks))
+    lines += _section("the same image under two labels", _equal(check, check.contradictions))
+    return [*lines, ""]
+
+
+def _notes(check: Check) -> list[str]:
+    names = check.names
+    small = [f"{names[image]}: {width} x {height}" for image, (height, width) in check.small.items()]
+    title = f"suspiciously small, a side below {SMALL_SIDE} pixels"
+    lines = [f"  {title}: all {len(small):,}"] if len(small) == len(names) else _section(title, small)
+    lines += _section("more than once in one list and class", _equal(check, check.repeats))
+    return ["NOTES", *lines, ""] if lines else []
+
+
+def _section(title: str, found: list[str]) -> list[str]:
+    if not found:
+        return []
+    more = [f"    ... and {len(found) - SHOWN:,} more"] if len(found) > SHOWN else []
+    return [f"  {title}: {len(found):,}", *(f"    {line}" for line in found[:SHOWN]), *more]
+
+
+def _equal(check: Check, groups: list[list[int]]) -> list[str]:
+    """A line for each content, with the images that have it."""
+    names, labels, classes = check.names, check.labels, check.data.classnames
+    return [" = ".join(f"{names[image]} ({classes[labels[image]]})" for image in images) for images in groups]
+
+
+def _count(number: int, what: str) -> str:
+    plural = f"{what}es" if what.endswith("s") else f"{what}s"
+    return f"{number:,} {what if number == 1 else plural}"
+
+
+# ---- the picture ----
+
+
+def draw(data: DataSet, path: Path) -> None:
+    """The training images of each class, most first, on a logarithmic scale, coloured by shot group."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    counts, order = data.class_counts, np.argsort(-data.class_counts, kind="stable")
+    figure, axes = pyplot.subplots(figsize=(10, 5), dpi=150, layout="constrained")
+    edges = np.arange(len(counts) + 1) - 0.5
+    for group, mask in data.groups.items():
+        label = f"{group}-shot: {_count(mask.sum(), 'class')}, {_count(counts[mask].sum(), 'image')}"
+        if len(counts) <= NAMED_BARS:
+            places = np.flatnonzero(mask[order])
+            axes.bar(places, counts[order][places], color=COLOURS[group], label=label)
+        else:  # one outline, as thousands of bars would take long
+            heights = np.where(mask[order], counts[order], 0)
+            axes.stairs(heights, edges, fill=True, color=COLOURS[group], label=label)
+    if len(counts) <= NAMED_BARS:
+        _name_bars(axes, [data.classnames[c] for c in order], counts[order])
+    axes.set_yscale("log")
+    axes.set_ylim(0.7, 2 * counts.max())
+    axes.margins(x=0.01)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
+    axes.grid(axis="y", color="0.85", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(data.summary().partition("\n")[0], fontsize=11, parse_math=False)
+    axes.set_ylabel("training images")
+    empty = (counts == 0).sum()
+    axes.set_xlabel(f"classes, from the largest to the smallest{f' ({empty:,} without images)' if empty else ''}")
+    axes.legend(frameon=False, loc="upper right")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class name in letters that the font lacks
+        figure.savefig(path)
+    pyplot.close(figure)
+
+
+def _name_bars(axes, names: list[str], counts: np.ndarray) -> None:
+    """Class names below the bars, counts above them."""
+    short = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
+    axes.set_xticks(range(len(names)), short, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    for place, count in enumerate(counts):
+        where = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "size": 8}
+        axes.annotate(f"{count:,}", (place, max(count, 0.7)), **where)

@@ -1,0 +1,28 @@
+"""What test_distributed.py starts with torchrun: every process runs the same trainings, one after the other.
+
+    torchrun --nproc_per_node=2 tests/distributed_runs.py OUTPUT '[["lift+", "seed", "1"], ["coop"]]'
+
+OUTPUT is the first part of the run directories' names; the JSON list holds a method and its options for each run.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+
+from trainer import Trainer
+from utils.config import load_config
+
+torch.set_num_threads(1)
+if "WORLD_SIZE" in os.environ:
+    torch.distributed.init_process_group("gloo")
+output, runs = sys.argv[1], json.loads(sys.argv[2])
+for number, (method, *options) in enumerate(runs):
+    cfg = load_config("digits_lt", "clip_tiny", method, [*options, "output_dir", f"{output}_{number}"])
+    Trainer(cfg, "torchrun").run()
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
