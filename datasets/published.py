@@ -237,17 +237,20 @@ def require_root(root: str | None, title: str, layout: str) -> str:
 
 
 def require_images(lists: Sequence[ImageList], root: str, layout: str, mends: Sequence[Mend], usual: str = "") -> None:
-    """Looks for a few images of each list, the first first; a DataError shows a wrong layout and what mends it.
+    """Looks for a few images of each list; a DataError shows a wrong layout and what mends it.
 
-    usual: where below root the layout is often found. Single images are not looked for; the loader names those.
+    usual: where below root the layout is often found. Wrong is a layout that lacks a folder, or half of those images; a
+    single one that is missing is named by the loader, and by scripts/check_data.py.
     """
     for images in lists:
-        for index in np.linspace(0, len(images) - 1, PROBES).astype(int):
-            path = images.images[index]
-            if not os.path.exists(path):
-                parts = [os.path.relpath(image, root) for image in (path, lists[0].images[0])]
-                advice = _mend(parts[0], root, mends) or _other_root(parts, root, usual) or f"root must hold {layout}"
-                raise DataError(f"{path} is not there ({_beside(path)}); {advice}")
+        probes = [images.images[index] for index in np.linspace(0, len(images) - 1, PROBES).astype(int)]
+        missing = [path for path in probes if not os.path.exists(path)]
+        lacks_folder = any(not os.path.isdir(os.path.dirname(path)) for path in missing)
+        if lacks_folder or 2 * len(missing) > len(probes):
+            path = missing[0]
+            parts = [os.path.relpath(image, root) for image in (path, lists[0].images[0])]
+            advice = _mend(parts[0], root, mends) or _other_root(parts, root, usual) or f"root must hold {layout}"
+            raise DataError(f"{path} is not there ({_beside(path)}); {advice}")
 
 
 def _mend(image: str, root: str, mends: Sequence[Mend]) -> str | None:

@@ -114,7 +114,7 @@ def build_test_crops(cfg, resolution: int) -> TestCrops:
     """The test crops that `cfg` describes: one in the centre, or with test-time ensembling five or ten."""
     automatic = TTE_EXPAND if cfg.tte else resolution // 7
     expand = automatic if cfg.expand is None else cfg.expand
-    return TestCrops(resolution, expand, int(cfg.tte_crops) if cfg.tte else 1)
+    return TestCrops(resolution, expand, cfg.tte_crops if cfg.tte else 1)
 
 
 def smallest_area(mda_func: str, epoch: int, num_epochs: int) -> float:

@@ -628,11 +628,17 @@ def test_a_wrong_folder_shows_what_was_expected_and_what_is_there(name, first, e
     assert f"({(root / first).parent} holds other.txt)" in refusal(name, root)
 
 
-@pytest.mark.parametrize("lost", ["val", "train/n01484850", "val/ILSVRC2012_val_00000006.JPEG"])
+@pytest.mark.parametrize("lost", ["val", "train/n01484850"])
 def test_half_a_data_set_is_recognised(lost, server, images):
     root = images("imagenet_lt")
     (root / lost).rename(root / "lost")
     assert f"{root}/{lost}" in refusal("imagenet_lt", root)
+
+
+def test_a_single_image_that_is_missing_is_left_to_the_loader(server, images):
+    root = images("imagenet_lt")
+    (root / "val/ILSVRC2012_val_00000006.JPEG").unlink()
+    assert len(build("imagenet_lt", root).test)
 
 
 def test_a_folder_with_half_of_the_images_is_no_better_root(server, images):

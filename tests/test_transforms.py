@@ -248,9 +248,7 @@ def test_ten_crops_of_a_photograph_are_torchvisions(photo):
     assert torch.equal(found[4:5], TestCrops(224, 24)(photo))
 
 
-@pytest.mark.parametrize(
-    "tte, tte_crops, expand, expected", [(False, "10", 32, 1), (True, "5", 24, 5), (True, "10", 24, 10)]
-)
+@pytest.mark.parametrize("tte, tte_crops, expand, expected", [(False, 10, 32, 1), (True, 5, 24, 5), (True, 10, 24, 10)])
 def test_test_crops_follow_the_configuration(tte, tte_crops, expand, expected):
     cfg = types.SimpleNamespace(tte=tte, tte_crops=tte_crops, expand=None)
     assert build_test_crops(cfg, 224) == TestCrops(224, expand, expected)

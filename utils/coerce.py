@@ -31,7 +31,7 @@ def coerce(name: str, key: Key, value: Any, where: str = "") -> Any:
 
 def _wanted(key: Key) -> str:
     if key.choices:
-        return f"one of {', '.join(key.choices)}" + (" or None" if key.none or key.default is None else "")
+        return f"one of {', '.join(map(str, key.choices))}" + (" or None" if key.none or key.default is None else "")
     kinds = {
         "bool": "True or False",
         "int": "a whole number",

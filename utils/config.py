@@ -223,7 +223,7 @@ def help_text() -> str:
     for group, keys in SCHEMA.items():
         lines.append(f"\n{group}:")
         for name, key in keys.items():
-            choices = f" [{'|'.join(key.choices)}]" if key.choices else ""
+            choices = f" [{'|'.join(map(str, key.choices))}]" if key.choices else ""
             lines.append(f"  {name:24}{str(key.default):18} {key.help}{choices}")
     lines.append("\nPEL's names, read as:")
     lines += [f"  {name:24}{pel.key.help}" for name, pel in PEL_NAMES.items()]

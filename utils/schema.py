@@ -156,7 +156,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
         ),
         "tte": Key(False, "bool", "test-time ensembling: several crops, logits averaged", names_run=False),
         "tte_crops": Key(
-            "5", "str", "crops of tte: corners and centre, or 10: of the mirror image too", ("5", "10"), names_run=False
+            5, "int", "crops of tte: corners and centre, or 10: of the mirror image too", (5, 10), names_run=False
         ),
         "expand": Key(
             None,
