@@ -12,6 +12,8 @@ from models.weights import load_backbone
 from trainer import Trainer
 from utils import checkpoint, runtime
 from utils.checkpoint import CheckpointError
+from utils.config import ConfigError
+from utils.log import RunLog
 from utils.losses import LOSSES
 
 
@@ -182,6 +184,14 @@ def test_an_unfinished_run_of_other_settings_is_not_continued(config):
     with pytest.raises(CheckpointError, match=r"lr 0.1, now 0.02.*Delete that file"):
         Trainer(config("output_dir", "run")).run()
     assert Path("output/run/config.yaml").read_text() == before
+
+
+def test_two_processes_at_work_in_one_directory(config):
+    """The second one is refused while the first one runs, and welcome afterwards."""
+    cfg = config("num_epochs", 1)
+    with RunLog(Path(cfg.output_dir)), pytest.raises(ConfigError, match="another process is at work in output/"):
+        Trainer(cfg).run()
+    assert Trainer(cfg).run()["epochs"] == 1
 
 
 def test_a_run_of_other_settings_is_not_replaced(config):

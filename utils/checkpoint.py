@@ -31,12 +31,13 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Writes tensors and `about` (JSON) to `path`: whole or not at all, and the same bytes for the same content."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialize
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"about": json.dumps(about, sort_keys=True)})
-    with open(partial, "rb") as file:
+    with open(partial, "wb") as file:
+        file.write(serialize(tensors, metadata={"about": json.dumps(about, sort_keys=True)}))
+        file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
 

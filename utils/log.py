@@ -1,5 +1,6 @@
 """What a run says while it lasts: lines on the terminal and in a file, numbers in metrics.jsonl and for TensorBoard."""
 
+import fcntl
 import json
 import os
 import time
@@ -27,9 +28,23 @@ class RunLog:
             raise ConfigError(
                 f"cannot write to the run directory {directory} ({error.strerror}); choose another with output_dir DIR"
             ) from error
+        if speaks:
+            self._lock()
         self.metrics = None
         self.board = None
         self.first_step = 1
+
+    def _lock(self) -> None:
+        """Raises a ConfigError if another process writes this log: two runs in one directory would spoil each other."""
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.file.close()
+            raise ConfigError(
+                f"another process is at work in {self.directory}; wait for it, or choose another output_dir"
+            ) from error
+        except OSError:  # a file system without locks
+            return
 
     def info(self, text: str) -> None:
         """One or more lines, on the terminal above any progress bar and in the file."""
