@@ -12,12 +12,21 @@ import argparse
 import os
 import shlex
 import sys
+from typing import NoReturn
 
 from utils.config import ConfigError, config_names, help_text, load_config
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's, with a word for those who write `--lr 0.1`."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = "; options come as KEY VALUE pairs without dashes: root FOLDER" if "unrecognized" in message else ""
+        super().error(message + hint)
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="keys: " + help_text()
     )
     for flag, room in (("-d", "data"), ("-b", "backbone"), ("-m", "method")):

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,10 @@ from datasets.base import ImageList
 from datasets.loader import Loader, TrainSteps, in_order
 from datasets.transforms import TestCrops, build_test_crops, build_train_crop
 from models import Classifier, build_backbone, build_model, count_parameters, from_lift_plus
-from utils import checkpoint, results, runtime
+from utils import checkpoint, compilation, results, runtime
 from utils.config import Config, training_options
 from utils.distributed import World
+from utils.feature_cache import FeatureCache
 from utils.log import RunLog
 from utils.losses import build_loss
 from utils.metrics import score
@@ -35,7 +36,7 @@ class Trainer:
     def __init__(self, cfg: Config, command: str = ""):
         self.cfg, self.command = cfg, command
         self.testing, self.split = cfg.test_only or cfg.test_train, "train" if cfg.test_train else "test"
-        self.what = "tte" if cfg.tte and not cfg.test_train else self.split
+        self.what = results.what_is_tested(cfg.test_train, cfg.tte, cfg.tte_crops)
         self.run_dir, self.world = Path(cfg.output_dir), World()
         self.seconds, self.rates = {"train": 0.0, "test": 0.0}, {"train": None, "test": None}
 
@@ -73,17 +74,18 @@ class Trainer:
         self.resolution = backbone.image.resolution
         torch.set_num_threads(runtime.pick_threads(sum(p.numel() for p in backbone.image.parameters())))
         backbone.to(self.device)
+        weights = {"name": path.name, "sha256": results.sha256(path)}
+        self.cache = FeatureCache(cfg.feature_cache, weights["sha256"], self.world, self.log.info)
         features = functools.partial(self.class_features, backbone)
         self.model = build_model(cfg, backbone, data.classnames, features, start=not self.testing).to(self.device)
-        self.frozen = runtime.FrozenWeights(self.model)
-        params, weights = count_parameters(self.model), {"name": path.name, "sha256": results.sha256(path)}
+        self.frozen, params = runtime.FrozenWeights(self.model), count_parameters(self.model)
         self.trained = params["trained"] > 0
         lists = {"train": data.train.fingerprint(data.root), "test": data.test.fingerprint(data.root)}
         # what a checkpoint fits, and what makes a run the same run
         self.identity = {"backbone": cfg.backbone, "weights": weights["sha256"], "classes": data.classes_fingerprint}
         same = {"precision": runtime.name_of(self.train_dtype), "training images": lists["train"]}
         self.settings = self.identity | training_options(cfg) | same
-        crops = build_test_crops(cfg, self.resolution)
+        crops = self.crops = build_test_crops(cfg, self.resolution)
         self.about = {
             "params": params,
             "seed": cfg.seed,
@@ -104,7 +106,7 @@ class Trainer:
         indices = images.first_of_each(len(self.data.classnames), self.cfg.classifier_init_images)
         model = Classifier(backbone.image, torch.nn.Identity(), self.cfg.mean, self.cfg.std).to(self.device).eval()
         out, centre = torch.zeros(len(indices), backbone.image.dim, device=self.device), TestCrops(self.resolution, 0)
-        features = self.infer(images, indices, centre, lambda crops: model.features(crops[:, 0]), out)
+        features = self.infer(model, images, indices, centre, out)
         return features, torch.from_numpy(images.labels[indices]).to(self.device)
 
     # ---- training ----
@@ -116,6 +118,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
         self.loss = build_loss(cfg, torch.from_numpy(self.data.class_counts)).to(self.device)
         self.frozen.cast(self.train_dtype)
+        images = cfg.num_epochs * len(self.data.train) // self.world.size  # that this process trains on
+        compilation.compile_blocks(self.model, cfg.compile, images, self.device, self.log.info)
         self.parallel = self.world.wrap(self.model.train())
 
         crop = build_train_crop(cfg, self.resolution)
@@ -182,12 +186,10 @@ class Trainer:
         return progress["epoch"]
 
     def start_anew(self) -> None:
-        """Removes what an earlier run of these settings left here, and writes down the configuration."""
+        """Writes down the configuration. What an earlier run of these settings left stays until this one has ended."""
         if not self.world.main:
             return
-        checkpoint.require_same_run(self.run_dir, self.settings)
-        for old in (*self.run_dir.glob("results*.json"), self.run_dir / checkpoint.CHECKPOINT):
-            old.unlink(missing_ok=True)
+        checkpoint.require_same_run(self.run_dir, self.settings, self.about["data"]["fingerprint"]["test"])
         self.log.rewind(0)
         (self.run_dir / "config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
 
@@ -199,14 +201,17 @@ class Trainer:
 
     # ---- testing ----
 
-    def infer(self, images: ImageList, indices: np.ndarray, crops: TestCrops, compute: Callable, out: Tensor) -> Tensor:
-        """Fills `out` [n, ...], zeros, with compute(crops [b, K, 3, R, R]) of the images, by all processes."""
+    def infer(self, model: Classifier, images: ImageList, indices: np.ndarray, crops: TestCrops, out: Tensor) -> Tensor:
+        """Fills `out` [n, C], zeros, with logits (means over crops), or int64 [n] with classes; by all processes."""
         rank, ranks, size = self.world.rank, self.world.size, self.cfg.batch_size
-        batches = Loader(images, crops, in_order(indices[rank::ranks], size), self.device, self.cfg.num_workers)
+        steps = in_order(indices[rank::ranks], size)
+        batches = Loader(images, crops, steps, self.device, self.cfg.num_workers)
+        parts = self.cache.features(model, batches, images.images, steps, crops)
         with self.log.progress(len(indices), "testing") as bar:
-            for (batch, _), rows in zip(batches, out[rank::ranks].split(size), strict=False):  # there may be none
-                rows.copy_(compute(batch))
-                bar.update(len(batch) * ranks)
+            for features, rows in zip(parts, out[rank::ranks].split(size), strict=False):  # there may be none
+                logits = sum(model.head(crop) for crop in features) / len(features)
+                rows.copy_(logits if out.is_floating_point() else logits.argmax(1))
+                bar.update(features.shape[1] * ranks)
             return self.world.sum(out, self.device)
 
     @torch.inference_mode()
@@ -215,17 +220,11 @@ class Trainer:
         split, classes, saves = getattr(self.data, self.split), len(self.data.classnames), self.cfg.save_logits
         self.frozen.cast(self.test_dtype)
         self.model.eval()
-
-        def compute(crops: Tensor) -> Tensor:
-            logits = sum(self.model(crops[:, k]) for k in range(crops.shape[1])) / crops.shape[1]
-            return logits if saves else logits.argmax(1)
-
         start, shape = time.perf_counter(), (len(split), classes) if saves else (len(split),)
         outputs = torch.zeros(shape, dtype=torch.float32 if saves else torch.int64, device=self.device)
-        crops = build_test_crops(self.cfg, self.resolution)
-        outputs = self.infer(split, np.arange(len(split)), crops, compute, outputs).cpu().numpy()
+        outputs = self.infer(self.model, split, np.arange(len(split)), self.crops, outputs).cpu().numpy()
         self.seconds["test"] = time.perf_counter() - start
-        self.rates["test"] = len(split) / self.seconds["test"]
+        self.rates["test"] = None if self.cache.hit else len(split) / self.seconds["test"]
         if saves and self.world.main:
             results.save_logits(self.run_dir / f"logits_{self.what}.npz", outputs, split.labels)
         predictions = outputs.argmax(1) if saves else outputs
@@ -239,6 +238,8 @@ class Trainer:
         if not self.world.main:
             return content
         path = self.run_dir / (f"results_{self.what}.json" if self.testing else "results.json")
+        for old in () if self.testing else self.run_dir.glob("results_*.json"):
+            old.unlink()  # tests of an earlier run
         results.write_json(path, content)
         if not self.testing:
             (self.run_dir / checkpoint.PROGRESS).unlink(missing_ok=True)

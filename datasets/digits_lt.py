@@ -7,7 +7,7 @@ The digits (Alpaydin and Kaynak 1998; the test part of UCI's optdigits) are 8 x 
 
 import numpy as np
 
-from datasets.base import DataSet, ImageList, long_tail_counts, shuffled_by_class
+from datasets.base import DataError, DataSet, ImageList, long_tail_counts, shuffled_by_class
 
 CLASSNAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TEST_IMAGES = 50  # of each class
@@ -15,7 +15,11 @@ IMBALANCE_FACTOR = 1 / 50
 
 
 def build(name: str = "digits_lt", root: str | None = None) -> DataSet:
-    """The data set; `root` is not needed."""
+    """The data set. Raises a DataError for a root, which it does not read."""
+    if root is not None:
+        raise DataError(
+            f"digits_lt is inside scikit-learn and reads no root, found {root}; your own pictures: -d folder"
+        )
     from sklearn.datasets import load_digits
 
     ink, labels = load_digits(return_X_y=True)

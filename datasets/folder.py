@@ -18,6 +18,7 @@ from datasets.lists import Listed, class_name, read_list, require_apart, shown
 from datasets.splits import hold_out, thin
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+TEST_FOLDERS = {"test", "tests", "testing", "val", "valid", "validation", "dev"}
 _NEEDED = "root must hold train/CLASS/ and test/CLASS/ (or val/CLASS/), or class folders alone with test_fraction 0.2"
 
 
@@ -120,11 +121,11 @@ def _by_folders(top: Path, test_fraction: float | None) -> list[Listed]:
         return [_classes(top / "train", top), _classes(test, top)]
     if not (top / "train").is_dir() or not any(map(_is_folder, _entries(top / "train"))):  # 'train' may be a class
         return [_classes(top, top)]
-    for split in ("test", "val"):
-        if (top / split).is_dir():
+    for entry in _entries(top):
+        if entry.name.lower() in TEST_FOLDERS and _is_folder(entry):
             raise DataError(
-                f"{top} has {split}/ to test with, so test_fraction has nothing to do; leave it out, or split the "
-                f"training pictures alone with root {top / 'train'}"
+                f"{top} has {entry.name}/ to test with, so test_fraction has nothing to do; leave it out (that folder "
+                f"must be called test or val), or split the training pictures alone with root {top / 'train'}"
             )
     return [_classes(top / "train", top)]
 
@@ -201,8 +202,10 @@ def _suffix(entry: os.DirEntry) -> str:
 
 
 def _counted(files: Counter[str]) -> str:
-    """How many files there are of the most frequent kinds."""
-    return ", ".join(f"{number:,} {kind}" for kind, number in files.most_common(4))
+    """How many files there are, of the most frequent kinds by name."""
+    named = files.most_common(4)
+    others = files.total() - sum(number for _, number in named)
+    return ", ".join(f"{number:,} {kind}" for kind, number in named) + (f" and {others:,} others" if others else "")
 
 
 def _no_folder(split: Path, top: Path) -> str:

@@ -63,15 +63,18 @@ def decode(path: str) -> Tensor:
         raise _damaged(path, error) from error
 
 
+ADVICE = "replace it, or find all such with scripts/check_data.py and leave them out with bad_images skip"
+
+
 def _damaged(path: str, error: Exception) -> DataError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"the image {path} cannot be decoded ({reason}); replace it or remove it from the list")
+    return DataError(f"the image {path} cannot be decoded ({reason}); {ADVICE}")
 
 
 def _trouble(error: OSError) -> str:
     """Why a file cannot be opened, and what to do."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return "is missing; restore it or remove it from the list"
+        return f"is missing; restore it, or {ADVICE}"
     if isinstance(error, IsADirectoryError):
         return "is a folder; remove it from the list, or put the picture in its place"
     if isinstance(error, PermissionError):

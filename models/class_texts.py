@@ -114,6 +114,8 @@ def coop_prompts(classnames: list[str], length: int, position: str) -> tuple[Ten
     after = length - before
     texts = [" ".join(["X"] * before + [name] + ["X"] * after) + "." for name in classnames]
     tokens = tokenize(texts)
+    if length > tokens.shape[1] - 4:  # start, one word, full stop, end
+        raise ModelError(f"{length} learnt tokens leave no room for a class name: a prompt has 77; lower coop_ctx_len")
     which = torch.full_like(tokens, -1)
     which[:, 1 : 1 + before] = torch.arange(before)
     first = ends(tokens) - 1 - after  # behind them stand the full stop and the end

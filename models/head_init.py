@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models import logistic
 from models.backbone import Backbone, ModelError
 
 Features = Callable[[], tuple[Tensor, Tensor]]  # () -> the backbone's features [n, D] float32 and labels [n] int64
+PATIENCE_SECONDS = 60.0  # with scikit-learn's logistic regression, by models.logistic.sklearn_seconds
 
 
 @torch.no_grad()
@@ -32,13 +34,11 @@ def class_mean(backbone: Backbone, classnames: list[str], features: Features) ->
 
 @torch.no_grad()
 def linear_probing(backbone: Backbone, classnames: list[str], features: Features) -> Tensor:
-    """The weights of scikit-learn's LogisticRegression, balanced class weights, at most 100 iterations, on the CPU.
+    """The weights of scikit-learn's LogisticRegression, balanced class weights, at most 100 iterations.
 
+    Where they could take it more than a minute, models/logistic.py computes the same on the features' device.
     Raises ModelError for a class without training images, and for a single class.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
     if len(classnames) == 1:
         raise ModelError(
             f"linear_probing tells classes apart, and there is one only, '{classnames[0]}'; "
@@ -46,14 +46,23 @@ def linear_probing(backbone: Backbone, classnames: list[str], features: Features
         )
     vectors, labels = features()
     _images_per_class(labels, classnames)
-    probe = LogisticRegression(class_weight="balanced", max_iter=100)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 100 iterations are the definition, converged or not
-        probe.fit(vectors.cpu().numpy(), labels.cpu().numpy())
-    weight = torch.from_numpy(probe.coef_).to(vectors)
+    slow = logistic.sklearn_seconds(*vectors.shape, len(classnames)) > PATIENCE_SECONDS
+    weight = logistic.fit(vectors, labels, len(classnames)) if slow else _sklearn_probe(vectors, labels)
     if len(classnames) == 2:  # scikit-learn gives the row of class 1 only
         weight = torch.cat([-weight, weight])
     return F.normalize(weight, dim=-1)
+
+
+def _sklearn_probe(vectors: Tensor, labels: Tensor) -> Tensor:
+    """scikit-learn's coefficients, [C, D], or of two classes [1, D], computed on the CPU."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    probe = LogisticRegression(class_weight="balanced", max_iter=logistic.ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 100 iterations are the definition, converged or not
+        probe.fit(vectors.cpu().numpy(), labels.cpu().numpy())
+    return torch.from_numpy(probe.coef_).to(vectors)
 
 
 def _images_per_class(labels: Tensor, classnames: list[str]) -> Tensor:

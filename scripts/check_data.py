@@ -40,6 +40,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     names = f"one of {', '.join(config_names('data'))}"
     parser.add_argument("-d", dest="data", metavar="DATA", required=True, help=names)
+    parser.add_argument("-b", "-m", dest="ignored", metavar="NAME", help="ignored: what a training command has, too")
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help=f"{', '.join(KEYS)}; see main.py --help")
     return parser.parse_intermixed_args(arguments)
 

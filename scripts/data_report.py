@@ -132,18 +132,20 @@ def draw(data: DataSet, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.patches import Patch
 
     counts, order = data.class_counts, np.argsort(-data.class_counts, kind="stable")
     figure, axes = pyplot.subplots(figsize=(10, 5), dpi=150, layout="constrained")
-    edges = np.arange(len(counts) + 1) - 0.5
+    edges, legend = np.arange(len(counts) + 1) - 0.5, []
     for group, mask in data.groups.items():
         label = f"{group}-shot: {_count(mask.sum(), 'class')}, {_count(counts[mask].sum(), 'image')}"
         if len(counts) <= NAMED_BARS:
             places = np.flatnonzero(mask[order])
-            axes.bar(places, counts[order][places], color=COLOURS[group], label=label)
+            axes.bar(places, counts[order][places], color=COLOURS[group])
         else:  # one outline, as thousands of bars would take long
             heights = np.where(mask[order], counts[order], 0)
-            axes.stairs(heights, edges, fill=True, color=COLOURS[group], label=label)
+            axes.stairs(heights, edges, fill=True, color=COLOURS[group])
+        legend.append(Patch(color=COLOURS[group], label=label))
     if len(counts) <= NAMED_BARS:
         _name_bars(axes, [data.classnames[c] for c in order], counts[order])
     axes.set_yscale("log")
@@ -157,7 +159,7 @@ def draw(data: DataSet, path: Path) -> None:
     axes.set_ylabel("training images")
     empty = (counts == 0).sum()
     axes.set_xlabel(f"classes, from the largest to the smallest{f' ({empty:,} without images)' if empty else ''}")
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(handles=legend, frameon=False, loc="upper right")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class name in letters that the font lacks
         figure.savefig(path)

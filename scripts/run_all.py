@@ -6,7 +6,7 @@
     scripts/run_losses.sh --only 'cifar100_ir100.*(CE|LDAM)'     # those whose command matches
     scripts/run_losses.sh --root imagenet_lt=/data/imagenet --root places_lt=/data/places
     scripts/run_losses.sh -d digits_lt -b clip_tiny --jobs 4     # the same losses on something small
-    scripts/run_losses.sh prec_train bf16 accum_step 4           # KEY VALUE pairs for all runs
+    scripts/run_losses.sh prec_train bf16 num_epochs 10          # KEY VALUE pairs for all runs
 
 What a run prints lands in terminal.txt of its run directory. A run that has its results file is skipped, one that
 fails is listed at the end (exit status 1), wrong input is said before anything starts (2). Ctrl-C stops what was
@@ -31,6 +31,7 @@ import collect_results
 
 from main import parse
 from utils.config import OUTPUT, Config, ConfigError, load_config
+from utils.results import what_is_tested
 
 NEED_NO_ROOT = {"digits_lt"}  # inside scikit-learn
 OWN_DIRECTORY = ("expand", "tte_expand")  # a results file has one name for all their values
@@ -53,8 +54,12 @@ class Run:
         return self.results.with_name(self.results.stem.replace("results", "terminal") + ".txt")
 
     def __str__(self) -> str:
-        script = os.path.relpath(ROOT / "main.py")
-        return shlex.join(["python", script, *self.command])
+        return as_typed(self.command)
+
+
+def as_typed(command: list[str]) -> str:
+    """The command as a person would give it."""
+    return shlex.join(["python", os.path.relpath(ROOT / "main.py"), *command])
 
 
 # ---- what to run ----
@@ -62,14 +67,16 @@ class Run:
 
 def results_file(cfg: Config) -> Path:
     """The file that a run of `cfg` writes last (trainer.py)."""
-    what = "_train" if cfg.test_train else "_tte" if cfg.tte else "_test"
+    what = f"_{what_is_tested(cfg.test_train, cfg.tte, cfg.tte_crops)}"
     return Path(cfg.output_dir) / f"results{what if cfg.test_only or cfg.test_train else ''}.json"
 
 
-def build_run(line: str, seed: int, args: argparse.Namespace) -> Run:
-    """The run of a script's line, with what the command line adds to all lines. Raises ConfigError."""
+def arguments_of(line: str, seed: int, args: argparse.Namespace) -> list[str]:
+    """The arguments of a script's line, with what the command line adds to all lines. Raises ConfigError."""
     given = parse(shlex.split(line))
-    data, backbone, method = args.data or given.data, args.backbone or given.backbone, given.method
+    if args.backbone and not given.backbone:
+        raise ConfigError(f"-b {args.backbone} does not go with PEL's form of a command, which names its own: {line}")
+    data, backbone = args.data or given.data, args.backbone or given.backbone
     options = [*given.options, *args.options]
     if data in args.root:
         options += ["root", args.root[data]]
@@ -78,15 +85,20 @@ def build_run(line: str, seed: int, args: argparse.Namespace) -> Run:
     if len(options) % 2 == 0:
         pairs = dict(zip(options[::2], options[1::2], strict=True))  # of a key given twice, the last value
         options = [text for pair in pairs.items() for text in pair]
-    cfg = load_config(data, backbone, method, options)
+    return ["-d", data, *(["-b", backbone] if backbone else []), "-m", given.method, *options]
+
+
+def build_run(command: list[str]) -> Run:
+    """The run of a command; a test with its own `expand` gets a directory of its own. Raises ConfigError."""
+    given = parse(command)
+    names, options = (given.data, given.backbone, given.method), given.options
+    cfg = load_config(*names, options)
     trained = Path(cfg.output_dir) / "results.json"
     if (cfg.test_only or cfg.test_train) and any(key in OWN_DIRECTORY for key in options[::2]):
         name = f"{results_file(cfg).stem.removeprefix('results_')}_expand_{cfg.expand}"
-        place = (Path(cfg.output_dir) / name).relative_to(OUTPUT)
-        options += ["model_dir", cfg.output_dir, "output_dir", str(place)]
-        cfg = load_config(data, backbone, method, options)
-    backbone_flag = ["-b", backbone] if backbone else []
-    return Run(["-d", data, *backbone_flag, "-m", method, *options], cfg, results_file(cfg), trained)
+        own = ["model_dir", cfg.output_dir, "output_dir", str((Path(cfg.output_dir) / name).relative_to(OUTPUT))]
+        command, cfg = [*command, *own], load_config(*names, [*options, *own])
+    return Run(command, cfg, results_file(cfg), trained)
 
 
 def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
@@ -94,11 +106,14 @@ def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
     runs: dict[Path, Run] = {}
     for line in lines:
         for seed in range(args.seeds):
+            command = arguments_of(line, seed, args)
+            if not args.only.search(as_typed(command)):
+                continue
             try:
-                run = build_run(line, seed, args)
+                run = build_run(command)
             except ConfigError as error:
-                raise ConfigError(f"{error}\n  in the line: {line}") from error
-            if (seed and run.cfg.zero_shot) or not args.only.search(str(run)):
+                raise ConfigError(f"{error}\n  in: {as_typed(command)}\n  --only REGEX leaves such runs out") from error
+            if seed and run.cfg.zero_shot:
                 continue  # nothing in zero-shot CLIP depends on the seed
             if runs.setdefault(run.results, run).cfg != run.cfg:
                 raise ConfigError(f"two runs would write {run.results}:\n  {runs[run.results]}\n  {run}")
@@ -260,6 +275,7 @@ def main() -> int:
     try:
         runs = plan(sys.stdin.read().splitlines(), args)
         if args.dry_run:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` may end before we do
             for run in runs:
                 print(f"{run}  # done" if run.done else run)
             return 0

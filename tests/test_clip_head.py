@@ -223,6 +223,14 @@ def test_name_that_leaves_no_room_is_an_error_that_names_it(position):
     assert coop_prompts(["cat", long], 4, "end")[0].shape == (2, 77)  # there the name is cut, as by CLIP itself
 
 
+@pytest.mark.parametrize("position", PROMPTS)
+@pytest.mark.parametrize("length", [74, 75, 100])
+def test_context_that_leaves_no_room_for_any_name_is_refused(position, length):
+    with pytest.raises(ModelError, match=f"{length} learnt tokens leave no room.*coop_ctx_len"):
+        coop_prompts(["cat"], length, position)
+    assert coop_prompts(["cat"], 73, position)[0].shape == (1, 77)
+
+
 def test_context_is_not_asked_for_its_placeholders_words(clip_pair):
     """A reduced vocabulary must hold the words of the names, and of no placeholder."""
     _, ours = clip_pair

@@ -57,7 +57,9 @@ def test_digits_are_scikit_learns_and_none_is_in_both_parts(digits):
 
 def test_digits_are_always_the_same(digits):
     np.random.seed(1)
-    again = DATASETS["digits_lt"]("digits_lt", "/no/root/needed")
+    again = DATASETS["digits_lt"]("digits_lt", None)
+    with pytest.raises(DataError, match="reads no root, found pictures"):
+        DATASETS["digits_lt"]("digits_lt", "pictures")
     for data in (digits, again):
         assert data.train.fingerprint() == "c3ba10f62ab6f65a"
         assert data.test.fingerprint() == "d42be6d6bd46c395"

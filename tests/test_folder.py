@@ -420,7 +420,7 @@ BAD_IMAGES = {
     "cut in its pixels": (lambda good: good[: len(good) // 2], "cannot be decoded"),
     "a web page": (lambda good: b"<!DOCTYPE html><html>Please log in</html>", "cannot be decoded (it is a web page"),
     "a text": (lambda good: b"cat\n" * 100, "cannot be decoded"),
-    "a lost link": (None, "is missing; restore it or remove it from the list"),
+    "a lost link": (None, "is missing; restore it, or replace it, or find all such with scripts/check_data.py"),
 }
 
 

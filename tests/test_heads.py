@@ -10,9 +10,10 @@ from helpers import CLIP_RESOLUTION
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import nn
+from torch.nn.functional import normalize as normalise
 from torchvision.transforms.v2.functional import normalize, to_dtype
 
-from models import Classifier, build_model
+from models import Classifier, build_model, logistic
 from models.backbone import ModelError
 from models.head_init import HEAD_INITS
 from models.heads import HEADS
@@ -271,6 +272,112 @@ def test_a_probe_stops_after_100_iterations_and_says_nothing():
         warnings.simplefilter("error")
         found = HEAD_INITS["linear_probing"](None, NAMES, lambda: (vectors, labels))
     assert torch.allclose(found, torch.tensor(expected), rtol=1e-3, atol=1e-4)
+
+
+def probe_case(case, classes=None):
+    """Random features float64 [n, D] that overlap a little, and labels of 2 to 10 classes, each with some images."""
+    generator = torch.Generator().manual_seed(case)
+    classes = classes or 2 + case % 9
+    count, dim = (int(torch.randint(*span, (), generator=generator)) for span in ((60, 300), (3, 40)))
+    labels = torch.cat([torch.arange(classes), torch.randint(classes, (count,), generator=generator) ** 2 // classes])
+    centres = 2 * torch.randn(classes, dim, generator=generator, dtype=torch.float64)
+    return centres[labels] + torch.randn(len(labels), dim, generator=generator, dtype=torch.float64), labels, classes
+
+
+def sklearn_probe(vectors, labels, **options):
+    probe = LogisticRegression(class_weight="balanced", **options).fit(vectors.numpy(), labels.numpy())
+    return torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
+
+
+def probe_loss(weight, bias, vectors, labels):
+    """scikit-learn's objective in float64, image by image: sum of s_y times log loss, plus |W|^2 / 2."""
+    counts, logits = labels.bincount().double(), vectors.double() @ weight.double().T + bias.double()
+    logits = torch.cat([torch.zeros(len(logits), 1), logits], dim=1) if len(weight) == 1 else logits
+    losses = [
+        len(labels) / (len(counts) * counts[y]) * (row.logsumexp(0) - row[y])
+        for row, y in zip(logits, labels, strict=True)
+    ]
+    return sum(losses) + weight.double().square().sum() / 2  # a tensor, to be differentiated
+
+
+@pytest.mark.parametrize("case", range(20))
+def test_the_device_finds_the_optimum_of_scikit_learn(case, monkeypatch):
+    """Both to the end; in several parts; two classes (cases 0, 9, 18) have one row."""
+    vectors, labels, classes = probe_case(case)
+    monkeypatch.setattr(logistic, "ITERATIONS", 5000)
+    monkeypatch.setattr(logistic, "LOGITS", 50 * classes)
+    expected, bias = sklearn_probe(vectors, labels, max_iter=5000, tol=1e-9)
+    found = logistic.fit(vectors, labels, classes, tolerance=1e-9)
+    assert found.shape == expected.shape == (classes if classes > 2 else 1, vectors.shape[1])
+    assert (normalise(found) - normalise(expected)).abs().max() < 1e-4
+    losses = [probe_loss(weight, bias, vectors, labels) for weight in (found, expected)]
+    assert losses[0] <= losses[1] * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("case", range(9))
+def test_a_probe_in_float32_is_that_in_float64(case):
+    """With the usual tolerance. Far below it float32 cannot tell one loss from the next, scikit-learn's neither."""
+    vectors, labels, classes = probe_case(case)
+    single, double = (logistic.fit(part, labels, classes) for part in (vectors.float(), vectors))
+    assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+    assert (normalise(single) - normalise(double)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("case", range(9))
+def test_the_devices_objective_and_gradient_are_their_formula(case):
+    vectors, labels, classes = probe_case(case)
+    objective = logistic.Objective(vectors, labels, classes)
+    generator = torch.Generator().manual_seed(case)
+    matrix = torch.randn(objective.rows, vectors.shape[1] + 1, generator=generator, dtype=torch.float64)
+    loss, gradient = objective(matrix.flatten().numpy())
+    matrix.requires_grad_()
+    expected = probe_loss(matrix[:, :-1], matrix[:, -1], vectors, labels) / len(labels)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-12)
+    assert torch.allclose(torch.from_numpy(gradient), matrix.grad.flatten(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:The number of unique classes")
+def test_the_device_stops_where_scikit_learn_stops():
+    """Of 300 classes after a few steps, well before the optimum: its rule is part of the definition."""
+    vectors, labels, _ = probe_case(1, 300)
+    expected, _ = sklearn_probe(vectors, labels)
+    optimum, _ = sklearn_probe(vectors, labels, max_iter=5000, tol=1e-9)
+    found = logistic.fit(vectors, labels, 300)
+    assert (normalise(found) - normalise(expected)).abs().max() < 1e-4
+    assert (normalise(optimum) - normalise(expected)).abs().max() > 0.002
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_device_is_as_far_as_scikit_learn_after_100_iterations():
+    """Of ill-scaled features, where rounding decides on the way: the same images in another order differ as much."""
+    vectors, labels, _ = probe_case(1)
+    vectors *= torch.logspace(-2, 3, vectors.shape[1])
+    (first, bias), (other, _) = sklearn_probe(vectors, labels), sklearn_probe(vectors.flip(0), labels.flip(0))
+    weights = (first, other, logistic.fit(vectors, labels, 3))
+    losses = [float(probe_loss(weight, bias, vectors, labels)) for weight in weights]
+    assert losses == pytest.approx([losses[0]] * 3, rel=0.02)
+
+
+def test_only_a_probe_of_minutes_goes_to_the_device(monkeypatch):
+    """The switch, at a minute by the measured rate; on both sides of it the same rows, of two classes too."""
+    assert logistic.sklearn_seconds(342, 128, 10) < 0.01  # the digits
+    assert logistic.sklearn_seconds(68_000, 768, 1000) > 60  # ImageNet-LT
+    fits, fit = [], logistic.fit
+    monkeypatch.setattr(logistic, "fit", lambda *args: fits.append(args) or fit(*args))
+    for case in (0, 1):
+        vectors, labels, classes = probe_case(case)
+        features, names = (vectors.float(), labels), [f"class {c}" for c in range(classes)]
+        work = logistic.ITERATIONS * vectors.numel() * classes
+        rows = []
+        for seconds in (59, 61):
+            monkeypatch.setattr(logistic, "SKLEARN_RATE", work / seconds)
+            rows.append(HEAD_INITS["linear_probing"](None, names, lambda f=features: f))
+            assert len(fits) == (seconds > 60)
+        fits.clear()
+        assert rows[0].shape == rows[1].shape == (classes, vectors.shape[1])
+        assert rows[0].dtype == rows[1].dtype == torch.float32
+        assert (rows[0] - rows[1]).abs().max() < 1e-3  # float32
 
 
 def test_features_of_inference_mode_will_do(clip_pair):

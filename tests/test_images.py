@@ -298,7 +298,7 @@ HTML = b"\n <!DOCTYPE html><html><body>404</body></html>"
 @pytest.mark.parametrize("name", ["file.jpg", "file.png"])
 def test_file_that_is_no_picture(content, reason, name, tmp_path):
     (tmp_path / name).write_bytes(content)
-    refused(tmp_path / name, "cannot be decoded", reason, "replace it or remove it from the list")
+    refused(tmp_path / name, "cannot be decoded", reason, "scripts/check_data.py", "bad_images skip")
 
 
 def test_file_that_cannot_be_opened(photo, tmp_path, monkeypatch):

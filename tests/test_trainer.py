@@ -1,5 +1,6 @@
 """Training: its step against the formula, accumulation, resuming, reproducibility; and what a run leaves behind."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 import trainer
+from datasets import DATASETS, digits_lt
+from datasets.base import ImageList
 from models.weights import load_backbone
 from trainer import Trainer
 from utils import checkpoint, runtime
@@ -210,11 +213,28 @@ def test_zero_shot_does_not_destroy_an_unfinished_run(config):
     assert Path("output/run", checkpoint.PROGRESS).exists()
 
 
-def test_an_earlier_checkpoint_is_not_taken_for_a_run_that_was_killed(config):
-    run, _ = train(config())
+def test_a_finished_run_stays_until_its_repetition_has_ended(config):
+    """The same command given again, and killed: model and results of the first are still there, and it goes on."""
+    run, results = train(config())
+    kept = (run.run_dir / "results.json").read_bytes(), checkpoint_bytes(run)
+    train(config("test_only", "True"))
     killed_in("train_epoch", config())
-    with pytest.raises(CheckpointError, match="train first"):
-        train(config("test_only", "True"))
+    assert ((run.run_dir / "results.json").read_bytes(), checkpoint_bytes(run)) == kept
+    _, tested = train(config("test_only", "True"))
+    assert tested["per_class"] == results["per_class"]
+    _, again = train(config())
+    assert again["per_class"] == results["per_class"]
+    assert not (run.run_dir / "results_test.json").exists()  # of the first run
+
+
+def test_a_run_of_other_test_images_is_not_replaced(config, monkeypatch):
+    train(config())
+    whole = digits_lt.build("digits_lt", None)
+    fewer = dataclasses.replace(whole, test=ImageList(whole.test.images[:50], whole.test.labels[:50]))
+    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: fewer)
+    with pytest.raises(CheckpointError, match="other test images; test_only True tests that run on these"):
+        train(config())
+    assert train(config("test_only", "True"))[1]["accuracy"]
 
 
 def test_a_run_killed_while_testing_is_not_trained_again(config, monkeypatch):
@@ -364,14 +384,14 @@ def test_five_crops_average_the_logits(config):
     run, _ = train(config("num_epochs", 1))
     tested = Trainer(config("num_epochs", 1, "tte", "True", "test_only", "True"))
     shapes = []
-    forward = trainer.Classifier.forward
+    features = trainer.Classifier.features
 
     def spy(self, images):
         shapes.append(tuple(images.shape))
-        return forward(self, images)
+        return features(self, images)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Classifier, "forward", spy)
+        patch.setattr(trainer.Classifier, "features", spy)
         tested.run()
     assert sum(shape[0] for shape in shapes) == 5 * 500
 

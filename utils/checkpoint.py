@@ -17,6 +17,7 @@ from torch import Tensor, nn
 CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = "progress.safetensors"
 LIFT_PLUS = "checkpoint.pth.tar"
+FINGERPRINTS = {"weights", "classes", "training images"}  # settings whose values are hashes
 MOMENTUM = "momentum:"  # before a tensor's name, its momentum
 
 
@@ -127,19 +128,29 @@ def copy_into(targets: dict[str, Tensor], tensors: dict[str, Tensor], path: Path
 
 def check_identity(about: dict[str, Any], identity: dict[str, Any], path: Path) -> None:
     """Raises a CheckpointError if the file says otherwise of any key of `identity`."""
-    differing = [f"{key} {about.get(key)}, now {value}" for key, value in identity.items() if about.get(key) != value]
+    differing = [
+        f"other {key}" if key in FINGERPRINTS else f"{key} {about.get(key)}, now {value}"
+        for key, value in identity.items()
+        if about.get(key) != value
+    ]
     if differing:
-        raise CheckpointError(f"{path} belongs to something else: {'; '.join(differing[:3])}")
+        raise CheckpointError(f"{path} belongs to something else: {', '.join(differing[:3])}")
 
 
-def require_same_run(run_dir: Path, settings: dict[str, Any]) -> None:
-    """Raises a CheckpointError if `run_dir` holds a finished run of other settings, or an unfinished one."""
+def require_same_run(run_dir: Path, settings: dict[str, Any], test_images: str) -> None:
+    """Raises a CheckpointError if `run_dir` holds an unfinished run, or one of other settings or test images.
+
+    test_images: their list's fingerprint.
+    """
     results, progress = run_dir / "results.json", run_dir / PROGRESS
     try:
         if progress.exists():
             raise CheckpointError(f"{progress} belongs to a run that is not finished")
         if results.exists():
-            check_identity(json.loads(results.read_text(encoding="utf-8"))["settings"], settings, results)
+            content = json.loads(results.read_text(encoding="utf-8"))
+            check_identity(content["settings"], settings, results)
+            if content["data"]["fingerprint"]["test"] != test_images:
+                raise CheckpointError(f"{results} is of other test images; test_only True tests that run on these")
     except CheckpointError as error:
         raise CheckpointError(f"{error}. Delete that run to replace it, or choose another output_dir") from error
     except (KeyError, TypeError, ValueError):  # no results of ours: nothing to protect

@@ -1,5 +1,6 @@
 """From text, or what YAML made of it, to the value of a key: of its type, within its limits, never evaluated."""
 
+import os
 import re
 from typing import Any
 
@@ -37,6 +38,7 @@ def _wanted(key: Key) -> str:
         "int": "a whole number",
         "float": "a number",
         "str": "a text",
+        "path": "a path",
         "floats": "three numbers like [0.5,0.5,0.5]",
         "layers": "None, a whole number, or a list of block numbers like [0,2]",
     }
@@ -54,6 +56,10 @@ def _int(value: Any) -> int:
 
 def _float(value: Any) -> float:
     return _fail() if isinstance(value, bool) else float(value)
+
+
+def _path(value: Any) -> str:
+    return os.path.expanduser(str(value))
 
 
 def _list(value: Any) -> list:
@@ -75,4 +81,12 @@ def _fail() -> Any:
     raise ValueError
 
 
-_PARSERS = {"bool": _bool, "int": _int, "float": _float, "str": str, "floats": _floats, "layers": _layers}
+_PARSERS = {
+    "bool": _bool,
+    "int": _int,
+    "float": _float,
+    "str": str,
+    "path": _path,
+    "floats": _floats,
+    "layers": _layers,
+}

@@ -54,14 +54,18 @@ def load_config(
     """
     values = {name: key.default for name, key in KEYS.items()}
     for path in _files(data, backbone, method):
-        _merge(values, _flatten(yaml.safe_load(path.read_text()) or {}), where=f"{path.parent.name}/{path.name}: ")
+        _merge(values, _flatten(_read_yaml(path)), where=f"{path.parent.name}/{path.name}: ")
     if len(options) % 2:
-        raise ConfigError(f"options come as KEY VALUE pairs, but '{options[-1]}' stands alone")
+        near = next((text for text in options if "=" in text), None)
+        hint = f"; write '{near.replace('=', ' ', 1)}'" if near else ""
+        raise ConfigError(f"options come as KEY VALUE pairs, but '{options[-1]}' stands alone{hint}")
     for name in {"dataset", "backbone"} & set(options[::2]):
         raise ConfigError(f"{name} is chosen by {'-d' if name == 'dataset' else '-b'}, not by an option")
     before = dict(values)
     _merge(values, zip(options[::2], options[1::2], strict=True), warn=warn)
     check(values)
+    if values["model_dir"] and not os.path.isdir(values["model_dir"]) and (OUTPUT / values["model_dir"]).is_dir():
+        values["model_dir"] = str(OUTPUT / values["model_dir"])
     name = "_".join(part for part in (data, backbone, method) if part)
     values["output_dir"] = str(_run_directory(name, before, values))
     return _freeze(values)
@@ -74,14 +78,30 @@ def _files(data: str, backbone: str | None, method: str) -> list[Path]:
     if method in config_names("method") and method not in config_names("model"):
         raise ConfigError(f"-m {method} needs a backbone: -b {'|'.join(config_names('backbone'))}")
     model = config_file("model", method)
-    return [config_file("data", data), config_file("backbone", yaml.safe_load(model.read_text())["backbone"]), model]
+    return [config_file("data", data), config_file("backbone", _read_yaml(model)["backbone"]), model]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a configuration file. Raises ConfigError."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no 'key: value' lines, found '{content}'")
+    room = {"data": "dataset", "backbone": "backbone", "model": "backbone"}.get(path.parent.name)
+    if room and room not in content:
+        raise ConfigError(f"{path} does not say which {room} it is for; add a line '{room}: NAME'")
+    return content
 
 
 def config_file(room: str, name: str) -> Path:
     """configs/ROOM/NAME.yaml; for an unknown name, a ConfigError with the choices."""
     choices = config_names(room)
     if name not in choices:
-        raise ConfigError(f"unknown {room} '{name}' in {FLAGS[room]}; choose from {', '.join(choices)}")
+        pel = room == "method" and name in config_names("model")
+        advice = "it is a model of PEL's form, so leave -b out" if pel else f"choose from {', '.join(choices)}"
+        raise ConfigError(f"unknown {room} '{name}' in {FLAGS[room]}; {advice}")
     return CONFIGS / room / f"{name}.yaml"
 
 
@@ -191,8 +211,10 @@ def _freeze(values: dict[str, Any]) -> Config:
 
 def _run_directory(name: str, before: dict[str, Any], values: dict[str, Any]) -> Path:
     """output/DATA_BACKBONE_METHOD_KEY_VALUE..., with the options that change training, in the schema's order."""
-    if values["output_dir"] or values["model_dir"]:
-        return OUTPUT / values["output_dir"] if values["output_dir"] else Path(values["model_dir"])
+    if values["output_dir"]:
+        return OUTPUT / values["output_dir"].removeprefix(f"{OUTPUT}/")
+    if values["model_dir"]:
+        return Path(values["model_dir"])
     for key, value in values.items():
         if KEYS[key].names_run and value != before[key]:
             value = "-".join(map(str, value)) if isinstance(value, tuple) else value

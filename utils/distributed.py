@@ -7,6 +7,7 @@ the whole step, and what a test finds is added up as integers, each image by one
 """
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator
 
@@ -59,7 +60,12 @@ class World:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """`model`, its gradients averaged over the processes in the backward pass."""
-        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False) if self.size > 1 else model
+        if self.size == 1:
+            return model
+        parallel = nn.parallel.DistributedDataParallel
+        names = inspect.signature(parallel).parameters  # buffers are equal everywhere; the option's name has changed
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        return parallel(model, **{sync: False})
 
     def alone(self, model: nn.Module, unless: bool) -> contextlib.AbstractContextManager:
         """Within it a backward pass of a wrapped model keeps its gradients to itself, for a later one to average."""

@@ -16,6 +16,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
+def what_is_tested(on_train: bool, tte: bool, crops: int) -> str:
+    """The word in a results file's name: test, tte (five crops), tte10; or of the training images train, train_tte."""
+    crops_word = ("tte" if crops == 5 else f"tte{crops}") if tte else ""
+    return "_".join(filter(None, ("train" if on_train else "", crops_word))) or "test"
+
+
 def save_logits(path: Path, logits: np.ndarray, labels: np.ndarray) -> None:
     """Writes float32 `logits` [n, C] and int64 `labels` [n], in the order of the list, whole or not at all."""
     partial = path.with_name(path.name + ".partial")

@@ -7,7 +7,7 @@ class Key(NamedTuple):
     """One row of the schema."""
 
     default: Any
-    kind: str  # bool, int, float, str, floats (three numbers) or layers (None, an int, or a list of ints)
+    kind: str  # bool, int, float, str, path, floats (three numbers) or layers (None, an int, or a list of ints)
     help: str  # meaning and unit
     choices: tuple = ()
     least: float | None = None  # the smallest value allowed
@@ -78,9 +78,9 @@ PRECISIONS = ("fp16", "bf16", "fp32")
 SCHEMA: dict[str, dict[str, Key]] = {
     "General": {
         "dataset": Key(None, "str", "data set (set by the file of -d)", names_run=False),
-        "root": Key(None, "str", "folder of the data set's images", names_run=False),
+        "root": Key(None, "path", "folder of the data set's images", names_run=False),
         "backbone": Key(None, "str", "backbone (set by the file of -b)", names_run=False),
-        "weights": Key(None, "str", "file that replaces the published weights, or timm:MODEL.TAG", names_run=False),
+        "weights": Key(None, "path", "file that replaces the published weights, or timm:MODEL.TAG", names_run=False),
         "resolution": Key(None, "int", "side of the images, pixels; None = the backbone's own", least=1),
         "mean": Key(None, "floats", "mean of the normalisation, RGB in 0..1 (set by the file of -b)"),
         "std": Key(None, "floats", "deviation of the normalisation, RGB in 0..1 (set by the file of -b)"),
@@ -103,11 +103,18 @@ SCHEMA: dict[str, dict[str, Key]] = {
         ),
         "prec_train": Key("amp", "str", "precision in training; amp = bf16, or fp16 without it", ("amp", *PRECISIONS)),
         "prec_test": Key("fp16", "str", "precision in testing", PRECISIONS, names_run=False),
+        "compile": Key(
+            "auto",
+            "str",
+            "torch.compile of the transformer blocks in training; auto = in runs long enough to earn it back",
+            ("auto", "always", "never"),
+            names_run=False,
+        ),
     },
     "Data": {
         # the two files name the run by their own names, without folder or suffix: utils/config.py
-        "train_list": Key(None, "str", "-d folder: CSV or TSV of training images: path,label", names_run=False),
-        "test_list": Key(None, "str", "-d folder: CSV or TSV of test images", names_run=False),
+        "train_list": Key(None, "path", "-d folder: CSV or TSV of training images: path,label", names_run=False),
+        "test_list": Key(None, "path", "-d folder: CSV or TSV of test images", names_run=False),
         "test_fraction": Key(
             None,
             "float",
@@ -116,7 +123,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
             most=0.999,
         ),
         "classnames": Key(
-            None, "str", "-d folder: file of class names, or of name,prompt name (.csv)", names_run=False
+            None, "path", "-d folder: file of class names, or of name,prompt name (.csv)", names_run=False
         ),
         "imbalance": Key(
             None, "float", "-d folder: thin the training images to a long tail, largest class / smallest class", least=1
@@ -201,8 +208,11 @@ SCHEMA: dict[str, dict[str, Key]] = {
     "Running": {
         "test_only": Key(False, "bool", "no training: test the run's checkpoint", names_run=False),
         "test_train": Key(False, "bool", "no training: evaluate the run on the training set", names_run=False),
-        "model_dir": Key(None, "str", "folder of another run, to be tested with test_only", names_run=False),
+        "model_dir": Key(None, "path", "folder of another run, to be tested with test_only", names_run=False),
         "output_dir": Key(None, "str", "run directory below output/; None = from the names", names_run=False),
+        "feature_cache": Key(
+            True, "bool", "keep a frozen image tower's features in the user's cache, and use them", names_run=False
+        ),
         "save_logits": Key(False, "bool", "write the test's logits and labels to logits_WHAT.npz", names_run=False),
         "print_freq": Key(10, "int", "steps between two lines of the log", least=1, names_run=False),
     },

@@ -1,0 +1,227 @@
+"""What each means brings by itself: our program against itself with that one means undone, in turns.
+
+A ratio is the time without it over the time with it. The last function shows where a training step spends its time.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.inputs import species
+from benchmarks.report import Row, compare
+from benchmarks.stages_host import seconds_per_image
+from benchmarks.work import Bench, build_ours, config, our_step
+from datasets.base import ImageList
+from datasets.loader import Loader, TrainSteps
+from datasets.transforms import TrainCrop
+from models import transformer
+from models.head_init import HEAD_INITS
+from models.weights import load_backbone
+
+Undone = Callable[[], contextlib.AbstractContextManager]
+
+
+# ---- in a step, and in testing ----
+
+
+def _model(bench: Bench, what: str, undone: Undone, training: str, testing: str) -> list[Row]:
+    """Training steps and forward passes of our model, as it is and within `undone`."""
+    ours, count = bench.ours, bench.plan.train_images
+    images = bench.batch[0].to(bench.device)
+
+    @torch.inference_mode()
+    def forward() -> None:
+        ours.model(images)
+
+    forward()  # caches of the first call
+    rows = []
+    step = lambda: our_step(bench, ours)  # noqa: E731
+    for work, function, predicted in (("training", step, training), ("testing", forward, testing)):
+        ours.model.train(work == "training")
+        rows.append(_row(bench, f"{what}: {work}", function, undone, count, predicted))
+    ours.model.train()
+    return rows
+
+
+def _row(bench: Bench, what: str, function: Callable, undone: Undone, count: int, predicted: str) -> Row:
+    def without() -> None:
+        with undone():
+            function()
+
+    seconds = bench.turns({"plain": without, "ours": function})
+    return compare(what, seconds, count, predicted)
+
+
+def attention(bench: Bench) -> list[Row]:
+    return _model(bench, "fused attention, not the math kernel", lambda: sdpa_kernel(SDPBackend.MATH), "1.2", "1.3")
+
+
+def class_token(bench: Bench) -> list[Row]:
+    last = bench.ours.model.tower.blocks[-1]
+
+    def whole(x: Tensor, first_only: bool = False) -> Tensor:
+        return type(last).forward(last, x)
+
+    return _model(bench, "last block's class token only", lambda: patch.object(last, "forward", whole), "1.06", "1.06")
+
+
+class _Gelu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def gelu(bench: Bench) -> list[Row]:
+    @contextlib.contextmanager
+    def plain():
+        mlps = [block.mlp for block in bench.ours.model.tower.blocks]
+        acts = [mlp.act for mlp in mlps]
+        try:
+            for mlp in mlps:
+                mlp.act = _Gelu()
+            yield
+        finally:
+            for mlp, act in zip(mlps, acts, strict=True):
+                mlp.act = act
+
+    return _model(bench, "quick GELU as it is, not three kernels", plain, "1.05", "1.05")
+
+
+def layer_norm(bench: Bench) -> list[Row]:
+    def casting(self: nn.LayerNorm, x: Tensor) -> Tensor:
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+    return _model(
+        bench,
+        "LayerNorm without casts",
+        lambda: patch.object(transformer.LayerNorm, "forward", casting),
+        "1.02",
+        "1.03",
+    )
+
+
+def frozen_precision(bench: Bench) -> list[Row]:
+    cfg = config(bench.folder, bench.weights, bench.device, bench.plan, "prec_train", "fp32")
+    ours, full = bench.ours, build_ours(cfg, bench.ours.data)
+    seconds = bench.turns({"plain": lambda: our_step(bench, full), "ours": lambda: our_step(bench, ours)})
+    rows = [compare("frozen weights in bf16, not float32: training", seconds, bench.plan.train_images, "4")]
+    images = bench.batch[0].to(bench.device)
+    with torch.inference_mode():
+        seconds = bench.turns({"plain": lambda: full.model(images), "ours": lambda: ours.model(images)})
+    return [*rows, compare("the same: testing", seconds, bench.plan.train_images, "4")]
+
+
+def crops(bench: Bench) -> list[Row]:
+    ours = bench.ours
+    images = bench.batch[0][: bench.plan.crops_images, None].expand(-1, 5, -1, -1, -1).to(bench.device)
+    with torch.inference_mode():
+        functions = {
+            "plain": lambda: [ours.model(images[:, k]) for k in range(5)],
+            "ours": lambda: ours.model(images.flatten(0, 1)),
+        }
+        seconds = bench.turns(functions)
+    what = f"five crops of {len(images)} images together, not one after another"
+    return [compare(what, seconds, len(images), "1.0")]
+
+
+# ---- elsewhere ----
+
+
+def text(bench: Bench) -> list[Row]:
+    names = species(bench.plan.names)
+    backbone = load_backbone("clip_vit_b16", str(bench.weights))[0].to(bench.device)
+    row = _row(
+        bench,
+        "texts cut at the longest prompt",
+        lambda: HEAD_INITS["semantic"](backbone, names, None),
+        lambda: patch("models.text.cut", lambda tokens: tokens),
+        len(names),
+        "4",
+    )
+    row.unit = "names/s"
+    return [row]
+
+
+@dataclasses.dataclass
+class _Float:
+    """A training crop that leaves the worker as normalised float32."""
+
+    crop: TrainCrop
+    mean: Tensor
+    std: Tensor
+
+    def __call__(self, image: Tensor, epoch: int, index: int) -> Tensor:
+        return (self.crop(image, epoch, index).float().div(255) - self.mean) / self.std
+
+
+def _pillow_resize(image: Tensor, height: int, width: int) -> Tensor:
+    pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    return torch.from_numpy(np.array(pixels.resize((width, height), Image.BICUBIC))).permute(2, 0, 1)
+
+
+def images(bench: Bench) -> list[Row]:
+    plan, side = bench.plan, bench.plan.geometry.resolution
+    size = plan.pipeline_batch * plan.pipeline_batches
+    listed = ImageList([bench.paths[i % len(bench.paths)] for i in range(size)], np.zeros(size, np.int64))
+    crop, steps = TrainCrop(side, seed=0, num_epochs=5), TrainSteps(size, plan.pipeline_batch, 0, 5)
+    cfg = config(bench.folder, bench.weights, bench.device, plan)
+    constants = (torch.tensor(values).view(3, 1, 1) for values in (cfg.mean, cfg.std))
+    floats = _Float(crop, *constants)
+    pillow = patch("datasets.images._decode_plain_jpeg", lambda file: None)
+    as_it_is = contextlib.nullcontext()
+
+    def seconds(undone: contextlib.AbstractContextManager, crop: object) -> float:
+        with undone:
+            return seconds_per_image(Loader(listed, crop, steps, bench.device, plan.workers), plan)
+
+    rows = []
+    for what, undone, other, predicted in (
+        ("uint8 between processes, not float32", as_it_is, floats, "1.3"),
+        ("torchvision decodes, not Pillow", pillow, crop, "1.2"),
+        ("torch resizes, not Pillow", patch("datasets.transforms.resize", _pillow_resize), crop, "1.8"),
+    ):
+        functions = {"plain": lambda u=undone, c=other: seconds(u, c), "ours": lambda: seconds(as_it_is, crop)}
+        rows.append(compare(what, bench.turns(functions), 1, predicted))
+    return rows
+
+
+MEANS: dict[str, Callable[[Bench], list[Row]]] = {
+    "attention": attention,
+    "frozen_precision": frozen_precision,
+    "class_token": class_token,
+    "gelu": gelu,
+    "layer_norm": layer_norm,
+    "text": text,
+    "images": images,
+    "crops": crops,
+}
+
+
+# ---- profile ----
+
+
+def profile(bench: Bench, rows: int = 16) -> str:
+    """A table of the operations of one training step, by the time that each spends itself."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    our_step(bench, bench.ours)
+    cuda = bench.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with record(activities=activities, record_shapes=True) as measured:
+        our_step(bench, bench.ours)
+        if cuda:
+            torch.cuda.synchronize()
+    key = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    tables = [
+        measured.key_averages(by).table(sort_by=key, row_limit=rows, max_name_column_width=50) for by in (False, True)
+    ]
+    return "\n".join(tables)

@@ -1,0 +1,130 @@
+"""The stages of the benchmark: each measures one work, of our program and of the plain one, and gives rows."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import fresh
+from benchmarks.inputs import make_data, make_test, normalised, plain_crops
+from benchmarks.report import Row, compare
+from benchmarks.stages_host import init, pipeline, start
+from benchmarks.timing import forward_flops, median, training_flops
+from benchmarks.work import Bench, Ours, build_ours, config, our_step, ready_to_test
+from datasets.transforms import TTE_EXPAND
+
+# ---- training ----
+
+
+def train(bench: Bench) -> list[Row]:
+    """Steps on one batch, which is sent from the host each time."""
+    plan, ours, plain = bench.plan, bench.ours, bench.plain
+    images, labels = bench.batch
+    floats = normalised(images, ours.cfg)
+    floats = floats.pin_memory() if bench.device.type == "cuda" else floats
+    losses = {"plain": [], "ours": []}
+
+    def plain_steps() -> None:
+        losses["plain"] += [plain.train_step(floats, labels) for _ in range(plan.train_steps)]
+
+    def our_steps() -> None:
+        losses["ours"] += [our_step(bench, ours) for _ in range(plan.train_steps)]
+
+    seconds = bench.turns({"plain": plain_steps, "ours": our_steps} | bench.products)
+    flops = training_flops(plan.geometry, plan.width, plan.num_classes)
+    target = "4" if bench.device.type == "cpu" else "4; 5,700 images/s on an H100"
+    row = compare("training step", seconds, plan.train_images * plan.train_steps, target, flops)
+    first = float(losses["ours"][0][0]), losses["plain"][0]
+    row.note = f"steps of {plan.train_images} images; first losses {first[0]:.4f} and {first[1]:.4f}"
+    return [row]
+
+
+# ---- testing ----
+
+
+def test(bench: Bench) -> list[Row]:
+    """Testing on images in memory, one crop of each."""
+    side = bench.plan.geometry.resolution
+    return [_test(bench, "testing", bench.plan.test_images, side + side // 7, 1)]
+
+
+def tte(bench: Bench) -> list[Row]:
+    """As test, with five crops of each image."""
+    return [
+        _test(bench, "testing, five crops", bench.plan.crops_images, bench.plan.geometry.resolution + TTE_EXPAND, 5)
+    ]
+
+
+def _test(bench: Bench, what: str, count: int, side: int, crops: int) -> Row:
+    plan, plain = bench.plan, bench.plain
+    images = make_test(bench.paths, plan.num_classes, side, count)
+    cfg = config(bench.folder, bench.weights, bench.device, plan, "tte", crops > 1)
+    ours = build_ours(cfg, dataclasses.replace(bench.ours.data, test=images))
+    floats = plain_crops(images.images, plan.geometry.resolution, crops, cfg)
+    floats = floats.pin_memory() if bench.device.type == "cuda" else floats
+    parts = floats.split(plan.train_images), torch.from_numpy(images.labels).split(plan.train_images)
+    batches = list(zip(*parts, strict=True))
+    with ready_to_test(ours):
+        functions = {"plain": lambda: plain.evaluate(batches), "ours": ours.evaluate}
+        seconds = bench.turns(functions | bench.products)
+    flops = crops * forward_flops(plan.geometry, plan.width, plan.num_classes)
+    target = "5" if bench.device.type == "cpu" or crops > 1 else "5; 11,300 images/s on an H100"
+    return compare(what, seconds, count, target, flops)
+
+
+# ---- scale ----
+
+
+def memory(bench: Bench) -> list[Row]:
+    """The most memory of a process that trains, less what it had before the model."""
+    for name in ("ours", "plain"):
+        bench.__dict__.pop(name, None)
+    peaks = {
+        name: fresh.peak_mb(name, bench.plan, bench.device, bench.folder, bench.paths, bench.weights)
+        for name in ("plain", "ours")
+    }
+    row = Row(
+        "peak memory in training", "MB", peaks["ours"], peaks["plain"], peaks["plain"] / peaks["ours"], target="2"
+    )
+    row.note = f"steps of {bench.plan.memory_images} images"
+    return [row]
+
+
+def classes(bench: Bench, few: int = 100, many: int = 8142) -> list[Row]:
+    """What a step costs more with many classes, beside the head, its loss and its update."""
+    parts = {}
+    for count in (few, many):
+        cfg = config(bench.folder, bench.weights, bench.device, bench.plan)
+        ours = build_ours(cfg, make_data(bench.paths, count))
+        parts[f"step {count}"] = functools.partial(our_step, bench, ours)
+        parts[f"head {count}"] = functools.partial(_head_step, ours, bench.batch[1].to(bench.device) % few)
+    bench.batch[1].remainder_(few)
+    seconds = bench.turns(parts)
+    bodies = [np.subtract(seconds[f"step {count}"], seconds[f"head {count}"]) for count in (few, many)]
+    more = (100 * (bodies[1] / bodies[0] - 1)).tolist()
+    row = Row(f"more for a step at {many:,} classes than at {few}", "%", median(more), target="below 2 %")
+    heads = ", ".join(f"{1000 * median(seconds[f'head {count}']):.1f} ms at {count:,}" for count in (few, many))
+    row.note = f"the head alone takes {heads}; turns {', '.join(f'{value:.1f}' for value in more)} %"
+    return [row]
+
+
+def _head_step(ours: Ours, labels: Tensor) -> None:
+    features = torch.randn(len(labels), ours.model.head.weight.shape[1], device=labels.device, requires_grad=True)
+    (ours.loss(ours.model.head(features), labels).sum() / len(labels)).backward()
+    torch.optim.SGD(ours.model.head.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4).step()
+    ours.model.head.zero_grad()
+
+
+STAGES: dict[str, Callable[[Bench], list[Row]]] = {
+    "train": train,
+    "test": test,
+    "tte": tte,
+    "pipeline": pipeline,
+    "memory": memory,
+    "init": init,
+    "start": start,
+    "classes": classes,
+}
