@@ -104,12 +104,17 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         batches = iter(self.loader)  # starts the workers
-        with _explained_death(self.loader.num_workers):
-            for batch in batches:
-                if isinstance(batch, DataError):
-                    raise batch
-                images, labels = batch
-                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        try:
+            with _explained_death(self.loader.num_workers):
+                for batch in batches:
+                    if isinstance(batch, DataError):
+                        raise batch
+                    images, labels = batch
+                    yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        finally:
+            del (
+                batches
+            )  # ends the workers now, not when the traceback of an error is forgotten: in another fork, perhaps
 
 
 def automatic_workers(images: ImageList) -> int:

@@ -4,13 +4,13 @@
     scripts/run_losses.sh                                        # all of them, then their table
     scripts/run_losses.sh --dry-run                              # only say what would run
     scripts/run_losses.sh --only 'cifar100_ir100.*(CE|LDAM)'     # those whose command matches
-    scripts/run_losses.sh --root imagenet_lt=/data/imagenet --root places_lt=/data/places
+    scripts/run_losses.sh --root imagenet_lt=/data/imagenet
     scripts/run_losses.sh -d digits_lt -b clip_tiny --jobs 4     # the same losses on something small
     scripts/run_losses.sh prec_train bf16 num_epochs 10          # KEY VALUE pairs for all runs
 
-What a run prints lands in terminal.txt of its run directory. A run that has its results file is skipped, one that
-fails is listed at the end (exit status 1), wrong input is said before anything starts (2). Ctrl-C stops what was
-started (130); the same command goes on where it stopped. The table goes to the standard output, all else beside it.
+What a run prints lands in terminal.txt of its run directory. A run that has its results file is skipped; failures are
+listed at the end (exit status 1), wrong input is said before anything starts (2). Ctrl-C stops what was started (130),
+and the same command goes on from there. The table goes to the standard output, all else beside it.
 """
 
 import argparse
@@ -233,13 +233,11 @@ def _regex(text: str) -> re.Pattern:
 
 
 def _count(text: str) -> int:
+    if text == "cores":
+        return os.cpu_count() or 1
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, found '{text}'")
     return int(text)
-
-
-def _jobs(text: str) -> int:
-    return os.cpu_count() or 1 if text == "cores" else _count(text)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -248,7 +246,7 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
     parser.add_argument("--only", metavar="REGEX", type=_regex, default="", help="of the commands, those that match")
-    parser.add_argument("--jobs", metavar="N", type=_jobs, default=1, help="runs at once, or 'cores' (default: 1)")
+    parser.add_argument("--jobs", metavar="N", type=_count, default=1, help="runs at once, or 'cores' (default: 1)")
     parser.add_argument("--seeds", metavar="N", type=_count, default=1, help="runs of each, with seeds 0 to N - 1")
     parser.add_argument(
         "--root", metavar="DATA=FOLDER", type=_place, action="append", default=[], help="where a data set's images lie"
@@ -264,10 +262,6 @@ def read_arguments() -> argparse.Namespace:
     if own:
         parser.error(f"every run has its own {own.pop()}, so it cannot be the same for all")
     return args
-
-
-def _interrupt(*_) -> None:
-    raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -286,7 +280,7 @@ def main() -> int:
     to_run = [run for run in runs if not run.done]
     tell(f"{len(runs)} runs, {len(runs) - len(to_run)} of them done already")
     for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: nothing that was started stays behind
-        signal.signal(ending, _interrupt)
+        signal.signal(ending, signal.default_int_handler)
     try:
         failed = run_all(to_run, args.jobs)
     except KeyboardInterrupt:

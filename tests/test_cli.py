@@ -92,7 +92,7 @@ def test_pels_form_and_names(command, tmp_path):
     assert (run / "results_tte.json").exists()
     status, _ = command(*options, "test_train", True, backbone=None, method="clip_vit_b16_peft")
     assert status == 0
-    assert (run / "results_train.json").exists()
+    assert (run / "results_train_tte.json").exists()
 
 
 def test_a_wrong_root(command, tmp_path):

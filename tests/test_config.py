@@ -104,7 +104,7 @@ def test_pels_seven_models_are_all_there():
 def test_a_method_without_a_backbone_says_what_is_missing():
     assert "-m lift+ needs a backbone: -b clip_rn101|" in refusal(backbone=None)
     assert "clip_vit_b16_peft" in refusal(backbone=None, method="nonsense")
-    assert "lift+" in refusal(method="clip_vit_b16_peft")
+    assert "leave -b out" in refusal(method="clip_vit_b16_peft")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/method").glob("*.yaml")), ids=lambda path: path.stem)

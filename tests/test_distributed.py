@@ -46,8 +46,8 @@ def start(processes, output, runs, folder):
 def folder(tmp_path_factory):
     """Holds output/PROCESSES_RUN for 1, 2 and 4 processes."""
     folder = tmp_path_factory.mktemp("distributed")
-    for processes in (1, 2, 4):
-        done = start(processes, str(processes), RUNS, folder)
+    for processes, runs in ((1, RUNS), (2, RUNS), (4, RUNS[:2])):
+        done = start(processes, str(processes), runs, folder)
         assert done.returncode == 0, done.stderr[-2000:]
     return folder / "output"
 
@@ -56,8 +56,7 @@ def results(folder, processes, run):
     return json.loads((folder / f"{processes}_{run}/results.json").read_text())
 
 
-@pytest.mark.parametrize("run", range(len(RUNS)))
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize(("processes", "run"), [*((2, run) for run in range(len(RUNS))), (4, 0), (4, 1)])
 def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
     one, several = results(folder, 1, run), results(folder, processes, run)
     assert several["processes"] == processes
@@ -73,7 +72,7 @@ def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_losses_on_the_way_are_those_of_one_process(folder, processes):
-    for run in range(len(RUNS) - 1):
+    for run in range(2):
         rows = [
             [json.loads(line) for line in (folder / f"{n}_{run}/metrics.jsonl").read_text().splitlines()]
             for n in (1, processes)
@@ -82,9 +81,8 @@ def test_losses_on_the_way_are_those_of_one_process(folder, processes):
             assert [row[key] for row in rows[1]] == pytest.approx([row[key] for row in rows[0]], rel=1e-5), key
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_saved_logits_are_those_of_one_process(folder, processes):
-    with np.load(folder / "1_2/logits_tte.npz") as one, np.load(folder / f"{processes}_2/logits_tte.npz") as several:
+def test_saved_logits_are_those_of_one_process(folder):
+    with np.load(folder / "1_2/logits_tte.npz") as one, np.load(folder / "2_2/logits_tte.npz") as several:
         assert (one["labels"] == several["labels"]).all()
         assert np.allclose(one["logits"], several["logits"], rtol=1e-4, atol=1e-4)
 

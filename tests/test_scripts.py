@@ -154,7 +154,9 @@ def test_the_helper_knows_the_trainers_files():
         (("tte", "True"), "results.json"),
         (("test_only", "True"), "results_test.json"),
         (("test_only", "True", "tte", "True"), "results_tte.json"),
-        (("test_train", "True", "tte", "True"), "results_train.json"),
+        (("test_only", "True", "tte", "True", "tte_crops", "10"), "results_tte10.json"),
+        (("test_train", "True"), "results_train.json"),
+        (("test_train", "True", "tte", "True"), "results_train_tte.json"),
     ):
         cfg = load_config("digits_lt", "clip_tiny", "lift+", list(options))
         assert run_all.results_file(cfg) == Path("output/digits_lt_clip_tiny_lift+") / name
