@@ -50,7 +50,7 @@ class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017). [B, N, D] -> [B, N, D], or [B, 1, D] with `first_only`.
 
     Queries, keys and values stay 4-D, [B, heads, N, D / heads]: given 3-D tensors, scaled_dot_product_attention
-    silently leaves its fused kernels.
+    silently leaves its fused kernels on some devices and in some versions.
     """
 
     def __init__(self, dim: int, heads: int, causal: bool = False):

@@ -282,6 +282,17 @@ def test_each_name_of_pels_is_one_line_of_warning():
     ]
 
 
+def test_sizes_of_methods_that_are_off_are_told():
+    """Forgetting the switch is the usual mistake."""
+    lines = []
+    options = ["v.lora_dim", "8", "l.pt_len", "3", "v.adaptformer_dim", "4", "v.aft_loc", "attn", "v.aft", "True"]
+    load_config("digits_lt", "clip_tiny", "lift+", options, lines.append)
+    assert lines == [
+        "v.lora_dim has no effect while v.lora is False",
+        "l.pt_len has no effect while l.pt is False",
+    ]
+
+
 def test_pels_names_that_do_not_fit():
     assert "must divide batch_size, which is 64" in refusal("micro_batch_size", 24, "batch_size", 64)
     assert "none of them is on" in refusal("adapter_dim", 8, method="lp")

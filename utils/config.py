@@ -19,7 +19,7 @@ from yacs.config import CfgNode
 
 from utils.coerce import ConfigError, coerce
 from utils.pel_names import PEL_NAMES, SYNONYMS
-from utils.schema import KEYS, SCHEMA
+from utils.schema import KEYS, PEFT, SCHEMA
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 OUTPUT = Path("output")
@@ -50,7 +50,8 @@ def load_config(
 ) -> Config:
     """The frozen configuration of `-d data -b backbone -m method KEY VALUE ...`, checked, its output_dir resolved.
 
-    Without a backbone, `method` is a model of PEL's. `warn` is told of every name of PEL's. Raises ConfigError.
+    Without a backbone, `method` is a model of PEL's. `warn` is told of names of PEL's, and of sizes of methods that
+    are off. Raises ConfigError.
     """
     values = {name: key.default for name, key in KEYS.items()}
     for path in _files(data, backbone, method):
@@ -64,6 +65,11 @@ def load_config(
     before = dict(values)
     _merge(values, zip(options[::2], options[1::2], strict=True), warn=warn)
     check(values)
+    for name in options[::2]:
+        tower, _, key = name.partition(".")
+        owner = next((m for m in PEFT if PEFT[m].kind == "bool" and key.startswith(f"{m}_")), None)
+        if owner and not values[f"{tower}.{owner}"]:
+            warn(f"{name} has no effect while {tower}.{owner} is False")
     if values["model_dir"] and not os.path.isdir(values["model_dir"]) and (OUTPUT / values["model_dir"]).is_dir():
         values["model_dir"] = str(OUTPUT / values["model_dir"])
     name = "_".join(part for part in (data, backbone, method) if part)
