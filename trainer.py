@@ -234,6 +234,7 @@ class Trainer:
         """Writes the results file and shows its table."""
         content = scores | self.about | {"seconds": self.seconds, "images_per_second": self.rates}
         content["epochs"] = self.cfg.num_epochs if self.trained else 0
+        content |= results.trained_as(Path(self.cfg.model_dir or self.run_dir)) if self.testing else {}
         content["peak_memory_mb"] = runtime.peak_memory_mb(self.device)
         if not self.world.main:
             return content

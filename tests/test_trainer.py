@@ -326,9 +326,10 @@ def test_a_test_run_repeats_the_result_and_touches_nothing(config):
 
 
 def test_another_run_is_tested_by_its_folder(config):
-    run, results = train(config("output_dir", "first"))
+    run, results = train(config("output_dir", "first", "seed", 3, "num_epochs", 1))
     _, tested = train(config("model_dir", run.run_dir, "test_only", "True"))
     assert tested["accuracy"] == results["accuracy"]
+    assert (tested["seed"], tested["epochs"], tested["settings"]) == (3, 1, results["settings"])
     assert (run.run_dir / "results_test.json").exists()
 
 

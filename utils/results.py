@@ -22,6 +22,15 @@ def what_is_tested(on_train: bool, tte: bool, crops: int) -> str:
     return "_".join(filter(None, ("train" if on_train else "", crops_word))) or "test"
 
 
+def trained_as(run_dir: Path) -> dict[str, Any]:
+    """What the results of a training run say of the training: seed, epochs, settings; nothing if there are none."""
+    try:
+        content = json.loads((run_dir / "results.json").read_text(encoding="utf-8"))
+        return {key: content[key] for key in ("seed", "epochs", "settings")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def save_logits(path: Path, logits: np.ndarray, labels: np.ndarray) -> None:
     """Writes float32 `logits` [n, C] and int64 `labels` [n], in the order of the list, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
