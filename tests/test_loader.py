@@ -1,5 +1,6 @@
 """From lists to batches: the order of samples, batches whoever reads them, and decoding against Pillow."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -301,11 +302,12 @@ def test_errors_of_other_kinds_are_not_explained_away(memory):
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 import numpy as np, torch
 from datasets.base import ImageList
 from datasets.loader import Loader, TrainSteps
 from datasets.transforms import TrainCrop
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may have it ignored
 images = ImageList(sys.argv[1:], np.zeros(len(sys.argv) - 1, int))
 loader = Loader(images, TrainCrop(64, 0, 10**6), TrainSteps(len(images), 4, 0, 10**6), torch.device("cpu"), 3)
 try:
@@ -325,5 +327,9 @@ def test_interrupt_ends_quietly(files):
     with subprocess.Popen(command, start_new_session=True, env=environment, **pipes) as run:
         assert run.stdout.readline() == "ready\n"
         os.killpg(run.pid, signal.SIGINT)
-        said, complained = run.communicate(timeout=60)
+        try:
+            said, complained = run.communicate(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
     assert (run.returncode, said, complained) == (0, "stopped\n", "")
