@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """What the scripts run_*.sh share: reads one command of main.py in a line, runs those that have no results yet.
 
-    scripts/run_losses.sh                                        # all of them, then their table
-    scripts/run_losses.sh --dry-run                              # only say what would run
+    scripts/run_losses.sh [--dry-run]                            # all of them, then their table; or only their names
     scripts/run_losses.sh --only 'cifar100_ir100.*(CE|LDAM)'     # those whose command matches
     scripts/run_losses.sh --root imagenet_lt=/data/imagenet
     scripts/run_losses.sh -d digits_lt -b clip_tiny --jobs 4     # the same losses on something small
@@ -15,6 +14,7 @@ and the same command goes on from there. The table goes to the standard output, 
 
 import argparse
 import dataclasses
+import functools
 import os
 import re
 import shlex
@@ -122,8 +122,7 @@ def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
     to_train: set[Path] = set()  # what training changes has to be tested again
     for run in runs.values():
         run.done = run.results.exists() and run.trained not in to_train
-        if not run.done:
-            to_train.add(run.results)
+        to_train |= set() if run.done else {run.results}
     return list(runs.values())
 
 
@@ -179,15 +178,16 @@ def _blocked(run: Run, waiting: list[Run], running: dict[Path, tuple]) -> bool:
 def start(run: Run) -> subprocess.Popen:
     """Starts it in a session of its own, so that Ctrl-C reaches it only once, through `stop`."""
     run.terminal.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # what it prints stands in the order in which it was said
     with open(run.terminal, "w", encoding="utf-8") as terminal:
         return subprocess.Popen(
             [sys.executable, str(ROOT / "main.py"), *run.command],
             stdin=subprocess.DEVNULL,
             stdout=terminal,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},  # its lines stand in the order in which they were said
             start_new_session=True,
+            # in the background of a shell interrupts are ignored, and that is inherited
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
 
