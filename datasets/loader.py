@@ -79,14 +79,7 @@ class Loader:
     that names it, whichever process met it; a worker that was killed raises one that says why that happens.
     """
 
-    def __init__(
-        self,
-        images: ImageList,
-        crop: TrainCrop | TestCrops,
-        steps,
-        device: torch.device,
-        num_workers: int | None = None,
-    ):
+    def __init__(self, images: ImageList, crop: Crop, steps, device: torch.device, num_workers: int | None = None):
         self.device = device
         self.loader = DataLoader(
             _Reader(images, crop),
@@ -112,9 +105,8 @@ class Loader:
                     images, labels = batch
                     yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         finally:
-            del (
-                batches
-            )  # ends the workers now, not when the traceback of an error is forgotten: in another fork, perhaps
+            # ends the workers now, not when the traceback of an error is forgotten: in another fork, perhaps
+            del batches
 
 
 def automatic_workers(images: ImageList) -> int:
@@ -138,9 +130,8 @@ class _Reader(Dataset):
     def __getitems__(self, step: Step) -> tuple[Tensor, Tensor] | DataError:
         indices = [index for _, index in step]
         if not step:  # the share of a process in a step with fewer samples than processes
-            return torch.empty(0, 3, self.crop.resolution, self.crop.resolution, dtype=torch.uint8), torch.empty(
-                0
-            ).long()
+            side = self.crop.resolution
+            return torch.empty(0, 3, side, side, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
         try:
             if self.files is None:
                 images = torch.from_numpy(self.pixels[indices]).permute(0, 3, 1, 2)

@@ -117,6 +117,12 @@ def levels_apart(a: torch.Tensor, b: torch.Tensor) -> int:
     return int((a.int() - b.int()).abs().max())
 
 
+def assert_near(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+    """Equal up to `tolerance` of the largest value."""
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+
 @contextlib.contextmanager
 def web_server(files: dict[str, bytes], headers: dict[str, str] | None = None):
     """Serves {"/path": content} on 127.0.0.1 while the context lasts; yields (address, the list of paths asked for)."""

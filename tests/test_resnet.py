@@ -3,7 +3,7 @@
 import helpers
 import pytest
 import torch
-from helpers import RESNET_RESOLUTION, STAGES, normal_images
+from helpers import RESNET_RESOLUTION, STAGES, assert_near, normal_images
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -34,12 +34,6 @@ def timm_pair(tmp_path_factory):
 def tower(request):
     """Our tower of either form, in float32, in training mode as a trainer has it; nothing trains."""
     return request.getfixturevalue(request.param)[1].image.requires_grad_(False).train()
-
-
-def assert_near(found, expected, tolerance=1e-5):
-    """Equal up to `tolerance` of the largest value."""
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 def images_of_contrasts(resolution=RESNET_RESOLUTION):

@@ -4,7 +4,7 @@ import helpers
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CLIP_RESOLUTION, normal_images, randomize
+from helpers import CLIP_RESOLUTION, assert_near, normal_images, randomize
 from torch import nn
 
 from models.text import tokenize
@@ -22,12 +22,6 @@ def clip_pair(tmp_path_factory):
 @pytest.fixture(scope="module")
 def vit_pair(tmp_path_factory):
     return helpers.vit_pair(tmp_path_factory.mktemp("weights"))
-
-
-def assert_near(found, expected, tolerance=1e-5):
-    """Equal up to `tolerance` of the largest value."""
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 @torch.no_grad()

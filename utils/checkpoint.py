@@ -6,13 +6,14 @@ checkpoint.pth.tar       of LIFT+ itself, read only: {"tuner": its trained tenso
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from utils.files import whole
 
 CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = "progress.safetensors"
@@ -35,12 +36,8 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     from safetensors.torch import save as serialize
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+    with whole(path) as file:
         file.write(serialize(tensors, metadata={"about": json.dumps(about, sort_keys=True)}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from utils.files import whole
+
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path) as file:
+        file.write(f"{json.dumps(content, indent=1)}\n".encode())
 
 
 def what_is_tested(on_train: bool, tte: bool, crops: int) -> str:
@@ -33,10 +33,8 @@ def trained_as(run_dir: Path) -> dict[str, Any]:
 
 def save_logits(path: Path, logits: np.ndarray, labels: np.ndarray) -> None:
     """Writes float32 `logits` [n, C] and int64 `labels` [n], in the order of the list, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+    with whole(path) as file:
         np.savez(file, logits=logits.astype(np.float32), labels=labels.astype(np.int64))
-    os.replace(partial, path)
 
 
 def sha256(path: Path) -> str:
