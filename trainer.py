@@ -29,6 +29,8 @@ from utils.losses import build_loss
 from utils.metrics import score
 from utils.schedule import cosine_lr
 
+TEST_BATCH = 128  # images at least: without gradients they need little memory, and small models gain
+
 
 class Trainer:
     """Trains and tests what `cfg` describes, in the run directory cfg.output_dir."""
@@ -203,7 +205,7 @@ class Trainer:
 
     def infer(self, model: Classifier, images: ImageList, indices: np.ndarray, crops: TestCrops, out: Tensor) -> Tensor:
         """Fills `out` [n, C], zeros, with logits (means over crops), or int64 [n] with classes; by all processes."""
-        rank, ranks, size = self.world.rank, self.world.size, self.cfg.batch_size
+        rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = in_order(indices[rank::ranks], size)
         batches = Loader(images, crops, steps, self.device, self.cfg.num_workers)
         parts = self.cache.features(model, batches, images.images, steps, crops)

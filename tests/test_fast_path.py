@@ -1,18 +1,22 @@
 """The fast path is the plain computation: its kernels, what it leaves out, its compiled blocks, its 200 steps."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import normal_images
+from helpers import assert_near, normal_images
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from datasets.base import ImageList
 from datasets.loader import Loader, in_order
-from models import peft
+from models import peft, transformer
 from models.resnet import ResNet
 from models.text import TextTransformer, class_prompts, tokenize
 from models.vit import VisionTransformer
@@ -20,6 +24,7 @@ from models.weights import BACKBONES, load_backbone
 from trainer import Trainer
 from utils import checkpoint, compilation, runtime
 
+ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
 CLIP_TINY = "asset:clip_tiny.safetensors"
@@ -47,15 +52,43 @@ def kernels(function):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_runs_in_the_flash_kernel(dtype):
+def test_attention_runs_in_the_flash_kernel_or_in_bf16_as_products(dtype):
     """In every block of both towers, forward and backward, the last block's single query too."""
     image, text = image_tower(3, adaptformer=True, adaptformer_dim=2), TextTransformer(64, 2)
     for tower, inputs in ((image, normal_images(2, 32)), (text, tokenize(["a photo of a cat."]))):
         runtime.FrozenWeights(tower).cast(dtype)
         found = kernels(functools.partial(lambda f, x: f(x).float().sum().backward(), tower.to(dtype), inputs))
-        assert found[FLASH] == len(tower.blocks)
-        assert found[f"{FLASH}_backward"] >= len(tower.blocks) - 1  # nothing trains before the first attention
         assert not [name for name in found if "attention_math" in name]
+        if dtype == torch.bfloat16:
+            assert FLASH not in found
+            assert found["aten::_softmax"] == len(tower.blocks)
+        else:
+            assert found[FLASH] == len(tower.blocks)
+            assert found[f"{FLASH}_backward"] >= len(tower.blocks) - 1  # nothing trains before the first attention
+
+
+@pytest.mark.parametrize(("queries", "causal"), [(9, False), (9, True), (1, False)])
+def test_attention_as_products_is_attention(queries, causal):
+    """Against torch's own in float64, value and gradients, within bf16's rounding."""
+    torch.manual_seed(0)
+    given = [torch.randn(3, 2, n, 16).bfloat16() for n in (queries, 9, 9)]
+    grad, results = torch.randn(3, 2, queries, 16), []
+    for function, dtype in ((transformer.attend, torch.bfloat16), (F.scaled_dot_product_attention, torch.float64)):
+        q, k, v = (x.clone().to(dtype).requires_grad_() for x in given)
+        out = function(q, k, v, **({"causal": causal} if dtype == torch.bfloat16 else {"is_causal": causal}))
+        out.backward(grad.to(dtype))
+        results.append([out, q.grad, k.grad, v.grad])
+    for ours, exact in zip(*results, strict=True):
+        assert_near(ours.double(), exact, 2e-2)
+
+
+def test_quick_gelu_and_its_derivative():
+    x = torch.linspace(-8, 8, 1001, dtype=torch.float64, requires_grad=True)
+    ours = torch.autograd.grad(transformer.QuickGELU()(x).sum(), x)[0]
+    plain = x * torch.sigmoid(1.702 * x)
+    assert_near(transformer.QuickGELU()(x), plain, 1e-12)
+    assert_near(ours, torch.autograd.grad(plain.sum(), x)[0], 1e-12)
+    assert torch.autograd.gradcheck(transformer.QuickGELU(), x[::100].detach().requires_grad_())
 
 
 @pytest.mark.parametrize("name", ["clip_rn50", "in1k_rn50"])
@@ -97,6 +130,33 @@ def test_workers_take_one_thread_and_the_main_process_keeps_its_own():
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(mine)
+
+
+FAULTS = """
+import resource, sys
+from utils.allocator import keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+import torch
+def fill():
+    torch.ones(2**24)  # 64 MB
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+fill()
+before = faults()
+fill()
+print(faults() - before)
+"""
+
+
+def test_memory_is_kept_for_the_next_step():
+    """A large tensor's pages are there again for the next one; left alone, the system hands them out anew."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "THP_MEM_ALLOC_ENABLE": "0"}  # so that a page is 4 KB
+    found = {
+        way: int(subprocess.run([sys.executable, "-c", FAULTS, way], env=env, capture_output=True, check=True).stdout)
+        for way in ("kept", "left alone")
+    }
+    assert found["kept"] < 100 < found["left alone"]
 
 
 # ---- what is left out ----

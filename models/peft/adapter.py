@@ -24,7 +24,11 @@ class Bottleneck(nn.Module):
             nn.init.zeros_(zero)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.up(self.down(self.norm(x)).relu())
+        return self.up(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """ReLU(Down(LN(x))), [..., width]."""
+        return self.down(self.norm(x)).relu()
 
 
 class AdaptedMlp(nn.Module):

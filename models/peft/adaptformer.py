@@ -8,6 +8,7 @@ Down is kaiming-uniform, Up zero, so a fresh AdaptFormer changes nothing.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.peft.adapter import Bottleneck
@@ -15,14 +16,18 @@ from models.transformer import Block
 
 
 class AdaptFormer(Bottleneck):
-    """[B, N, D] -> [B, N, D] through `width` dimensions; zero at first."""
+    """[B, N, D] -> [B, N, D] through `width` dimensions; zero at first.
+
+    s stands before Up, where a token has `width` values and not D: one pass over memory less, forward and backward.
+    """
 
     def __init__(self, dim: int, width: int):
         super().__init__(dim, width)
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale.to(x.dtype) * super().forward(x)
+        hidden = self.scale.to(x.dtype) * self.hidden(x)
+        return F.linear(hidden, self.up.weight.to(x.dtype), (self.scale * self.up.bias).to(x.dtype))
 
 
 def attach(blocks: Sequence[Block], width: int) -> None:
