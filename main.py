@@ -14,7 +14,6 @@ import shlex
 import sys
 from typing import NoReturn
 
-from utils.allocator import keep_memory
 from utils.config import ConfigError, config_names, help_text, load_config
 
 
@@ -50,7 +49,6 @@ def main(arguments: list[str]) -> int:
         cfg = load_config(args.data, args.backbone, args.method, args.options, warn)
 
         # heavy imports stand after what needs none: --help and a wrong key answer at once
-        keep_memory()
         from datasets.base import DataError
         from models import ModelError
         from trainer import Trainer

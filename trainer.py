@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datasets import build_data
 from datasets.base import ImageList
-from datasets.loader import Loader, TrainSteps, in_order
+from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order
 from datasets.transforms import TestCrops, build_test_crops, build_train_crop
 from models import Classifier, build_backbone, build_model, count_parameters, from_lift_plus
 from utils import checkpoint, compilation, results, runtime
@@ -28,8 +28,6 @@ from utils.log import RunLog
 from utils.losses import build_loss
 from utils.metrics import score
 from utils.schedule import cosine_lr
-
-TEST_BATCH = 128  # images at least: without gradients they need little memory, and small models gain
 
 
 class Trainer:
@@ -74,13 +72,14 @@ class Trainer:
         with self.world.main_first():
             backbone, path = build_backbone(cfg)
         self.resolution = backbone.image.resolution
-        torch.set_num_threads(runtime.pick_threads(sum(p.numel() for p in backbone.image.parameters())))
+        runtime.prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
         backbone.to(self.device)
         weights = {"name": path.name, "sha256": results.sha256(path)}
         self.cache = FeatureCache(cfg.feature_cache, weights["sha256"], self.world, self.log.info)
         features = functools.partial(self.class_features, backbone)
         self.model = build_model(cfg, backbone, data.classnames, features, start=not self.testing).to(self.device)
-        self.frozen, params = runtime.FrozenWeights(self.model), count_parameters(self.model)
+        self.frozen = runtime.FrozenWeights(self.model, self.train_dtype, self.test_dtype)
+        params = count_parameters(self.model)
         self.trained = params["trained"] > 0
         lists = {"train": data.train.fingerprint(data.root), "test": data.test.fingerprint(data.root)}
         # what a checkpoint fits, and what makes a run the same run

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.apart import seconds_per_image
 from benchmarks.inputs import species
 from benchmarks.report import Row, compare
-from benchmarks.stages_host import seconds_per_image
 from benchmarks.work import Bench, build_ours, config, our_step
 from datasets.base import ImageList
 from datasets.loader import Loader, TrainSteps
@@ -180,7 +180,8 @@ def images(bench: Bench) -> list[Row]:
 
     def seconds(undone: contextlib.AbstractContextManager, crop: object) -> float:
         with undone:
-            return seconds_per_image(Loader(listed, crop, steps, bench.device, plan.workers), plan)
+            loader = Loader(listed, crop, steps, bench.device, plan.workers)
+            return seconds_per_image(loader, plan.workers, plan.pipeline_batch)
 
     rows = []
     for what, undone, other, predicted in (

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import fresh
+from benchmarks import apart, fresh
 from benchmarks.inputs import make_data, make_test, normalised, plain_crops
 from benchmarks.report import Row, compare
 from benchmarks.stages_host import init, pipeline, start
@@ -21,24 +21,20 @@ from datasets.transforms import TTE_EXPAND
 
 def train(bench: Bench) -> list[Row]:
     """Steps on one batch, which is sent from the host each time."""
-    plan, ours, plain = bench.plan, bench.ours, bench.plain
+    plan, ours, losses = bench.plan, bench.ours, []
     images, labels = bench.batch
     floats = normalised(images, ours.cfg)
-    floats = floats.pin_memory() if bench.device.type == "cuda" else floats
-    losses = {"plain": [], "ours": []}
-
-    def plain_steps() -> None:
-        losses["plain"] += [plain.train_step(floats, labels) for _ in range(plan.train_steps)]
+    plain_steps = bench.plain.prepare("training", apart.training, bench.plain_trainer, floats, labels, plan.train_steps)
 
     def our_steps() -> None:
-        losses["ours"] += [our_step(bench, ours) for _ in range(plan.train_steps)]
+        losses.extend(our_step(bench, ours) for _ in range(plan.train_steps))
 
     seconds = bench.turns({"plain": plain_steps, "ours": our_steps} | bench.products)
     flops = training_flops(plan.geometry, plan.width, plan.num_classes)
     target = "4" if bench.device.type == "cpu" else "4; 5,700 images/s on an H100"
     row = compare("training step", seconds, plan.train_images * plan.train_steps, target, flops)
-    first = float(losses["ours"][0][0]), losses["plain"][0]
-    row.note = f"steps of {plan.train_images} images; first losses {first[0]:.4f} and {first[1]:.4f}"
+    last = float(losses[-1][0]), bench.plain.results["training"][-1]
+    row.note = f"steps of {plan.train_images} images; losses of the last {last[0]:.4f} and {last[1]:.4f}"
     return [row]
 
 
@@ -59,16 +55,15 @@ def tte(bench: Bench) -> list[Row]:
 
 
 def _test(bench: Bench, what: str, count: int, side: int, crops: int) -> Row:
-    plan, plain = bench.plan, bench.plain
+    plan = bench.plan
     images = make_test(bench.paths, plan.num_classes, side, count)
     cfg = config(bench.folder, bench.weights, bench.device, plan, "tte", crops > 1)
     ours = build_ours(cfg, dataclasses.replace(bench.ours.data, test=images))
     floats = plain_crops(images.images, plan.geometry.resolution, crops, cfg)
-    floats = floats.pin_memory() if bench.device.type == "cuda" else floats
-    parts = floats.split(plan.train_images), torch.from_numpy(images.labels).split(plan.train_images)
-    batches = list(zip(*parts, strict=True))
+    labels = torch.from_numpy(images.labels)
+    plain = bench.plain.prepare("testing", apart.testing, bench.plain_trainer, floats, labels, plan.train_images)
     with ready_to_test(ours):
-        functions = {"plain": lambda: plain.evaluate(batches), "ours": ours.evaluate}
+        functions = {"plain": plain, "ours": ours.evaluate}
         seconds = bench.turns(functions | bench.products)
     flops = crops * forward_flops(plan.geometry, plan.width, plan.num_classes)
     target = "5" if bench.device.type == "cpu" or crops > 1 else "5; 11,300 images/s on an H100"
@@ -80,8 +75,7 @@ def _test(bench: Bench, what: str, count: int, side: int, crops: int) -> Row:
 
 def memory(bench: Bench) -> list[Row]:
     """The most memory of a process that trains, less what it had before the model."""
-    for name in ("ours", "plain"):
-        bench.__dict__.pop(name, None)
+    bench.__dict__.pop("ours", None)
     peaks = {
         name: fresh.peak_mb(name, bench.plan, bench.device, bench.folder, bench.paths, bench.weights)
         for name in ("plain", "ours")

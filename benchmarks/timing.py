@@ -52,6 +52,7 @@ class Neighbours:
 
     def __init__(self) -> None:
         self.patience = 0.0  # seconds left to wait for a quiet machine
+        self.ours_apart = 0.0  # CPU seconds of processes that are ours and run on
         self.met: list[float] = []  # share of the machine that they took in each turn
 
     def patient(self) -> bool:
@@ -69,8 +70,7 @@ class Neighbours:
             if self.since(mark) < 0.1:
                 return
 
-    @staticmethod
-    def mark() -> tuple[float, float, float]:
+    def mark(self) -> tuple[float, float, float]:
         """The time, the machine's CPU seconds, and ours with our children's."""
         try:
             with open("/proc/stat") as file:
@@ -79,7 +79,7 @@ class Neighbours:
         except OSError:
             busy = 0.0  # no Linux: nobody tells
         own = os.times()
-        return time.perf_counter(), busy, sum(own[:4])
+        return time.perf_counter(), busy, sum(own[:4]) + self.ours_apart
 
     def since(self, mark: tuple[float, float, float]) -> float:
         """The share of all cores that they took since `mark`."""

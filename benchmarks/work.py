@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from benchmarks.baseline import PlainClassifier, PlainTrainer
+from benchmarks.apart import Apart
 from benchmarks.inputs import make_data
 from benchmarks.timing import matrix_products, take_turns, waiter
 from datasets.base import DataSet, ImageList
@@ -130,14 +130,13 @@ def build_ours(cfg: Config, data: DataSet) -> Ours:
 # ---- the plain program ----
 
 
-def build_plain(ours: Ours, plan: Plan, device: torch.device) -> PlainTrainer:
-    """The baseline with the same weights as `ours`, in float32."""
-    counts = torch.from_numpy(ours.data.class_counts)
-    model = PlainClassifier(plan.geometry, plan.width, len(counts))
+def write_plain(path: Path, ours: Ours) -> Path:
+    """The weights of `ours` in float32, and what else the plain trainer needs."""
     originals = {id(p): original for p, original in ours.frozen.originals}
-    weights = {name: originals.get(id(p), p.detach()).float() for name, p in ours.model.named_parameters()}
-    model.load_state_dict(weights, strict=True)
-    return PlainTrainer(model, counts, ours.cfg.lr, device)
+    weights = {name: originals.get(id(p), p.detach().cpu()).float() for name, p in ours.model.named_parameters()}
+    counts = torch.from_numpy(ours.data.class_counts)
+    torch.save({"weights": weights, "class_counts": counts, "lr": ours.cfg.lr}, path)
+    return path
 
 
 # ---- both ----
@@ -159,8 +158,14 @@ class Bench:
         return build_ours(cfg, make_data(self.paths, self.plan.num_classes))
 
     @functools.cached_property
-    def plain(self) -> PlainTrainer:
-        return build_plain(self.ours, self.plan, self.device)
+    def plain(self) -> Apart:
+        return Apart(self.device)
+
+    @functools.cached_property
+    def plain_trainer(self) -> tuple:
+        """The arguments of apart.read_trainer: the plain trainer with the same weights as ours."""
+        path = write_plain(self.folder / "plain.pt", self.ours)
+        return path, self.plan.geometry, self.plan.width, self.device
 
     @functools.cached_property
     def batch(self) -> tuple[Tensor, Tensor]:

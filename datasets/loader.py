@@ -25,6 +25,7 @@ from datasets.transforms import Sample, TestCrops, TrainCrop
 Step = list[Sample]
 Crop = TrainCrop | TestCrops
 SMALL_BYTES = 2**20
+TEST_BATCH = 128  # images at least: without gradients they need little memory, and small models gain
 CAUSES = {  # of a worker's death by this signal, and what helps
     "Bus error": ("the shared memory is too small", "enlarge it (/dev/shm; docker run --shm-size 8g)"),
     "Segmentation fault": ("a damaged image crashed the decoder", "find it with scripts/check_data.py"),

@@ -12,6 +12,7 @@ import torch
 
 import trainer
 from benchmarks import ablation, fresh, report, run
+from benchmarks.apart import read_trainer
 from benchmarks.baseline import PlainImages, PlainText, plain_loader, plain_semantic
 from benchmarks.inputs import normalised, plain_crops
 from benchmarks.stages import STAGES
@@ -34,15 +35,22 @@ TINY = Plan(GEOMETRY, 12, 4, 4, 1, 5, 4, 4, 4, 2, (64,), names=8, repeats=2, sta
 def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     plan = dataclasses.replace(TINY, options=("prec_train", "fp32", "prec_test", "fp32"))
-    return run.make_bench(plan, torch.device("cpu"), folder)
+    bench = run.make_bench(plan, torch.device("cpu"), folder)
+    yield bench
+    bench.plain.process.shutdown()
+
+
+@pytest.fixture(scope="module")
+def plain(bench):
+    return read_trainer(*bench.plain_trainer)
 
 
 # ---- the plain program computes the same ----
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_a_step_has_the_same_loss_and_gradients(bench, steps):
-    ours, plain = bench.ours, bench.plain
+def test_a_step_has_the_same_loss_and_gradients(bench, plain, steps):
+    ours = bench.ours
     images, labels = bench.batch
     with torch.no_grad():  # Up is zero at first, and half of the gradients with it
         for p, q in zip(*(program.optimizer.param_groups[0]["params"] for program in (ours, plain)), strict=True):
@@ -60,7 +68,7 @@ def test_a_step_has_the_same_loss_and_gradients(bench, steps):
         torch.testing.assert_close(*momenta, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_logits_are_the_same_with_one_crop_and_with_five(bench):
+def test_logits_are_the_same_with_one_crop_and_with_five(bench, plain):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
     model = bench.ours.model.eval()
     for count in (1, 5):
@@ -68,7 +76,7 @@ def test_logits_are_the_same_with_one_crop_and_with_five(bench):
         floats = plain_crops(pixels, 32, count, bench.ours.cfg)
         with torch.no_grad():
             logits = torch.stack([model(crops[:, k]) for k in range(count)]).mean(0)
-        theirs = bench.plain.evaluate([(floats, torch.zeros(3, dtype=torch.int64))])
+        theirs = plain.evaluate([(floats, torch.zeros(3, dtype=torch.int64))])
         torch.testing.assert_close(theirs, logits, rtol=1e-4, atol=1e-4)
     model.train()
 

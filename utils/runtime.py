@@ -8,6 +8,7 @@ from importlib.metadata import version
 import torch
 from torch import Tensor, nn
 
+from utils.allocator import keep_memory
 from utils.config import ConfigError
 from utils.distributed import World
 
@@ -77,23 +78,33 @@ def _cpuinfo(field: str) -> str:
 class FrozenWeights:
     """The frozen parameters of a module, whose storage can change its precision.
 
-    Each cast starts from the float32 originals (kept on the CPU while they are needed), so that training in one
-    precision and testing in another both see the published weights, rounded once.
+    Each cast starts from the float32 originals, kept on the CPU, so that training in one
+    precision and testing in another both see the published weights, rounded once. Where the only `precisions` that are
+    ever needed are one and the same, the module is cast at once, and the originals are let go.
 
     BatchNorm's parameters stay in float32, as its statistics are: its kernels take float32 beside half-precision
     images, and not half-precision weights beside float32 statistics.
     """
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, *precisions: torch.dtype):
         norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
         kept = {parameter for norm in norms for parameter in norm.parameters(recurse=False)}
         frozen = [p for p in module.parameters() if not p.requires_grad and p not in kept]
         self.originals: list[tuple[nn.Parameter, Tensor]] = [(p, p.detach().cpu()) for p in frozen]
+        if len(set(precisions)) == 1:
+            self.cast(precisions[0])
+            self.originals = []
 
     def cast(self, dtype: torch.dtype) -> None:
         """Stores every frozen parameter in `dtype`, on the device where it is."""
         for parameter, original in self.originals:
             parameter.data = original.to(parameter.device, dtype)
+
+
+def prepare_cpu(num_parameters: int) -> None:
+    """Once the weights of the model are loaded: its threads, and memory that is kept."""
+    torch.set_num_threads(pick_threads(num_parameters))
+    keep_memory()
 
 
 def pick_threads(num_parameters: int) -> int:
