@@ -10,9 +10,10 @@ Two conventions carry the rest of the project:
 
 from collections.abc import Iterator
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.kernels import attend, linear, quick_gelu
 
 
 class Linear(nn.Linear):
@@ -20,7 +21,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        return linear(x, self.weight.to(x.dtype), bias)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -30,25 +31,11 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
-class _QuickGELU(torch.autograd.Function):
-    """silu(1.702 x) / 1.702, whose derivative is silu'(1.702 x): no factor is left, and one tensor is kept for it."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        x = 1.702 * x
-        ctx.save_for_backward(x)
-        return F.silu(x).div_(1.702)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return torch.ops.aten.silu_backward(grad, *ctx.saved_tensors)
-
-
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation that OpenAI trained CLIP with."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _QuickGELU.apply(x)
+        return quick_gelu(x)
 
 
 class Nothing(nn.Module):
@@ -56,20 +43,6 @@ class Nothing(nn.Module):
 
     def forward(self, x: Tensor) -> int:
         return 0
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    """softmax(q k^T / sqrt d) v: [B, heads, M, d], [B, heads, N, d] twice -> [B, heads, M, d].
-
-    By torch's fused kernel, which wants 4-D tensors: given 3-D ones it is silently left on some devices. In bf16 on a
-    CPU by two products: that kernel takes 2 to 5 times as long there, as it leaves oneDNN's products of bf16 unused.
-    """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
-    if causal:
-        scores = scores + scores.new_full(scores.shape[-2:], -torch.inf).triu(1)
-    return scores.softmax(-1) @ v
 
 
 class Attention(nn.Module):

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from datasets.base import ImageList
 from datasets.loader import Loader, in_order
-from models import peft, transformer
+from models import kernels, peft
 from models.resnet import ResNet
 from models.text import TextTransformer, class_prompts, tokenize
 from models.vit import VisionTransformer
@@ -45,7 +45,7 @@ def run_of(cfg):
 # ---- kernels ----
 
 
-def kernels(function):
+def kernels_of(function):
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         function()
     return {event.key: event.count for event in recorded.key_averages()}
@@ -57,7 +57,7 @@ def test_attention_runs_in_the_flash_kernel_or_in_bf16_as_products(dtype):
     image, text = image_tower(3, adaptformer=True, adaptformer_dim=2), TextTransformer(64, 2)
     for tower, inputs in ((image, normal_images(2, 32)), (text, tokenize(["a photo of a cat."]))):
         runtime.FrozenWeights(tower).cast(dtype)
-        found = kernels(functools.partial(lambda f, x: f(x).float().sum().backward(), tower.to(dtype), inputs))
+        found = kernels_of(functools.partial(lambda f, x: f(x).float().sum().backward(), tower.to(dtype), inputs))
         assert not [name for name in found if "attention_math" in name]
         if dtype == torch.bfloat16:
             assert FLASH not in found
@@ -73,7 +73,7 @@ def test_attention_as_products_is_attention(queries, causal):
     torch.manual_seed(0)
     given = [torch.randn(3, 2, n, 16).bfloat16() for n in (queries, 9, 9)]
     grad, results = torch.randn(3, 2, queries, 16), []
-    for function, dtype in ((transformer.attend, torch.bfloat16), (F.scaled_dot_product_attention, torch.float64)):
+    for function, dtype in ((kernels.attend, torch.bfloat16), (F.scaled_dot_product_attention, torch.float64)):
         q, k, v = (x.clone().to(dtype).requires_grad_() for x in given)
         out = function(q, k, v, **({"causal": causal} if dtype == torch.bfloat16 else {"is_causal": causal}))
         out.backward(grad.to(dtype))
@@ -82,13 +82,41 @@ def test_attention_as_products_is_attention(queries, causal):
         assert_near(ours.double(), exact, 2e-2)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("trains", [None, "weight", "bias"])
+@pytest.mark.parametrize("rows", [(16, 128), (3, 5)])
+def test_linear_is_linear(dtype, tolerance, bias, trains, rows):
+    """Against a product in float64: value and gradients, many rows and few; large frozen ones leave F.linear."""
+    torch.manual_seed(0)
+    x, w, b = (torch.randn(size).to(dtype) for size in ((*rows, 24), (40, 24), 40))
+    x.requires_grad_()
+    w.requires_grad_(trains == "weight")
+    b = b.requires_grad_(trains == "bias") if bias else None
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        found = kernels_of(lambda: kernels.linear(x, w, b))
+        out = kernels.linear(x, w, b)
+    grad = torch.randn(out.shape)
+    out.backward(grad.to(dtype))
+    assert_near(out.double(), x.double() @ w.double().T + (0 if b is None else b.double()), tolerance)
+    assert_near(x.grad.double(), grad.to(dtype).double() @ w.double(), tolerance)
+    if trains == "weight":
+        assert_near(w.grad.double(), grad.double().flatten(0, 1).T @ x.double().flatten(0, 1), tolerance)
+    elif trains is None or b is None:
+        assert x.shape not in kept
+        assert ("aten::mkldnn_convolution" in found) == (rows[0] * rows[1] >= kernels.FEWEST_ROWS and kernels.X86)
+    else:
+        assert_near(b.grad.double(), grad.double().flatten(0, 1).sum(0), tolerance)
+
+
 def test_quick_gelu_and_its_derivative():
     x = torch.linspace(-8, 8, 1001, dtype=torch.float64, requires_grad=True)
-    ours = torch.autograd.grad(transformer.QuickGELU()(x).sum(), x)[0]
+    ours = torch.autograd.grad(kernels.quick_gelu(x).sum(), x)[0]
     plain = x * torch.sigmoid(1.702 * x)
-    assert_near(transformer.QuickGELU()(x), plain, 1e-12)
+    assert_near(kernels.quick_gelu(x), plain, 1e-12)
     assert_near(ours, torch.autograd.grad(plain.sum(), x)[0], 1e-12)
-    assert torch.autograd.gradcheck(transformer.QuickGELU(), x[::100].detach().requires_grad_())
+    assert torch.autograd.gradcheck(kernels.quick_gelu, x[::100].detach().requires_grad_())
 
 
 @pytest.mark.parametrize("name", ["clip_rn50", "in1k_rn50"])
@@ -143,7 +171,8 @@ def fill():
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def again():
-    fill()
+    for _ in range(12):  # until the pieces between them are filled
+        fill()
     before = faults()
     fill()
     return faults() - before
