@@ -166,19 +166,14 @@ from utils.allocator import keep_memory
 if sys.argv[1] == "kept":
     keep_memory()
 import torch
-def fill():
-    torch.ones(2**24)  # 64 MB
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-def again():
-    for _ in range(12):  # until the pieces between them are filled
-        fill()
-    before = faults()
-    fill()
-    return faults() - before
-here, (reading, writing) = again(), os.pipe()
-if not os.fork():  # as a worker
-    os.write(writing, str(again()).encode())
+def faults(size, rounds=12):  # until the gaps between tensors are filled
+    for _ in range(rounds):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(size)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+here, (reading, writing) = faults(2**24), os.pipe()
+if not os.fork():  # as a worker, with an image larger than all that is free
+    os.write(writing, str(faults(2**27, 2)).encode())
     os._exit(0)
 print(here, os.read(reading, 99).decode())
 """
