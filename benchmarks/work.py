@@ -31,8 +31,8 @@ class Plan:
     num_classes: int = 1000
     width: int = 32  # of AdaptFormer: the automatic one for 1000 classes
     train_images: int = 16  # in a step
-    train_steps: int = 1
-    test_images: int = 16
+    train_steps: int = 2
+    test_images: int = 32
     crops_images: int = 3  # of five crops each
     memory_images: int = 32
     pipeline_batch: int = 32

@@ -1,12 +1,14 @@
 """A backbone: an image tower and, in a CLIP, the text tower and the two projections into their joint space."""
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor, nn
 
 from models.resnet import ResNet
-from models.text import CONTEXT, TextTransformer, class_prompts, tokenize
+from models.text import CONTEXT, TextTransformer, class_prompts, ends, tokenize
+from models.transformer import normal_parameter
 from models.vit import VisionTransformer
 
 
@@ -62,9 +64,9 @@ class Backbone(nn.Module):
         if g.clip:
             self.text = TextTransformer(g.text_dim, g.text_depth, g.context)
             if not g.resnet:
-                self.image_projection = nn.Parameter(g.dim**-0.5 * torch.randn(g.dim, g.joint))
-            self.text_projection = nn.Parameter(g.text_dim**-0.5 * torch.randn(g.text_dim, g.joint))
-            self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+                self.image_projection = normal_parameter(g.dim**-0.5, g.dim, g.joint)
+            self.text_projection = normal_parameter(g.text_dim**-0.5, g.text_dim, g.joint)
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def encode_classnames(self, classnames: list[str]) -> Tensor:
         """Text features of "a photo of a {name}.": unit length in the joint space, float32 [C, joint], no gradient.
@@ -75,8 +77,10 @@ class Backbone(nn.Module):
         self.require_words(classnames, tokens)
         projection = self.text_projection.float()
         with torch.no_grad():
-            features = [self.text(part.to(projection.device)).float() @ projection for part in tokens.split(256)]
-        return nn.functional.normalize(torch.cat(features), dim=-1)
+            order = ends(tokens).argsort()  # each part is cut at its longest text
+            parts = tokens[order].to(projection.device).split(256)
+            features = torch.cat([self.text(part).float() @ projection for part in parts])[order.argsort()]
+        return nn.functional.normalize(features, dim=-1)
 
     def require_words(self, classnames: list[str], tokens: Tensor) -> None:
         """Raises ModelError where there is no text tower, or where it was never taught a word of a class's `tokens`.

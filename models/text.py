@@ -1,11 +1,13 @@
 """The text tower: CLIP's causal transformer over byte-pair tokens (Radford et al. 2021)."""
 
 import functools
+import importlib.util
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from models.transformer import Block, LayerNorm, QuickGELU
+from models.transformer import Block, LayerNorm, QuickGELU, normal_parameter
 from models.vit import HEAD_DIM
 
 VOCABULARY = 49408
@@ -21,8 +23,8 @@ class TextTransformer(nn.Module):
     def __init__(self, dim: int, depth: int, context: int = CONTEXT):
         super().__init__()
         self.dim = dim
-        self.token_embedding = nn.Embedding(VOCABULARY, dim)
-        self.positional_embedding = nn.Parameter(0.01 * torch.randn(context, dim))
+        self.token_embedding = nn.Embedding.from_pretrained(normal_parameter(1, VOCABULARY, dim), freeze=False)
+        self.positional_embedding = normal_parameter(0.01, context, dim)
         heads = max(dim // HEAD_DIM, 1)
         self.blocks = nn.Sequential(*(Block(dim, heads, QuickGELU(), causal=True) for _ in range(depth)))
         self.norm = LayerNorm(dim)
@@ -51,9 +53,12 @@ def cut(tokens: Tensor) -> Tensor:
 
 @functools.cache
 def _tokenizer():
-    from open_clip.tokenizer import SimpleTokenizer  # heavy: imported where it is used
-
-    return SimpleTokenizer(context_length=CONTEXT)
+    # open_clip's, which stands in one file; the whole package would import every model of timm, a second
+    package = importlib.util.find_spec("open_clip").submodule_search_locations[0]
+    spec = importlib.util.spec_from_file_location("clip_tokenizer", Path(package) / "tokenizer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SimpleTokenizer(context_length=CONTEXT)
 
 
 def tokenize(texts: list[str]) -> Tensor:

@@ -10,6 +10,7 @@ Two conventions carry the rest of the project:
 
 from collections.abc import Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -97,6 +98,12 @@ class Block(nn.Module):
         attended = self.attn(self.norm1(x), first_only)
         x = (x[:, :1] if first_only else x) + attended
         return x + self.mlp(self.norm2(x)) + self.side(x)
+
+
+def normal_parameter(std: float, *shape: int) -> nn.Parameter:
+    """Drawn from N(0, std^2); not on the meta device, where that would import the whole compiler, a second."""
+    values = torch.empty(shape)
+    return nn.Parameter(values if values.is_meta else values.normal_(std=std))
 
 
 def linears(block: Block, where: str = "all") -> Iterator[tuple[nn.Module, str, Linear]]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.transformer import Block, LayerNorm, QuickGELU
+from models.transformer import Block, LayerNorm, QuickGELU, normal_parameter
 
 HEAD_DIM = 64  # every published ViT of ours has heads 64 wide
 
@@ -20,8 +20,8 @@ class VisionTransformer(nn.Module):
         self.dim, self.resolution = dim, resolution
         eps = 1e-5 if clip else 1e-6
         self.patch_embed = nn.Conv2d(3, dim, patch, stride=patch, bias=not clip)
-        self.class_token = nn.Parameter(dim**-0.5 * torch.randn(dim))
-        self.positional_embedding = nn.Parameter(dim**-0.5 * torch.randn((resolution // patch) ** 2 + 1, dim))
+        self.class_token = normal_parameter(dim**-0.5, dim)
+        self.positional_embedding = normal_parameter(dim**-0.5, (resolution // patch) ** 2 + 1, dim)
         self.norm_pre = LayerNorm(dim) if clip else nn.Identity()
         self.blocks = nn.Sequential(
             *(Block(dim, max(dim // HEAD_DIM, 1), QuickGELU() if clip else nn.GELU(), eps) for _ in range(depth))
