@@ -22,7 +22,7 @@ from benchmarks.work import Bench, build_ours, config, our_step
 from datasets.base import ImageList
 from datasets.loader import Loader, TrainSteps
 from datasets.transforms import TrainCrop
-from models import transformer
+from models import kernels, transformer
 from models.head_init import HEAD_INITS
 from models.weights import load_backbone
 
@@ -61,7 +61,19 @@ def _row(bench: Bench, what: str, function: Callable, undone: Undone, count: int
 
 
 def attention(bench: Bench) -> list[Row]:
-    return _model(bench, "fused attention, not the math kernel", lambda: sdpa_kernel(SDPBackend.MATH), "1.2", "1.3")
+    if bench.device.type == "cuda":
+        return _model(bench, "fused attention, not the math kernel", lambda: sdpa_kernel(SDPBackend.MATH), "1.2", "1.3")
+
+    def fused(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    what = "attention as bf16 products, not the fused kernel"
+    return _model(bench, what, lambda: patch.object(transformer, "attend", fused), "1.2", "1.1")
+
+
+def linear(bench: Bench) -> list[Row]:
+    what = "large frozen linears by oneDNN's convolution"
+    return _model(bench, what, lambda: patch.object(kernels, "FEWEST_ROWS", {}), "1.1", "1.1")
 
 
 def class_token(bench: Bench) -> list[Row]:
@@ -91,7 +103,7 @@ def gelu(bench: Bench) -> list[Row]:
             for mlp, act in zip(mlps, acts, strict=True):
                 mlp.act = act
 
-    return _model(bench, "quick GELU as it is, not three kernels", plain, "1.05", "1.05")
+    return _model(bench, "quick GELU in its own backward pass, not three operations", plain, "1.05", "1.05")
 
 
 def layer_norm(bench: Bench) -> list[Row]:
@@ -196,6 +208,7 @@ def images(bench: Bench) -> list[Row]:
 
 MEANS: dict[str, Callable[[Bench], list[Row]]] = {
     "attention": attention,
+    "linear": linear,
     "frozen_precision": frozen_precision,
     "class_token": class_token,
     "gelu": gelu,

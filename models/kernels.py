@@ -1,11 +1,13 @@
 """The computations of a block, written for speed where torch's own way is slow. docs/performance.md has the numbers."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of a linear as convolution. Below, it takes longer to reorder the weights than to multiply.
-FEWEST_ROWS = 2048
+# Of a linear as convolution. Below, it takes longer to reorder the weights than is gained.
+FEWEST_ROWS = {torch.float32: 256, torch.bfloat16: 2048}
 X86 = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
 
 
@@ -17,7 +19,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     of AMD, and goes over the output twice more to add the bias in bf16.
     """
     trains = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
-    if X86 and x.device.type == "cpu" and x.ndim == 3 and len(x) * x.shape[1] >= FEWEST_ROWS and not trains:
+    enough = x.ndim == 3 and len(x) * x.shape[1] >= FEWEST_ROWS.get(x.dtype, math.inf)
+    if X86 and x.device.type == "cpu" and enough and not trains:
         return _FrozenLinear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
