@@ -1,7 +1,7 @@
 # make demo    trains LIFT+ on scikit-learn's digits and shows a table; no GPU, no download beyond the packages
 # make test    the whole test suite
 # make lint    ruff: check and format
-# make bench   measures our program against a plain one on this machine's CPU, in 5 to 7 minutes
+# make bench   measures our program against a plain one on this machine's CPU, in 5 minutes on 4 free cores
 # make table   five seeds of each method and each loss on the digits, as the README shows them
 # PYTHON=python3.12 chooses the Python (3.10 or newer) that .venv is made from.
 
