@@ -183,7 +183,7 @@ print(here, os.read(reading, 99).decode())
 
 def test_memory_is_kept_for_the_next_step():
     """A large tensor's pages are there again for the next one; not so in a worker, nor where all is left alone."""
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # as in a worker: a fork loses threads
     found = {
         way: subprocess.run([sys.executable, "-c", FAULTS, way], env=env, capture_output=True, check=True).stdout
         for way in ("kept", "left alone")
