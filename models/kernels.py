@@ -21,27 +21,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     trains = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
     enough = x.ndim == 3 and len(x) * x.shape[1] >= FEWEST_ROWS.get(x.dtype, math.inf)
     if X86 and x.device.type == "cpu" and enough and not trains:
-        return _FrozenLinear.apply(x, weight, bias)
+        pixels = x.unsqueeze(2).permute(0, 3, 1, 2)  # [B, in, 1, N]
+        return _FrozenPixels.apply(pixels, weight, bias).permute(0, 2, 3, 1).squeeze(2)
     return F.linear(x, weight, bias)
 
 
-class _FrozenLinear(torch.autograd.Function):
-    """Keeps nothing but the weight: torch's own convolution would keep its input, too."""
+class _FrozenPixels(torch.autograd.Function):
+    """[B, in, 1, N] -> [B, out, 1, N]. Keeps nothing but the weight: torch's own convolution keeps its input, too."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return _convolve(x, weight, bias)
+        return F.conv2d(x, weight[:, :, None, None], bias)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _convolve(grad, ctx.saved_tensors[0].t(), None), None, None
-
-
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """[B, N, in] as images of N x 1 pixels -> [B, N, out]."""
-    x = F.conv2d(x.unsqueeze(2).permute(0, 3, 1, 2), weight[:, :, None, None], bias)
-    return x.permute(0, 2, 3, 1).squeeze(2)
+        return F.conv2d(grad, ctx.saved_tensors[0].t()[:, :, None, None]), None, None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
