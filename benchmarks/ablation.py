@@ -124,11 +124,11 @@ def frozen_precision(bench: Bench) -> list[Row]:
     cfg = config(bench.folder, bench.weights, bench.device, bench.plan, "prec_train", "fp32")
     ours, full = bench.ours, build_ours(cfg, bench.ours.data)
     seconds = bench.turns({"plain": lambda: our_step(bench, full), "ours": lambda: our_step(bench, ours)})
-    rows = [compare("frozen weights in bf16, not float32: training", seconds, bench.plan.train_images, "4")]
+    rows = [compare("frozen weights in bf16, not float32: training", seconds, bench.plan.train_images, "2")]
     images = bench.batch[0].to(bench.device)
     with torch.inference_mode():
         seconds = bench.turns({"plain": lambda: full.model(images), "ours": lambda: ours.model(images)})
-    return [*rows, compare("the same: testing", seconds, bench.plan.train_images, "4")]
+    return [*rows, compare("the same: testing", seconds, bench.plan.train_images, "2")]
 
 
 def crops(bench: Bench) -> list[Row]:

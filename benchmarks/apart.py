@@ -108,9 +108,10 @@ def names(weights: Path, classnames: list[str], device: torch.device) -> Work:
     backbone = load_backbone("clip_vit_b16", str(weights))[0].to(device)
     text = PlainText(backbone.geometry, VOCABULARY)
     text.load_state_dict(backbone.text.state_dict(), strict=True)
+    text.to(device)
     projections = backbone.text_projection.detach(), backbone.image_projection.detach()
     tokenize(classnames[:1])  # loads the vocabulary
-    return lambda: plain_semantic(text.to(device), *projections, tokenize(class_prompts(classnames))).cpu()
+    return lambda: plain_semantic(text, *projections, tokenize(class_prompts(classnames))).cpu()
 
 
 def seconds_per_image(batches, workers: int, batch: int, device: torch.device | None = None) -> float:

@@ -78,9 +78,9 @@ def _cpuinfo(field: str) -> str:
 class FrozenWeights:
     """The frozen parameters of a module, whose storage can change its precision.
 
-    Each cast starts from the float32 originals, kept on the CPU, so that training in one
-    precision and testing in another both see the published weights, rounded once. Where the only `precisions` that are
-    ever needed are one and the same, the module is cast at once, and the originals are let go.
+    Each cast starts from the float32 originals, kept on the CPU, so that training in one precision and testing in
+    another both see the published weights, rounded once. Where the `precisions` that will be needed are one and the
+    same, the module is cast at once, and the originals are let go.
 
     BatchNorm's parameters stay in float32, as its statistics are: its kernels take float32 beside half-precision
     images, and not half-precision weights beside float32 statistics.
