@@ -72,6 +72,7 @@ class Trainer:
         with self.world.main_first():
             backbone, path = build_backbone(cfg)
         self.resolution = backbone.image.resolution
+        crops = self.crops = build_test_crops(cfg, self.resolution)
         runtime.prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
         backbone.to(self.device)
         weights = {"name": path.name, "sha256": results.sha256(path)}
@@ -86,7 +87,6 @@ class Trainer:
         self.identity = {"backbone": cfg.backbone, "weights": weights["sha256"], "classes": data.classes_fingerprint}
         same = {"precision": runtime.name_of(self.train_dtype), "training images": lists["train"]}
         self.settings = self.identity | training_options(cfg) | same
-        crops = self.crops = build_test_crops(cfg, self.resolution)
         self.about = {
             "params": params,
             "seed": cfg.seed,
@@ -106,7 +106,8 @@ class Trainer:
         images = self.data.train
         indices = images.first_of_each(len(self.data.classnames), self.cfg.classifier_init_images)
         model = Classifier(backbone.image, torch.nn.Identity(), self.cfg.mean, self.cfg.std).to(self.device).eval()
-        out, centre = torch.zeros(len(indices), backbone.image.dim, device=self.device), TestCrops(self.resolution, 0)
+        centre = dataclasses.replace(self.crops, expand=0, count=1)
+        out = torch.zeros(len(indices), backbone.image.dim, device=self.device)
         features = self.infer(model, images, indices, centre, out)
         return features, torch.from_numpy(images.labels[indices]).to(self.device)
 

@@ -169,6 +169,7 @@ class _Float:
     crop: TrainCrop
     mean: Tensor
     std: Tensor
+    reducing_gap = None
 
     def __call__(self, image: Tensor, epoch: int, index: int) -> Tensor:
         return (self.crop(image, epoch, index).float().div(255) - self.mean) / self.std

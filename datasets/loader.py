@@ -6,6 +6,7 @@ So the number of workers, the size of a batch and the epoch at which a run resum
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 import signal
@@ -138,10 +139,15 @@ class _Reader(Dataset):
                 images = torch.from_numpy(self.pixels[indices]).permute(0, 3, 1, 2)
                 crops = self.crop.of_batch(images, step)
             else:
-                crops = torch.stack([self.crop(self.files[index], epoch, index) for epoch, index in step])
+                crops = torch.stack([self.crop(self.decode(sample), *sample) for sample in step])
         except DataError as error:
             return error  # as a value: raised in a worker, it would come back wrapped in a traceback
         return crops, torch.from_numpy(self.labels[indices])
+
+    def decode(self, sample: Sample) -> Tensor:
+        epoch, index = sample
+        smaller = functools.partial(self.crop.reduction, epoch=epoch, index=index) if self.crop.reducing_gap else None
+        return self.files.decode(index, smaller)
 
 
 def read_image(images: ImageList, index: int) -> Tensor:

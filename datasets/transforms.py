@@ -25,6 +25,7 @@ MDA_SCHEDULES = {
 }
 TTE_EXPAND = 24  # pixels, meant for a resolution of 224
 SMALLEST_AREA = 0.08  # of a training crop, as a share of the image
+REDUCTIONS = (8, 4, 2)  # that a JPEG can be decoded with
 LONG = 4  # times as long as wide: of such a test image only the crops are resized
 RATIOS = (3 / 4, 4 / 3)  # width / height of a standard training crop
 
@@ -38,6 +39,7 @@ class TrainCrop:
     num_epochs: int
     mda: bool = True
     mda_func: str = "convex"
+    reducing_gap: float | None = None
 
     def __call__(self, image: Tensor, epoch: int, index: int) -> Tensor:
         """[3, H, W] -> [3, resolution, resolution], both uint8."""
@@ -59,6 +61,11 @@ class TrainCrop:
                 crops[row] = resized.flip(2) if drawn[row][1] else resized
         return torch.stack(crops)
 
+    def reduction(self, height: int, width: int, epoch: int, index: int) -> int:
+        """By how much this sample's image may be decoded smaller."""
+        (_, _, *sides), _ = self.draw(height, width, epoch, index)
+        return largest_reduction(min(sides), self.resolution, self.reducing_gap)
+
     def draw(self, height: int, width: int, epoch: int, index: int) -> tuple[Box, bool]:
         """Where the crop of this sample lies in its image, and whether it is mirrored."""
         rng = np.random.default_rng((self.seed, epoch, 1 + index))  # 0 is the order's
@@ -76,6 +83,7 @@ class TestCrops:
     resolution: int
     expand: int
     count: int = 1
+    reducing_gap: float | None = None
 
     def __call__(self, image: Tensor, epoch: int = 0, index: int = 0) -> Tensor:
         """[3, H, W] -> [count, 3, resolution, resolution], both uint8."""
@@ -93,6 +101,10 @@ class TestCrops:
             crops = [crop(resized, box) for box in boxes]
         return torch.stack([*crops[:5], *(part.flip(-1) for part in crops[5:])], dim=1)
 
+    def reduction(self, height: int, width: int, epoch: int = 0, index: int = 0) -> int:
+        """By how much an image may be decoded smaller."""
+        return largest_reduction(min(height, width), self.resolution + self.expand, self.reducing_gap)
+
     def boxes(self, height: int, width: int) -> list[Box]:
         """Where the crops lie in the resized image; those after the fifth are then mirrored."""
         side = self.resolution
@@ -107,14 +119,19 @@ class TestCrops:
 
 def build_train_crop(cfg, resolution: int) -> TrainCrop:
     """The training crop that `cfg` describes."""
-    return TrainCrop(resolution, cfg.seed, cfg.num_epochs, cfg.mda, cfg.mda_func)
+    return TrainCrop(resolution, cfg.seed, cfg.num_epochs, cfg.mda, cfg.mda_func, cfg.reducing_gap)
 
 
 def build_test_crops(cfg, resolution: int) -> TestCrops:
     """The test crops that `cfg` describes: one in the centre, or with test-time ensembling five or ten."""
     automatic = TTE_EXPAND if cfg.tte else resolution // 7
     expand = automatic if cfg.expand is None else cfg.expand
-    return TestCrops(resolution, expand, cfg.tte_crops if cfg.tte else 1)
+    return TestCrops(resolution, expand, cfg.tte_crops if cfg.tte else 1, cfg.reducing_gap)
+
+
+def largest_reduction(side: int, needed: int, gap: float | None) -> int:
+    """8, 4, 2 or 1: so much smaller may `side` pixels be decoded that `gap` times `needed` are left."""
+    return next((by for by in REDUCTIONS if gap and side // by >= gap * needed), 1)
 
 
 def smallest_area(mda_func: str, epoch: int, num_epochs: int) -> float:

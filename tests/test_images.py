@@ -220,6 +220,52 @@ def test_colour_profiles_are_ignored(suffix, photo, tmp_path):
     assert torch.equal(*(decode(str(tmp_path / f"{name}.{suffix}")) for name in ("with", "without")))
 
 
+# ---- JPEGs decoded to a fraction of their size ----
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("by", [2, 4, 8])
+@pytest.mark.parametrize("height, width", [(400, 640), (427, 640), (401, 633)])
+def test_reduced_jpeg_is_the_means_of_its_pixels(mode, by, height, width, tmp_path):
+    """Nearly: libjpeg drops the highest frequencies of each block of 8 x 8 pixels."""
+    path = tmp_path / "image.jpg"
+    Image.fromarray(helpers.photograph()[:height, :width].copy()).convert(mode).save(path, quality=95)
+    found = decode(str(path), lambda *size: by if size == (height, width) else 1)
+    whole = decode(str(path))[:, : height // by * by, : width // by * by].float()
+    means = torch.nn.functional.avg_pool2d(whole, by)
+    assert found.shape == (3, -(-height // by), -(-width // by)) and found.dtype == torch.uint8
+    assert (found[:, : means.shape[1], : means.shape[2]] - means).abs().mean() < 1.5
+    assert torch.equal(decode(str(path), lambda *size: 1), decode(str(path)))
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tif"])
+def test_other_formats_are_never_reduced(suffix, photo, tmp_path):
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(photo).save(path)
+    assert torch.equal(decode(str(path), lambda *size: 2), decode(str(path)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_reduction_is_asked_for_the_upright_image(orientation, photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path, asked = tmp_path / "image.jpg", []
+    Image.fromarray(photo).save(path, exif=exif)
+    small = decode(str(path), lambda *size: asked.append(size) or 2)
+    plain = Image.open(path)
+    plain.draft(None, (WIDTH // 2, HEIGHT // 2))
+    assert asked == [decode(str(path)).shape[1:]]
+    assert torch.equal(small, of(TURNS[orientation](np.array(plain))))
+
+
+def test_damaged_jpeg_is_refused_at_any_size(tmp_path):
+    path = tmp_path / "image.jpg"
+    Image.fromarray(helpers.photograph()).save(path)
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(DataError, match="image.jpg cannot be decoded"):
+        decode(str(path), lambda *size: 2)
+
+
 # ---- orientation ----
 
 TURNS = {  # EXIF's orientation -> what shows the picture upright
@@ -440,4 +486,4 @@ def test_paths_survive_their_packing(photo, tmp_path):
     assert [files.path(index) for index in range(len(paths))] == paths
     assert ImageFiles(["one"]).path(0) == "one"
     Image.fromarray(photo).save(tmp_path / "image.png")
-    assert torch.equal(ImageFiles(["gone", str(tmp_path / "image.png")])[1], of(photo))
+    assert torch.equal(ImageFiles(["gone", str(tmp_path / "image.png")]).decode(1), of(photo))

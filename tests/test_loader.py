@@ -1,6 +1,7 @@
 """From lists to batches: the order of samples, batches whoever reads them, and decoding against Pillow."""
 
 import contextlib
+import dataclasses
 import gc
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets import images as images_room
 from datasets.base import DataError, ImageList
 from datasets.loader import Loader, TrainSteps, automatic_workers, epoch_order, in_order, read_image
 from datasets.transforms import TestCrops, TrainCrop
@@ -153,6 +155,23 @@ def test_batch_holds_the_crops_and_labels_of_its_samples(kind, request):
         assert y.dtype == torch.int64 and y.tolist() == [images.labels[index] for _, index in step]
         for image, (epoch, index) in zip(x, step, strict=True):
             assert torch.equal(image, crop(read_image(images, index), epoch, index))
+
+
+def test_large_jpegs_are_decoded_smaller_where_that_is_asked_for(photo, tmp_path, monkeypatch):
+    """To the fraction that their crops need, and the crops are nearly those of the whole image."""
+    seen = []
+    reader = images_room.decode
+    monkeypatch.setattr(images_room, "decode", lambda *args: seen.append(reader(*args)) or seen[-1])
+    photo.resize((1280, 854), Image.Resampling.BICUBIC).save(tmp_path / "large.jpg", quality=95)
+    images = ImageList([str(tmp_path / "large.jpg")], np.zeros(1, np.int64))
+    for crop in (TrainCrop(64, seed=0, num_epochs=1), TestCrops(64, 9, count=5)):
+        loaded = []
+        for gap in (None, 2.0):
+            ((x, _),) = Loader(images, dataclasses.replace(crop, reducing_gap=gap), [[(0, 0)]], CPU, 0)
+            loaded.append(x.float())
+        whole, reduced = loaded
+        assert [image.shape[1] for image in seen[-2:]] == [854, 214]  # a quarter: 214 >= 2 * 73, and 107 is not
+        assert 0 < (whole - reduced).abs().mean() < 3
 
 
 def test_test_batches_hold_all_crops(files):

@@ -1,6 +1,7 @@
 """Crops: their distributions against formula and torchvision, their pixels against Pillow, their purity."""
 
 import collections
+import itertools
 import math
 import types
 
@@ -139,6 +140,37 @@ def test_the_last_crops_are_the_largest_squares():
     assert square_box(30, 50, smallest_area("convex", 4, 5), rng)[2:] == (30, 30)
 
 
+# ---- images decoded to a fraction of their size ----
+
+
+@pytest.mark.parametrize("gap", [None, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("height, width", [(300, 400), (375, 500), (450, 450), (600, 800), (3000, 4000), (500, 9000)])
+def test_images_stay_as_large_as_their_crops_need(height, width, gap):
+    def largest(side, needed):
+        return max(by for by in (1, 2, 4, 8) if by == 1 or (gap and side // by >= gap * needed))
+
+    assert TestCrops(224, 32, reducing_gap=gap).reduction(height, width) == largest(min(height, width), 256)
+    found = set()
+    for mda, index in itertools.product((True, False), range(50)):
+        crop = TrainCrop(224, seed=0, num_epochs=5, mda=mda, reducing_gap=gap)
+        (_, _, h, w), _ = crop.draw(height, width, 1, index)
+        assert crop.reduction(height, width, 1, index) == largest(min(h, w), 224)
+        found.add(crop.reduction(height, width, 1, index))
+    assert found == {1} or (gap and height > 375)
+
+
+@pytest.mark.parametrize("by", [2, 4, 8])
+@pytest.mark.parametrize("mda", [True, False])
+def test_a_reduced_image_is_cropped_at_the_same_place(by, mda):
+    """Within two pixels of the smaller one, but for a box that just fits in one of the two alone."""
+    crop, elsewhere = TrainCrop(224, seed=0, num_epochs=5, mda=mda), 0
+    for index in range(500):
+        box, _ = crop.draw(3000, 4000, 1, index)
+        smaller, _ = crop.draw(3000 // by, 4000 // by, 1, index)
+        elsewhere += np.abs(np.array(box) / by - smaller).max() > 2
+    assert elsewhere <= 10
+
+
 # ---- standard crops ----
 
 
@@ -250,8 +282,8 @@ def test_ten_crops_of_a_photograph_are_torchvisions(photo):
 
 @pytest.mark.parametrize("tte, tte_crops, expand, expected", [(False, 10, 32, 1), (True, 5, 24, 5), (True, 10, 24, 10)])
 def test_test_crops_follow_the_configuration(tte, tte_crops, expand, expected):
-    cfg = types.SimpleNamespace(tte=tte, tte_crops=tte_crops, expand=None)
-    assert build_test_crops(cfg, 224) == TestCrops(224, expand, expected)
+    cfg = types.SimpleNamespace(tte=tte, tte_crops=tte_crops, expand=None, reducing_gap=1.5)
+    assert build_test_crops(cfg, 224) == TestCrops(224, expand, expected, 1.5)
     cfg.expand = 7
     assert build_test_crops(cfg, 224).expand == 7
 

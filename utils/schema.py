@@ -136,6 +136,13 @@ SCHEMA: dict[str, dict[str, Key]] = {
             ("stop", "skip"),
             names_run=False,
         ),
+        "reducing_gap": Key(
+            None,
+            "float",
+            "decode a JPEG to 1/2, 1/4 or 1/8 of its size while it stays this many times as large as its crop needs: "
+            "faster, other pixels (2 nearly the same, 1 fastest); None = in full",
+            least=1,
+        ),
         "many_threshold": Key(100, "int", "classes with more training images are many-shot", least=0, names_run=False),
         "few_threshold": Key(20, "int", "classes with fewer training images are few-shot", least=0, names_run=False),
     },
