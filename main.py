@@ -65,7 +65,8 @@ def main(arguments: list[str]) -> int:
         if isinstance(error, user_errors):
             print(f"error: {error}", file=sys.stderr)
             return 2
-        print(f"failed: {type(error).__name__}: {error} (DEBUG=1 shows where)", file=sys.stderr)
+        remedy = "; accum_step None trains in parts that fit" if type(error).__name__ == "OutOfMemoryError" else ""
+        print(f"failed: {type(error).__name__}: {error}{remedy} (DEBUG=1 shows where)", file=sys.stderr)
         return 1
     return 0
 

@@ -20,7 +20,7 @@ from datasets.base import ImageList
 from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order
 from datasets.transforms import TestCrops, build_test_crops, build_train_crop
 from models import Classifier, build_backbone, build_model, count_parameters, from_lift_plus
-from utils import checkpoint, compilation, results, runtime
+from utils import checkpoint, compilation, memory, results, runtime
 from utils.config import Config, training_options
 from utils.distributed import World
 from utils.feature_cache import FeatureCache
@@ -114,28 +114,28 @@ class Trainer:
     # ---- training ----
 
     def fit(self) -> None:
-        cfg = self.cfg
+        cfg, data, ranks = self.cfg, self.data.train, self.world.size
         tensors = checkpoint.trained_tensors(self.model).values()
         self.optimizer = torch.optim.SGD(tensors, cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
         self.loss = build_loss(cfg, torch.from_numpy(self.data.class_counts)).to(self.device)
         self.frozen.cast(self.train_dtype)
-        images = cfg.num_epochs * len(self.data.train) // self.world.size  # that this process trains on
+        share, images = math.ceil(cfg.batch_size / ranks), cfg.num_epochs * len(data) // ranks  # of this process
+        self.part = memory.images_at_once(self.model.train(), self.loss, share, cfg.accum_step, self.log.info)
         compilation.compile_blocks(self.model, cfg.compile, images, self.device, self.log.info)
-        self.parallel = self.world.wrap(self.model.train())
+        self.parallel = self.world.wrap(self.model)
 
-        crop = build_train_crop(cfg, self.resolution)
-        steps = TrainSteps(len(self.data.train), cfg.batch_size, cfg.seed, cfg.num_epochs)
+        steps = TrainSteps(len(data), cfg.batch_size, cfg.seed, cfg.num_epochs)
         with self.world.main_first():
             first_epoch = self.resume(steps.per_epoch)
-        steps = dataclasses.replace(steps, first_epoch=first_epoch, rank=self.world.rank, num_ranks=self.world.size)
-        batches = iter(Loader(self.data.train, crop, steps, self.device, cfg.num_workers))
+        steps = dataclasses.replace(steps, first_epoch=first_epoch, rank=self.world.rank, num_ranks=ranks)
+        batches = iter(Loader(data, build_train_crop(cfg, self.resolution), steps, self.device, cfg.num_workers))
         for epoch in range(first_epoch, cfg.num_epochs):
             start = time.perf_counter()
             self.train_epoch(epoch, batches, steps.per_epoch)
             self.seconds["train"] += time.perf_counter() - start
             self.save_progress(epoch + 1)
-        self.rates["train"] = cfg.num_epochs * len(self.data.train) / self.seconds["train"]
+        self.rates["train"] = cfg.num_epochs * len(data) / self.seconds["train"]
         if self.world.main:
             checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.trained_tensors(self.model), self.identity)
 
@@ -159,8 +159,7 @@ class Trainer:
         """One optimizer step on a batch; returns, on the device, its loss and how many images it classified right."""
         world = self.world
         weight, counters = world.sum(self.loss.total_weight(labels), self.device), torch.zeros(2, device=self.device)
-        part = math.ceil(self.cfg.batch_size / self.cfg.accum_step / world.size)
-        parts = list(zip(images.split(part), labels.split(part), strict=True))
+        parts = list(zip(images.split(self.part), labels.split(self.part), strict=True))
         for i, (x, y) in enumerate(parts, 1):
             with world.alone(self.parallel, unless=i == len(parts)):
                 logits = self.parallel(x)
@@ -237,7 +236,7 @@ class Trainer:
         content = scores | self.about | {"seconds": self.seconds, "images_per_second": self.rates}
         content["epochs"] = self.cfg.num_epochs if self.trained else 0
         content |= results.trained_as(Path(self.cfg.model_dir or self.run_dir)) if self.testing else {}
-        content["peak_memory_mb"] = runtime.peak_memory_mb(self.device)
+        content["peak_memory_mb"] = memory.peak_mb(self.device)
         if not self.world.main:
             return content
         path = self.run_dir / (f"results_{self.what}.json" if self.testing else "results.json")

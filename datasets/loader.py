@@ -83,6 +83,7 @@ class Loader:
 
     def __init__(self, images: ImageList, crop: Crop, steps, device: torch.device, num_workers: int | None = None):
         self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.loader = DataLoader(
             _Reader(images, crop),
             batch_sampler=steps,
@@ -104,11 +105,25 @@ class Loader:
                 for batch in batches:
                     if isinstance(batch, DataError):
                         raise batch
-                    images, labels = batch
-                    yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+                    yield move(batch, self.device, self.stream)
         finally:
             # ends the workers now, not when the traceback of an error is forgotten: in another fork, perhaps
             del batches
+
+
+def move(batch: tuple[Tensor, ...], device: torch.device, stream: torch.cuda.Stream | None) -> tuple[Tensor, ...]:
+    """The tensors of a batch on `device`; to a GPU on a stream of its own, past the steps that still wait there.
+
+    The host queues steps faster than a GPU computes them, so a batch has arrived long before its step begins.
+    """
+    with torch.cuda.stream(stream):  # None: this is no stream
+        moved = tuple(tensor.to(device, non_blocking=True) for tensor in batch)
+    if stream:
+        steps = torch.cuda.current_stream(device)
+        steps.wait_stream(stream)
+        for tensor in moved:
+            tensor.record_stream(steps)  # its memory is the other stream's; it may be used again after this one's work
+    return moved
 
 
 def automatic_workers(images: ImageList) -> int:

@@ -209,6 +209,18 @@ def test_a_failure_of_ours_is_status_1(command, monkeypatch):
         command()
 
 
+def test_too_little_memory_has_a_remedy(command, monkeypatch):
+    import torch
+
+    def too_much(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("trainer.Trainer.fit", too_much)
+    status, error = command()
+    assert status == 1
+    assert len(error.splitlines()) == 1 and "out of memory" in error and "accum_step None" in error
+
+
 def test_the_log_says_why_a_run_stopped(command, tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.Trainer.fit", lambda _: 1 / 0)
     command()

@@ -20,7 +20,7 @@ from PIL import Image
 
 from datasets import images as images_room
 from datasets.base import DataError, ImageList
-from datasets.loader import Loader, TrainSteps, automatic_workers, epoch_order, in_order, read_image
+from datasets.loader import Loader, TrainSteps, automatic_workers, epoch_order, in_order, move, read_image
 from datasets.transforms import TestCrops, TrainCrop
 
 CPU = torch.device("cpu")
@@ -172,6 +172,37 @@ def test_large_jpegs_are_decoded_smaller_where_that_is_asked_for(photo, tmp_path
         whole, reduced = loaded
         assert [image.shape[1] for image in seen[-2:]] == [854, 214]  # a quarter: 214 >= 2 * 73, and 107 is not
         assert 0 < (whole - reduced).abs().mean() < 3
+
+
+def test_batches_go_to_a_gpu_beside_its_steps(monkeypatch):
+    """Copied on the other stream, the steps wait for the copy, and its memory is kept until they have used it."""
+    done = []
+
+    class Stream:
+        def wait_stream(self, other):
+            done.append(("wait", other))
+
+        def __enter__(self):
+            done.append("begin")
+
+        def __exit__(self, *_):
+            done.append("end")
+
+    class Recorded:
+        def to(self, device, non_blocking):
+            done.append(("to", device, non_blocking))
+            return self
+
+        def record_stream(self, stream):
+            done.append(("record", stream))
+
+    copies, steps, gpu = Stream(), Stream(), torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: steps)
+    batch = Recorded(), Recorded()
+    assert move(batch, gpu, copies) == batch
+    copied = ["begin", ("to", gpu, True), ("to", gpu, True), "end"]
+    assert done == [*copied, ("wait", copies), ("record", steps), ("record", steps)]
 
 
 def test_test_batches_hold_all_crops(files):

@@ -153,12 +153,12 @@ def _merge(
 
 def check(values: dict[str, Any]) -> None:
     """The rules between keys. Raises ConfigError."""
-    if values["batch_size"] % values["accum_step"]:
+    if values["batch_size"] % (values["accum_step"] or 1):
         raise ConfigError(
             f"accum_step must divide batch_size, found accum_step {values['accum_step']} "
             f"and batch_size {values['batch_size']}; choose, say, accum_step {_divisor(values)}"
         )
-    if values["loss_type"] == "LADE" and (values["accum_step"] > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1):
+    if values["loss_type"] == "LADE" and (values["accum_step"] != 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1):
         raise ConfigError(
             "loss_type LADE compares the images of a whole step, so it takes accum_step 1 and one process"
         )

@@ -1,8 +1,7 @@
-"""The machine: its device, the precisions that it can compute in, its memory and versions."""
+"""The machine: its device, the precisions that it can compute in, its versions."""
 
 import os
 import platform
-import resource
 from importlib.metadata import version
 
 import torch
@@ -121,13 +120,6 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """The most memory in use so far, MB: of the GPU's allocator, or on a CPU of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KB on Linux
 
 
 def describe(device: torch.device) -> str:

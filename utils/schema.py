@@ -149,7 +149,13 @@ SCHEMA: dict[str, dict[str, Key]] = {
     "Training": {
         "num_epochs": Key(5, "int", "passes over the training set", least=1),
         "batch_size": Key(128, "int", "images in a step, in testing too", least=1),
-        "accum_step": Key(1, "int", "parts that a step is computed in, to save memory; divides batch_size", least=1),
+        "accum_step": Key(
+            1,
+            "int",
+            "parts that a step is computed in, to save memory; divides batch_size; None = as few as fit in memory",
+            least=1,
+            none=True,
+        ),
         "lr": Key(0.02, "float", "learning rate of the first epoch; falls along a cosine", least=0),
         "weight_decay": Key(5e-4, "float", "weight decay of every trained tensor", least=0),
         "momentum": Key(0.9, "float", "momentum of SGD", least=0),
