@@ -31,10 +31,11 @@ class Plan:
     num_classes: int = 1000
     width: int = 32  # of AdaptFormer: the automatic one for 1000 classes
     train_images: int = 16  # in a step
-    train_steps: int = 2
+    train_steps: int = 1
     test_images: int = 16
     crops_images: int = 12  # of five crops each
     memory_images: int = 32
+    class_images: int = 8  # in a step whose classes are many or few
     pipeline_batch: int = 32
     pipeline_batches: int = 6  # in each of five epochs
     squares: tuple[int, ...] = (2048, 4096)  # sizes of large matrix products
@@ -53,6 +54,7 @@ GPU = Plan(
     test_images=2560,
     crops_images=640,
     memory_images=128,
+    class_images=128,
     pipeline_batches=24,
     squares=(4096, 8192),
 )
@@ -178,8 +180,9 @@ class Bench:
         """Large matrix products: taking turns with what is measured, they tell the machine's rate at that time."""
         return matrix_products(self.device, [(size, size, size) for size in self.plan.squares])
 
-    def turns(self, functions: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-        return take_turns(functions, self.plan.repeats, waiter(self.device), warm_up=self.device.type == "cuda")
+    def turns(self, functions: dict[str, Callable[[], object]], times: int = 1) -> dict[str, list[float]]:
+        """`times` as many turns as the plan says."""
+        return take_turns(functions, times * self.plan.repeats, waiter(self.device), self.device.type == "cuda")
 
 
 def our_step(bench: Bench, ours: Ours) -> Tensor:
