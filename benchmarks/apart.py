@@ -3,7 +3,6 @@
 Its works are the functions here: each makes ready what it needs, and gives what is then measured.
 """
 
-import functools
 import os
 import time
 from collections.abc import Callable
@@ -25,27 +24,27 @@ Work = Callable[[], object]
 
 
 class Apart:
-    """Does works by name, and says how many seconds each took; `results` are what they gave at last."""
+    """Does one work after another, and says how many seconds it took; `result` is what it gave."""
 
     def __init__(self, device: torch.device):
-        self.device, self.results = device, {}
+        self.device, self.result = device, None
         self.process = ProcessPoolExecutor(1, get_context("spawn"))
         self.process.submit(_begin, torch.get_num_threads(), get_start_method()).result()
 
-    def prepare(self, name: str, make: Callable[..., Work], *args: object) -> Callable[[], float]:
+    def prepare(self, make: Callable[..., Work], *args: object) -> Callable[[], float]:
         """Makes a work ready with make(*args), there; gives the function that has it done and gives its seconds."""
-        self.process.submit(_prepare, name, make, args).result()
-        return functools.partial(self.seconds, name)
+        self.process.submit(_prepare, make, args).result()
+        return self.seconds
 
-    def seconds(self, name: str) -> float:
-        seconds, processor, self.results[name] = self.process.submit(_do, name, self.device, CLOCK["now"]).result()
+    def seconds(self) -> float:
+        seconds, processor, self.result = self.process.submit(_do, self.device, CLOCK["now"]).result()
         NEIGHBOURS.ours_apart += processor
         return seconds
 
 
 # ---- there ----
 
-_READY: dict[str, Work] = {}
+_READY: list[Work] = []
 
 
 def _begin(threads: int, start_method: str) -> None:
@@ -53,16 +52,16 @@ def _begin(threads: int, start_method: str) -> None:
     set_start_method(start_method, force=True)  # of a loader's workers: as the system has it, not as this process
 
 
-def _prepare(name: str, make: Callable[..., Work], args: tuple) -> None:
-    _READY.clear()  # one at a time, for the memory
-    _READY[name] = make(*args)
+def _prepare(make: Callable[..., Work], args: tuple) -> None:
+    _READY.clear()  # first, for the memory
+    _READY.append(make(*args))
 
 
-def _do(name: str, device: torch.device, clock: Callable[[], float]) -> tuple[float, float, object]:
+def _do(device: torch.device, clock: Callable[[], float]) -> tuple[float, float, object]:
     """Seconds by the clock, or as the work itself measured them; seconds of processors; what it gave."""
     wait, processor = waiter(device), sum(os.times()[:4])
     start = clock()
-    result = _READY[name]()
+    result = _READY[0]()
     wait()
     seconds = result if isinstance(result, float) else clock() - start
     return seconds, sum(os.times()[:4]) - processor, result

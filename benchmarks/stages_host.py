@@ -35,7 +35,7 @@ def pipeline(bench: Bench) -> list[Row]:
     ):
         look, much = (side, cfg.mean, cfg.std), (plan.workers, plan.pipeline_batch)
         box = crop if ours is crop else None
-        plain = bench.plain.prepare("images", apart.images, paths, look, box, steps, *much, bench.device)
+        plain = bench.plain.prepare(apart.images, paths, look, box, steps, *much, bench.device)
 
         def our_images(ours=ours, steps=steps, much=much) -> float:
             return seconds_per_image(Loader(images, ours, steps, bench.device, plan.workers), *much)
@@ -60,7 +60,7 @@ def init(bench: Bench) -> list[Row]:
     names, rows = species(bench.plan.names), []
     tokenize(names[:1])  # loads the vocabulary
     backbone = load_backbone("clip_vit_b16", str(bench.weights))[0].to(bench.device)
-    plain = bench.plain.prepare("names", apart.names, bench.weights, names, bench.device)
+    plain = bench.plain.prepare(apart.names, bench.weights, names, bench.device)
 
     def ours() -> None:
         rows[:] = [HEAD_INITS["semantic"](backbone, names, None)]
@@ -68,7 +68,7 @@ def init(bench: Bench) -> list[Row]:
     seconds = bench.turns({"plain": plain, "ours": ours})
     row = compare(f"semantic initialisation, {len(names):,} names", seconds, len(names), "5")
     row.unit = "names/s"
-    row.note = f"largest difference of the rows {float((rows[0].cpu() - bench.plain.results['names']).abs().max()):.1e}"
+    row.note = f"largest difference of the rows {float((rows[0].cpu() - bench.plain.result).abs().max()):.1e}"
     return [row]
 
 
@@ -76,6 +76,7 @@ def start(bench: Bench) -> list[Row]:
     """From the start of Python to the first step of `main.py`, with workers and the semantic initialisation."""
     seconds = fresh.start_seconds(bench.plan, bench.device, bench.folder, bench.paths, bench.weights)
     target = "under 8 s" if bench.device.type == "cpu" else "under 15 s"
-    row = Row("python start to first step", "s", median(seconds), target=target, spread=spread(seconds))
-    row.note = f"{bench.plan.num_classes:,} classes; {', '.join(f'{value:.1f}' for value in seconds)} s"
+    what = f"python start to first step, {bench.plan.num_classes:,} classes"
+    row = Row(what, "s", median(seconds), target=target, spread=spread(seconds))
+    row.note = ", ".join(f"{value:.1f} s" for value in seconds)
     return [row]

@@ -28,7 +28,7 @@ from models.vit import VisionTransformer
 from models.weights import load_backbone
 
 GEOMETRY = Geometry(dim=128, depth=2, patch=8, resolution=32, joint=64, text_dim=64, text_depth=2)
-TINY = Plan(GEOMETRY, 12, 4, 4, 1, 5, 4, 4, 4, 2, (64,), names=8, repeats=2, starts=1, photos=6, workers=1)
+TINY = Plan(GEOMETRY, 12, 4, 4, 1, 5, 4, 4, 3, 4, 2, (64,), names=8, repeats=2, starts=1, photos=6, workers=1)
 
 
 @pytest.fixture(scope="module")

@@ -148,7 +148,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
     },
     "Training": {
         "num_epochs": Key(5, "int", "passes over the training set", least=1),
-        "batch_size": Key(128, "int", "images in a step, in testing too", least=1),
+        "batch_size": Key(128, "int", "images in a step; a test takes 128 at a time, or this if it is more", least=1),
         "accum_step": Key(
             1,
             "int",
