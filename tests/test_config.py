@@ -236,6 +236,8 @@ READ = [  # options in PEL's names, and the same in ours
     (("prec", "amp"), ("prec_train", "amp")),
     (("micro_batch_size", 16, "batch_size", 64), ("batch_size", 64, "accum_step", 4)),
     (("batch_size", 64, "micro_batch_size", 64), ("batch_size", 64, "accum_step", 1)),
+    (("micro_batch_size", "None"), ("accum_step", "None")),
+    (("micro_batch_size", 16, "batch_size", 64, "accum_step", 4), ("batch_size", 64, "accum_step", 4)),
     (("scale", 30), ("classifier_scale", 30)),
     (("init_head", "text_feat"), ("classifier_init", "semantic")),
     (("init_head", "class_mean"), ("classifier_init", "class_mean")),
@@ -295,6 +297,10 @@ def test_sizes_of_methods_that_are_off_are_told():
 
 def test_pels_names_that_do_not_fit():
     assert "must divide batch_size, which is 64" in refusal("micro_batch_size", 24, "batch_size", 64)
+    assert "classifier_scale cannot be None; it takes a number" in refusal("scale", "None")
+    assert "prec_train cannot be None; it takes one of amp" in refusal("prec", "None")
+    message = refusal("micro_batch_size", 16, "batch_size", 64, "accum_step", 2)
+    assert "micro_batch_size 16 is accum_step 4, but accum_step 2 is given, too; leave one" in message
     assert "none of them is on" in refusal("adapter_dim", 8, method="lp")
 
 

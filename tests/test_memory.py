@@ -40,26 +40,37 @@ VERSION_1 = {
     "memory/memory.usage_in_bytes": "3000000\n",
     "memory/memory.stat": "cache 1\ninactive_file 400000\ntotal_inactive_file 400000\n",
 }
+# Slurm's: the limit is the job's, and the step within it has none
+JOB = {f"slurm/job_1/{name}": content for name, content in VERSION_2.items()}
+STEP = {"slurm/job_1/step_0/memory.max": "max\n", "slurm/job_1/step_0/memory.current": "2000000\n"}
+WITHIN = "0::/slurm/job_1/step_0\n"
 
 
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("files", "groups", "expected"),
     [
-        ({}, 8_000 * 1024),
-        (VERSION_2, 2_400_000),
-        (VERSION_1, 2_400_000),
-        (VERSION_2 | {"memory.max": "max\n"}, 8_000 * 1024),
-        (VERSION_1 | {"memory/memory.limit_in_bytes": f"{2**63 - 4096}\n"}, 8_000 * 1024),
-        (VERSION_2 | {"memory.current": "9000000\n"}, 0),
+        ({}, None, 8_000 * 1024),
+        ({}, "0::/\n", 8_000 * 1024),
+        (VERSION_2, "0::/\n", 2_400_000),
+        (VERSION_1, "5:devices:/\n4:memory:/\n0::/\n", 2_400_000),
+        (VERSION_1, "4:memory:/docker/of/the/host\n", 2_400_000),
+        (VERSION_2 | {"memory.max": "max\n"}, "0::/\n", 8_000 * 1024),
+        (VERSION_1 | {"memory/memory.limit_in_bytes": f"{2**63 - 4096}\n"}, "4:memory:/\n", 8_000 * 1024),
+        (VERSION_2 | {"memory.current": "9000000\n"}, "0::/\n", 0),
+        (JOB | STEP, WITHIN, 2_400_000),
+        (JOB | STEP | VERSION_2 | {"memory.current": "4000000\n"}, WITHIN, 1_400_000),
+        (JOB, "0::/elsewhere\n", 8_000 * 1024),
     ],
 )
-def test_free_memory_heeds_the_limit_of_a_container(files, expected, tmp_path, monkeypatch):
+def test_free_memory_heeds_the_limits_of_its_groups(files, groups, expected, tmp_path, monkeypatch):
     (tmp_path / "meminfo").write_text("MemTotal:  9999999 kB\nMemFree:  1 kB\nMemAvailable:   8000 kB\n")
     for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    if groups:
+        (tmp_path / "groups").write_text(groups)
+    for name, path in (("MEMINFO", "meminfo"), ("GROUPS", "groups"), ("CGROUP", "")):
+        monkeypatch.setattr(memory, name, tmp_path / path)
     assert memory.free_bytes(CPU) == expected
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert memory.free_bytes(CPU) == expected // 2
@@ -81,7 +92,8 @@ def test_a_step_takes_the_parts_that_fit(free_mb, size, config, monkeypatch, cap
     monkeypatch.setattr(memory, "kept_bytes", lambda model, forward: (10 + 3 * len(count_of(forward))) * MB)
     run, _ = train(config(*options, "accum_step", "None"))
     assert run.part == size
-    assert f"images of 3.0 MB, in a third of {free_mb:,} MB free memory" in capsys.readouterr().out
+    said = f"a step is {-(-16 // size)} x {size} images, 3 MB each, in a third of {free_mb:,} MB free"
+    assert said in capsys.readouterr().out
     for name, value in weights(run).items():
         assert (value - whole[name]).abs().max() < 1e-6, name
 

@@ -131,9 +131,10 @@ def _merge(
     warn: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Sets `values` by pairs of key and value; PEL's names last, as some of them depend on the other keys."""
-    pel = {}
+    pel, given = {}, set()
     for name, value in pairs:
         name = SYNONYMS.get(name, name)
+        given.add(name)
         if name in PEL_NAMES:
             pel[name] = coerce(name, PEL_NAMES[name].key, value, where)
         elif name in KEYS:
@@ -146,7 +147,12 @@ def _merge(
             ours = PEL_NAMES[name].read(pel[name], values)
         except ValueError as error:
             raise ConfigError(f"{where}{name} {pel[name]}: {error}") from error
-        values.update(ours)
+        for key, value in ours.items():
+            value = coerce(key, KEYS[key], value, f"{where}{name} {pel[name]}: ")
+            if key in given and value != values[key]:
+                both = f"{name} {pel[name]} is {key} {value}, but {key} {values[key]} is given, too"
+                raise ConfigError(f"{where}{both}; leave one of them out")
+            values[key] = value
         read_as = ", ".join(f"{key} {value}" for key, value in ours.items()) or "nothing to do"
         warn(f"{name} {pel[name]} is PEL's name, read as: {read_as}")
 

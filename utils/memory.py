@@ -1,10 +1,11 @@
 """Memory: how much there is, how much is used, and how many images of a step it takes at once."""
 
 import contextlib
+import itertools
 import math
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -14,9 +15,9 @@ MB = 2**20
 # Of the free memory, for what a part keeps for its backward pass. The rest is for what a pass holds for a while and
 # what the allocator cannot use: 0.5 to 1.9 times as much again, measured with ViT-B/16 on a CPU.
 SHARE = 1 / 3
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")  # a container's limits, of version 2 and of version 1
-LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+MEMINFO, GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup")
+CGROUP = Path("/sys/fs/cgroup")  # where limits of containers and of Slurm's jobs are, of version 2 or of version 1:
+LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
 
 def images_at_once(
@@ -42,8 +43,7 @@ def images_at_once(
     fits = (SHARE * free - gradients - (two - 2 * each)) / each
     parts = math.ceil(share / min(max(int(fits), 1), share))
     size = math.ceil(share / parts)
-    what = f"{parts} parts of {size}" if parts > 1 else f"one part, {size}"
-    say(f"memory    a step in {what} images of {each / MB:,.1f} MB, in a third of {free / MB:,.0f} MB free memory")
+    say(f"memory    a step is {parts} x {size} images, {each / MB:.3g} MB each, in a third of {free / MB:,.0f} MB free")
     return size
 
 
@@ -70,11 +70,21 @@ def free_bytes(device: torch.device) -> int:
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
     free = [1024 * _first(MEMINFO, "MemAvailable:")]
-    for limit, used in LIMITS:
+    for group, (limit, used) in itertools.product(_groups(), LIMITS):
         with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
-            cached = _first((CGROUP / used).with_name("memory.stat"), "inactive_file ")  # files: given back when wanted
-            free.append(int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text()) + cached)
+            cached = _first(group / "memory.stat", "inactive_file ")  # files: given back when wanted
+            free.append(int((group / limit).read_text()) - int((group / used).read_text()) + cached)
     return max(min(free), 0) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def _groups() -> Iterator[Path]:
+    """The folders of the groups that this process belongs to, and of those around them."""
+    lines = GROUPS.read_text().splitlines() if GROUPS.exists() else []
+    for _, controllers, group in (line.split(":", 2) for line in lines):
+        if controllers in ("", "memory"):  # of version 2, of version 1
+            top = CGROUP / controllers
+            place = top / group.lstrip("/")
+            yield from (folder for folder in (place, *place.parents) if folder.is_relative_to(top))
 
 
 def _first(file: Path, name: str) -> int:

@@ -30,7 +30,9 @@ def _precision(value: str, values: dict) -> dict:
     return {"prec_train": value} | ({} if value == "amp" else {"prec_test": value})
 
 
-def _accum_step(size: int, values: dict) -> dict:
+def _accum_step(size: int | None, values: dict) -> dict:
+    if size is None:
+        return {"accum_step": None}
     if values["batch_size"] % size:
         raise ValueError(f"it must divide batch_size, which is {values['batch_size']}")
     return {"accum_step": values["batch_size"] // size}

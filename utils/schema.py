@@ -152,7 +152,8 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "accum_step": Key(
             1,
             "int",
-            "parts that a step is computed in, to save memory; divides batch_size; None = as few as fit in memory",
+            "parts that a step is computed in, to save memory; divides batch_size; "
+            "None = as few as fit in a third of the free memory",
             least=1,
             none=True,
         ),
