@@ -71,7 +71,7 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + reserved
     free = [1024 * _first(MEMINFO, "MemAvailable:")]
     for group, (limit, used) in itertools.product(_groups(), LIMITS):
-        with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
+        with contextlib.suppress(OSError, ValueError, LookupError):  # there is none, or it is "max"
             cached = _first(group / "memory.stat", "inactive_file ")  # files: given back when wanted
             free.append(int((group / limit).read_text()) - int((group / used).read_text()) + cached)
     return max(min(free), 0) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
