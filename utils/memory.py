@@ -39,8 +39,8 @@ def images_at_once(
 
     free, two, four = free_bytes(device), kept(2), kept(4)
     each = max((four - two) / 2, 1)
-    gradients = 2 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)  # and momentum
-    fits = (SHARE * free - gradients - (two - 2 * each)) / each
+    gradients = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)  # and momentum
+    fits = 2 + (SHARE * free - gradients - two) / each
     parts = math.ceil(share / min(max(int(fits), 1), share))
     size = math.ceil(share / parts)
     say(f"memory    a step is {parts} x {size} images, {each / MB:.3g} MB each, in a third of {free / MB:,.0f} MB free")
