@@ -1,11 +1,12 @@
 """What each means brings by itself: our program against itself with that one means undone, in turns.
 
-A ratio is the time without it over the time with it. The last function shows where a training step spends its time.
+A ratio is the time without it over the time with it. The last function shows where a training step and a forward pass
+spend their time.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from unittest.mock import patch
 
 import numpy as np
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.apart import seconds_per_image
-from benchmarks.inputs import species
+from benchmarks.inputs import camera_photographs, species
 from benchmarks.report import Row, compare
+from benchmarks.timing import waiter
 from benchmarks.work import Bench, build_ours, config, our_step
 from datasets.base import ImageList
-from datasets.loader import Loader, TrainSteps
-from datasets.transforms import TrainCrop
+from datasets.loader import Loader, TrainSteps, in_order
+from datasets.transforms import TestCrops, TrainCrop
 from models import kernels, transformer
 from models.head_init import HEAD_INITS
 from models.weights import load_backbone
@@ -34,21 +36,26 @@ Undone = Callable[[], contextlib.AbstractContextManager]
 
 def _model(bench: Bench, what: str, undone: Undone, training: str, testing: str) -> list[Row]:
     """Training steps and forward passes of our model, as it is and within `undone`."""
-    ours, count = bench.ours, bench.plan.train_images
-    images = bench.batch[0].to(bench.device)
+    predicted = {"training": training, "testing": testing}
+    return [
+        _row(bench, f"{what}: {name}", work, undone, bench.plan.train_images, predicted[name])
+        for name, work in _works(bench)
+    ]
+
+
+def _works(bench: Bench) -> Iterator[tuple[str, Callable]]:
+    """A training step and a forward pass of our model, which is in the mode of each while it is the turn of that."""
+    ours, images = bench.ours, bench.batch[0].to(bench.device)
 
     @torch.inference_mode()
     def forward() -> None:
         ours.model(images)
 
+    yield "training", lambda: our_step(bench, ours)
+    ours.model.eval()
     forward()  # caches of the first call
-    rows = []
-    step = lambda: our_step(bench, ours)  # noqa: E731
-    for work, function, predicted in (("training", step, training), ("testing", forward, testing)):
-        ours.model.train(work == "training")
-        rows.append(_row(bench, f"{what}: {work}", function, undone, count, predicted))
+    yield "testing", forward
     ours.model.train()
-    return rows
 
 
 def _row(bench: Bench, what: str, function: Callable, undone: Undone, count: int, predicted: str) -> Row:
@@ -207,6 +214,21 @@ def images(bench: Bench) -> list[Row]:
     return rows
 
 
+def large_images(bench: Bench, count: int = 4) -> list[Row]:
+    """Test crops of photographs as large as a camera's."""
+    side, listed = bench.plan.geometry.resolution, camera_photographs(bench.folder, count)
+    listed, steps = ImageList(listed, np.zeros(count, np.int64)), in_order(np.arange(count), count)
+
+    def read(gap: float | None) -> Callable[[], object]:
+        return lambda: list(Loader(listed, TestCrops(side, side // 7, 1, gap), steps, bench.device, num_workers=0))
+
+    rows = []
+    for gap, predicted in ((2.0, "2"), (1.0, "3")):
+        seconds = bench.turns({"plain": read(None), "ours": read(gap)})
+        rows.append(compare(f"reducing_gap {gap:.0f} for 12 megapixels, not None", seconds, count, predicted))
+    return rows
+
+
 MEANS: dict[str, Callable[[Bench], list[Row]]] = {
     "attention": attention,
     "linear": linear,
@@ -216,6 +238,7 @@ MEANS: dict[str, Callable[[Bench], list[Row]]] = {
     "layer_norm": layer_norm,
     "text": text,
     "images": images,
+    "large_images": large_images,
     "crops": crops,
 }
 
@@ -224,19 +247,19 @@ MEANS: dict[str, Callable[[Bench], list[Row]]] = {
 
 
 def profile(bench: Bench, rows: int = 16) -> str:
-    """A table of the operations of one training step, by the time that each spends itself."""
+    """Tables of the operations of one training step and one forward pass, by the time that each spends itself."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
-    our_step(bench, bench.ours)
     cuda = bench.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with record(activities=activities, record_shapes=True) as measured:
-        our_step(bench, bench.ours)
-        if cuda:
-            torch.cuda.synchronize()
-    key = "self_cuda_time_total" if cuda else "self_cpu_time_total"
-    tables = [
-        measured.key_averages(by).table(sort_by=key, row_limit=rows, max_name_column_width=50) for by in (False, True)
-    ]
+    key, tables = "self_cuda_time_total" if cuda else "self_cpu_time_total", []
+    for name, work in _works(bench):
+        work()
+        with record(activities=activities, record_shapes=True) as measured:
+            work()
+            waiter(bench.device)()
+        tables.append(name)
+        for by in (False, True):
+            tables.append(measured.key_averages(by).table(sort_by=key, row_limit=rows, max_name_column_width=50))
     return "\n".join(tables)

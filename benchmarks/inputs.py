@@ -40,6 +40,18 @@ def photographs(folder: Path, count: int, seed: int = 0) -> list[str]:
     return paths
 
 
+def camera_photographs(folder: Path, count: int) -> list[str]:
+    """Writes `count` JPEGs of 4000 x 3000 pixels, 3 MB each: the photographs side by side, as fine as they are."""
+    from sklearn.datasets import load_sample_images
+
+    tile, paths = np.concatenate(load_sample_images().images, axis=1), []
+    pixels = np.tile(tile, (8, 4, 1))[:3000, :4000]
+    for number in range(count):
+        paths.append(str(folder / f"camera{number}.jpg"))
+        Image.fromarray(np.roll(pixels, 100 * number, (0, 1))).save(paths[-1], quality=90)
+    return paths
+
+
 def species(count: int, seed: int = 0) -> list[str]:
     """So many names of two words, of the look and length of iNaturalist's."""
     rng, names = np.random.default_rng(seed), {}

@@ -4,7 +4,7 @@
     python benchmarks/run.py --device cuda            a GPU
     python benchmarks/run.py --stage train test       some stages
     python benchmarks/run.py --ablation               what each means brings by itself
-    python benchmarks/run.py --profile                where a training step spends its time
+    python benchmarks/run.py --profile                where a training step and a forward pass spend their time
     python benchmarks/run.py compile always --stage train      with options of main.py, KEY VALUE
 
 Work: ViT-B/16 at 224 pixels, CLIP's geometry, random weights, AdaptFormer in all blocks, cosine head, LA loss, 1000
@@ -41,7 +41,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--stage", nargs="+", choices=list(STAGES), default=list(STAGES), metavar="STAGE")
     parser.add_argument("--quick", action="store_true", help=f"fewer names: {QUICK['names']} in place of 8,142")
     parser.add_argument("--ablation", action="store_true", help="what each means brings by itself")
-    parser.add_argument("--profile", action="store_true", help="where a training step spends its time")
+    parser.add_argument("--profile", action="store_true", help="where a step and a forward pass spend their time")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each measurement")
     parser.add_argument("--patience", type=float, default=30, help="seconds to wait, in all, for a quiet machine")
     parser.add_argument("--cpu-time", action="store_true", help="one thread's CPU time, for a CPU that others use, too")

@@ -135,6 +135,12 @@ def test_ablation(bench, name):
     assert all(torch.equal(before[key], value) for key, value in bench.ours.model.named_buffers())
 
 
+def test_profile_has_a_step_and_a_forward_pass(bench):
+    step, forward = ablation.profile(bench, rows=200).removeprefix("training\n").split("\ntesting\n")
+    assert "silu_backward" in step and "silu" in forward and "backward" not in forward.lower()
+    assert bench.ours.model.training
+
+
 @pytest.mark.parametrize("which", ["ours", "plain"])
 def test_memory_is_that_of_the_model(bench, which):
     args = bench.plan, bench.device, bench.folder, bench.paths, bench.weights
