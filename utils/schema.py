@@ -47,6 +47,11 @@ def _tower(length: int | None, rank: int | None, width: int | None) -> dict[str,
             lora_dim=_size(rank, "rank of the update"),
         ),
         **_peft(
+            "lora_mlp",
+            "low-rank updates of the MLP's two Linears (Hu et al. 2022)",
+            lora_mlp_dim=_size(rank, "rank of the update"),
+        ),
+        **_peft(
             "adapter",
             "a bottleneck in series after the MLP (Houlsby et al. 2019)",
             adapter_dim=_size(width, "width of the bottleneck"),
@@ -61,6 +66,7 @@ def _tower(length: int | None, rank: int | None, width: int | None) -> dict[str,
             "scale and shift of what the Linears give (Lian et al. 2022)",
             ssf_loc=Key("all", "str", "Linears with ssf", places),
         ),
+        **_peft("ssf_ln", "scale and shift of what the blocks' norms give (Lian et al. 2022)"),
         **_peft(
             "aft",
             "arbitrary fine-tuning: a random fraction of the Linears' entries (LIFT+)",
@@ -72,6 +78,9 @@ def _tower(length: int | None, rank: int | None, width: int | None) -> dict[str,
 
 
 PEFT = _tower(None, None, None)
+RESNET_PEFT = {
+    "bn_tuning": Key(False, "bool", "ResNets: BatchNorms' weights and biases train, their statistics follow the images")
+}
 TEXT_PEFT = _tower(2, 4, 4)
 
 PRECISIONS = ("fp16", "bf16", "fp32")
@@ -80,11 +89,36 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "dataset": Key(None, "str", "data set (set by the file of -d)", names_run=False),
         "root": Key(None, "path", "folder of the data set's images", names_run=False),
         "backbone": Key(None, "str", "backbone (set by the file of -b)", names_run=False),
-        "weights": Key(None, "path", "file that replaces the published weights, or timm:MODEL.TAG", names_run=False),
+        "weights": Key(
+            None,
+            "path",
+            "file that replaces the published weights, or timm:MODEL.TAG, or open_clip:MODEL/TAG",
+            names_run=False,
+        ),
+        "activation": Key(
+            None, "str", "activation of the weights' towers; None = from their description", ("quick_gelu", "gelu")
+        ),
+        "heads": Key(
+            None, "int", "attention heads of the weights' image tower; None = from their description", least=1
+        ),
+        "text_heads": Key(None, "int", "of their text tower; None = from their description, else width / 64", least=1),
         "resolution": Key(None, "int", "side of the images, pixels; None = the backbone's own", least=1),
-        "mean": Key(None, "floats", "mean of the normalisation, RGB in 0..1 (set by the file of -b)"),
-        "std": Key(None, "floats", "deviation of the normalisation, RGB in 0..1 (set by the file of -b)"),
-        "seed": Key(0, "int", "seed of initialisation, order and crops", least=0),
+        "mean": Key(
+            None,
+            "floats",
+            "mean of the normalisation, RGB in 0..1, or clip, imagenet, half; None = from the weights' description",
+        ),
+        "std": Key(None, "floats", "deviation of the normalisation, as mean"),
+        "interpolation": Key("bicubic", "str", "how images are resized", ("bicubic", "bilinear")),
+        "seed": Key(
+            0, "int", "seed of initialisation, order and crops; None = another one each time", least=0, none=True
+        ),
+        "variant": Key(
+            "lift+",
+            "str",
+            "which paper's starting values and draws, where they differ (docs/methods.md); set by -m without -b",
+            ("lift+", "lift"),
+        ),
         "deterministic": Key(False, "bool", "deterministic kernels on the GPU, wherever torch has them (slower)"),
         "gpu": Key(
             0,
@@ -128,6 +162,15 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "imbalance": Key(
             None, "float", "-d folder: thin the training images to a long tail, largest class / smallest class", least=1
         ),
+        "test_name": Key(
+            None,
+            "str",
+            "name of the tested images in the names of a test's files; None = from the list",
+            names_run=False,
+        ),
+        "exif_orientation": Key(
+            None, "bool", "turn images as their EXIF says; None = only those of -d folder, published sets are as stored"
+        ),
         "outside_root": Key(False, "bool", "-d folder: lists may name images outside root", names_run=False),
         "bad_images": Key(
             "stop",
@@ -145,6 +188,13 @@ SCHEMA: dict[str, dict[str, Key]] = {
         ),
         "many_threshold": Key(100, "int", "classes with more training images are many-shot", least=0, names_run=False),
         "few_threshold": Key(20, "int", "classes with fewer training images are few-shot", least=0, names_run=False),
+        "shot_groups": Key(
+            "own",
+            "str",
+            "counts that make the shot groups: the set's own, or ir100: of CIFAR-100-LT 50 and 10 those of 100, as LIFT",
+            ("own", "ir100"),
+            names_run=False,
+        ),
     },
     "Training": {
         "num_epochs": Key(5, "int", "passes over the training set", least=1),
@@ -179,6 +229,13 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "tte_crops": Key(
             5, "int", "crops of tte: corners and centre, or 10: of the mirror image too", (5, 10), names_run=False
         ),
+        "tte_draws": Key(
+            None,
+            "int",
+            "in place of these crops: so many draws of the standard training crop and flip",
+            least=1,
+            names_run=False,
+        ),
         "expand": Key(
             None,
             "int",
@@ -205,8 +262,20 @@ SCHEMA: dict[str, dict[str, Key]] = {
             none=True,
         ),
         "classifier_init_images": Key(
-            100, "int", "training images a class, at most, for class_mean and linear_probing", least=1
+            100,
+            "int",
+            "training images a class, at most, for class_mean and linear_probing; None = all",
+            least=1,
+            none=True,
         ),
+        "prompt": Key(
+            "default",
+            "str",
+            "text of a class, for zero_shot and classifier_init semantic: default 'a photo of a NAME.', classname 'NAME', "
+            "ensemble: the mean of 80 templates, descriptor: the mean of the sentences in prompt_file",
+            ("default", "classname", "ensemble", "descriptor"),
+        ),
+        "prompt_file": Key(None, "path", "for prompt descriptor: JSON {class name: [sentences]}", names_run=False),
     },
     "CLIP's own head (without a classifier)": {
         "coop": Key(False, "bool", "learnt context in the prompts of the class names (CoOp, Zhou et al. 2022)"),
@@ -217,12 +286,17 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "clip_adapter": Key(False, "bool", "bottlenecks in the joint space (CLIP-Adapter, Gao et al. 2021)"),
         "clip_adapter_dim": Key(4, "int", "width of these bottlenecks", least=1),
     },
-    "Fine-tuning of the image tower": {f"v.{name}": key for name, key in PEFT.items()},
+    "Fine-tuning of the image tower": {f"v.{name}": key for name, key in (PEFT | RESNET_PEFT).items()},
     "Fine-tuning of the text tower": {f"l.{name}": key for name, key in TEXT_PEFT.items()},
     "Running": {
         "test_only": Key(False, "bool", "no training: test the run's checkpoint", names_run=False),
         "test_train": Key(False, "bool", "no training: evaluate the run on the training set", names_run=False),
-        "model_dir": Key(None, "path", "folder of another run, to be tested with test_only", names_run=False),
+        "model_dir": Key(
+            None,
+            "path",
+            "folder of another run: with test_only the run to test, without it the start of training",
+            names_run=False,
+        ),
         "output_dir": Key(None, "str", "run directory below output/; None = from the names", names_run=False),
         "feature_cache": Key(
             True, "bool", "keep a frozen image tower's features in the user's cache, and use them", names_run=False
