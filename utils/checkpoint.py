@@ -50,7 +50,25 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             about = json.loads((file.metadata() or {})["about"])
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (no mapping)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint of ours ({error}); train again") from error
+        raise _damaged(path, error) from error
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a file of ours says of itself, its tensors unread; {} for one of LIFT+. Raises CheckpointError."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.name == LIFT_PLUS:
+        return {}
+    require(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {})["about"]))
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged or no checkpoint of ours ({error}); train again")
 
 
 def find(run_dir: Path) -> Path:
