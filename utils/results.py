@@ -34,9 +34,9 @@ def sha256(path: Path) -> str:
 
 
 def what_is_tested(on_train: bool, tte: bool, crops: int, draws: int | None = None) -> str:
-    """The word in a results file's name: test, tte (five crops), tte10, draws8; or of the training images train, ..."""
-    crops_word = f"draws{draws}" if draws else "tte" if crops == 5 else f"tte{crops}"
-    return "_".join(filter(None, ("train" if on_train else "", crops_word if tte else ""))) or "test"
+    """The word in a results file's name: test, tte (five crops), tte10, tte_draws5; or train, train_tte, ..."""
+    crops_word = (f"tte_draws{draws}" if draws else "tte" if crops == 5 else f"tte{crops}") if tte else ""
+    return "_".join(filter(None, ("train" if on_train else "", crops_word))) or "test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def run_files(
     word = what_is_tested(on_train, tte, crops, draws)
     if testing and name:
         name = re.sub(r"[^\w.+@=-]+", "-", name)[:100]
-        if on_train and re.match(r"(tte\d*|draws\d+)(_|$)", name):  # would be another word
+        if re.match(r"(tte\d*|draws\d+)(_|$)", name):  # with the word before it, this would be another word
             name = f"list_{name}"
         word += f"_{name}"
     return RunFiles(directory, word, testing)
@@ -167,7 +167,7 @@ def training_record(run_dir: Path, about: dict[str, Any]) -> dict[str, Any]:
 
 def first_test(run_dir: Path, split: str) -> dict[str, Any]:
     """As `training_record`, of the first test in a folder that has no results of its training; {} if there is none."""
-    usual = re.compile(r"results_(test|train|(train_)?(tte\d*|draws\d+))\.json")
+    usual = re.compile(r"results_(test|train|(train_)?tte\d*(_draws\d+)?)\.json")
     files = [path for path in run_dir.glob("results_*.json") if usual.fullmatch(path.name)]
     tests = [read(path).get("data", {}) for path in sorted(files, key=os.path.getmtime)]
     return next((data for data in tests if data.get("split") == split and "fingerprint" in data), {})
