@@ -177,7 +177,8 @@ def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
 
 def require_roots(runs: list[Run]) -> None:
     """Raises ConfigError for data sets whose folder is not known."""
-    lacking = sorted({run.cfg.dataset for run in runs if not run.done and run.cfg.root is None} - NEED_NO_ROOT)
+    rootless = [run.cfg for run in runs if not run.done and run.cfg.root is None]
+    lacking = sorted({cfg.dataset for cfg in rootless if not cfg.train_list} - NEED_NO_ROOT)
     if lacking:
         flags = " ".join(f"--root {name}=FOLDER" for name in lacking)
         raise ConfigError(f"where are the images of {', '.join(lacking)}? Add {flags}, or leave them out with --only")

@@ -157,6 +157,9 @@ def test_the_helper_knows_the_trainers_files():
         (("test_only", "True", "tte", "True", "tte_crops", "10"), "results_tte10.json"),
         (("test_train", "True"), "results_train.json"),
         (("test_train", "True", "tte", "True"), "results_train_tte.json"),
+        (("test_only", "True", "test_name", "fold 1/b"), "results_test_fold-1-b.json"),
+        (("test_train", "True", "test_name", "tte"), "results_train_list_tte.json"),  # not that of tte True
+        (("test_name", "a"), "results.json"),
     ):
         cfg = load_config("digits_lt", "clip_tiny", "lift+", list(options))
         assert run_all.results_file(cfg) == Path("output/digits_lt_clip_tiny_lift+") / name
@@ -259,6 +262,53 @@ def test_tests_wait_for_their_training(fake):
     Path(f"{RUN}/results.json").unlink()  # trained anew, so tested anew
     assert fake(lines) == 0
     assert len(ran()) == 7
+
+
+def test_only_finds_a_command_with_and_without_what_is_added(fake, capsys):
+    line, root = "-d places_lt -b clip_vit_b16 -m lift+", ("--root", "places_lt=/x")
+    lines = [line, f"{line} num_epochs 5", f"{line} num_epochs 50 v.adaptformer_layers [0,2]"]
+    added = ("lr", "1", *root, "--seeds", "2")
+    for only, arguments, endings in (
+        (r"lift\+$", (), [""]),
+        (r"lift\+$", added, [" lr 1 root /x", " lr 1 root /x seed 1"]),
+        ("num_epochs 5$", (), [" num_epochs 5"]),
+        ("num_epochs 5$", added, [" num_epochs 5 lr 1 root /x", " num_epochs 5 lr 1 root /x seed 1"]),
+        ("num_epochs 5 lr 1$", added, [" num_epochs 5 lr 1 root /x", " num_epochs 5 lr 1 root /x seed 1"]),
+        ("epochs 5 .*root /x$", added, [" num_epochs 5 lr 1 root /x", " num_epochs 5 lr 1 root /x seed 1"]),
+        (r"lift\+ lr 1 root /x seed 1$", added, [" lr 1 root /x seed 1"]),
+        (r"\[0,2\]$", (), [" num_epochs 50 v.adaptformer_layers '[0,2]'"]),
+        ("num_epochs 5$", ("num_epochs", "7"), [" num_epochs 7"]),
+        ("num_epochs 7$", ("num_epochs", "7"), [" num_epochs 7"]),
+    ):
+        assert fake(lines, "--dry-run", "--only", only, *arguments) == 0
+        assert capsys.readouterr().out.splitlines() == [f"python main.py {line}{ending}" for ending in endings], only
+
+
+def test_a_test_of_another_list_gets_its_name(fake, tmp_path):
+    """Beside the training run, in the same call or from an earlier one, as the trainer would name it."""
+    lists = "-d folder -b clip_tiny -m lift+ train_list train.csv test_list"
+    run = "output/folder_clip_tiny_lift+_train_list_train"
+    lines = [f"{lists} a.csv", f"{lists} {tmp_path}/a.csv test_only True tte True", f"{lists} b.csv test_only True"]
+    lines += [f"{lists} c.csv test_only True test_name mine expand 4"]
+    names = ["results.json", "results_tte.json", "results_test_b.json", "test_mine_expand_4/results_test_mine.json"]
+    assert fake(lines) == 0
+    assert ran() == [f"{run}/{name}" for name in names]
+    Path(run, "config.yaml").write_text("test_list: a.csv\n")
+    assert fake([lines[2].replace("b.csv", "d.csv")]) == 0  # its training run was earlier
+    assert ran()[-1] == f"{run}/results_test_d.json"
+
+
+def test_a_longer_name_that_the_trainer_chose_is_found(fake, capsys):
+    """Where only the fingerprints tell that the images are others; the command in the file shows whose it is."""
+    line = f"{BASE} test_only True"
+    for name, command in (("a", f"python main.py {line}"), ("b", "python main.py -d digits_lt")):
+        path = Path(RUN, f"results_test_{name}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"command": command}))
+    assert fake([line], "--dry-run") == 0
+    assert capsys.readouterr().out.endswith("# done\n")
+    assert fake([line, f"{line} tte True"], "--dry-run") == 0
+    assert [said.endswith("# done") for said in capsys.readouterr().out.splitlines()] == [True, False]
 
 
 def test_ctrl_c_ends_what_was_started(tmp_path):
