@@ -97,6 +97,11 @@ def test_one_process_writes(folder):
         assert names[0] == names[1]
     log = (folder / "2_0/log.txt").read_text()
     assert log.count("backbone  clip_tiny") == 1
+    for n in (1, 2):
+        assert results(folder, n, 0)["data"]["trained_on"] == 0
+    about = [checkpoint.load(folder / f"{n}_0" / checkpoint.CHECKPOINT)[1] for n in (1, 2)]
+    assert about[0] == about[1]
+    assert about[0]["trained_on"][0]["contents"]
     assert "2 processes" in log
 
 
