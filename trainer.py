@@ -18,7 +18,7 @@ from torch import Tensor
 from datasets import build_data, overlap
 from datasets.base import ImageList
 from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order
-from datasets.transforms import TestCrops, build_test_crops, build_train_crop
+from datasets.transforms import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
 from models import Classifier, build_backbone, build_model, count_parameters, from_lift_plus
 from utils import checkpoint, compilation, memory, results, runtime
 from utils.config import Config, training_options
@@ -28,6 +28,8 @@ from utils.log import RunLog
 from utils.losses import build_loss
 from utils.metrics import score
 from utils.schedule import cosine_lr
+
+LIFT_HARMONIC_FLOOR = 1e-3  # percent: LIFT raises a class's accuracy to this in the harmonic mean
 
 
 class Trainer:
@@ -47,15 +49,15 @@ class Trainer:
         with self.world.joined(self.device):
             with self.world.main_first():
                 self.data = build_data(self.cfg)
-            trained = self.find_run() if self.testing else None
+            trained = self.find_run() if self.testing or self.cfg.model_dir else None  # to test, or to start from
             with RunLog(self.run_dir, self.files.log.name, speaks=self.world.main) as self.log:
-                self.build()
+                self.build(trained)
                 self.settle_files()
-                if self.testing and self.trained:
+                if trained and self.trained:
                     checkpoint.restore(self.model, trained, self.identity, from_lift_plus)
-                    self.log.info(f"testing   {trained}")
+                    self.log.info(f"{'testing' if self.testing else 'start':10}{trained}")
                 self.trained_on = self.count_trained_on()
-                if not self.testing and self.trained:
+                if self.trained and not self.testing:
                     self.fit()
                 elif not self.testing:
                     self.start_anew()
@@ -63,7 +65,8 @@ class Trainer:
 
     # ---- build ----
 
-    def build(self) -> None:
+    def build(self, trained: Path | None) -> None:
+        """Everything but the tensors of `trained`, the checkpoint that the model will take over."""
         cfg, data = self.cfg, self.data
         self.log.info(f"$ {self.command}")
         self.train_dtype, train_note = runtime.pick_precision(cfg.prec_train, self.device)
@@ -71,15 +74,15 @@ class Trainer:
         if cfg.deterministic:
             runtime.make_deterministic()
         with self.world.main_first():
-            backbone, path = build_backbone(cfg)
+            backbone, loaded = build_backbone(cfg)
         self.resolution = backbone.image.resolution
         crops = self.crops = build_test_crops(cfg, self.resolution)
         runtime.prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
         backbone.to(self.device)
-        weights = {"name": path.name, "sha256": results.sha256(path)}
+        weights = {"name": loaded.name, "sha256": loaded.sha256, "published": loaded.published}
         self.cache = FeatureCache(cfg.feature_cache, weights["sha256"], self.world, self.log.info)
         features = functools.partial(self.class_features, backbone)
-        self.model = build_model(cfg, backbone, data.classnames, features, start=not self.testing).to(self.device)
+        self.model = build_model(cfg, backbone, data.classnames, features, start=trained is None).to(self.device)
         self.frozen = runtime.FrozenWeights(self.model, self.train_dtype, self.test_dtype)
         params = count_parameters(self.model)
         self.trained = params["trained"] > 0
@@ -87,7 +90,11 @@ class Trainer:
         # what a checkpoint fits, and what makes a run the same run
         self.identity = {"backbone": cfg.backbone, "weights": weights["sha256"], "classes": data.classes_fingerprint}
         same = {"precision": runtime.name_of(self.train_dtype), "training images": lists["train"]}
-        self.settings = self.identity | training_options(cfg) | same
+        described = {"mean": list(backbone.mean), "std": list(backbone.std)}
+        described |= {key: getattr(backbone.geometry, key) for key in ("activation", "heads", "text_heads")}
+        files = {"prompt file": cfg.prompt_file, "start": None if self.testing else trained}
+        files = {name: results.sha256(Path(file)) for name, file in files.items() if file}
+        self.settings = self.identity | training_options(cfg) | described | same | files
         self.about = {
             "params": params,
             "seed": cfg.seed,
@@ -99,15 +106,17 @@ class Trainer:
             "command": self.command,
         }
         notes = {test_note} if self.testing or not self.trained else {train_note, test_note}
+        notes |= {*loaded.notes}
         self.log.info(results.introduction(self.about, data.summary(), self.resolution, notes - {None}))
 
     @torch.inference_mode()
     def class_features(self, backbone: torch.nn.Module) -> tuple[Tensor, Tensor]:
         """The bare backbone's features of some training images of each class, float32 [n, D], and labels int64 [n]."""
         images = self.data.train
-        indices = images.first_of_each(len(self.data.classnames), self.cfg.classifier_init_images)
-        model = Classifier(backbone.image, torch.nn.Identity(), self.cfg.mean, self.cfg.std).to(self.device).eval()
-        centre = dataclasses.replace(self.crops, expand=0, count=1)
+        seed = self.cfg.seed if self.cfg.variant == "lift" else None  # LIFT takes random ones
+        indices = images.some_of_each(len(self.data.classnames), self.cfg.classifier_init_images, seed)
+        model = Classifier(backbone.image, torch.nn.Identity(), backbone.mean, backbone.std).to(self.device).eval()
+        centre = centre_crop(self.crops)
         out = torch.zeros(len(indices), backbone.image.dim, device=self.device)
         features = self.infer(model, images, indices, centre, out)
         return features, torch.from_numpy(images.labels[indices]).to(self.device)
@@ -204,7 +213,9 @@ class Trainer:
 
     # ---- testing ----
 
-    def infer(self, model: Classifier, images: ImageList, indices: np.ndarray, crops: TestCrops, out: Tensor) -> Tensor:
+    def infer(
+        self, model: Classifier, images: ImageList, indices: np.ndarray, crops: AnyTestCrops, out: Tensor
+    ) -> Tensor:
         """Fills `out` [n, C], zeros, with logits (means over crops), or int64 [n] with classes; by all processes."""
         rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = in_order(indices[rank::ranks], size)
@@ -231,7 +242,8 @@ class Trainer:
         if saves and self.world.main:
             results.save_logits(self.files.logits, outputs, split.labels, self.tested)
         predictions = outputs.argmax(1) if saves else outputs
-        return score(split.labels, predictions, self.data.classnames, self.data.class_counts, self.data.groups)
+        floor = LIFT_HARMONIC_FLOOR if self.cfg.variant == "lift" else 0.0
+        return score(split.labels, predictions, self.data.classnames, self.data.class_counts, self.data.groups, floor)
 
     def report(self, scores: dict) -> dict:
         """Writes the results file and shows its table."""
@@ -265,12 +277,15 @@ class Trainer:
         self.what = self.files.word
 
     def find_run(self) -> Path | None:
-        """The checkpoint to test, None for zero-shot CLIP; finds out on which images that run was trained and tested.
+        """The checkpoint to test or to start from, None for zero-shot CLIP.
 
-        A test of other images gets files of its own. Raises a ConfigError if those hold a test of yet others.
+        For a test, finds the images that its run was trained and tested on: a test of others gets files of its own.
+        Raises a ConfigError if those files hold a test of yet others.
         """
         cfg, data, source = self.cfg, self.data, Path(self.cfg.model_dir or self.run_dir)
         path = None if cfg.zero_shot else checkpoint.find(source)
+        if not self.testing:
+            return path
         about = checkpoint.describe(path) if path else {}
         self.trained_images = about.get("trained_on", [])
         self.origin = results.training_record(source, about)
@@ -293,7 +308,8 @@ class Trainer:
         split = self.about["data"]["fingerprint"][self.split]
         if self.cfg.tte and self.cfg.tte_draws:
             self.about["test"]["draws"] = self.cfg.tte_draws
-        self.tested = {"fingerprint": split, **self.about["test"]}
+        tested = {"fingerprint": split, **self.about["test"]}
+        self.tested = {key: value for key, value in tested.items() if value is not None}  # draws have no expand
         if not self.testing:
             return
         if self.cfg.save_logits:

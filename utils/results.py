@@ -34,7 +34,7 @@ def sha256(path: Path) -> str:
 
 
 def what_is_tested(on_train: bool, tte: bool, crops: int, draws: int | None = None) -> str:
-    """The word in a results file's name: test, tte (five crops), tte10, tte_draws5; or train, train_tte, ..."""
+    """The word in a results file's name: test, tte (five crops), tte10, tte_draws5; train, train_tte of test_train."""
     crops_word = (f"tte_draws{draws}" if draws else "tte" if crops == 5 else f"tte{crops}") if tte else ""
     return "_".join(filter(None, ("train" if on_train else "", crops_word))) or "test"
 
