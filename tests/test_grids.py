@@ -60,7 +60,9 @@ def load_cell(data, backbone, name, options):
 def identity(cfg):
     """A text that two configurations share if they train alike and are tested alike."""
     crops = (cfg.tte_crops, cfg.tte_draws) if cfg.tte else 1
-    return json.dumps([training_options(cfg), cfg.test_train, crops, cfg.expand], sort_keys=True)
+    return json.dumps(
+        [cfg.backbone, cfg.weights, training_options(cfg), cfg.test_train, crops, cfg.expand], sort_keys=True
+    )
 
 
 def describe(data, backbone, name, options):
