@@ -1,4 +1,4 @@
-# What the scripts run_*.sh share; each of them sources it. It takes --more from their arguments and explains it in --help.
+# Shared by the scripts run_*.sh, which source it: the option --more, which run_all.py never sees, and some functions.
 #   scripts/run_losses.sh --dry-run           the cells of the papers' tables
 #   scripts/run_losses.sh --dry-run --more    and those that this project adds: CIFAR-100-LT, further values
 set -euo pipefail
@@ -27,8 +27,8 @@ epochs() {
   [[ $1 != inat2018* || $other_data == yes ]] || echo "num_epochs $2"
 }
 
-# with_tte COMMAND: one run, tested with one crop and with five. A run trained with `tte True` would have its five crops
-# in the results.json that other scripts have one crop in.
+# with_tte COMMAND: one training run, tested with one crop and then with five. All scripts can share it: with `tte True`
+# in training, its results.json would have one crop or five, depending on the script that was run first.
 with_tte() {
   echo "$*"
   echo "$* test_only True tte True"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Ablation of LIFT (arXiv 2309.10019, table 5): from the head alone with cross entropy, one change at a time: AdaptFormer,
-# the LA loss, semantic initialisation, test-time ensembling.
+# Ablation of LIFT (arXiv 2309.10019, table 5): from the head alone with cross entropy, one change at a time:
+# AdaptFormer, the LA loss, semantic initialisation, test-time ensembling.
 #   scripts/run_lift_ablation.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

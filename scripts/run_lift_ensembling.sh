@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Ways of test-time ensembling (LIFT, arXiv 2309.10019, table 12), of one trained model: five crops, ten with their mirror
-# images, and 5 to 20 draws of the training augmentation.
+# Ways of test-time ensembling (LIFT, arXiv 2309.10019, table 12), for one trained model: five crops, ten with their
+# mirror images, and 5 to 20 draws of the training augmentation.
 #   scripts/run_lift_ensembling.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The fine-tuning methods (LIFT, arXiv 2309.10019, table 6). Tested with five crops: zero-shot CLIP, the head alone, full
-# and arbitrary fine-tuning at their best rates and ratios. Tested with one crop: the light modules.
+# The fine-tuning methods (LIFT, arXiv 2309.10019, table 6). Tested with five crops: zero-shot CLIP, the head alone,
+# full and arbitrary fine-tuning at their best rates and ratios. Tested with one crop: the light modules.
 #   scripts/run_lift_methods.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"
@@ -14,7 +14,8 @@ for data in imagenet_lt places_lt $(more cifar100_ir100); do
   with_tte "-d $data -m clip_vit_b16"
   with_tte "-d $data -m clip_vit_b16 full_tuning True lr $lr"
   with_tte "-d $data -m clip_vit_b16 mask True mask_ratio $ratio"
-  for module in bias_tuning vpt_shallow vpt_deep adapter lora adaptformer $(more ln_tuning lora_mlp ssf_attn ssf_mlp); do
+  for module in bias_tuning vpt_shallow vpt_deep adapter lora adaptformer \
+    $(more ln_tuning lora_mlp ssf_attn ssf_mlp ssf_ln); do
     echo "-d $data -m clip_vit_b16 $module True"
   done
 done | "${PYTHON:-python}" "$(dirname "$0")/run_all.py" "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Accuracy on the training images (LIFT, arXiv 2309.10019, table 8): the head alone (`partial 0` of full fine-tuning) and
-# full fine-tuning, each at its best learning rate and at 0.01, and AdaptFormer.
+# Accuracy on the training images (LIFT, arXiv 2309.10019, table 8): the head alone (`partial 0` of full fine-tuning)
+# and full fine-tuning, each at its best learning rate and at 0.01, and AdaptFormer.
 #   scripts/run_lift_train_accuracy.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

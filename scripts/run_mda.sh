@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Minimalist data augmentation (LIFT+, arXiv 2504.13282): how the smallest crop grows. --more: the standard augmentation.
+# Minimalist data augmentation (LIFT+, arXiv 2504.13282): how the smallest crop grows.
+# --more: the standard augmentation.
 #   scripts/run_mda.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

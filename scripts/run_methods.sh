@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The fine-tuning methods (LIFT+, arXiv 2504.13282): none (zs), the head alone (lp), the whole tower (fft), a random part
-# of it (aft) at the best learning rates of run_partial_ft.sh and run_aft_ratios.sh, and light modules.
+# The fine-tuning methods (LIFT+, arXiv 2504.13282): none (zs), the head alone (lp), the whole tower (fft) and a random
+# part of it (aft) at the best learning rates of run_partial_ft.sh and run_aft_ratios.sh, and light modules.
 #   scripts/run_methods.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Partial fine-tuning (LIFT+, arXiv 2504.13282): the last k blocks train, from none to all twelve, at six learning rates.
+# Partial fine-tuning (LIFT+, arXiv 2504.13282): the last k blocks train, from none to all twelve, at six learning
+# rates.
 #   scripts/run_partial_ft.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

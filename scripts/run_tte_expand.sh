@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Test-time ensembling (LIFT+, arXiv 2504.13282): by how many pixels a test image exceeds the crop, with one crop and
-# with five, of one trained model for each data set.
+# with five, for one trained model of each data set.
 #   scripts/run_tte_expand.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

@@ -74,9 +74,16 @@ CELLS = {(paper, group["name"]): list(expand(paper, group)) for paper in PAPERS 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def each_file_is_read_once():
+def files_are_read_once():
+    """Thousands of commands are loaded here, from the same few files."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "_read_yaml", functools.cache(config._read_yaml))
+        for module, name in (
+            (config, "_read_yaml"),
+            (config, "config_names"),
+            (cli, "config_names"),
+            (cli, "help_text"),
+        ):
+            patch.setattr(module, name, functools.cache(getattr(module, name)))
         yield
 
 
