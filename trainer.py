@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datasets import build_data
 from datasets.base import ImageList
-from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order
+from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order, workers_note
 from datasets.transforms import TestCrops, build_test_crops, build_train_crop
 from models import Classifier, build_backbone, build_model, count_parameters, from_lift_plus
 from utils import checkpoint, compilation, memory, results, runtime
@@ -98,6 +98,7 @@ class Trainer:
             "command": self.command,
         }
         notes = {test_note} if self.testing or not self.trained else {train_note, test_note}
+        notes.add(workers_note(cfg.num_workers))
         self.log.info(results.introduction(self.about, data.summary(), self.resolution, notes - {None}))
 
     @torch.inference_mode()
