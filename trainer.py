@@ -208,7 +208,7 @@ class Trainer:
         rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = in_order(indices[rank::ranks], size)
         batches = Loader(images, crops, steps, self.device, self.cfg.num_workers)
-        parts = self.cache.features(model, batches, images.images, steps, crops)
+        parts = self.cache.features(model, batches, images.images, steps, crops, images.exif_orientation)
         with self.log.progress(len(indices), "testing") as bar:
             for features, rows in zip(parts, out[rank::ranks].split(size), strict=False):  # there may be none
                 logits = sum(model.head(crop) for crop in features) / len(features)

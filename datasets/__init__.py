@@ -38,4 +38,9 @@ def build_data(cfg) -> DataSet:
         raise DataError(f"few_threshold {few} is above many_threshold {many}, so a class could be both; lower it")
     data = DATASETS[cfg.dataset](cfg.dataset, cfg.root, **own)
     data = dataclasses.replace(data, many_threshold=many, few_threshold=few)
+    if cfg.exif_orientation is not None:  # else as the data set's own: published ones are read as stored
+        train, test = (
+            dataclasses.replace(images, exif_orientation=cfg.exif_orientation) for images in (data.train, data.test)
+        )
+        data = dataclasses.replace(data, train=train, test=test)
     return leave_out_bad(data, {"root": cfg.root, **own}) if cfg.bad_images == "skip" else data

@@ -170,7 +170,7 @@ class _Reader(Dataset):
     def __init__(self, images: ImageList, crop: Crop):
         in_memory = isinstance(images.images, np.ndarray)
         self.pixels = images.images if in_memory else None
-        self.files = None if in_memory else ImageFiles(images.images)
+        self.files = None if in_memory else ImageFiles(images.images, images.exif_orientation)
         self.labels, self.crop = images.labels, crop
 
     def __len__(self) -> int:
@@ -201,7 +201,7 @@ def read_image(images: ImageList, index: int) -> Tensor:
     """The pixels of one image, uint8 RGB [3, H, W]."""
     if isinstance(images.images, np.ndarray):
         return torch.from_numpy(images.images[index]).permute(2, 0, 1)
-    return decode(images.images[index])
+    return decode(images.images[index], exif_orientation=images.exif_orientation)
 
 
 def _as_it_is(batch: object) -> object:
