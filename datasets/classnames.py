@@ -8,45 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from datasets.base import DataError
-from datasets.lists import LABELS, Listed, class_name, read_rows, read_text
+from datasets.lists import Listed
+from datasets.name_files import read_classnames
 
-NAME_TITLES = ("name", "folder", *LABELS)
-PROMPT_TITLES = ("prompt name", "prompt_name", "prompt", "classname", "name")
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
-
-
-def read_classnames(file: str) -> list[tuple[str, str]]:
-    """(name, prompt name) of each class, in the file's order. Raises DataError.
-
-    A .csv or .tsv holds a name and what CLIP shall read in its place; any other file one name a line, commas and all.
-    """
-    if file.lower().endswith((".csv", ".tsv")):
-        rows, lines = read_rows(file, usual=",")
-        titles = [cell.strip().lower() for cell in rows[0]]
-        if titles[0] in NAME_TITLES and all(title in PROMPT_TITLES for title in titles[1:]):
-            del rows[0], lines[0]
-    else:
-        rows = [[line] for line in read_text(file).rstrip().splitlines()]
-        lines = list(range(1, len(rows) + 1))
-    entries: list[tuple[str, str]] = []
-    seen: dict[tuple[str, str], int] = {}  # (column, name) -> line
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) > 2 or not row[0].strip():
-            raise DataError(
-                f"{file}, line {line}: expected a class name, or name,prompt name in a .csv, found "
-                f"{','.join(row)[:100]!r}; put a name with a comma into quotes, and leave no line empty"
-            )
-        name, prompt = (class_name(row[i].strip() or row[0].strip(), file, line) for i in (0, -1))
-        for column, text in (("name", name), ("prompt name", prompt)):
-            if seen.setdefault((column, text), line) != line:
-                raise DataError(
-                    f"{file}, line {line}: the {column} '{text}' stands in line {seen[column, text]}, too; "
-                    "give every class its own, for CLIP tells classes apart by what they are called"
-                )
-        entries.append((name, prompt))
-    if not entries:
-        raise DataError(f"{file} has a header and no class names; it needs a line for each class")
-    return entries
 
 
 def label_classes(splits: list[Listed], file: str | None) -> tuple[list[str], list[np.ndarray], tuple[str, ...]]:
@@ -59,7 +24,7 @@ def label_classes(splits: list[Listed], file: str | None) -> tuple[list[str], li
     numbers = _are_numbers(splits)
     notes: tuple[str, ...] = ()
     if file is not None:
-        entries = read_classnames(file)
+        entries, notes = read_classnames(file, used.keys())
         names, label_of = [prompt for _, prompt in entries], _labels_by_file(entries, used, file, numbers)
     elif numbers:
         names = [str(label) for label in range(_count_labels(splits[0]))]
