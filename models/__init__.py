@@ -11,6 +11,7 @@ from models.clip_head import build_text_similarity
 from models.head_init import HEAD_INITS, Features
 from models.heads import HEADS
 from models.lift_plus import from_lift_plus
+from models.text import text_notes
 from models.weights import load_backbone
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ModelError",
     "build_backbone",
     "build_model",
+    "classname_notes",
     "count_parameters",
     "from_lift_plus",
     "load_backbone",
@@ -71,6 +73,12 @@ def build_model(cfg, backbone: Backbone, classnames: list[str], features: Featur
             head.weight.data.copy_(weight)
     peft.attach(tower, cfg.v, len(classnames))
     return Classifier(tower, head, cfg.mean, cfg.std)
+
+
+def classname_notes(cfg, classnames: list[str], start: bool = True) -> list[str]:
+    """What a user should know of the class texts that `build_model` makes; nothing where it makes none."""
+    makes_texts = cfg.classifier is None or (start and cfg.classifier_init == "semantic")
+    return text_notes(classnames) if makes_texts else []
 
 
 def count_parameters(model: Classifier) -> dict[str, int]:
