@@ -17,9 +17,9 @@ from torch import Tensor
 
 from datasets import build_data, overlap
 from datasets.base import ImageList
-from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order
+from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order, workers_note
 from datasets.transforms import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
-from models import Classifier, build_backbone, build_model, count_parameters, from_lift_plus
+from models import Classifier, build_backbone, build_model, classname_notes, count_parameters, from_lift_plus
 from utils import checkpoint, compilation, memory, results, runtime
 from utils.config import Config, training_options
 from utils.distributed import World
@@ -106,8 +106,9 @@ class Trainer:
             "command": self.command,
         }
         notes = {test_note} if self.testing or not self.trained else {train_note, test_note}
-        notes |= {*loaded.notes}
-        self.log.info(results.introduction(self.about, data.summary(), self.resolution, notes - {None}))
+        notes |= {*loaded.notes, workers_note(cfg.num_workers)}
+        summary = "\n".join([data.summary(), *classname_notes(cfg, data.classnames, start=trained is None)])
+        self.log.info(results.introduction(self.about, summary, self.resolution, notes - {None}))
 
     @torch.inference_mode()
     def class_features(self, backbone: torch.nn.Module) -> tuple[Tensor, Tensor]:
@@ -220,7 +221,7 @@ class Trainer:
         rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = in_order(indices[rank::ranks], size)
         batches = Loader(images, crops, steps, self.device, self.cfg.num_workers)
-        parts = self.cache.features(model, batches, images.images, steps, crops)
+        parts = self.cache.features(model, batches, images.images, steps, crops, images.exif_orientation)
         with self.log.progress(len(indices), "testing") as bar:
             for features, rows in zip(parts, out[rank::ranks].split(size), strict=False):  # there may be none
                 logits = sum(model.head(crop) for crop in features) / len(features)
