@@ -19,7 +19,7 @@ from datasets import build_data
 from datasets.base import ImageList
 from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order
 from datasets.transforms import TestCrops, build_test_crops, build_train_crop
-from models import Classifier, build_backbone, build_model, count_parameters, from_lift_plus
+from models import Classifier, build_backbone, build_model, convert_upstream, count_parameters
 from utils import checkpoint, compilation, memory, results, runtime
 from utils.config import Config, training_options
 from utils.distributed import World
@@ -52,7 +52,7 @@ class Trainer:
             with RunLog(self.run_dir, file, speaks=self.world.main) as self.log:
                 self.build()
                 if self.testing and self.trained:
-                    checkpoint.restore(self.model, trained, self.identity, from_lift_plus)
+                    checkpoint.restore(self.model, trained, self.identity, convert_upstream)
                     self.log.info(f"testing   {trained}")
                 elif self.trained:
                     self.fit()
@@ -137,7 +137,7 @@ class Trainer:
             self.save_progress(epoch + 1)
         self.rates["train"] = cfg.num_epochs * len(data) / self.seconds["train"]
         if self.world.main:
-            checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.trained_tensors(self.model), self.identity)
+            checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.saved_tensors(self.model), self.identity)
 
     def train_epoch(self, epoch: int, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
         cfg = self.cfg

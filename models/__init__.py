@@ -10,7 +10,7 @@ from models.backbone import Backbone, ModelError
 from models.clip_head import build_text_similarity
 from models.head_init import HEAD_INITS, Features
 from models.heads import HEADS
-from models.lift_plus import from_lift_plus
+from models.lift_checkpoint import convert_upstream
 from models.weights import load_backbone
 
 __all__ = [
@@ -18,8 +18,8 @@ __all__ = [
     "ModelError",
     "build_backbone",
     "build_model",
+    "convert_upstream",
     "count_parameters",
-    "from_lift_plus",
     "load_backbone",
 ]
 
@@ -65,11 +65,11 @@ def build_model(cfg, backbone: Backbone, classnames: list[str], features: Featur
     if cfg.classifier is None:
         head = build_text_similarity(cfg, backbone, classnames)
     else:
-        head = HEADS[cfg.classifier](len(classnames), tower.dim, scale=cfg.classifier_scale)
+        head = HEADS[cfg.classifier](len(classnames), tower.dim, scale=cfg.classifier_scale, variant=cfg.variant)
         if start and cfg.classifier_init:
             weight = HEAD_INITS[cfg.classifier_init](backbone, classnames, features)
             head.weight.data.copy_(weight)
-    peft.attach(tower, cfg.v, len(classnames))
+    peft.attach(tower, cfg.v, len(classnames), variant=cfg.variant)
     return Classifier(tower, head, cfg.mean, cfg.std)
 
 

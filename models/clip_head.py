@@ -52,7 +52,7 @@ class TextSimilarity(nn.Module):
 def build_text_similarity(cfg, backbone: Backbone, classnames: list[str]) -> TextSimilarity:
     """The head of a run without a classifier. Where nothing in the texts trains, they are encoded here, once."""
     texts: nn.Module = build_texts(cfg, backbone, classnames).to(backbone.text_projection.device)
-    attach(backbone.text, cfg.l, len(classnames))
+    attach(backbone.text, cfg.l, len(classnames), variant=cfg.variant)
     if not any(parameter.requires_grad for parameter in texts.parameters()):
         with torch.no_grad():
             texts = FixedTexts(texts.encode())

@@ -138,6 +138,7 @@ def run_cfg(**changed):
     """What build_model reads of a configuration."""
     cfg = {
         "seed": 0,
+        "variant": "lift+",
         "classifier": "CosineClassifier",
         "classifier_scale": 25.0,
         "classifier_init": "semantic",

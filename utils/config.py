@@ -168,6 +168,11 @@ def check(values: dict[str, Any]) -> None:
         raise ConfigError(
             "loss_type LADE compares the images of a whole step, so it takes accum_step 1 and one process"
         )
+    if values["v.bn_tuning"] and (values["accum_step"] != 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1):
+        raise ConfigError(
+            "v.bn_tuning normalises by the images of a whole step, so it takes accum_step 1 and one process; "
+            f"found accum_step {values['accum_step']} and {os.environ.get('WORLD_SIZE', 1)} process(es)"
+        )
     _check_what_trains(values)
     if values["mean"] is None or values["std"] is None or min(values["std"]) <= 0:
         raise ConfigError(
