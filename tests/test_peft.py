@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 import torch
@@ -45,11 +47,11 @@ IDENTITY = ["lora", "lora_mlp", "adapter", "adaptformer", "aft"]  # a fresh one 
 
 def options(methods, layers=None, size=None, where="all"):
     """Of peft.attach: the methods on, at these layers, with this size, in these Linears."""
-    chosen = {}
+    chosen, table = {}, METHODS | RESNET_METHODS
     for name in methods:
         own = {"len": size, "dim": size, "ratio": size and size / 10, "loc": where, "seed": 0}
         chosen |= {name: True, f"{name}_layers": layers}
-        chosen |= {f"{name}_{option}": own[option] for option in METHODS[name].own}
+        chosen |= {f"{name}_{option}": own[option] for option in table[name].own}
     return chosen
 
 
@@ -271,11 +273,11 @@ def test_image_tower_is_its_formula_in_value_and_gradient(names, case):
 @pytest.mark.parametrize("names", ALL)
 def test_text_tower_is_its_formula_in_value_and_gradient(names, case):
     """As of the image tower; the texts have different lengths, and prompt tokens move their ends."""
-    methods = names.split("+")
+    methods, variant = names.split("+"), ("lift+", "lift")[case % 2]
     draw, depth, layers = random_case(case)
     tower = TextTransformer((6, 10, 128)[draw(0, 2)], depth, context=8)
     tower.token_embedding = torch.nn.Embedding(12, tower.dim)
-    peft.attach(tower, options(methods, layers, size=draw(3, 7)), num_classes=10)
+    peft.attach(tower, options(methods, layers, size=draw(3, 7)), num_classes=10, variant=variant)
     tower = randomize(tower, seed=case).double()
     tokens = torch.zeros(3, 8, dtype=torch.int64)
     for row in tokens:
@@ -527,6 +529,42 @@ def test_attach_takes_the_automatic_size(method, layers, classes, shape):
     assert {value for name, value in shapes.items() if name.endswith(("tokens", "down.weight"))} == {shape}
 
 
+@pytest.mark.parametrize("layers", [None, 1, (0, 2)])
+@pytest.mark.parametrize("classes", [2, 10, 100, 365, 1000, 8142])
+def test_automatic_sizes_of_lift_count_all_blocks_of_the_tower(classes, layers):
+    """2^max(0, trunc(log2(C / 2L))) of every bottleneck and rank, ten prompt tokens, and a ratio in thousandths."""
+    tower = VisionTransformer(64, 3, 2, 4, clip=True)
+    methods = ["pt", "lora", "lora_mlp", "adapter", "adaptformer"]
+    peft.attach(tower, options(methods, layers), classes, variant="lift")
+    block = tower.blocks[2]
+    size = 2 ** max(0, math.trunc(math.log2(classes / (2 * 3))))
+    downs = block.attn.qkv.q, block.attn.qkv.v, block.mlp.wrapped.fc1.lora, block.mlp.adapter, block.side
+    assert {len(module.down.weight) for module in downs} == {size}
+    assert len(block.prompt.tokens) == 10
+
+
+@pytest.mark.parametrize("depth, dim", [(1, 64), (3, 128), (12, 768), (24, 1024)])
+def test_automatic_ratio_of_lift(depth, dim):
+    """max(.001, C / (12 L d) cut down to a multiple of .001), in exact decimals; at most everything."""
+    blocks = [torch.nn.Module()] * depth
+    blocks[0].dim = dim
+    for classes in [*range(2, 300), 365, 1000, 8142]:
+        cut = Fraction(classes, 12 * depth * dim) // Fraction(1, 1000)
+        expected = float(Decimal(min(max(cut, 1), 1000)) / 1000)
+        assert LIFT["aft"].automatic(classes, blocks, "all", 0) == expected, classes
+
+
+def test_lift_cuts_the_ratio_where_a_float_would_round_up():
+    """1000 C / (12 L d) of these is a whole number; CIFAR-100, Places-LT, ImageNet-LT, iNaturalist on ViT-B/16."""
+    blocks = [torch.nn.Module()] * 5
+    blocks[0].dim = 125
+    assert [LIFT["aft"].automatic(classes, blocks, "all", 0) for classes in (15, 30, 435)] == [0.002, 0.004, 0.058]
+    blocks = [torch.nn.Module()] * 12
+    blocks[0].dim = 768
+    found = [LIFT["aft"].automatic(classes, blocks, "all", 0) for classes in (100, 365, 1000, 8142)]
+    assert found == [0.001, 0.003, 0.009, 0.073]
+
+
 # ---- arbitrary fine-tuning ----
 
 
@@ -568,6 +606,47 @@ def test_aft_chooses_by_its_seed_alone_and_evenly():
     assert 3 < rows.std() < 6  # the binomial's is 4.5
 
 
+@pytest.mark.parametrize("where", SIZES)
+@pytest.mark.parametrize("seed, ratio", [(0, 0.1), (7, 0.0137)])
+def test_aft_chooses_the_entries_of_lift_plus(seed, ratio, where):
+    """A fresh generator for every tensor; its first int(ratio n) entries; other methods around it change nothing."""
+    tower = VisionTransformer(64, 3, 2, 4, clip=True)
+    chosen = options(["lora", "lora_mlp", "adapter", "ssf", "aft"], [0, 2], where=where, size=4)
+    peft.attach(tower, chosen | {"aft_ratio": ratio, "aft_seed": seed}, num_classes=10)
+    assert len(entries_of(tower)) == {"attn": 4, "mlp": 4, "all": 8}[where]
+    for linear in entries_of(tower).values():
+        for kind in ("weight", "bias"):
+            tensor, entries = getattr(linear.wrapped, kind), getattr(linear, kind)
+            order = torch.randperm(tensor.numel(), generator=torch.Generator().manual_seed(seed))
+            mask = torch.zeros(tensor.numel(), dtype=torch.bool)
+            mask[order[: int(ratio * tensor.numel())]] = True
+            assert torch.equal(entries.values, tensor[mask.view_as(tensor)])  # row by row
+            assert torch.equal(entries.index, mask.nonzero().flatten())
+
+
+@pytest.mark.parametrize("where", SIZES)
+@pytest.mark.parametrize("seed, ratio", [(0, 0.1), (7, 0.0137)])
+def test_aft_of_lift_chooses_the_entries_of_lift(seed, ratio, where):
+    """One generator for all Linears; of weight and bias together, the bias the last column."""
+    tower = VisionTransformer(64, 3, 2, 4, clip=True)
+    chosen = options(["lora", "lora_mlp", "adapter", "ssf", "aft"], [0, 2], where=where, size=4)
+    peft.attach(tower, chosen | {"aft_ratio": ratio, "aft_seed": seed}, num_classes=10, variant="lift")
+    found = {plain(name): linear for name, linear in entries_of(tower).items()}
+    generator = torch.Generator().manual_seed(seed)
+    layers = {"attn": LAYERS[:2], "mlp": LAYERS[2:], "all": LAYERS}[where]
+    for name in [f"blocks.{i}.{layer}" for i in (0, 2) for layer in layers]:
+        linear = found.pop(name)
+        out, width = linear.wrapped.weight.shape
+        mask = torch.zeros(out * (width + 1), dtype=torch.bool)
+        mask[torch.randperm(mask.numel(), generator=generator)[: int(ratio * mask.numel())]] = True
+        mask = mask.view(out, width + 1)
+        assert torch.equal(linear.weight.values, linear.wrapped.weight[mask[:, :width]])
+        assert torch.equal(linear.bias.values, linear.wrapped.bias[mask[:, width]])
+        assert torch.equal(linear.weight.index, mask[:, :width].flatten().nonzero().flatten())
+        assert torch.equal(linear.bias.index, mask[:, width].nonzero().flatten())
+    assert not found
+
+
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_aft_of_nothing_and_of_everything(ratio):
     tower = tiny_tower()
@@ -606,6 +685,36 @@ def test_what_trains_in_a_resnet(names, joint):
         expected = expected | {"after.scale", "after.shift"}
         assert torch.allclose(tower(images), bare * tower.after.scale + tower.after.shift, rtol=1e-5, atol=1e-6)
     assert trained == expected
+
+
+@pytest.mark.parametrize("joint", [0, 64])
+@pytest.mark.parametrize("names", ["fft", "bitfit", "bn_tuning", "bn_tuning+ssf", "ssf"])
+def test_what_trains_in_a_resnet_of_lift(names, joint):
+    """The whole visual tower: stem, stages, attention pool."""
+    tower = resnet(joint)
+    parameters = {name for name, _ in tower.named_parameters()}
+    norms = {name for name, module in tower.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    in_norms = {f"{name}.{kind}" for name in norms for kind in ("weight", "bias")}
+    pool = {f"net.head.{layer}.bias" for layer in ("q", "k", "v", "proj")} if joint else set()
+    peft.attach(tower, options(names.split("+")), num_classes=10, variant="lift")
+    trained = {name for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    expected = {
+        "fft": parameters,
+        "bitfit": {name for name in in_norms if name.endswith("bias")} | pool,
+        "bn_tuning": in_norms,
+        "ssf": {"after.scale", "after.shift"},
+    }
+    assert trained == set().union(*(expected[name] for name in names.split("+")))
+
+
+@pytest.mark.parametrize("variant", ["lift+", "lift"])
+@pytest.mark.parametrize("build", [tiny_tower, lambda: TextTransformer(64, 1, context=8)])
+def test_a_transformer_refuses_bn_tuning_before_anything_is_changed(build, variant):
+    tower = build()
+    state = {name: parameter.requires_grad for name, parameter in tower.named_parameters()}
+    with pytest.raises(ModelError, match=r"^bn_tuning needs a ResNet.*fft, bitfit"):
+        peft.attach(tower, options(["ssf"]) | {"bn_tuning": True}, num_classes=10, variant=variant)
+    assert {name: parameter.requires_grad for name, parameter in tower.named_parameters()} == state
 
 
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - RESNET_METHODS))

@@ -1,7 +1,7 @@
 """The fine-tuning methods: a table, in the order in which they are attached to a tower.
 
-A method is one file with `attach(blocks, *its own options)`, one row here, and one in utils/schema.py. It fills one of
-a block's slots or wraps one of its layers, and whatever has requires_grad afterwards is trained: there is no other mark.
+A method is one file with `attach(blocks, *its own options)`, one row here, and one in utils/schema.py. It fills a slot
+of the block or wraps one of its layers, and whatever has requires_grad afterwards is trained: there is no other mark.
 
 The two papers differ in some first values, draws and automatic sizes: METHODS and RESNET_METHODS are LIFT+'s (arXiv
 2504.13282), LIFT and RESNET_LIFT those of LIFT (arXiv 2309.10019).
@@ -81,8 +81,8 @@ def attach(tower: nn.Module, options: dict, num_classes: int, variant: str = "li
 
     options: {METHOD: bool, METHOD_layers: None | int | list, METHOD_OPTION: value}, as under `v.` and `l.` in the
     configuration. variant: whose first values, draws and automatic sizes, "lift+" or "lift".
-    Leaves on the tower `variant` and `attached`, {METHOD: the numbers of its blocks}, of which a checkpoint's names
-    may depend (models/lift_checkpoint.py). Raises ModelError, before anything is attached.
+    The tower keeps `variant` and `attached`, {METHOD: the numbers of its blocks}, on which the names in a checkpoint
+    of LIFT depend (models/lift_checkpoint.py). Raises ModelError, before anything is attached.
     """
     of_blocks, of_resnets = VARIANTS[variant]
     resnet = isinstance(tower, ResNet)
