@@ -191,7 +191,7 @@ def parameter_order(tower: ResNet) -> list[str]:
 
 
 def _place(name: str) -> tuple:
-    """Sorts the names of OpenAI's ModifiedResNet: stem, layer1 to layer4, attention pool; each conv1, bn1, conv2, ..."""
+    """Sorts the names of OpenAI's ModifiedResNet: stem, layer1 to layer4, attention pool."""
     *modules, kind = name.split(".")
     places = {"positional_embedding": 0, "k_proj": 1, "q_proj": 2, "v_proj": 3, "c_proj": 4}
     if modules[0] == "attnpool":

@@ -2,9 +2,9 @@
 
     x = [x_0, x_1, ..., x_N]  ->  [x_0, p_1, ..., p_p, x_1, ..., x_N]
 
-A block with its own prompt drops the prompt tokens of earlier blocks first. The tokens start at N(0, 0.02), LIFT's in an
-image tower uniform in +-sqrt(6 / (3 p^2 + d)), p the side of a patch. LIFT puts them after the patches: attention has no
-order, so the feature is the same.
+A block with its own prompt drops the prompt tokens of earlier blocks first. The tokens start at N(0, 0.02), LIFT's in
+an image tower uniform in +-sqrt(6 / (3 p^2 + d)), p the side of a patch. LIFT puts them after the patches: attention
+has no order, so the feature is the same.
 """
 
 from collections.abc import Sequence
