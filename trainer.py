@@ -19,7 +19,7 @@ from datasets import build_data
 from datasets.base import ImageList
 from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order
 from datasets.transforms import TestCrops, build_test_crops, build_train_crop
-from models import Classifier, build_backbone, build_model, convert_upstream, count_parameters
+from models import Classifier, build_backbone, build_model, convert_upstream, count_parameters, entries_fingerprint
 from utils import checkpoint, compilation, memory, results, runtime
 from utils.config import Config, training_options
 from utils.distributed import World
@@ -85,6 +85,8 @@ class Trainer:
         lists = {"train": data.train.fingerprint(data.root), "test": data.test.fingerprint(data.root)}
         # what a checkpoint fits, and what makes a run the same run
         self.identity = {"backbone": cfg.backbone, "weights": weights["sha256"], "classes": data.classes_fingerprint}
+        if (entries := entries_fingerprint(self.model)) is not None:
+            self.identity["aft entries"] = entries
         same = {"precision": runtime.name_of(self.train_dtype), "training images": lists["train"]}
         self.settings = self.identity | training_options(cfg) | same
         self.about = {

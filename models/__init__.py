@@ -11,6 +11,7 @@ from models.clip_head import build_text_similarity
 from models.head_init import HEAD_INITS, Features
 from models.heads import HEADS
 from models.lift_checkpoint import convert_upstream
+from models.peft.aft import entries_fingerprint
 from models.weights import load_backbone
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "build_model",
     "convert_upstream",
     "count_parameters",
+    "entries_fingerprint",
     "load_backbone",
 ]
 

@@ -18,10 +18,12 @@ from models.resnet import ResNet
 from models.text import TextTransformer
 from models.vit import VisionTransformer
 from models.weights import BACKBONES
+from trainer import Trainer
+from utils.checkpoint import CheckpointError
 from utils.runtime import FrozenWeights
 
 FIXED_ORDER = ["fft", "bitfit", "ln_tuning", "pt", "lora", "lora_mlp", "adapter", "adaptformer", "ssf", "ssf_ln", "aft"]
-FIXED_RESNET_ORDER = ["fft", "bitfit", "bn_tuning", "ssf"]
+FIXED_RESNET_ORDER = ["fft", "bitfit", "ssf", "bn_tuning"]
 
 NORMS = {"norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"}
 LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -647,6 +649,18 @@ def test_aft_of_lift_chooses_the_entries_of_lift(seed, ratio, where):
     assert not found
 
 
+@pytest.mark.parametrize("option", [("v.aft_seed", 1), ("variant", "lift")])
+def test_a_test_of_other_entries_is_refused(option, config):
+    """A checkpoint holds values and no places; of another seed they are as many."""
+    aft = ("v.aft_ratio", 0.1)
+    run = Trainer(config("num_epochs", 1, *aft, method="aft"))
+    results = run.run()
+    test = ("test_only", "True", "model_dir", run.run_dir)
+    assert Trainer(config(*aft, *test, method="aft")).run()["per_class"] == results["per_class"]
+    with pytest.raises(CheckpointError, match="other aft entries|trained with another method"):
+        Trainer(config(*aft, *test, *option, method="aft")).run()
+
+
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_aft_of_nothing_and_of_everything(ratio):
     tower = tiny_tower()
@@ -721,7 +735,7 @@ def test_a_transformer_refuses_bn_tuning_before_anything_is_changed(build, varia
 def test_other_methods_refuse_a_resnet_before_anything_is_changed(method):
     tower = resnet()
     state = {name: parameter.requires_grad for name, parameter in tower.named_parameters()}
-    with pytest.raises(ModelError, match=rf"^{method} needs a transformer.*fft, bitfit, bn_tuning, ssf"):
+    with pytest.raises(ModelError, match=rf"^{method} needs a transformer.*fft, bitfit, ssf, bn_tuning"):
         peft.attach(tower, options(["fft", "ssf", method]), num_classes=10)
     assert {name: parameter.requires_grad for name, parameter in tower.named_parameters()} == state
 

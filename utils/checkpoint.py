@@ -18,7 +18,7 @@ from utils.files import whole
 CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = "progress.safetensors"
 UPSTREAM = "checkpoint.pth.tar"
-FINGERPRINTS = {"weights", "classes", "training images"}  # settings whose values are hashes
+FINGERPRINTS = {"weights", "classes", "training images", "aft entries"}  # settings whose values are hashes
 MOMENTUM = "momentum:"  # before a tensor's name, its momentum
 
 

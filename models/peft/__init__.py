@@ -66,8 +66,8 @@ LIFT: dict[str, Method] = METHODS | {
 RESNET_METHODS: dict[str, Method] = {
     "fft": Method(fft.attach_resnet),
     "bitfit": Method(bitfit.attach_resnet),
-    "bn_tuning": Method(bn_tuning.attach),
     "ssf": Method(ssf.attach_resnet, ("loc",)),
+    "bn_tuning": Method(bn_tuning.attach),
 }
 RESNET_LIFT: dict[str, Method] = RESNET_METHODS | {
     "fft": Method(fft.attach_whole_resnet),

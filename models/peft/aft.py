@@ -10,6 +10,7 @@ so a fresh one changes nothing.
     LIFT   of [W, b] together, [out, in + 1], int(ratio out (in + 1)), by one generator for all Linears in their order
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -91,6 +92,19 @@ def attach_lift(blocks: Sequence[Block], ratio: float, where: str, seed: int) ->
     for parent, name, linear in _innermost(blocks, where):
         places = choose_of_both(linear.out_features, linear.in_features, ratio, generator)
         setattr(parent, name, PartlyTrainedLinear(linear, *places))
+
+
+def entries_fingerprint(model: nn.Module) -> str | None:
+    """SHA-256 of the places of all entries that train in `model`; None where whole tensors train alone.
+
+    A checkpoint holds the values of these entries, and not their places.
+    """
+    digest, found = hashlib.sha256(), False
+    for name, module in model.named_modules():
+        if isinstance(module, Entries):
+            found = True
+            digest.update(f"{name} {len(module.index)}\0".encode() + module.index.cpu().numpy().tobytes())
+    return digest.hexdigest() if found else None
 
 
 def _generator(seed: int) -> torch.Generator:
