@@ -168,10 +168,11 @@ def check(values: dict[str, Any]) -> None:
         raise ConfigError(
             "loss_type LADE compares the images of a whole step, so it takes accum_step 1 and one process"
         )
-    if values["v.bn_tuning"] and (values["accum_step"] != 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1):
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if values["v.bn_tuning"] and (values["accum_step"] != 1 or processes > 1):
         raise ConfigError(
             "v.bn_tuning normalises by the images of a whole step, so it takes accum_step 1 and one process; "
-            f"found accum_step {values['accum_step']} and {os.environ.get('WORLD_SIZE', 1)} process(es)"
+            f"found accum_step {values['accum_step']} and {processes} process{'es' if processes > 1 else ''}"
         )
     _check_what_trains(values)
     if values["mean"] is None or values["std"] is None or min(values["std"]) <= 0:
