@@ -18,8 +18,16 @@ from torch import Tensor
 from datasets import build_data
 from datasets.base import ImageList
 from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order
-from datasets.transforms import TestCrops, build_test_crops, build_train_crop
-from models import Classifier, build_backbone, build_model, convert_upstream, count_parameters, entries_fingerprint
+from datasets.transforms import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
+from models import (
+    Classifier,
+    ModelError,
+    build_backbone,
+    build_model,
+    convert_upstream,
+    count_parameters,
+    entries_fingerprint,
+)
 from utils import checkpoint, compilation, memory, results, runtime
 from utils.config import Config, training_options
 from utils.distributed import World
@@ -29,6 +37,8 @@ from utils.losses import build_loss
 from utils.metrics import score
 from utils.schedule import cosine_lr
 
+LIFT_HARMONIC_FLOOR = 1e-3  # percent: LIFT raises a class's accuracy to this in the harmonic mean
+
 
 class Trainer:
     """Trains and tests what `cfg` describes, in the run directory cfg.output_dir."""
@@ -36,7 +46,7 @@ class Trainer:
     def __init__(self, cfg: Config, command: str = ""):
         self.cfg, self.command = cfg, command
         self.testing, self.split = cfg.test_only or cfg.test_train, "train" if cfg.test_train else "test"
-        self.what = results.what_is_tested(cfg.test_train, cfg.tte, cfg.tte_crops)
+        self.what = results.what_is_tested(cfg.test_train, cfg.tte, cfg.tte_crops, cfg.tte_draws)
         self.run_dir, self.world = Path(cfg.output_dir), World()
         self.seconds, self.rates = {"train": 0.0, "test": 0.0}, {"train": None, "test": None}
 
@@ -46,15 +56,15 @@ class Trainer:
         with self.world.joined(self.device):
             with self.world.main_first():
                 self.data = build_data(self.cfg)
-            if self.testing and not self.cfg.zero_shot:
+            trained = None  # a checkpoint to test, or to start from
+            if (self.testing or self.cfg.model_dir) and not self.cfg.zero_shot:
                 trained = checkpoint.find(Path(self.cfg.model_dir or self.run_dir))
             file = f"log_{self.what}.txt" if self.testing else "log.txt"
             with RunLog(self.run_dir, file, speaks=self.world.main) as self.log:
-                self.build()
-                if self.testing and self.trained:
-                    checkpoint.restore(self.model, trained, self.identity, convert_upstream)
-                    self.log.info(f"testing   {trained}")
-                elif self.trained:
+                self.build(trained)
+                if trained and self.trained:
+                    self.restore(trained)
+                if self.trained and not self.testing:
                     self.fit()
                 elif not self.testing:
                     self.start_anew()
@@ -62,7 +72,8 @@ class Trainer:
 
     # ---- build ----
 
-    def build(self) -> None:
+    def build(self, trained: Path | None) -> None:
+        """Everything but the tensors of `trained`, the checkpoint that the model will take over."""
         cfg, data = self.cfg, self.data
         self.log.info(f"$ {self.command}")
         self.train_dtype, train_note = runtime.pick_precision(cfg.prec_train, self.device)
@@ -70,15 +81,15 @@ class Trainer:
         if cfg.deterministic:
             runtime.make_deterministic()
         with self.world.main_first():
-            backbone, path = build_backbone(cfg)
+            backbone, loaded = build_backbone(cfg)
         self.resolution = backbone.image.resolution
         crops = self.crops = build_test_crops(cfg, self.resolution)
         runtime.prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
         backbone.to(self.device)
-        weights = {"name": path.name, "sha256": results.sha256(path)}
+        weights = {"name": loaded.name, "sha256": loaded.sha256, "published": loaded.published}
         self.cache = FeatureCache(cfg.feature_cache, weights["sha256"], self.world, self.log.info)
         features = functools.partial(self.class_features, backbone)
-        self.model = build_model(cfg, backbone, data.classnames, features, start=not self.testing).to(self.device)
+        self.model = build_model(cfg, backbone, data.classnames, features, start=trained is None).to(self.device)
         self.frozen = runtime.FrozenWeights(self.model, self.train_dtype, self.test_dtype)
         params = count_parameters(self.model)
         self.trained = params["trained"] > 0
@@ -88,7 +99,11 @@ class Trainer:
         if (entries := entries_fingerprint(self.model)) is not None:
             self.identity["aft entries"] = entries
         same = {"precision": runtime.name_of(self.train_dtype), "training images": lists["train"]}
-        self.settings = self.identity | training_options(cfg) | same
+        described = {"mean": list(backbone.mean), "std": list(backbone.std)}
+        described |= {key: getattr(backbone.geometry, key) for key in ("activation", "heads", "text_heads")}
+        files = {"prompt file": cfg.prompt_file, "start": None if self.testing else trained}
+        files = {name: results.sha256(Path(file)) for name, file in files.items() if file}
+        self.settings = self.identity | training_options(cfg) | described | same | files
         self.about = {
             "params": params,
             "seed": cfg.seed,
@@ -100,18 +115,31 @@ class Trainer:
             "command": self.command,
         }
         notes = {test_note} if self.testing or not self.trained else {train_note, test_note}
+        notes |= {*loaded.notes}
         self.log.info(results.introduction(self.about, data.summary(), self.resolution, notes - {None}))
 
     @torch.inference_mode()
     def class_features(self, backbone: torch.nn.Module) -> tuple[Tensor, Tensor]:
         """The bare backbone's features of some training images of each class, float32 [n, D], and labels int64 [n]."""
         images = self.data.train
-        indices = images.first_of_each(len(self.data.classnames), self.cfg.classifier_init_images)
-        model = Classifier(backbone.image, torch.nn.Identity(), self.cfg.mean, self.cfg.std).to(self.device).eval()
-        centre = dataclasses.replace(self.crops, expand=0, count=1)
+        seed = self.cfg.seed if self.cfg.variant == "lift" else None  # LIFT takes random ones
+        indices = images.some_of_each(len(self.data.classnames), self.cfg.classifier_init_images, seed)
+        model = Classifier(backbone.image, torch.nn.Identity(), backbone.mean, backbone.std).to(self.device).eval()
+        centre = centre_crop(self.crops)
         out = torch.zeros(len(indices), backbone.image.dim, device=self.device)
         features = self.infer(model, images, indices, centre, out)
         return features, torch.from_numpy(images.labels[indices]).to(self.device)
+
+    def restore(self, trained: Path) -> None:
+        """Takes over a checkpoint, to test it or to start from it."""
+        checkpoint.restore(self.model, trained, self.identity, convert_upstream)
+        # a checkpoint of ours holds no places, so training keeps to those that its options choose
+        if not self.testing and entries_fingerprint(self.model) != self.identity.get("aft entries"):
+            raise ModelError(
+                f"{trained} trains other entries than the options choose, so training cannot start from it; "
+                "give the aft_seed, aft_ratio and aft_loc that it was trained with"
+            )
+        self.log.info(f"{'testing' if self.testing else 'start':10}{trained}")
 
     # ---- training ----
 
@@ -204,7 +232,9 @@ class Trainer:
 
     # ---- testing ----
 
-    def infer(self, model: Classifier, images: ImageList, indices: np.ndarray, crops: TestCrops, out: Tensor) -> Tensor:
+    def infer(
+        self, model: Classifier, images: ImageList, indices: np.ndarray, crops: AnyTestCrops, out: Tensor
+    ) -> Tensor:
         """Fills `out` [n, C], zeros, with logits (means over crops), or int64 [n] with classes; by all processes."""
         rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = in_order(indices[rank::ranks], size)
@@ -231,7 +261,8 @@ class Trainer:
         if saves and self.world.main:
             results.save_logits(self.run_dir / f"logits_{self.what}.npz", outputs, split.labels)
         predictions = outputs.argmax(1) if saves else outputs
-        return score(split.labels, predictions, self.data.classnames, self.data.class_counts, self.data.groups)
+        floor = LIFT_HARMONIC_FLOOR if self.cfg.variant == "lift" else 0.0
+        return score(split.labels, predictions, self.data.classnames, self.data.class_counts, self.data.groups, floor)
 
     def report(self, scores: dict) -> dict:
         """Writes the results file and shows its table."""

@@ -21,6 +21,7 @@ DATASETS: dict[str, Callable[..., DataSet]] = {
     "digits_lt": digits_lt.build,
     "folder": folder.build,
 }
+IMBALANCED = ("cifar100_ir50", "cifar100_ir10")  # whose groups LIFT takes from imbalance 100
 FOLDER_KEYS = ("train_list", "test_list", "test_fraction", "classnames", "imbalance", "outside_root")
 
 
@@ -37,5 +38,6 @@ def build_data(cfg) -> DataSet:
     if few > many:
         raise DataError(f"few_threshold {few} is above many_threshold {many}, so a class could be both; lower it")
     data = DATASETS[cfg.dataset](cfg.dataset, cfg.root, **own)
-    data = dataclasses.replace(data, many_threshold=many, few_threshold=few)
+    groups = cifar100_lt.counts("cifar100_ir100") if cfg.shot_groups == "ir100" and cfg.dataset in IMBALANCED else None
+    data = dataclasses.replace(data, many_threshold=many, few_threshold=few, group_counts=groups)
     return leave_out_bad(data, {"root": cfg.root, **own}) if cfg.bad_images == "skip" else data

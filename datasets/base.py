@@ -26,9 +26,19 @@ class ImageList:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first_of_each(self, num_classes: int, limit: int) -> np.ndarray:
-        """The indices of the first images of each class, at most `limit`, class by class."""
-        return np.concatenate([np.flatnonzero(self.labels == c)[:limit] for c in range(num_classes)])
+    def some_of_each(self, num_classes: int, limit: int | None, seed: int | None = None) -> np.ndarray:
+        """The indices of at most `limit` images of each class (None: of all), class by class.
+
+        The first ones, or with a seed random ones, in the order of the list.
+        """
+        rng = None if seed is None else np.random.default_rng(seed)
+        chosen = []
+        for c in range(num_classes):
+            indices = np.flatnonzero(self.labels == c)
+            if rng is not None and limit is not None and len(indices) > limit:
+                indices = np.sort(rng.choice(indices, limit, replace=False))
+            chosen.append(indices[:limit])
+        return np.concatenate(chosen)
 
     def fingerprint(self, root: str | None = None) -> str:
         """SHA-256 (16 hex digits) over images, labels and order: two runs saw the same list if this agrees.
@@ -55,6 +65,7 @@ class DataSet:
     many_threshold: int = 100  # classes with more training images are many-shot,
     few_threshold: int = 20  # with fewer few-shot
     notes: tuple[str, ...] = ()  # what a user should know of the images that were found
+    group_counts: np.ndarray | None = None  # class counts [C] that make the shot groups; None: class_counts
 
     @property
     def class_counts(self) -> np.ndarray:
@@ -64,7 +75,8 @@ class DataSet:
     @property
     def groups(self) -> dict[str, np.ndarray]:
         """Masks [C] of the many-, medium- and few-shot classes."""
-        return shot_groups(self.class_counts, self.many_threshold, self.few_threshold)
+        counts = self.class_counts if self.group_counts is None else self.group_counts
+        return shot_groups(counts, self.many_threshold, self.few_threshold)
 
     def summary(self) -> str:
         """The sizes of both lists, of the classes and of their shot groups, in one line; then a line for each note."""
@@ -72,6 +84,8 @@ class DataSet:
         groups = ", ".join(f"{mask.sum()} {name}" for name, mask in self.groups.items())
         if (self.many_threshold, self.few_threshold) != (100, 20):
             groups += f"; many: above {self.many_threshold}, few: below {self.few_threshold}"
+        if self.group_counts is not None:
+            groups += "; by the class counts of imbalance 100"
         sizes = (
             f"{self.name}: {len(self.train):,} training and {len(self.test):,} test images, "
             f"{len(counts)} classes of {counts.max():,} to {counts.min():,} ({groups})"

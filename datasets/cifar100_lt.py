@@ -8,7 +8,7 @@ from datasets.base import DataError, DataSet, ImageList, long_tail_counts, shuff
 
 IMBALANCE_FACTORS = {"cifar100_ir100": 0.01, "cifar100_ir50": 0.02, "cifar100_ir10": 0.1}
 ARCHIVE = "cifar-100-python.tar.gz"
-PER_CLASS = 500
+NUM_CLASSES, PER_CLASS = 100, 500
 
 
 def build(name: str, root: str | None) -> DataSet:
@@ -16,11 +16,15 @@ def build(name: str, root: str | None) -> DataSet:
     train, classnames = _load(root, train=True)
     test, _ = _load(root, train=False)
     if name in IMBALANCE_FACTORS:
-        counts = long_tail_counts(PER_CLASS, len(classnames), IMBALANCE_FACTORS[name])
         by_class = shuffled_by_class(train.labels, len(classnames))
-        kept = np.concatenate([indices[:count] for indices, count in zip(by_class, counts, strict=True)])
+        kept = np.concatenate([indices[:count] for indices, count in zip(by_class, counts(name), strict=True)])
         train = ImageList(train.images[kept], train.labels[kept])
     return DataSet(name, classnames, train, test)
+
+
+def counts(name: str) -> np.ndarray:
+    """Training images of each class of a long-tailed version, int64 [100]."""
+    return np.array(long_tail_counts(PER_CLASS, NUM_CLASSES, IMBALANCE_FACTORS[name]))
 
 
 def _load(root: str | None, train: bool) -> tuple[ImageList, list[str]]:

@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from datasets.base import DataError, ImageList
 from datasets.images import ImageFiles, decode
-from datasets.transforms import Sample, TestCrops, TrainCrop
+from datasets.transforms import AnyTestCrops, Sample, TrainCrop
 
 Step = list[Sample]
-Crop = TrainCrop | TestCrops
+Crop = TrainCrop | AnyTestCrops
 SMALL_BYTES = 2**20
 TEST_BATCH = 128  # images at least: without gradients they need little memory, and small models gain
 CAUSES = {  # of a worker's death by this signal, and what helps

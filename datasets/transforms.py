@@ -1,6 +1,6 @@
 """Crops. Where a training crop lies is a pure function of (seed, epoch, index of the sample), and of nothing else.
 
-Images are uint8 tensors [3, H, W] and stay so; torch's bicubic, antialiased resize works on them directly.
+Images are uint8 tensors [3, H, W] and stay so; torch's antialiased resize works on them directly.
 """
 
 import collections
@@ -27,6 +27,7 @@ TTE_EXPAND = 24  # pixels, meant for a resolution of 224
 SMALLEST_AREA = 0.08  # of a training crop, as a share of the image
 REDUCTIONS = (8, 4, 2)  # that a JPEG can be decoded with
 LONG = 4  # times as long as wide: of such a test image only the crops are resized
+FIRST_DRAW = 10**6  # the epoch that a test's first draw is drawn as; no training has as many
 RATIOS = (3 / 4, 4 / 3)  # width / height of a standard training crop
 
 
@@ -40,11 +41,12 @@ class TrainCrop:
     mda: bool = True
     mda_func: str = "convex"
     reducing_gap: float | None = None
+    interpolation: str = "bicubic"
 
     def __call__(self, image: Tensor, epoch: int, index: int) -> Tensor:
         """[3, H, W] -> [3, resolution, resolution], both uint8."""
         box, mirrored = self.draw(*image.shape[1:], epoch, index)
-        image = resize(crop(image, box), self.resolution, self.resolution)
+        image = resize(crop(image, box), self.resolution, self.resolution, self.interpolation)
         return image.flip(2) if mirrored else image
 
     def of_batch(self, images: Tensor, samples: list[Sample]) -> Tensor:
@@ -57,8 +59,9 @@ class TrainCrop:
         for rows in rows_of_size.values():
             parts = [crop(images[row], drawn[row][0]) for row in rows]
             parts = torch.stack(parts) if len(parts) > 1 else parts[0][None]
-            for row, resized in zip(rows, resize(parts, self.resolution, self.resolution).unbind(), strict=True):
-                crops[row] = resized.flip(2) if drawn[row][1] else resized
+            resized = resize(parts, self.resolution, self.resolution, self.interpolation).unbind()
+            for row, image in zip(rows, resized, strict=True):
+                crops[row] = image.flip(2) if drawn[row][1] else image
         return torch.stack(crops)
 
     def reduction(self, height: int, width: int, epoch: int, index: int) -> int:
@@ -84,6 +87,7 @@ class TestCrops:
     expand: int
     count: int = 1
     reducing_gap: float | None = None
+    interpolation: str = "bicubic"
 
     def __call__(self, image: Tensor, epoch: int = 0, index: int = 0) -> Tensor:
         """[3, H, W] -> [count, 3, resolution, resolution], both uint8."""
@@ -95,9 +99,12 @@ class TestCrops:
         height, width = (int(size * side / short) for side in images.shape[2:])
         boxes = self.boxes(height, width)
         if max(height, width) > LONG * size:
-            crops = [torch.stack([part_of_resized(image, height, width, box) for image in images]) for box in boxes]
+            parts = (
+                [part_of_resized(image, height, width, box, self.interpolation) for image in images] for box in boxes
+            )
+            crops = [torch.stack(images_of_box) for images_of_box in parts]
         else:
-            resized = resize(images, height, width)
+            resized = resize(images, height, width, self.interpolation)
             crops = [crop(resized, box) for box in boxes]
         return torch.stack([*crops[:5], *(part.flip(-1) for part in crops[5:])], dim=1)
 
@@ -117,16 +124,56 @@ class TestCrops:
         return [(top, left, side, side) for top, left in places]
 
 
+@dataclasses.dataclass(frozen=True)
+class TestDraws:
+    """Draws of a standard training crop and flip, for testing: the same ones in every test with the crop's seed."""
+
+    __test__ = False  # not a test of pytest's
+
+    crop: TrainCrop
+    count: int
+
+    resolution = property(lambda self: self.crop.resolution)
+    reducing_gap = property(lambda self: self.crop.reducing_gap)
+    expand = None  # an image is not resized before it is cropped
+
+    def __call__(self, image: Tensor, epoch: int = 0, index: int = 0) -> Tensor:
+        """[3, H, W] -> [count, 3, resolution, resolution], both uint8."""
+        return torch.stack([self.crop(image, FIRST_DRAW + draw, index) for draw in range(self.count)])
+
+    def of_batch(self, images: Tensor, samples: list[Sample]) -> Tensor:
+        """[n, 3, H, W] -> [n, count, 3, resolution, resolution], both uint8."""
+        draws = ([(FIRST_DRAW + draw, index) for _, index in samples] for draw in range(self.count))
+        return torch.stack([self.crop.of_batch(images, of_draw) for of_draw in draws], dim=1)
+
+    def reduction(self, height: int, width: int, epoch: int = 0, index: int = 0) -> int:
+        """By how much an image may be decoded smaller, so that all draws are large enough."""
+        return min(self.crop.reduction(height, width, FIRST_DRAW + draw, index) for draw in range(self.count))
+
+
+AnyTestCrops = TestCrops | TestDraws
+
+
 def build_train_crop(cfg, resolution: int) -> TrainCrop:
     """The training crop that `cfg` describes."""
-    return TrainCrop(resolution, cfg.seed, cfg.num_epochs, cfg.mda, cfg.mda_func, cfg.reducing_gap)
+    mda = cfg.mda, cfg.mda_func
+    return TrainCrop(resolution, cfg.seed, cfg.num_epochs, *mda, cfg.reducing_gap, cfg.interpolation)
 
 
-def build_test_crops(cfg, resolution: int) -> TestCrops:
-    """The test crops that `cfg` describes: one in the centre, or with test-time ensembling five or ten."""
+def build_test_crops(cfg, resolution: int) -> AnyTestCrops:
+    """The test crops that `cfg` describes: one in the centre, or with test-time ensembling five, ten, or draws."""
+    if cfg.tte and cfg.tte_draws:
+        standard = dataclasses.replace(build_train_crop(cfg, resolution), mda=False)
+        return TestDraws(standard, cfg.tte_draws)
     automatic = TTE_EXPAND if cfg.tte else resolution // 7
     expand = automatic if cfg.expand is None else cfg.expand
-    return TestCrops(resolution, expand, cfg.tte_crops if cfg.tte else 1, cfg.reducing_gap)
+    return TestCrops(resolution, expand, cfg.tte_crops if cfg.tte else 1, cfg.reducing_gap, cfg.interpolation)
+
+
+def centre_crop(crops: AnyTestCrops) -> TestCrops:
+    """Short side to the resolution, centre crop, otherwise as `crops`: for features that a head starts from."""
+    interpolation = (crops.crop if isinstance(crops, TestDraws) else crops).interpolation
+    return TestCrops(crops.resolution, 0, 1, crops.reducing_gap, interpolation)
 
 
 def largest_reduction(side: int, needed: int, gap: float | None) -> int:
@@ -168,8 +215,8 @@ def crop(image: Tensor, box: Box) -> Tensor:
     return image[..., top : top + height, left : left + width]
 
 
-def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic and antialiased, uint8 [..., 3, H, W] -> [..., 3, height, width], within one grey level of Pillow.
+def resize(image: Tensor, height: int, width: int, interpolation: str = "bicubic") -> Tensor:
+    """Antialiased, bicubic or bilinear: uint8 [..., 3, H, W] -> [..., 3, height, width], within a grey level of Pillow.
 
     Where it enlarges, about five values in a million are two levels away: torch's weights have 16 bits. Pillow's own
     resize would take four times as long there, and a detour by float32 as well.
@@ -177,12 +224,12 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     if image.shape[-2:] == (height, width):
         return image
     batch = image if image.ndim == 4 else image[None]
-    batch = F.interpolate(batch, (height, width), mode="bicubic", antialias=True)
+    batch = F.interpolate(batch, (height, width), mode=interpolation, antialias=True)
     return batch if image.ndim == 4 else batch[0]
 
 
-def part_of_resized(image: Tensor, height: int, width: int, box: Box) -> Tensor:
-    """crop(resize(image, height, width), box), within one grey level, without the time and memory of all the rest.
+def part_of_resized(image: Tensor, height: int, width: int, box: Box, interpolation: str = "bicubic") -> Tensor:
+    """crop(resize(...), box), within one grey level, without the time and memory of all the rest.
 
     Pillow places its filter between pixels, as this needs; what lies beyond the reach of the filter is cut off first.
     """
@@ -197,6 +244,7 @@ def part_of_resized(image: Tensor, height: int, width: int, box: Box) -> Tensor:
     (top, bottom), (left, right) = spans
     part = Image.fromarray(image[:, cut[0], cut[1]].permute(1, 2, 0).contiguous().numpy())
     # rows first, as torch does; Pillow's own order depends on the shape
-    part = part.resize((box[3], part.height), Image.Resampling.BICUBIC, (left, 0, right, part.height))
-    part = part.resize((box[3], box[2]), Image.Resampling.BICUBIC, (0, top, box[3], bottom))
+    resample = Image.Resampling[interpolation.upper()]
+    part = part.resize((box[3], part.height), resample, (left, 0, right, part.height))
+    part = part.resize((box[3], box[2]), resample, (0, top, box[3], bottom))
     return torch.from_numpy(np.array(part)).permute(2, 0, 1)

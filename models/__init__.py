@@ -1,18 +1,18 @@
 """Builds the model of a run: a frozen backbone, what trains in it, and a head."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from models import peft
 from models.backbone import Backbone, ModelError
 from models.clip_head import build_text_similarity
+from models.descriptions import Description
 from models.head_init import HEAD_INITS, Features
 from models.heads import HEADS
 from models.lift_checkpoint import convert_upstream
 from models.peft.aft import entries_fingerprint
-from models.weights import load_backbone
+from models.prompts import class_texts
+from models.weights import Weights, load_backbone
 
 __all__ = [
     "Classifier",
@@ -43,16 +43,17 @@ class Classifier(nn.Module):
         return self.head(self.features(images))
 
 
-def build_backbone(cfg) -> tuple[Backbone, Path]:
-    """The backbone that `cfg` names, and the file of its weights. Raises ModelError."""
-    backbone, path = load_backbone(cfg.backbone, cfg.weights)
+def build_backbone(cfg) -> tuple[Backbone, Weights]:
+    """The backbone that `cfg` names, and where its weights are from. Raises ModelError."""
+    given = Description(cfg.activation, cfg.heads, text_heads=cfg.text_heads, mean=cfg.mean, std=cfg.std)
+    backbone, weights = load_backbone(cfg.backbone, cfg.weights, given)
     resolution = backbone.image.resolution
     if cfg.resolution not in (None, resolution):
         raise ModelError(
-            f"resolution {cfg.resolution} does not fit {path}, which is made for {resolution}; "
+            f"resolution {cfg.resolution} does not fit {weights.path}, which is made for {resolution}; "
             "leave resolution out, or choose other weights"
         )
-    return backbone, path
+    return backbone, weights
 
 
 def build_model(cfg, backbone: Backbone, classnames: list[str], features: Features, start: bool = True) -> Classifier:
@@ -69,10 +70,13 @@ def build_model(cfg, backbone: Backbone, classnames: list[str], features: Featur
     else:
         head = HEADS[cfg.classifier](len(classnames), tower.dim, scale=cfg.classifier_scale, variant=cfg.variant)
         if start and cfg.classifier_init:
-            weight = HEAD_INITS[cfg.classifier_init](backbone, classnames, features)
+            options = {}
+            if cfg.classifier_init == "semantic":
+                options["texts"] = class_texts(classnames, cfg.prompt, cfg.prompt_file)
+            weight = HEAD_INITS[cfg.classifier_init](backbone, classnames, features, **options)
             head.weight.data.copy_(weight)
     peft.attach(tower, cfg.v, len(classnames), variant=cfg.variant)
-    return Classifier(tower, head, cfg.mean, cfg.std)
+    return Classifier(tower, head, backbone.mean, backbone.std)
 
 
 def count_parameters(model: Classifier) -> dict[str, int]:

@@ -30,6 +30,10 @@ class Geometry:
     context: int = CONTEXT  # longest text, tokens
     stages: tuple[int, ...] = ()  # of a ResNet: blocks of each stage
     width: int = 0  # of a ResNet: channels of the first stage's 3 x 3 convolutions
+    # what the tensors do not say; None: as in OpenAI's CLIP (quick GELU) or timm's ViT (exact GELU), heads 64 wide
+    activation: str | None = None
+    heads: int | None = None  # of the image tower
+    text_heads: int | None = None
 
     @property
     def clip(self) -> bool:
@@ -49,6 +53,8 @@ class Geometry:
 class Backbone(nn.Module):
     """`image` maps images [B, 3, R, R] to [B, dim]; `text`, where there is one, token ids [C, 77] to [C, text_dim].
 
+    `mean` and `std` are the normalisation that its images take, RGB in 0..1; None where the caller has to know.
+
     A CLIP has `image_projection` [dim, joint] and `text_projection` [text_dim, joint]. A CLIP ResNet has no image
     projection (None): its attention pool ends in one, so that its feature lies in the joint space and dim = joint.
     """
@@ -56,13 +62,15 @@ class Backbone(nn.Module):
     def __init__(self, geometry: Geometry):
         super().__init__()
         g = self.geometry = geometry
+        self.mean: tuple[float, ...] | None = None
+        self.std: tuple[float, ...] | None = None
         if g.resnet:
             self.image = ResNet(g.stages, g.width, g.resolution, g.joint)
         else:
-            self.image = VisionTransformer(g.dim, g.depth, g.patch, g.resolution, clip=g.clip)
+            self.image = VisionTransformer(g.dim, g.depth, g.patch, g.resolution, g.clip, g.activation, g.heads)
         self.text = self.image_projection = None
         if g.clip:
-            self.text = TextTransformer(g.text_dim, g.text_depth, g.context)
+            self.text = TextTransformer(g.text_dim, g.text_depth, g.context, g.activation, g.text_heads)
             if not g.resnet:
                 self.image_projection = normal_parameter(g.dim**-0.5, g.dim, g.joint)
             self.text_projection = normal_parameter(g.text_dim**-0.5, g.text_dim, g.joint)
@@ -73,14 +81,27 @@ class Backbone(nn.Module):
 
         Raises ModelError, as `require_words` does.
         """
-        tokens = tokenize(class_prompts(classnames))
-        self.require_words(classnames, tokens)
+        return self.encode_texts(classnames, [[text] for text in class_prompts(classnames)])
+
+    @torch.no_grad()
+    def encode_texts(self, classnames: list[str], texts: list[list[str]]) -> Tensor:
+        """Features of each class's texts: their unit vectors' mean, of unit length again, float32 [C, joint].
+
+        texts: of each class one or more. Raises ModelError, as `require_words` does.
+        """
+        tokens = tokenize([text for of_class in texts for text in of_class])
+        counts = torch.tensor([len(of_class) for of_class in texts])
+        of_text = torch.arange(len(texts)).repeat_interleave(counts)
+        self.require_words([classnames[c] for c in of_text.tolist()], tokens)
         projection = self.text_projection.float()
-        with torch.no_grad():
-            order = ends(tokens).argsort()  # each part is cut at its longest text
-            parts = tokens[order].to(projection.device).split(256)
-            features = torch.cat([self.text(part).float() @ projection for part in parts])[order.argsort()]
-        return nn.functional.normalize(features, dim=-1)
+        order = ends(tokens).argsort()  # each part is cut at its longest text
+        parts = tokens[order].to(projection.device).split(256)
+        features = torch.cat([self.text(part).float() @ projection for part in parts])[order.argsort()]
+        features = nn.functional.normalize(features, dim=-1)
+        if len(features) == len(texts):
+            return features
+        sums = features.new_zeros(len(texts), features.shape[1]).index_add_(0, of_text.to(features.device), features)
+        return nn.functional.normalize(sums, dim=-1)
 
     def require_words(self, classnames: list[str], tokens: Tensor) -> None:
         """Raises ModelError where there is no text tower, or where it was never taught a word of a class's `tokens`.

@@ -8,6 +8,7 @@ from models.backbone import Backbone
 from models.class_texts import FixedTexts, build_texts
 from models.peft import attach
 from models.peft.adapter import Bottleneck
+from models.prompts import class_texts
 from models.transformer import Nothing
 
 
@@ -15,15 +16,15 @@ class TextSimilarity(nn.Module):
     """exp(logit_scale) <u(f P + a_v(f P)), u(g Q + a_t(g Q))>, u(x) = x / |x|; features [B, D] -> logits [B, C].
 
     texts: gives g [C, text_dim]; image_projection: P [D, joint], or None where f is in the joint space already;
-    text_projection: Q [text_dim, joint]; tune: P and Q train; width: of the two CLIP-Adapters a_v and a_t (Gao et al.
-    2021, arXiv 2110.04544), or None for none. Nothing else in it trains.
+    text_projection: Q [text_dim, joint], or None where g is; tune: P and Q train; width: of the two CLIP-Adapters a_v
+    and a_t (Gao et al. 2021, arXiv 2110.04544), or None for none. Nothing else in it trains.
     """
 
     def __init__(
         self,
         texts: nn.Module,
         image_projection: Tensor | None,
-        text_projection: Tensor,
+        text_projection: Tensor | None,
         logit_scale: Tensor,
         tune: bool = False,
         width: int | None = None,
@@ -37,13 +38,14 @@ class TextSimilarity(nn.Module):
                 self.register_parameter(name, nn.Parameter(value))
             else:
                 self.register_buffer(name, value, persistent=False)
-        joint = text_projection.shape[1]
-        self.image_adapter = Bottleneck(joint, width) if width else Nothing()
-        self.text_adapter = Bottleneck(joint, width) if width else Nothing()
+        self.image_adapter, self.text_adapter = Nothing(), Nothing()
+        if width:
+            joint = text_projection.shape[1]
+            self.image_adapter, self.text_adapter = Bottleneck(joint, width), Bottleneck(joint, width)
 
     def forward(self, features: Tensor) -> Tensor:
         images = features if self.image_projection is None else features @ self.image_projection
-        texts = self.texts() @ self.text_projection
+        texts = self.texts() if self.text_projection is None else self.texts() @ self.text_projection
         images = F.normalize(images + self.image_adapter(images), dim=-1)
         texts = F.normalize(texts + self.text_adapter(texts), dim=-1)
         return self.scale * F.linear(images, texts)
@@ -51,6 +53,9 @@ class TextSimilarity(nn.Module):
 
 def build_text_similarity(cfg, backbone: Backbone, classnames: list[str]) -> TextSimilarity:
     """The head of a run without a classifier. Where nothing in the texts trains, they are encoded here, once."""
+    if cfg.prompt != "default":  # for zero-shot alone: utils.config.check
+        features = backbone.encode_texts(classnames, class_texts(classnames, cfg.prompt, cfg.prompt_file))
+        return TextSimilarity(FixedTexts(features), backbone.image_projection, None, backbone.logit_scale)
     texts: nn.Module = build_texts(cfg, backbone, classnames).to(backbone.text_projection.device)
     attach(backbone.text, cfg.l, len(classnames), variant=cfg.variant)
     if not any(parameter.requires_grad for parameter in texts.parameters()):

@@ -15,9 +15,14 @@ PATIENCE_SECONDS = 60.0  # with scikit-learn's logistic regression, by models.lo
 
 
 @torch.no_grad()
-def semantic(backbone: Backbone, classnames: list[str], features: Features) -> Tensor:
-    """The text feature of each class name, carried back to the image feature: t P^T, or t where the tower has no P."""
-    rows = backbone.encode_classnames(classnames)
+def semantic(
+    backbone: Backbone, classnames: list[str], features: Features, texts: list[list[str]] | None = None
+) -> Tensor:
+    """The text feature t of each class, mapped back to the image feature space: t P^T, or t where the tower has no P.
+
+    texts: of each class (models/prompts.py); None = "a photo of a {name}."
+    """
+    rows = backbone.encode_texts(classnames, texts) if texts else backbone.encode_classnames(classnames)
     if backbone.image_projection is not None:  # a CLIP ResNet's own feature lies in the joint space
         rows = rows @ backbone.image_projection.float().T
     return F.normalize(rows, dim=-1)

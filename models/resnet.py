@@ -32,7 +32,7 @@ class ResNet(nn.Module):
     def __init__(self, stages: tuple[int, ...], width: int, resolution: int, joint: int = 0):
         super().__init__()
         self.dim, self.resolution = joint or 32 * width, resolution
-        self.net = _clip_net(stages, width, resolution, joint) if joint else _imagenet_net(stages, width)
+        self.net = _clip_net(stages, width, resolution, joint) if joint else imagenet_net(stages, width)
         self.after = nn.Identity()
         self.precision: torch.dtype | None = None
         self.net.register_load_state_dict_post_hook(_lay_channels_last)
@@ -89,7 +89,7 @@ def _clip_net(stages: tuple[int, ...], width: int, resolution: int, joint: int) 
     return ByobNet(cfg, num_classes=joint, img_size=resolution)
 
 
-def _imagenet_net(stages: tuple[int, ...], width: int) -> nn.Module:
+def imagenet_net(stages: tuple[int, ...], width: int) -> nn.Module:
     """What timm calls resnet50, resnet101, resnet152, in any size, without their classifier."""
     from timm.models import resnet
 

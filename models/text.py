@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.transformer import Block, LayerNorm, QuickGELU, normal_parameter
+from models.transformer import ACTIVATIONS, Block, LayerNorm, normal_parameter
 from models.vit import HEAD_DIM
 
 VOCABULARY = 49408
@@ -17,16 +17,24 @@ CONTEXT = 77
 class TextTransformer(nn.Module):
     """Token ids [C, context] -> the state at the end-of-text token after the last norm, [C, dim].
 
+    activation: a name of ACTIVATIONS; heads: None = as many as are HEAD_DIM wide.
     The tower runs in the precision of its token embedding.
     """
 
-    def __init__(self, dim: int, depth: int, context: int = CONTEXT):
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        context: int = CONTEXT,
+        activation: str | None = None,
+        heads: int | None = None,
+    ):
         super().__init__()
+        activation, heads = activation or "quick_gelu", heads or max(dim // HEAD_DIM, 1)
         self.dim = dim
         self.token_embedding = nn.Embedding.from_pretrained(normal_parameter(1, VOCABULARY, dim), freeze=False)
         self.positional_embedding = normal_parameter(0.01, context, dim)
-        heads = max(dim // HEAD_DIM, 1)
-        self.blocks = nn.Sequential(*(Block(dim, heads, QuickGELU(), causal=True) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(dim, heads, ACTIVATIONS[activation](), causal=True) for _ in range(depth)))
         self.norm = LayerNorm(dim)
 
     def forward(self, tokens: Tensor) -> Tensor:

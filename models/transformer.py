@@ -46,6 +46,9 @@ class Nothing(nn.Module):
         return 0
 
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+
+
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017). [B, N, D] -> [B, N, D], or [B, 1, D] with `first_only`."""
 

@@ -1,6 +1,6 @@
 """Weights of the backbones: where they are published, what sizes they have, and how they are loaded, strictly."""
 
-import hashlib
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,56 +8,97 @@ import torch
 from torch import Tensor
 
 from models.backbone import Backbone, Geometry, ModelError
+from models.descriptions import (
+    OPENAI_SHA256,
+    Description,
+    beside,
+    describe_open_clip,
+    describe_timm,
+    openai_description,
+)
+from models.find_weights import ASSETS, SCHEMES, find_weights, open_clip_entry, timm_entry
 from models.naming import to_our_names
 from models.resnet import CHANNEL_MULTIPLE, STRIDE
 from models.vit import HEAD_DIM
 from models.weight_files import read_tensors
-
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-OPENAI_CACHE = Path("~/.cache/clip").expanduser()  # where openai-clip kept its downloads
+from utils.coerce import NORMALISATIONS
+from utils.results import sha256
 
 
 class Source(NamedTuple):
-    """Where a backbone's weights are published, and its sizes (so that it can be built without them)."""
+    """Where a backbone's weights are published, and its sizes (so that it can be built without them).
+
+    The published weights have the activation and the heads that a Geometry without them means.
+    """
 
     address: str  # asset:FILE, clip:MODEL (OpenAI's, through open_clip) or timm:MODEL.TAG
     geometry: Geometry
+    normalisation: str  # a name of NORMALISATIONS
+
+
+class Weights(NamedTuple):
+    """The file that a backbone was loaded from, and what a user should know of it."""
+
+    path: Path
+    name: str  # its address, or the file's name
+    sha256: str
+    published: bool  # whether these are the weights that are published under the backbone's name
+    notes: tuple[str, ...] = ()
 
 
 RESNET_RESOLUTION = 224  # a mean over the feature map takes any size, so the tensors do not tell
 R50, R101, R152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)  # blocks of the four stages (He et al. 2016, table 1)
 # dim, depth, patch, resolution, then of a CLIP: joint, text_dim, text_depth, then of a ResNet: stages, width
 BACKBONES = {
-    "clip_vit_b32": Source("clip:ViT-B-32", Geometry(768, 12, 32, 224, 512, 512, 12)),
-    "clip_vit_b16": Source("clip:ViT-B-16", Geometry(768, 12, 16, 224, 512, 512, 12)),
-    "clip_vit_l14": Source("clip:ViT-L-14", Geometry(1024, 24, 14, 224, 768, 768, 12)),
-    "clip_vit_l14@336px": Source("clip:ViT-L-14-336", Geometry(1024, 24, 14, 336, 768, 768, 12)),
-    "clip_rn50": Source("clip:RN50", Geometry(1024, 16, 32, 224, 1024, 512, 12, stages=R50, width=64)),
-    "clip_rn101": Source("clip:RN101", Geometry(512, 33, 32, 224, 512, 512, 12, stages=R101, width=64)),
-    "in21k_vit_b16": Source("timm:vit_base_patch16_224.augreg2_in21k_ft_in1k", Geometry(768, 12, 16, 224)),
-    "in21k_vit_b16@384px": Source("timm:vit_base_patch16_384.augreg_in21k_ft_in1k", Geometry(768, 12, 16, 384)),
-    "in21k_vit_l16": Source("timm:vit_large_patch16_224.augreg_in21k_ft_in1k", Geometry(1024, 24, 16, 224)),
-    "in21k_vit_l16@384px": Source("timm:vit_large_patch16_384.augreg_in21k_ft_in1k", Geometry(1024, 24, 16, 384)),
-    "in1k_rn50": Source("timm:resnet50.a1_in1k", Geometry(2048, 16, 32, 224, stages=R50, width=64)),
-    "in1k_rn101": Source("timm:resnet101.a1h_in1k", Geometry(2048, 33, 32, 224, stages=R101, width=64)),
-    "in1k_rn152": Source("timm:resnet152.a1h_in1k", Geometry(2048, 50, 32, 224, stages=R152, width=64)),
-    "clip_tiny": Source("asset:clip_tiny.safetensors", Geometry(128, 6, 8, 32, 64, 64, 3)),
+    "clip_vit_b32": Source("clip:ViT-B-32", Geometry(768, 12, 32, 224, 512, 512, 12), "clip"),
+    "clip_vit_b16": Source("clip:ViT-B-16", Geometry(768, 12, 16, 224, 512, 512, 12), "clip"),
+    "clip_vit_l14": Source("clip:ViT-L-14", Geometry(1024, 24, 14, 224, 768, 768, 12), "clip"),
+    "clip_vit_l14@336px": Source("clip:ViT-L-14-336", Geometry(1024, 24, 14, 336, 768, 768, 12), "clip"),
+    "clip_rn50": Source("clip:RN50", Geometry(1024, 16, 32, 224, 1024, 512, 12, stages=R50, width=64), "clip"),
+    "clip_rn101": Source("clip:RN101", Geometry(512, 33, 32, 224, 512, 512, 12, stages=R101, width=64), "clip"),
+    "in21k_vit_b16": Source("timm:vit_base_patch16_224.augreg2_in21k_ft_in1k", Geometry(768, 12, 16, 224), "half"),
+    "in21k_vit_b16@384px": Source("timm:vit_base_patch16_384.augreg_in21k_ft_in1k", Geometry(768, 12, 16, 384), "half"),
+    "in21k_vit_l16": Source("timm:vit_large_patch16_224.augreg_in21k_ft_in1k", Geometry(1024, 24, 16, 224), "half"),
+    "in21k_vit_l16@384px": Source(
+        "timm:vit_large_patch16_384.augreg_in21k_ft_in1k", Geometry(1024, 24, 16, 384), "half"
+    ),
+    "in1k_rn50": Source("timm:resnet50.a1_in1k", Geometry(2048, 16, 32, 224, stages=R50, width=64), "imagenet"),
+    "in1k_rn101": Source("timm:resnet101.a1h_in1k", Geometry(2048, 33, 32, 224, stages=R101, width=64), "imagenet"),
+    "in1k_rn152": Source("timm:resnet152.a1h_in1k", Geometry(2048, 50, 32, 224, stages=R152, width=64), "imagenet"),
+    "clip_tiny": Source("asset:clip_tiny.safetensors", Geometry(128, 6, 8, 32, 64, 64, 3), "clip"),
 }
 
 
-def load_backbone(name: str, weights: str | None = None) -> tuple[Backbone, Path]:
-    """The backbone `name` with its published weights, or those of `weights`, in float32; and the file they came from.
+# of any size, from a file alone: what `Geometry.family` calls them
+FAMILIES = {
+    "clip_vit": "CLIP ViT",
+    "clip_rn": "CLIP ResNet",
+    "vit": "ViT without a text tower",
+    "rn": "ResNet without a text tower",
+}
 
-    `weights` is a local file, or the address of other published weights (timm:vit_base_patch16_224.augreg_in21k). The
-    sizes are read from the tensors. Raises ModelError.
+
+def load_backbone(name: str, weights: str | None = None, given: Description | None = None) -> tuple[Backbone, Weights]:
+    """The backbone `name` with its published weights, or those of `weights`, in float32; and where they came from.
+
+    `weights` is a local file, or the address of other published weights (timm:MODEL.TAG, open_clip:MODEL/TAG). The
+    sizes are read from the tensors, and have to be those of `name`, unless that is one of FAMILIES. `given` goes before
+    what is known of the weights otherwise: see models/descriptions.py. Raises ModelError.
     """
-    path = find_weights(weights or BACKBONES[name].address)
-    state = {key: value.float() for key, value in to_our_names(read_tensors(path), path).items()}
-    geometry, family = read_geometry(state, path), BACKBONES[name].geometry.family
-    if geometry.family != family:
+    if name in FAMILIES and not weights:
         raise ModelError(
-            f"{name} is a {family}, but {path} holds a {geometry.family}; choose the backbone that fits the file"
+            f"{name} takes files of any size; say which: weights FILE, or timm:MODEL.TAG, open_clip:MODEL/TAG"
         )
+    address = weights or BACKBONES[name].address
+    known = _describe_address(address)  # before a download, which may be in vain
+    path = find_weights(address)
+    digest = sha256(path)
+    state = {key: value.float() for key, value in to_our_names(read_tensors(path), path).items()}
+    geometry = read_geometry(state, path)
+    _require_size(name, geometry, path)
+    published = _published_address(address, path, digest)
+    known = known or _describe_address(published) or beside(path)
+    geometry, mean, std = _complete(geometry, (given or Description()).or_else(known), path, name)
     with torch.device("meta"):
         backbone = Backbone(geometry)
     wanted = backbone.state_dict()
@@ -65,7 +106,107 @@ def load_backbone(name: str, weights: str | None = None) -> tuple[Backbone, Path
     counts = {key for key in wanted if key.endswith(".num_batches_tracked")}
     _check(state, {key: value for key, value in wanted.items() if key not in counts}, path, name)
     backbone.load_state_dict(state | {key: torch.tensor(0) for key in counts}, assign=True)
-    return backbone, path
+    backbone.mean, backbone.std = mean, std
+    scheme = address.partition(":")[0]
+    known_as = address if scheme in SCHEMES and scheme != "asset" else path.name
+    own = name in BACKBONES and published == BACKBONES[name].address
+    notes = known.notes if own else (*known.notes, _in_words(known_as, backbone))
+    return backbone, Weights(path, known_as, digest, own, notes)
+
+
+def _in_words(weights: str, backbone: Backbone) -> str:
+    """How weights other than the backbone's published ones are computed, for the log."""
+    geometry = backbone.geometry
+    towers = [f"activation {geometry.activation}"] if geometry.activation else []
+    towers += [f"{geometry.heads} heads"] if geometry.heads else []
+    mean, std = (" ".join(f"{value:.4g}" for value in constants) for constants in (backbone.mean, backbone.std))
+    return f"{weights}: {', '.join([*towers, f'mean {mean}', f'std {std}'])}"
+
+
+def _require_size(name: str, found: Geometry, path: Path) -> None:
+    """Raises ModelError unless a file of these sizes goes by the backbone's name."""
+    family = FAMILIES[name] if name in FAMILIES else BACKBONES[name].geometry.family
+    if found.family != family:
+        raise ModelError(
+            f"{name} is a {family}, but {path} holds a {found.family}; choose the backbone that fits the file"
+        )
+    wanted = found if name in FAMILIES else BACKBONES[name].geometry
+    if found != wanted:
+        sizes = dataclasses.asdict(wanted).items()
+        differing = [f"{key} {getattr(found, key)} (not {size})" for key, size in sizes if getattr(found, key) != size]
+        other = next(key for key, value in FAMILIES.items() if value == family)
+        raise ModelError(f"{path} does not hold a {name}: it has {', '.join(differing)}; -b {other} takes any size")
+
+
+def _published_address(address: str, path: Path, digest: str) -> str:
+    """The address under which a file is published: its own, or that of the same file; "" where it is not known."""
+    if path.resolve().parent == ASSETS:
+        return f"asset:{path.name}"
+    return OPENAI_SHA256.get(digest, address if address.partition(":")[0] in SCHEMES else "")
+
+
+def _describe_address(address: str) -> Description | None:
+    """What is known of published weights; None for a file. Raises ModelError for what our towers lack."""
+    kind, _, model = address.partition(":")
+    source = next((source for source in BACKBONES.values() if source.address == address), None)
+    if source is not None:
+        mean, std = NORMALISATIONS[source.normalisation]
+        activation = "quick_gelu" if source.geometry.clip else "gelu"
+        return Description(activation, head_width=HEAD_DIM, mean=mean, std=std, source=address)
+    if kind == "clip":
+        return openai_description(address)
+    if kind == "timm":
+        return describe_timm(model, timm_entry(model), address)
+    if kind == "open_clip":
+        config, published = open_clip_entry(model)
+        quick = bool(config.get("quick_gelu") or published.get("quick_gelu"))
+        return describe_open_clip(config | {"quick_gelu": quick}, published, address)
+    return None
+
+
+def _complete(
+    geometry: Geometry, description: Description, path: Path, name: str
+) -> tuple[Geometry, tuple[float, ...], tuple[float, ...]]:
+    """The geometry with activation and heads, and mean and std of the images. Raises ModelError for what is unknown."""
+    for key, size in description.sizes.items():
+        if getattr(geometry, key) != size:
+            raise ModelError(
+                f"{description.source} describes another model than {path}: {key} {size}, found "
+                f"{getattr(geometry, key)}; correct or remove it"
+            )
+    unknown = [key for key in ("mean", "std") if not getattr(description, key)]
+    if not description.activation and (geometry.clip or not geometry.resnet):
+        unknown.insert(0, "activation")
+    if not (description.heads or description.head_width or geometry.resnet or name in BACKBONES):
+        unknown.insert(-2 if "std" in unknown else len(unknown), "heads")
+    if unknown:
+        raise ModelError(_how_to_describe(path, unknown, geometry))
+    heads = description.heads or max(geometry.dim // (description.head_width or HEAD_DIM), 1)
+    heads = None if geometry.resnet else heads
+    text_heads = description.text_heads or max(geometry.text_dim // HEAD_DIM, 1)
+    text_heads = text_heads if geometry.clip else None
+    for what, count, width in (("heads", heads, geometry.dim), ("text_heads", text_heads, geometry.text_dim)):
+        if count and width % count:
+            raise ModelError(f"{what} {count} does not divide the width {width} of the tower in {path}")
+    activation = description.activation if geometry.clip or not geometry.resnet else None
+    geometry = dataclasses.replace(geometry, activation=activation, heads=heads, text_heads=text_heads)
+    return geometry, description.mean, description.std
+
+
+def _how_to_describe(path: Path, unknown: list[str], geometry: Geometry) -> str:
+    """Says what the tensors of a file do not tell, and how to give it."""
+    json = "open_clip_config.json" if geometry.clip else "config.json (timm's)"
+    keys = {
+        "activation": "activation gelu (LAION, DataComp, BioCLIP) or quick_gelu (OpenAI, MetaCLIP, most of DFN)",
+        "heads": f"heads N (width {geometry.dim}: {geometry.dim // HEAD_DIM} if they are {HEAD_DIM} wide)",
+        "mean": "mean clip, imagenet, half or [R,G,B]",
+        "std": "std likewise" if "mean" not in unknown else "",
+    }
+    add = ", ".join(keys[key] for key in unknown if keys[key])
+    return (
+        f"the tensors in {path} do not determine {', '.join(unknown)}, and the features depend on it; "
+        f"put its {json} beside it, or add {add}"
+    )
 
 
 def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, name: str) -> None:
@@ -78,67 +219,9 @@ def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, name
     ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ModelError(f"{path} is no complete weight file for {name}: it {problem} {', '.join(names[:3])}{more}")
-
-
-# ---- finding ----
-
-
-def find_weights(address: str) -> Path:
-    """The local file of an address (see Source), downloaded once if need be; a path is returned as it is."""
-    kind, _, name = address.partition(":")
-    if kind == "asset":
-        return ASSETS / name
-    if kind == "clip":
-        return _find_openai(name)
-    if kind == "timm":
-        return _find_timm(name)
-    path = Path(address).expanduser()
-    if not path.is_file():
-        raise ModelError(f"weights {address} is not a file; give the path of a weight file, or timm:MODEL.TAG")
-    return path
-
-
-def _find_openai(model: str) -> Path:
-    from open_clip import download_pretrained, get_pretrained_cfg
-
-    published = get_pretrained_cfg(model, "openai")
-    if not published:
-        raise ModelError(f"open_clip publishes no OpenAI weights for {model}")
-    earlier = OPENAI_CACHE / Path(published["url"]).name
-    if earlier.is_file():
-        digest = hashlib.sha256(earlier.read_bytes()).hexdigest()
-        if digest in published["url"]:  # OpenAI's address holds the file's checksum
-            return earlier
-    try:
-        return Path(download_pretrained(published))
-    except Exception as error:  # whatever the hub's client raises: offline, proxy, disk
-        raise ModelError(_offline(f"CLIP {model}", published["url"], error)) from error
-
-
-def _find_timm(model: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from timm.models import get_pretrained_cfg
-
-    try:
-        published = get_pretrained_cfg(model)
-    except RuntimeError:  # a known model, an unknown tag
-        published = None
-    if published is None or not published.hf_hub_id:
-        raise ModelError(f"timm publishes no weights named {model}; timm.list_pretrained() lists all")
-    repository = published.hf_hub_id
-    repository += "" if repository.rpartition("/")[2] else model
-    try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except Exception as error:  # as above
-        raise ModelError(_offline(model, f"{repository} (model.safetensors)", error)) from error
-
-
-def _offline(what: str, where: str, error: Exception) -> str:
-    return (
-        f"the weights of {what} could not be downloaded ({type(error).__name__}: {error}); "
-        f"fetch {where} on another machine and give its path: weights FILE"
-    )
+            raise ModelError(
+                f"{path} is not a complete weight file for {name}: it {problem} {', '.join(names[:3])}{more}"
+            )
 
 
 # ---- sizes ----
@@ -155,14 +238,9 @@ def read_geometry(state: dict[str, Tensor], path: Path | str = "the file") -> Ge
             depth = _count(state, "text.blocks.")
             sizes |= {"joint": joint, "text_dim": text_dim, "text_depth": depth, "context": context}
     except KeyError as error:
-        raise ModelError(f"{path} is no complete weight file: it lacks {error}") from error
+        raise ModelError(f"{path} is not a complete weight file: it lacks {error}") from error
     except (ValueError, IndexError, TypeError) as error:
         raise ModelError(f"{path} has a tensor of the wrong shape: {error}") from error
-    for width in (0 if resnet else sizes["dim"], sizes.get("text_dim", 0)):
-        if width > HEAD_DIM and width % HEAD_DIM:
-            raise ModelError(
-                f"{path}: a tower is {width} wide, which is no multiple of {HEAD_DIM}, the width of a head"
-            )
     if clip and resnet and sizes["width"] % CHANNEL_MULTIPLE:
         raise ModelError(
             f"{path}: the first stage is {sizes['width']} channels wide, which is no multiple of {CHANNEL_MULTIPLE}"

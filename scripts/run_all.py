@@ -67,7 +67,7 @@ def as_typed(command: list[str]) -> str:
 
 def results_file(cfg: Config) -> Path:
     """The file that a run of `cfg` writes last (trainer.py)."""
-    what = f"_{what_is_tested(cfg.test_train, cfg.tte, cfg.tte_crops)}"
+    what = f"_{what_is_tested(cfg.test_train, cfg.tte, cfg.tte_crops, cfg.tte_draws)}"
     return Path(cfg.output_dir) / f"results{what if cfg.test_only or cfg.test_train else ''}.json"
 
 

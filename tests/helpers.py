@@ -9,8 +9,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from models.descriptions import Description
 from models.weights import load_backbone
 
+HALF = (0.5, 0.5, 0.5)
+GIVEN = {  # by family, what the tensors of the small models below do not say
+    "clip_vit": Description("quick_gelu", heads=2, mean=HALF, std=HALF),
+    "clip_rn": Description("quick_gelu", mean=HALF, std=HALF),
+    "vit": Description("gelu", heads=2, mean=HALF, std=HALF),
+    "rn": Description(mean=HALF, std=HALF),
+}
 CLIP_DIM, CLIP_DEPTH, CLIP_PATCH, CLIP_RESOLUTION, CLIP_JOINT = 128, 3, 16, 64, 48
 TEXT_DIM, TEXT_DEPTH = 64, 2
 STAGES, WIDTH, RESNET_RESOLUTION = (1, 2, 1, 1), 8, 96
@@ -76,27 +84,27 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def clip_pair(folder) -> tuple[nn.Module, nn.Module]:
     """open_clip's CLIP, and our backbone loaded from a file of its weights."""
-    return _pair(open_clip_model(), "clip_vit_b16", folder)
+    return _pair(open_clip_model(), "clip_vit", folder)
 
 
 def vit_pair(folder) -> tuple[nn.Module, nn.Module]:
     """timm's VisionTransformer, and our backbone loaded from a file of its weights."""
-    return _pair(timm_model(), "in21k_vit_b16", folder)
+    return _pair(timm_model(), "vit", folder)
 
 
 def clip_resnet_pair(folder) -> tuple[nn.Module, nn.Module]:
     """open_clip's CLIP with a ResNet, and our backbone loaded from a file of its weights."""
-    return _pair(open_clip_resnet(), "clip_rn50", folder)
+    return _pair(open_clip_resnet(), "clip_rn", folder)
 
 
 def resnet_pair(folder) -> tuple[nn.Module, nn.Module]:
     """timm's ResNet, and our backbone loaded from a file of its weights."""
-    return _pair(timm_resnet(), "in1k_rn50", folder)
+    return _pair(timm_resnet(), "rn", folder)
 
 
 def _pair(theirs: nn.Module, name: str, folder) -> tuple[nn.Module, nn.Module]:
     save_file(weights_of(theirs), folder / f"{name}.safetensors")
-    return theirs, load_backbone(name, str(folder / f"{name}.safetensors"))[0]
+    return theirs, load_backbone(name, str(folder / f"{name}.safetensors"), GIVEN[name])[0]
 
 
 def normal_images(count: int, resolution: int, seed: int = 0) -> torch.Tensor:

@@ -30,6 +30,8 @@ def run_cfg(text=(), **changed):
     cfg = {
         "seed": 0,
         "variant": "lift+",
+        "prompt": "default",
+        "prompt_file": None,
         "classifier": None,
         "coop": False,
         "coop_init": None,

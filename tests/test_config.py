@@ -18,8 +18,8 @@ from models.heads import HEADS
 from models.peft import METHODS, RESNET_METHODS
 from models.weights import BACKBONES
 from utils.config import ConfigError, config_names, load_config
+from utils.lift_keys import LIFT_KEYS
 from utils.losses import LOSSES
-from utils.pel_names import PEL_NAMES
 from utils.schema import KEYS, PEFT, SCHEMA, TEXT_PEFT
 
 ROOT = Path(__file__).parent.parent
@@ -67,42 +67,80 @@ def test_the_published_settings_of_the_methods():
     assert zs.classifier is None
 
 
-MODELS_OF_PEL = {
+MODELS_OF_LIFT = {  # of both generations of its command line: the backbone, and what is on
+    "clip_vit_b16": ("clip_vit_b16", None),
+    "clip_vit_l14": ("clip_vit_l14", None),
+    "clip_vit_l14@336px": ("clip_vit_l14@336px", None),
+    "clip_rn50": ("clip_rn50", None),
+    "clip_rn101": ("clip_rn101", None),
+    "in21k_vit_b16": ("in21k_vit_b16", None),
+    "in21k_vit_b16@384px": ("in21k_vit_b16@384px", None),
+    "in21k_vit_l16": ("in21k_vit_l16", None),
+    "zsclip_vit_b16": ("clip_vit_b16", "zero_shot"),
+    "zsclip_vit_l14": ("clip_vit_l14", "zero_shot"),
+    "zsclip_vit_l14@336px": ("clip_vit_l14@336px", "zero_shot"),
+    "zsclip_rn50": ("clip_rn50", "zero_shot"),
+    "zsclip_rn101": ("clip_rn101", "zero_shot"),
     "clip_vit_b16_peft": ("clip_vit_b16", "v.adaptformer"),
-    "in21k_vit_b16_peft": ("in21k_vit_b16", "v.adaptformer"),
+    "clip_vit_b16_ft": ("clip_vit_b16", "v.fft"),
     "clip_rn50_peft": ("clip_rn50", "v.bitfit"),
     "clip_rn101_peft": ("clip_rn101", "v.bitfit"),
-    "clip_vit_b16_ft": ("clip_vit_b16", "v.fft"),
-    "zsclip_vit_b16": ("clip_vit_b16", None),
-    "zsclip_rn50": ("clip_rn50", None),
+    "in21k_vit_b16_peft": ("in21k_vit_b16", "v.adaptformer"),
 }
 
 
 @pytest.mark.parametrize("model", config_names("model"))
-def test_pels_form(model):
+def test_lifts_form(model):
     """-d DATA -m MODEL: the model names its backbone, whose file is merged below it."""
-    backbone, method = MODELS_OF_PEL[model]
+    backbone, method = MODELS_OF_LIFT[model]
     cfg = load(data="cifar100_ir100", backbone=None, method=model)
     assert cfg.backbone == backbone
-    assert cfg.mean == load(data="cifar100_ir100", backbone=backbone, method="lp").mean
+    if cfg.weights is None:
+        assert cfg.mean == load(data="cifar100_ir100", backbone=backbone, method="lp").mean
     assert cfg.output_dir == f"output/cifar100_ir100_{model}"
     on = [f"v.{name}" for name, value in cfg.v.items() if value is True]
-    if method is None:
+    assert (cfg.variant, cfg.interpolation, cfg.shot_groups) == ("lift", "bilinear", "ir100")
+    assert cfg.tte == model.endswith("_peft")
+    assert cfg.expand == (24 if cfg.tte else None)  # one crop: whatever expand says
+    tested = load("tte", True, data="cifar100_ir100", backbone=None, method=model)
+    assert tested.expand == (21 if "l14" in model else 24)
+    if method == "zero_shot":
         assert cfg.zero_shot
         assert on == []
         return
-    assert on == [method]
-    assert (cfg.num_epochs, cfg.lr, cfg.mda, cfg.classifier) == (10, 0.01, False, "CosineClassifier")
-    assert cfg.tte == model.endswith("_peft")
-    assert cfg.classifier_init == ("class_mean" if "in21k" in model else "semantic")
+    assert on == ([method] if method else [])
+    assert (cfg.num_epochs, cfg.lr, cfg.batch_size, cfg.weight_decay, cfg.momentum) == (10, 0.01, 128, 5e-4, 0.9)
+    assert (cfg.mda, cfg.classifier, cfg.classifier_scale, cfg.loss_type) == (False, "CosineClassifier", 25, "LA")
+    assert (cfg.classifier_init, cfg.classifier_init_images) == ("class_mean" if "in21k" in model else "semantic", None)
 
 
-def test_pels_seven_models_are_all_there():
-    assert set(config_names("model")) == set(MODELS_OF_PEL)
+def test_all_models_of_lift_are_there():
+    assert set(config_names("model")) == set(MODELS_OF_LIFT)
+
+
+def test_lifts_vit_of_imagenet_21k_is_the_one_that_its_timm_had():
+    for model in ("in21k_vit_b16", "in21k_vit_b16_peft"):
+        cfg = load(backbone=None, method=model)
+        assert cfg.weights == "timm:vit_base_patch16_224.augreg_in21k_ft_in1k"
+        assert cfg.mean is None  # that of these weights
+
+
+def test_expand_counts_with_several_crops_alone_in_lifts_form():
+    lines = []
+    cfg = load_config("digits_lt", None, "clip_vit_b16", ["expand", "8"], lines.append)
+    assert cfg.expand is None
+    assert "tte True" in lines[0]
+    assert load("expand", 8, "tte", True, backbone=None, method="clip_vit_b16").expand == 8
+    assert load("expand", 8).expand == 8  # of LIFT+'s form
+
+
+def test_zero_shot_in_lifts_form_reads_the_default_prompt():
+    assert load("prompt", "ensemble", backbone=None, method="zsclip_vit_b16").prompt == "default"
+    assert load("prompt", "ensemble", method="zs").prompt == "ensemble"
 
 
 def test_a_method_without_a_backbone_says_what_is_missing():
-    assert "-m lift+ needs a backbone: -b clip_rn101|" in refusal(backbone=None)
+    assert "-m lift+ needs a backbone: -b clip_rn|clip_rn101|" in refusal(backbone=None)
     assert "clip_vit_b16_peft" in refusal(backbone=None, method="nonsense")
     assert "leave -b out" in refusal(method="clip_vit_b16_peft")
 
@@ -171,7 +209,7 @@ def test_an_unknown_key_names_the_nearest():
         ("v.aft_loc", "qkv", "attn, mlp, all"),
         ("coop_init", "text", "photo or None"),
         ("micro_batch_size", "few", "a whole number"),
-        ("init_head", "5_shots", "text_feat, class_mean, linear_probe, 1_shot, 10_shot, 100_shot or None"),
+        ("init_head", "5_shots", "text_feat, class_mean, linear_probe, k_shot"),
         ("mean", "0.5,0.5", "three numbers"),
         ("v.lora_layers", "all", "a list of block numbers"),
         ("v.lora_layers", "[0,-1]", "at least 0"),
@@ -229,9 +267,10 @@ def test_another_name_of_a_key():
     assert load("tte_expand", 24).expand == 24
 
 
-# ---- PEL's names ----
+# ---- LIFT's names ----
 
-READ = [  # options in PEL's names, and the same in ours
+LAST_THREE, OFF = ("v.adaptformer_layers", 3), ("v.adaptformer", False)
+READ = [  # options in LIFT's names, and the same in ours
     (("prec", "fp32"), ("prec_train", "fp32", "prec_test", "fp32")),
     (("prec", "amp"), ("prec_train", "amp")),
     (("micro_batch_size", 16, "batch_size", 64), ("batch_size", 64, "accum_step", 4)),
@@ -240,15 +279,34 @@ READ = [  # options in PEL's names, and the same in ours
     (("micro_batch_size", 16, "batch_size", 64, "accum_step", 4), ("batch_size", 64, "accum_step", 4)),
     (("scale", 30), ("classifier_scale", 30)),
     (("init_head", "text_feat"), ("classifier_init", "semantic")),
-    (("init_head", "class_mean"), ("classifier_init", "class_mean")),
-    (("init_head", "linear_probe"), ("classifier_init", "linear_probing")),
+    (("init_head", "class_mean"), ("classifier_init", "class_mean", "classifier_init_images", "None")),
+    (("init_head", "linear_probe"), ("classifier_init", "linear_probing", "classifier_init_images", "None")),
+    (("init_head", "7_shot"), ("classifier_init", "class_mean", "classifier_init_images", 7)),
     (("init_head", "10_shot"), ("classifier_init", "class_mean", "classifier_init_images", 10)),
     (("init_head", "None"), ("classifier_init", "None")),
     (("full_tuning", True), ("v.fft", True)),
     (("bias_tuning", True), ("v.bitfit", True)),
     (("ln_tuning", True), ("v.ln_tuning", True)),
     (("vpt_shallow", True, "vpt_len", 8), ("v.pt", True, "v.pt_layers", "[0]", "v.pt_len", 8)),
-    (("vpt_deep", True, "vpt_shallow", False), ("v.pt", True)),
+    (("vpt_deep", True, "vpt_shallow", False), ("v.pt", True, "v.pt_len", 10)),
+    (("vpt_deep", True, "vpt_len", "None"), ("v.pt", True, "v.pt_len", 10)),
+    (("vpt_deep", True, "v.pt_len", 5), ("v.pt", True, "v.pt_len", 5)),
+    (("vpt_shallow", True, "partial", 3), ("v.pt", True, "v.pt_layers", "[0]", "v.pt_len", 10, *LAST_THREE)),
+    (("vpt_deep", True, "partial", 3), ("v.pt", True, "v.pt_layers", 3, "v.pt_len", 10, *LAST_THREE)),
+    (("bn_tuning", True), ("v.bn_tuning", True)),
+    (("lora_mlp", True, "adapter_dim", 8), ("v.lora_mlp", True, "v.lora_mlp_dim", 8, "v.adaptformer_dim", 8)),
+    (("ssf_ln", True), ("v.ssf_ln", True)),
+    (("adapter_dim", "None"), ()),
+    (("mask", True, "mask_seed", 7), ("v.aft", True, "v.aft_seed", 7)),
+    (("mask", True, "mask_seed", "None"), ("v.aft", True)),
+    (("tte", True, "tte_mode", "fivecrop"), ("tte", True)),
+    (("tte", True, "tte_mode", "tencrop"), ("tte", True, "tte_crops", 10)),
+    (("tte", True, "tte_mode", "randaug"), ("tte", True, "tte_draws", 1)),
+    (("tte", True, "tte_mode", "randaug", "randaug_times", 5), ("tte", True, "tte_draws", 5)),
+    (("tte", True, "randaug_times", 5), ("tte", True)),
+    (("imb_factor", "None", "adaptformer_scale", "learnable"), ()),
+    (("classifier", "L2NormedClassifier"), ("classifier", "L2NormClassifier")),
+    (("classifier", "LayerNormedClassifier"), ("classifier", "LayerNormClassifier")),
     (("adapter", True, "adaptformer", False), ("v.adapter", True, "v.adaptformer", False)),
     (("lora", True, "adaptformer", False, "adapter_dim", 8), ("v.lora", True, "v.adaptformer", False, "v.lora_dim", 8)),
     (("adapter_dim", 8), ("v.adaptformer_dim", 8)),
@@ -257,31 +315,52 @@ READ = [  # options in PEL's names, and the same in ours
     (("ssf_mlp", True), ("v.ssf", True, "v.ssf_loc", "mlp")),
     (("ssf_mlp", True, "ssf_attn", True), ("v.ssf", True)),
     (("mask", True, "mask_ratio", 0.01), ("v.aft", True, "v.aft_ratio", 0.01)),
-    (("partial", 2), ("v.fft", True, "v.fft_layers", 2)),
-    (("partial", 0), ()),
+    (("partial", 2), ("v.adaptformer_layers", 2)),
+    (("partial", 0), ("v.adaptformer_layers", 0)),
+    (("partial", "None"), ()),
+    (("partial", "[3,5]"), ("v.adaptformer_layers", "[3,4]")),
+    (("full_tuning", True, "partial", 0), ("v.fft", True, "v.fft_layers", 0, "v.adaptformer_layers", 0)),
+    (("bias_tuning", True, "partial", 1, *OFF), ("v.bitfit", True, *OFF)),
+    (("ln_tuning", True, "partial", 1, *OFF), ("v.ln_tuning", True, *OFF)),
+    *(
+        ((theirs, True, "partial", 1, *OFF), (f"v.{ours}", True, *options, f"v.{ours}_layers", 1, *OFF))
+        for theirs, ours, options in (
+            ("adapter", "adapter", ()),
+            ("lora", "lora", ()),
+            ("lora_mlp", "lora_mlp", ()),
+            ("ssf_attn", "ssf", ("v.ssf_loc", "attn")),
+            ("ssf_ln", "ssf_ln", ()),
+            ("mask", "aft", ()),
+        )
+    ),
     (("test_ensemble", True), ("tte", True)),
 ]
 
 
 @pytest.mark.parametrize(("theirs", "ours"), READ)
-def test_pels_names_are_read_as_ours(theirs, ours):
+def test_lifts_names_are_read_as_ours(theirs, ours):
     assert load(*theirs) == load(*ours)
 
 
-@pytest.mark.parametrize("name", PEL_NAMES)
-def test_every_name_of_pels_is_tried_above(name):
+@pytest.mark.parametrize("name", LIFT_KEYS)
+def test_every_name_of_lifts_is_tried_above(name):
     assert any(name in theirs for theirs, _ in READ)
 
 
-def test_each_name_of_pels_is_one_line_of_warning():
+def test_one_line_tells_how_lifts_names_were_read():
     lines = []
-    load_config(
-        "digits_lt", "clip_tiny", "lift+", ["micro_batch_size", "4", "adapter_dim", "2", "lr", "1"], lines.append
-    )
+    options = ["micro_batch_size", "4", "adapter_dim", "2", "lr", "1"]
+    load_config("digits_lt", "clip_tiny", "lift+", options, lines.append)
     assert lines == [
-        "micro_batch_size 4 is PEL's name, read as: accum_step 2",
-        "adapter_dim 2 is PEL's name, read as: v.adaptformer_dim 2",
+        "LIFT's names were read: micro_batch_size 4 as accum_step 2; adapter_dim 2 as v.adaptformer_dim 2",
     ]
+
+
+def test_a_command_that_means_the_same_in_both_papers_needs_no_line():
+    lines = []
+    load_config("digits_lt", None, "clip_vit_b16", ["lr", "0.02", "tte", "True", "expand", "8"], lines.append)
+    load_config("digits_lt", "clip_tiny", "lift+", ["v.ssf_ln", "True", "v.lora_mlp", "True"], lines.append)
+    assert lines == []
 
 
 def test_sizes_of_methods_that_are_off_are_told():
@@ -295,13 +374,14 @@ def test_sizes_of_methods_that_are_off_are_told():
     ]
 
 
-def test_pels_names_that_do_not_fit():
+def test_lifts_names_that_do_not_fit():
     assert "must divide batch_size, which is 64" in refusal("micro_batch_size", 24, "batch_size", 64)
     assert "classifier_scale cannot be None; it takes a number" in refusal("scale", "None")
     assert "prec_train cannot be None; it takes one of amp" in refusal("prec", "None")
     message = refusal("micro_batch_size", 16, "batch_size", 64, "accum_step", 2)
-    assert "micro_batch_size 16 is accum_step 4, but accum_step 2 is given, too; leave one" in message
-    assert "none of them is on" in refusal("adapter_dim", 8, method="lp")
+    assert "micro_batch_size 16 is accum_step 4, but accum_step 2 is given; leave one" in message
+    assert "[a,b]" in refusal("partial", "[1,2,3]")
+    assert "k_shot" in refusal("init_head", "0_shot")
 
 
 # ---- rules between keys ----
@@ -326,9 +406,12 @@ def test_rules_between_keys():
     assert "LADE" in refusal("loss_type", "LADE", "accum_step", 2)
     assert load("loss_type", "LADE").loss_type == "LADE"
     assert "nothing to train" in refusal("v.adaptformer", "False", "classifier", "None")
-    assert "test_only" in refusal("model_dir", "somewhere")
     assert "above 0" in refusal("std", "0,0.5,0.5")
-    assert "three numbers" in refusal("mean", "None")
+    assert "prompt_file" in refusal("prompt", "descriptor")
+    assert "prompt_file" in refusal("prompt", "ensemble", "prompt_file", "f.json")
+    assert "prompt ensemble is for" in refusal("prompt", "ensemble", "classifier_init", "None")
+    assert "prompt classname is for" in refusal("prompt", "classname", method="coop")
+    assert "seed None is another seed" in refusal("seed", "None", "test_only", "True")
     assert "-d" in refusal("dataset", "cifar100")
     assert "-b" in refusal("backbone", "clip_vit_b16")
     assert "stands alone" in refusal("lr")
@@ -382,7 +465,7 @@ def test_no_key_is_without_effect():
     files = [ROOT / "trainer.py", *(f for room in ("datasets", "models", "utils") for f in (ROOT / room).glob("*.py"))]
     code = "".join(path.read_text() for path in files)
     for name in KEYS:
-        if not name.startswith(("v.", "l.")):
+        if not name.startswith(("v.", "l.")):  # FOLDER_KEYS are read by their names
             assert re.search(rf'cfg\.{name}\b|values\["{name}"\]', code), f"nothing reads {name}"
 
 
@@ -417,6 +500,7 @@ HOW |= {"save_logits": True, "feature_cache": False, "bad_images": "skip"}
 HOW |= {"outside_root": True, "bad_images": "skip", "compile": "never"}
 WHAT = {"test_only": True, "test_train": True, "tte": True, "tte_crops": 10, "expand": 8}
 WHAT |= {"test_list": "t.csv", "many_threshold": 50, "few_threshold": 5}
+WHAT |= {"test_name": "t", "tte_draws": 3, "shot_groups": "ir100"}
 
 
 def test_a_test_run_finds_its_training_run():
@@ -427,7 +511,8 @@ def test_a_test_run_finds_its_training_run():
 
 
 def test_every_option_that_changes_training_enters_the_name():
-    never = {*HOW, *WHAT, "model_dir", "output_dir", "dataset", "backbone", "train_list", "classnames"}
+    by_name_of_file = {"train_list", "classnames", "prompt_file", "model_dir"}
+    never = {*HOW, *WHAT, *by_name_of_file, "output_dir", "dataset", "backbone"}
     assert {name for name, key in KEYS.items() if not key.names_run} == never
 
 
@@ -435,6 +520,33 @@ def test_other_published_weights_enter_the_name_safely():
     cfg = load("weights", "timm:vit_base_patch16_224.augreg_in21k", backbone="in21k_vit_b16")
     assert cfg.output_dir.endswith("_weights_timm-vit_base_patch16_224.augreg_in21k")
     assert Path(cfg.output_dir).parent == Path("output")
+
+
+def test_a_start_from_another_run_enters_the_name():
+    assert load("model_dir", "elsewhere/first").output_dir == "output/digits_lt_clip_tiny_lift+_from_first"
+
+
+def test_a_known_normalisation_has_a_name():
+    cfg = load("mean", "imagenet", "weights", "w.pt", backbone="clip_vit")
+    assert (cfg.mean, cfg.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert cfg.output_dir == "output/digits_lt_clip_vit_lift+_mean_imagenet_std_imagenet"
+    assert "clip, imagenet, half" in refusal("mean", "cifar")
+
+
+@pytest.mark.parametrize("weights", ["w.pt", "timm:vit_small_patch16_224.dino"])
+def test_other_weights_bring_their_own_normalisation(weights):
+    """What the backbone's file says is of its published weights."""
+    cfg = load("weights", weights, backbone="in21k_vit_b16")
+    assert (cfg.mean, cfg.std) == (None, None)
+    cfg = load("weights", weights, "mean", "clip", backbone="in21k_vit_b16")
+    assert cfg.mean == (0.48145466, 0.4578275, 0.40821073)
+
+
+def test_no_seed_is_another_one_each_time():
+    lines = []
+    seeds = {load_config("digits_lt", "clip_tiny", "lift+", ["seed", "None"], lines.append).seed for _ in range(5)}
+    assert len(seeds) == 5
+    assert "seed None: this run draws seed" in lines[0]
 
 
 def test_lists_name_the_run_by_their_files_names():

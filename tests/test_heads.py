@@ -171,6 +171,8 @@ def run_cfg(**changed):
     cfg = {
         "seed": 0,
         "variant": "lift+",
+        "prompt": "default",
+        "prompt_file": None,
         "classifier": "CosineClassifier",
         "classifier_scale": 25.0,
         "classifier_init": "semantic",

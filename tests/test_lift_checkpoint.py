@@ -18,7 +18,7 @@ from torch import nn
 import main as cli
 from datasets import digits_lt
 from datasets.transforms import build_test_crops
-from models import Classifier, convert_upstream, peft
+from models import Classifier, build_backbone, convert_upstream, peft
 from models.backbone import ModelError
 from models.heads import HEADS
 from models.lift_checkpoint import parameter_order
@@ -589,7 +589,8 @@ def test_a_run_tests_such_a_checkpoint(random_clip, tmp_path, monkeypatch):
     cfg = load_config("digits_lt", "clip_tiny", "lift", options)
     images = torch.from_numpy(digits_lt.build("digits_lt", None).test.images[:5]).permute(0, 3, 1, 2)
     crops = torch.cat([build_test_crops(cfg, 32)(image) for image in images])
-    mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (cfg.mean, cfg.std))
+    backbone, _ = build_backbone(cfg)
+    mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
     state = torch.load(random_clip, weights_only=True)
     visual = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
     features = lift_features((crops.float() - mean) / std, visual, content["tuner"], (1,), depth=2)

@@ -22,6 +22,7 @@ from models.vit import VisionTransformer
 from trainer import Trainer
 from utils import checkpoint
 from utils.checkpoint import CheckpointError, trained_tensors
+from utils.runtime import FrozenWeights
 
 OF_LIFT_PLUS = [name for name in METHODS if name not in ("lora_mlp", "ssf_ln")]  # ours alone
 ALL = [*OF_LIFT_PLUS, "+".join(OF_LIFT_PLUS)]
@@ -237,6 +238,34 @@ def test_a_mask_of_another_number_of_entries_is_taken_over(tmp_path):
     assert weight[3, 4] == 7
     assert weight[200, 60] == 9
     assert torch.equal(weight[~mask], linear.wrapped.weight[~mask])
+
+
+def test_entries_arrive_in_float32_beside_frozen_weights_in_half_precision(tmp_path):
+    """As in a run, which casts what is frozen before it reads a checkpoint."""
+    written, loaded = image_model(["aft"], aft_seed=1, seed=1), image_model(["aft"])
+    FrozenWeights(loaded, torch.bfloat16)
+    load(loaded, lift_plus_file(written), tmp_path)
+    expected = trained_tensors(written)
+    for name, value in trained_tensors(loaded).items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, expected[name])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_training_starts_from_the_entries_of_its_seed_alone(seed, config, tmp_path):
+    """A checkpoint of ours keeps no places, so a later test could not find those of another seed."""
+    run = Trainer(config("num_epochs", 1, "v.aft_seed", seed, "v.aft_ratio", 0.01, method="aft"))
+    run.run()
+    (tmp_path / "theirs").mkdir()
+    torch.save(lift_plus_file(run.model), tmp_path / "theirs/checkpoint.pth.tar")
+    options = ("num_epochs", 1, "v.aft_ratio", 0.01, "model_dir", tmp_path / "theirs", "output_dir", "further")
+    if seed == 0:
+        results = Trainer(config(*options, method="aft")).run()
+        test = ("v.aft_ratio", 0.01, "test_only", "True", "model_dir", "output/further")
+        assert Trainer(config(*test, method="aft")).run()["per_class"] == results["per_class"]
+    else:
+        with pytest.raises(ModelError, match="other entries than the options choose.*aft_seed"):
+            Trainer(config(*options, method="aft")).run()
 
 
 @pytest.mark.parametrize("name", ["adaptformer.scale", "adaptformer.down.weight"])

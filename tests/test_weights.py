@@ -1,39 +1,52 @@
 """Weight files: every format and naming that is accepted, everything that is refused, and where files come from."""
 
+import dataclasses
 import hashlib
 import io
 import os
 import pickle
+import re
 import zipfile
 from contextlib import ExitStack
 
 import pytest
 import torch
-from helpers import open_clip_model, open_clip_resnet, randomize, timm_model, timm_resnet, web_server, weights_of
+from helpers import (
+    GIVEN,
+    open_clip_model,
+    open_clip_resnet,
+    randomize,
+    timm_model,
+    timm_resnet,
+    web_server,
+    weights_of,
+)
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 
-from models import weights
+from models import find_weights as finding
 from models.backbone import Backbone, Geometry, ModelError
+from models.find_weights import find_weights
 from models.naming import to_openai_names, to_our_names
 from models.text import VOCABULARY, tokenize
 from models.weight_files import read_tensors
-from models.weights import BACKBONES, find_weights, load_backbone, read_geometry
+from models.weights import BACKBONES, load_backbone, read_geometry
+from utils.coerce import NORMALISATIONS
 
 CLIP_GEOMETRY = Geometry(128, 3, 16, 64, joint=48, text_dim=64, text_depth=2)
 VIT_GEOMETRY = Geometry(128, 3, 16, 64)
-# kind of backbone: (one of them, its family in words, a small one of another package, the sizes of that)
+# kind: (its name for files of any size, its family in words, a small model of another package, its sizes)
 KINDS = {
-    "clip": ("clip_vit_b16", "CLIP ViT", open_clip_model, CLIP_GEOMETRY),
-    "vit": ("in21k_vit_b16", "ViT without a text tower", timm_model, VIT_GEOMETRY),
+    "clip": ("clip_vit", "CLIP ViT", open_clip_model, CLIP_GEOMETRY),
+    "vit": ("vit", "ViT without a text tower", timm_model, VIT_GEOMETRY),
     "clip resnet": (
-        "clip_rn50",
+        "clip_rn",
         "CLIP ResNet",
         open_clip_resnet,
         Geometry(48, 5, 32, 96, joint=48, text_dim=64, text_depth=2, stages=(1, 2, 1, 1), width=8),
     ),
     "resnet": (
-        "in1k_rn50",
+        "rn",
         "ResNet without a text tower",
         timm_resnet,
         Geometry(256, 5, 32, 224, stages=(1, 2, 1, 1), width=8),
@@ -62,6 +75,17 @@ def clip_weights(small):
 @pytest.fixture(scope="module")
 def vit_weights(small):
     return small["vit"]
+
+
+def load_described(kind, path):
+    """The backbone from a file of a small model, with what its tensors do not say."""
+    name = KINDS[kind][0]
+    return load_backbone(name, str(path), GIVEN[name])
+
+
+def sizes_of(backbone):
+    """The geometry that the tensors tell."""
+    return dataclasses.replace(backbone.geometry, activation=None, heads=None, text_heads=None)
 
 
 def our_tensors(geometry):
@@ -107,9 +131,9 @@ FORMATS = {
 def test_every_format_is_read(name, kind, small, tmp_path):
     file, write = FORMATS[name]
     write(small[kind], tmp_path / file)
-    backbone, path = load_backbone(KINDS[kind][0], str(tmp_path / file))
-    assert path == tmp_path / file
-    assert backbone.geometry == KINDS[kind][3]
+    backbone, found = load_described(kind, tmp_path / file)
+    assert (found.path, found.name, found.published) == (tmp_path / file, file, False)
+    assert sizes_of(backbone) == KINDS[kind][3]
     state = backbone.state_dict()
     for key, value in to_our_names(small[kind]).items():
         rounded = name == "TorchScript" and not key.endswith(("running_mean", "running_var"))
@@ -135,7 +159,7 @@ def test_torchscript_tensors_may_be_views_and_of_any_precision(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_files_become_float32(kind, small, tmp_path):
     save_file({name: value.bfloat16() for name, value in small[kind].items()}, tmp_path / "w.safetensors")
-    backbone, _ = load_backbone(KINDS[kind][0], str(tmp_path / "w.safetensors"))
+    backbone, _ = load_described(kind, tmp_path / "w.safetensors")
     assert {parameter.dtype for parameter in backbone.parameters()} == {torch.float32}
     statistics = [value for name, value in backbone.named_buffers() if "running" in name]
     assert bool(statistics) == ("resnet" in kind)
@@ -159,14 +183,23 @@ def test_batch_norms_may_lack_their_counts_of_steps(kind, counted, load, small):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_smaller_model_loads_under_every_name_of_its_family(name, small, tmp_path):
+def test_a_named_backbone_takes_files_of_its_own_sizes_only(name, small, tmp_path):
     family = BACKBONES[name].geometry.family
     kind = next(kind for kind in KINDS if KINDS[kind][1] == family)
     save_file(small[kind], tmp_path / "w.safetensors")
-    backbone, _ = load_backbone(name, str(tmp_path / "w.safetensors"))
-    assert backbone.geometry == KINDS[kind][3]
+    with pytest.raises(ModelError, match=f"does not hold a {re.escape(name)}: it has .*-b {KINDS[kind][0]} takes any"):
+        load_backbone(name, str(tmp_path / "w.safetensors"), GIVEN[KINDS[kind][0]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_family_takes_files_of_any_size(kind, small, tmp_path):
+    save_file(small[kind], tmp_path / "w.safetensors")
+    backbone, _ = load_described(kind, tmp_path / "w.safetensors")
+    assert sizes_of(backbone) == KINDS[kind][3]
     assert backbone.image.dim == backbone.geometry.dim
     assert backbone.image.resolution == backbone.geometry.resolution
+    with pytest.raises(ModelError, match="weights FILE"):
+        load_backbone(KINDS[kind][0])
 
 
 # ---- namings ----
@@ -309,7 +342,7 @@ def load(small, tmp_path):
         state = dict(small[kind])
         change(state)
         save_file(state, tmp_path / "w.safetensors")
-        return load_backbone(KINDS[kind][0], str(tmp_path / "w.safetensors"))
+        return load_described(kind, tmp_path / "w.safetensors")
 
     return load
 
@@ -382,7 +415,7 @@ def test_wrong_family_is_refused(wanted, held, small, tmp_path):
     save_file(small[held], tmp_path / "w.safetensors")
     name, family, *_ = KINDS[wanted]
     if wanted == held:
-        assert load_backbone(name, str(tmp_path / "w.safetensors"))[0].geometry.family == family
+        assert load_described(held, tmp_path / "w.safetensors")[0].geometry.family == family
     else:
         with pytest.raises(ModelError, match=f"{name} is a {family}, but .*w.safetensors holds a {KINDS[held][1]};"):
             load_backbone(name, str(tmp_path / "w.safetensors"))
@@ -510,8 +543,8 @@ def test_reduced_vocabulary_is_expanded_and_knows_what_it_kept(clip_weights, tmp
     save_file(clip_weights, tmp_path / "whole.safetensors")
     save_file(reduced, tmp_path / "reduced.safetensors")
     assert len(ids) < 20
-    whole, _ = load_backbone("clip_vit_b16", str(tmp_path / "whole.safetensors"))
-    small, _ = load_backbone("clip_vit_b16", str(tmp_path / "reduced.safetensors"))
+    whole, _ = load_described("clip", tmp_path / "whole.safetensors")
+    small, _ = load_described("clip", tmp_path / "reduced.safetensors")
     assert torch.equal(small.encode_classnames(names), whole.encode_classnames(names))
     with pytest.raises(ModelError, match="'submarine'"):
         small.encode_classnames(["cat", "submarine"])
@@ -566,7 +599,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(weights, "OPENAI_CACHE", tmp_path / "clip")
+    monkeypatch.setattr(finding, "OPENAI_CACHE", tmp_path / "clip")
     return start
 
 
@@ -584,20 +617,27 @@ def test_weights_are_downloaded_once(name, hub):
     assert find_weights(address) == path  # the server is off
 
 
-def test_downloaded_weights_become_a_backbone(hub, clip_weights, vit_weights):
+def test_downloaded_weights_become_a_backbone(hub, clip_weights, vit_weights, monkeypatch):
+    """Small ones stand in for the published ones."""
+    for name, geometry in (("clip_vit_b16", CLIP_GEOMETRY), ("in21k_vit_b16", VIT_GEOMETRY)):
+        monkeypatch.setitem(BACKBONES, name, BACKBONES[name]._replace(geometry=geometry))
     server, _ = hub(
         {
             f"/{REPOSITORIES['clip_vit_b16']}/resolve/main/open_clip_model.safetensors": save(clip_weights),
             f"/{REPOSITORIES['in21k_vit_b16']}/resolve/main/model.safetensors": save(vit_weights),
-            "/timm/vit_base_patch16_224.augreg_in21k/resolve/main/model.safetensors": save(vit_weights),
         }
     )
     with server:
-        assert load_backbone("clip_vit_b16")[0].geometry == CLIP_GEOMETRY
-        assert load_backbone("in21k_vit_b16")[0].geometry == VIT_GEOMETRY
-        other, path = load_backbone("in21k_vit_b16", "timm:vit_base_patch16_224.augreg_in21k")
-        assert "augreg_in21k" in str(path)
-        assert torch.equal(other.image.class_token, vit_weights["cls_token"][0, 0])
+        clip, found = load_backbone("clip_vit_b16")
+        assert (found.name, found.published, found.notes) == ("clip:ViT-B-16", True, ())
+        assert sizes_of(clip) == CLIP_GEOMETRY
+        assert (clip.geometry.activation, clip.geometry.heads, clip.geometry.text_heads) == ("quick_gelu", 2, 1)
+        assert (clip.mean, clip.std) == NORMALISATIONS["clip"]
+        vit, found = load_backbone("in21k_vit_b16")
+        assert found.published
+        assert (vit.geometry.activation, vit.geometry.heads, vit.geometry.text_heads) == ("gelu", 2, None)
+        assert (vit.mean, vit.std) == NORMALISATIONS["half"]
+        assert torch.equal(vit.image.class_token, vit_weights["cls_token"][0, 0])
 
 
 @pytest.mark.parametrize("name", ["clip_vit_b16", "in21k_vit_b16", "clip_rn50", "in1k_rn50"])
@@ -642,9 +682,10 @@ def test_openai_clips_cache_is_used_if_its_checksum_is_right(name, file, right, 
 
 
 def test_asset_of_the_repository_is_a_whole_backbone():
-    backbone, path = load_backbone("clip_tiny")
-    assert backbone.geometry == BACKBONES["clip_tiny"].geometry
-    assert len(load_file(path)["token_ids"]) < VOCABULARY
+    backbone, found = load_backbone("clip_tiny")
+    assert sizes_of(backbone) == BACKBONES["clip_tiny"].geometry
+    assert found.published
+    assert len(load_file(found.path)["token_ids"]) < VOCABULARY
     backbone.encode_classnames(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 
 
@@ -652,8 +693,8 @@ def test_asset_of_the_repository_is_a_whole_backbone():
 def test_backbone_from_random_weights_survives_a_round_trip(kind, tmp_path):
     backbone = randomize(Backbone(KINDS[kind][3]))
     torch.save(to_openai_names(backbone.state_dict()), tmp_path / "w.pt")
-    again, _ = load_backbone(KINDS[kind][0], str(tmp_path / "w.pt"))
-    assert again.geometry == backbone.geometry
+    again, _ = load_described(kind, tmp_path / "w.pt")
+    assert sizes_of(again) == backbone.geometry
     theirs = backbone.state_dict()
     for name, value in again.state_dict().items():
         assert torch.equal(value, theirs[name]) or name.endswith("num_batches_tracked"), name

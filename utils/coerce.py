@@ -6,6 +6,12 @@ from typing import Any
 
 from utils.schema import Key
 
+NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # mean and std of RGB in 0..1, by name
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
 
 class ConfigError(Exception):
     """A wrong command line or configuration; the message names the key, what was found and what is possible."""
@@ -19,6 +25,8 @@ def coerce(name: str, key: Key, value: Any, where: str = "") -> Any:
         raise ConfigError(f"{where}{name} cannot be None; it takes {_wanted(key)}")
     try:
         parsed = _PARSERS[key.kind](value)
+        if key.kind == "floats" and isinstance(parsed, str):  # the name of a normalisation
+            parsed = NORMALISATIONS[parsed][name == "std"]
         numbers = parsed if isinstance(parsed, tuple) else (parsed,)
         valid = (not key.choices or parsed in key.choices) and (
             key.least is None or all(key.least <= number <= key.most and number < float("inf") for number in numbers)
@@ -39,7 +47,7 @@ def _wanted(key: Key) -> str:
         "float": "a number",
         "str": "a text",
         "path": "a path",
-        "floats": "three numbers like [0.5,0.5,0.5]",
+        "floats": "three numbers like [0.5,0.5,0.5], or clip, imagenet, half",
         "layers": "None, a whole number, or a list of block numbers like [0,2]",
     }
     limits = f" of at least {key.least}" if key.least is not None else ""
@@ -66,7 +74,9 @@ def _list(value: Any) -> list:
     return str(value).strip("[]() ").split(",") if isinstance(value, str) else list(value)
 
 
-def _floats(value: Any) -> tuple[float, ...]:
+def _floats(value: Any) -> tuple[float, ...] | str:
+    if isinstance(value, str) and value in NORMALISATIONS:
+        return value
     numbers = tuple(_float(part) for part in _list(value))
     return numbers if len(numbers) == 3 and all(0 <= number <= 1 for number in numbers) else _fail()
 

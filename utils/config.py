@@ -1,7 +1,7 @@
 """The configuration: the one function that merges and checks it. Its keys stand in schema.py.
 
     defaults < configs/data/DATA.yaml < configs/backbone/BACKBONE.yaml < configs/method/METHOD.yaml < KEY VALUE options
-    PEL's form, without -b: configs/model/MODEL.yaml in place of the method, and the backbone is the one that it names
+    LIFT's form, without -b: configs/model/MODEL.yaml in place of the method, which names its backbone, too
 
 yacs stores, nests, freezes and dumps; what it would get wrong on the way in is done here: `lr 1` is a float, a key
 whose default is None still has a type, a string is never evaluated, an unknown key names the nearest known one.
@@ -10,6 +10,7 @@ whose default is None still has a type, a string is never evaluated, an unknown 
 import difflib
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from utils.coerce import ConfigError, coerce
-from utils.pel_names import PEL_NAMES, SYNONYMS
+from utils.coerce import NORMALISATIONS, ConfigError, coerce
+from utils.lift_keys import LIFT_DEFAULTS, LIFT_KEYS, SYNONYMS, VALUE_SYNONYMS, finish
 from utils.schema import KEYS, PEFT, SCHEMA
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -50,12 +51,16 @@ def load_config(
 ) -> Config:
     """The frozen configuration of `-d data -b backbone -m method KEY VALUE ...`, checked, its output_dir resolved.
 
-    Without a backbone, `method` is a model of PEL's. `warn` is told of names of PEL's, and of sizes of methods that
-    are off. Raises ConfigError.
+    Without a backbone, `method` is a model of LIFT's. `warn` gets a line for names of LIFT's, and for sizes of methods
+    that are off. Raises ConfigError.
     """
-    values = {name: key.default for name, key in KEYS.items()}
+    lift = backbone is None
+    values = {name: key.default for name, key in KEYS.items()} | (LIFT_DEFAULTS if lift else {})
+    described = set()  # keys that the backbone's file sets, but for the weights of another file or option
     for path in _files(data, backbone, method):
-        _merge(values, _flatten(_read_yaml(path)), where=f"{path.parent.name}/{path.name}: ")
+        content = dict(_flatten(_read_yaml(path)))
+        described = set(content) if path.parent.name == "backbone" else described - set(content)
+        _merge(values, content.items(), where=f"{path.parent.name}/{path.name}: ")
     if len(options) % 2:
         near = next((text for text in options if "=" in text), None)
         hint = f"; write '{near.replace('=', ' ', 1)}'" if near else ""
@@ -63,18 +68,53 @@ def load_config(
     for name in {"dataset", "backbone"} & set(options[::2]):
         raise ConfigError(f"{name} is chosen by {'-d' if name == 'dataset' else '-b'}, not by an option")
     before = dict(values)
-    _merge(values, zip(options[::2], options[1::2], strict=True), warn=warn)
+    given = _merge(values, zip(options[::2], options[1::2], strict=True), warn=warn)
+    if lift:
+        finish(values, given, warn)
+    _describe_other_weights(values, described - given)
     check(values)
     for name in options[::2]:
-        tower, _, key = name.partition(".")
-        owner = next((m for m in PEFT if PEFT[m].kind == "bool" and key.startswith(f"{m}_")), None)
-        if owner and not values[f"{tower}.{owner}"]:
-            warn(f"{name} has no effect while {tower}.{owner} is False")
+        owner = _owner(name)
+        if owner and not values[owner]:
+            warn(f"{name} has no effect while {owner} is False")
+    if values["seed"] is None:
+        values["seed"] = _draw_seed(values, warn)
     if values["model_dir"] and not os.path.isdir(values["model_dir"]) and (OUTPUT / values["model_dir"]).is_dir():
         values["model_dir"] = str(OUTPUT / values["model_dir"])
     name = "_".join(part for part in (data, backbone, method) if part)
     values["output_dir"] = str(_run_directory(name, before, values))
     return _freeze(values)
+
+
+def _describe_other_weights(values: dict[str, Any], described: set[str]) -> None:
+    """Leaves mean and std to the description of the weights, where they were those of the backbone's own weights.
+
+    described: the keys that the backbone's file alone sets. The mean of a known normalisation brings its std, and the
+    reverse.
+    """
+    if values["weights"] and "weights" not in described:
+        for key in {"mean", "std"} & described:
+            values[key] = None
+    for constants in NORMALISATIONS.values():
+        pair = dict(zip(("mean", "std"), constants, strict=True))
+        known = [key for key in pair if values[key] == pair[key]]
+        values.update({key: pair[key] for key in pair if known and values[key] is None})
+
+
+def _owner(name: str) -> str | None:
+    """The switch that an option of a method belongs to: v.lora_mlp of v.lora_mlp_dim; None for any other key."""
+    tower, _, key = name.partition(".")
+    methods = [m for m in PEFT if PEFT[m].kind == "bool"]
+    owners = [m for m in methods if key.startswith(f"{m}_") and key not in methods]
+    return f"{tower}.{max(owners, key=len)}" if owners else None
+
+
+def _draw_seed(values: dict[str, Any], warn: Callable[[str], None]) -> int:
+    if values["test_only"] or values["test_train"]:
+        raise ConfigError("seed None is another seed each time, so no run can be found; give the run's seed")
+    seed = secrets.randbelow(2**31)
+    warn(f"seed None: this run draws seed {seed}; 'seed {seed}' resumes, tests or repeats it")
+    return seed
 
 
 def _files(data: str, backbone: str | None, method: str) -> list[Path]:
@@ -105,14 +145,14 @@ def config_file(room: str, name: str) -> Path:
     """configs/ROOM/NAME.yaml; for an unknown name, a ConfigError with the choices."""
     choices = config_names(room)
     if name not in choices:
-        pel = room == "method" and name in config_names("model")
-        advice = "it is a model of PEL's form, so leave -b out" if pel else f"choose from {', '.join(choices)}"
+        lift = room == "method" and name in config_names("model")
+        advice = "it is a model of LIFT's form, so leave -b out" if lift else f"choose from {', '.join(choices)}"
         raise ConfigError(f"unknown {room} '{name}' in {FLAGS[room]}; {advice}")
     return CONFIGS / room / f"{name}.yaml"
 
 
 def config_names(room: str) -> list[str]:
-    """The names that -d, -b or -m takes: the files of configs/data, backbone, method or (PEL's form) model."""
+    """The names that -d, -b or -m takes: the files of configs/data, backbone, method or (LIFT's form) model."""
     return sorted(path.stem for path in (CONFIGS / room).glob("*.yaml"))
 
 
@@ -129,32 +169,48 @@ def _merge(
     pairs: Iterable[tuple[str, Any]],
     where: str = "",
     warn: Callable[[str], None] = lambda line: None,
-) -> None:
-    """Sets `values` by pairs of key and value; PEL's names last, as some of them depend on the other keys."""
-    pel, given = {}, set()
+) -> set[str]:
+    """Sets `values` by pairs of key and value, LIFT's names last, as some depend on the other keys; returns our keys.
+
+    One line to `warn` tells how all names of LIFT's were read.
+    """
+    lift, given = {}, set()
     for name, value in pairs:
         name = SYNONYMS.get(name, name)
-        given.add(name)
-        if name in PEL_NAMES:
-            pel[name] = coerce(name, PEL_NAMES[name].key, value, where)
+        value = VALUE_SYNONYMS.get(name, {}).get(str(value), value)
+        if name in LIFT_KEYS:
+            lift[name] = coerce(name, LIFT_KEYS[name].key, value, where)
         elif name in KEYS:
+            given.add(name)
             values[name] = coerce(name, KEYS[name], value, where)
         else:
-            near = difflib.get_close_matches(name, KEYS, 1, cutoff=0)[0]
+            near = difflib.get_close_matches(name, [*KEYS, *LIFT_KEYS], 1, cutoff=0)[0]
             raise ConfigError(f"{where}unknown key '{name}'; did you mean '{near}'? --help lists all keys")
-    for name in [name for name in PEL_NAMES if name in pel]:
-        try:
-            ours = PEL_NAMES[name].read(pel[name], values)
-        except ValueError as error:
-            raise ConfigError(f"{where}{name} {pel[name]}: {error}") from error
-        for key, value in ours.items():
-            value = coerce(key, KEYS[key], value, f"{where}{name} {pel[name]}: ")
-            if key in given and value != values[key]:
-                both = f"{name} {pel[name]} is {key} {value}, but {key} {values[key]} is given, too"
-                raise ConfigError(f"{where}{both}; leave one of them out")
-            values[key] = value
-        read_as = ", ".join(f"{key} {value}" for key, value in ours.items()) or "nothing to do"
-        warn(f"{name} {pel[name]} is PEL's name, read as: {read_as}")
+    read_as = []
+    for name in [name for name in LIFT_KEYS if name in lift]:
+        ours = _read_lift_key(name, lift[name], values, given, where)
+        values.update(ours)
+        meaning = ", ".join(f"{key} {value}" for key, value in ours.items()) or "nothing"
+        read_as.append(f"{name} {lift[name]} as {meaning}")
+    if read_as:
+        warn(f"LIFT's names were read: {'; '.join(read_as)}")
+    return given
+
+
+def _read_lift_key(name: str, value: Any, values: dict[str, Any], given: set[str], where: str) -> dict[str, Any]:
+    """Our keys and values for one of LIFT's. Raises a ConfigError if `given` ones say otherwise."""
+    where = f"{where}{name} {value}: "
+    try:
+        ours = LIFT_KEYS[name].read(value, values)
+    except ValueError as error:
+        raise ConfigError(f"{where}{error}") from error
+    ours = {key: coerce(key, KEYS[key], each, where) for key, each in ours.items()}
+    for key in given & set(ours):
+        if ours[key] != values[key]:
+            raise ConfigError(
+                f"{where}it is {key} {ours[key]}, but {key} {values[key]} is given; leave one of them out"
+            )
+    return {key: each for key, each in ours.items() if key not in given}
 
 
 def check(values: dict[str, Any]) -> None:
@@ -175,12 +231,9 @@ def check(values: dict[str, Any]) -> None:
             f"found accum_step {values['accum_step']} and {processes} process{'es' if processes > 1 else ''}"
         )
     _check_what_trains(values)
-    if values["mean"] is None or values["std"] is None or min(values["std"]) <= 0:
-        raise ConfigError(
-            f"mean and std take three numbers each, std above 0; found {values['mean']} and {values['std']}"
-        )
-    if values["model_dir"] and not (values["test_only"] or values["test_train"]):
-        raise ConfigError("model_dir names a run to test; add test_only True (or test_train True)")
+    if values["std"] is not None and min(values["std"]) <= 0:
+        raise ConfigError(f"std takes three numbers above 0, found {values['std']}")
+    _check_prompt(values)
 
 
 def _check_what_trains(values: dict[str, Any]) -> None:
@@ -203,6 +256,21 @@ def _check_what_trains(values: dict[str, Any]) -> None:
         raise ConfigError(
             "coop_init photo is the context of 'a photo of a NAME.', so it takes coop_ctx_len 4 and coop_cls_pos end; "
             f"found {values['coop_ctx_len']} and {values['coop_cls_pos']}"
+        )
+
+
+def _check_prompt(values: dict[str, Any]) -> None:
+    """Prompts other than the default are for texts that do not train. Raises ConfigError."""
+    prompt = values["prompt"]
+    if (prompt == "descriptor") != (values["prompt_file"] is not None):
+        raise ConfigError(
+            f"prompt descriptor reads its sentences from prompt_file FILE, and no other prompt does; "
+            f"found prompt {prompt} and prompt_file {values['prompt_file']}"
+        )
+    semantic = values["classifier"] and values["classifier_init"] == "semantic"
+    if prompt != "default" and not (values["zero_shot"] or semantic):
+        raise ConfigError(
+            f"prompt {prompt} is for zero_shot and for a classifier with classifier_init semantic; leave prompt out"
         )
 
 
@@ -231,23 +299,32 @@ def _run_directory(name: str, before: dict[str, Any], values: dict[str, Any]) ->
     """output/DATA_BACKBONE_METHOD_KEY_VALUE..., with the options that change training, in the schema's order."""
     if values["output_dir"]:
         return OUTPUT / values["output_dir"].removeprefix(f"{OUTPUT}/")
-    if values["model_dir"]:
+    if values["model_dir"] and (values["test_only"] or values["test_train"]):
         return Path(values["model_dir"])
     for key, value in values.items():
-        if KEYS[key].names_run and value != before[key]:
-            value = "-".join(map(str, value)) if isinstance(value, tuple) else value
+        from_weights = key in ("mean", "std") and value is None
+        if KEYS[key].names_run and value != before[key] and not from_weights:
+            value = _in_name(value)
             name += f"_{key}_{value}"
-    for key in ("train_list", "classnames"):
+    for key in ("train_list", "classnames", "prompt_file"):
         if values[key] != before[key]:
             name += f"_{key}_{Path(values[key] or 'None').stem}"
     if _is_address(values["weights"]) and values["weights"] != before["weights"]:
         name += f"_weights_{values['weights']}"
+    if values["model_dir"]:
+        name += f"_from_{Path(values['model_dir']).name}"
     return OUTPUT / re.sub(r"[^\w.+@=-]+", "-", name)
+
+
+def _in_name(value: Any) -> Any:
+    """The value of a key as a run directory's name shows it: of a known normalisation its name."""
+    known = next((name for name, constants in NORMALISATIONS.items() if value in constants), None)
+    return known or ("-".join(map(str, value)) if isinstance(value, tuple) else value)
 
 
 def _is_address(weights: str | None) -> bool:
     """Published weights change the run and enter its name; the place of a file on disk does not."""
-    return bool(weights) and weights.startswith("timm:")
+    return bool(weights) and weights.startswith(("timm:", "open_clip:"))
 
 
 def training_options(cfg: Config) -> dict[str, Any]:
@@ -265,6 +342,6 @@ def help_text() -> str:
         for name, key in keys.items():
             choices = f" [{'|'.join(map(str, key.choices))}]" if key.choices else ""
             lines.append(f"  {name:24}{str(key.default):18} {key.help}{choices}")
-    lines.append("\nPEL's names, read as:")
-    lines += [f"  {name:24}{pel.key.help}" for name, pel in PEL_NAMES.items()]
+    lines.append("\nLIFT's names, read as:")
+    lines += [f"  {name:24}{lift.key.help}" for name, lift in LIFT_KEYS.items()]
     return "\n".join(lines)

@@ -9,12 +9,14 @@ def score(
     classnames: list[str],
     class_counts: np.ndarray,
     groups: dict[str, np.ndarray],
+    harmonic_floor: float = 0.0,
 ) -> dict:
     """Scores in percent of predictions [n] against labels [n], both int in 0..C-1.
 
     classnames and class_counts (training images) have length C; groups: {name: mask [C]}. A class without test images
-    counts nowhere; a group without any has the accuracy None. Returns {"accuracy": {overall, mean_class, *groups},
-    "more": {macro_f1, worst_class, harmonic_mean, geometric_mean}, "per_class": [{name, train, test, accuracy}]}.
+    counts nowhere; a group without any has the accuracy None. The harmonic mean takes a class's accuracy as
+    `harmonic_floor` percent at least. Returns {"accuracy": {overall, mean_class, *groups}, "more": {macro_f1,
+    worst_class, harmonic_mean, geometric_mean}, "per_class": [{name, train, test, accuracy}]}.
     """
     num_classes = len(classnames)
     total = np.bincount(labels, minlength=num_classes)
@@ -28,7 +30,7 @@ def score(
         return float(accuracy[mask & tested].mean()) if (mask & tested).any() else None
 
     classes = accuracy[tested]
-    some_zero = not classes.all()
+    some_zero, raised = not classes.all(), np.maximum(classes, harmonic_floor)
     return {
         "accuracy": {
             "overall": float(100 * correct.sum() / total.sum()),
@@ -38,7 +40,7 @@ def score(
         "more": {
             "macro_f1": float(f1[tested].mean()),
             "worst_class": float(classes.min()),
-            "harmonic_mean": 0.0 if some_zero else float(1 / np.mean(1 / classes)),
+            "harmonic_mean": 0.0 if not raised.all() else float(1 / np.mean(1 / raised)),
             "geometric_mean": 0.0 if some_zero else float(np.exp(np.log(classes).mean())),
         },
         "per_class": [

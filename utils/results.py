@@ -16,9 +16,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.write(f"{json.dumps(content, indent=1)}\n".encode())
 
 
-def what_is_tested(on_train: bool, tte: bool, crops: int) -> str:
-    """The word in a results file's name: test, tte (five crops), tte10; or of the training images train, train_tte."""
-    crops_word = ("tte" if crops == 5 else f"tte{crops}") if tte else ""
+def what_is_tested(on_train: bool, tte: bool, crops: int, draws: int | None = None) -> str:
+    """The word in a results file's name: test, tte (five crops), tte10, tte_draws5; train, train_tte of test_train."""
+    crops_word = (f"tte_draws{draws}" if draws else "tte" if crops == 5 else f"tte{crops}") if tte else ""
     return "_".join(filter(None, ("train" if on_train else "", crops_word))) or "test"
 
 

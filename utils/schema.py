@@ -191,7 +191,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "shot_groups": Key(
             "own",
             "str",
-            "counts that make the shot groups: the set's own, or ir100: of CIFAR-100-LT 50 and 10 those of 100, as LIFT",
+            "class counts of the shot groups: own, or ir100 = CIFAR-100-LT's of imbalance 100 for 50 and 10 (LIFT)",
             ("own", "ir100"),
             names_run=False,
         ),
@@ -271,8 +271,8 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "prompt": Key(
             "default",
             "str",
-            "text of a class, for zero_shot and classifier_init semantic: default 'a photo of a NAME.', classname 'NAME', "
-            "ensemble: the mean of 80 templates, descriptor: the mean of the sentences in prompt_file",
+            "texts for zero_shot and classifier_init semantic: default 'a photo of a NAME.', classname 'NAME', "
+            "ensemble = mean of 80 templates, descriptor = mean of the sentences in prompt_file",
             ("default", "classname", "ensemble", "descriptor"),
         ),
         "prompt_file": Key(None, "path", "for prompt descriptor: JSON {class name: [sentences]}", names_run=False),

@@ -28,9 +28,10 @@ class Entries(nn.Module):
         self.choose(tensor, index)
 
     def choose(self, tensor: Tensor, index: Tensor) -> None:
-        """Takes the entries at `index`, int64 [k], from their values in `tensor`."""
+        """Takes the entries at `index`, int64 [k], from their values in `tensor`, in float32 at least."""
         self.register_buffer("index", index.to(tensor.device), persistent=False)
-        self.values = nn.Parameter(tensor.detach().flatten()[self.index].clone())
+        values = tensor.detach().flatten()[self.index]
+        self.values = nn.Parameter(values.to(torch.promote_types(values.dtype, torch.float32), copy=True))
 
     def forward(self, tensor: Tensor) -> Tensor:
         """`tensor` with the learnt entries in their places; its shape and precision."""
