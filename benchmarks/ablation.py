@@ -156,7 +156,7 @@ def crops(bench: Bench) -> list[Row]:
 
 def text(bench: Bench) -> list[Row]:
     names = species(bench.plan.names)
-    backbone = load_backbone("clip_vit_b16", str(bench.weights))[0].to(bench.device)
+    backbone = load_backbone("clip_vit", str(bench.weights))[0].to(bench.device)
     row = _row(
         bench,
         "texts cut at the longest prompt",

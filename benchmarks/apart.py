@@ -104,7 +104,7 @@ def images(paths: list[str], look: tuple, crop: object, steps: object, workers: 
 
 def names(weights: Path, classnames: list[str], device: torch.device) -> Work:
     """A head's first rows from class names."""
-    backbone = load_backbone("clip_vit_b16", str(weights))[0].to(device)
+    backbone = load_backbone("clip_vit", str(weights))[0].to(device)
     text = PlainText(backbone.geometry, VOCABULARY)
     text.load_state_dict(backbone.text.state_dict(), strict=True)
     text.to(device)

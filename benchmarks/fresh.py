@@ -70,7 +70,7 @@ def start_seconds(plan: Plan, device: torch.device, folder: Path, paths: list[st
     seconds = []
     for turn in range(plan.starts):
         output = ["output_dir", (folder / f"start{turn}").absolute()]
-        command = [sys.executable, FIRST_STEP, mark, "-d", "folder", "-b", "clip_vit_b16", "-m", "lift+"]
+        command = [sys.executable, FIRST_STEP, mark, "-d", "folder", "-b", "clip_vit", "-m", "lift+"]
         NEIGHBOURS.wait()
         begin = time.time()
         done = subprocess.run([str(word) for word in (*command, *options, *output)], capture_output=True, text=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datasets.base import DataSet, ImageList, long_tail_counts
 from models.backbone import Backbone, Geometry
+from models.descriptions import write_beside
 from models.naming import to_openai_names
 from utils.config import Config
 
@@ -74,6 +75,7 @@ def write_weights(path: Path, geometry: Geometry) -> Path:
     torch.manual_seed(0)
     state = to_openai_names(Backbone(geometry).state_dict())
     save_file({name: value.half().contiguous() for name, value in state.items()}, path)
+    write_beside(path, geometry)
     return path
 
 

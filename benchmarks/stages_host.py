@@ -59,7 +59,7 @@ def init(bench: Bench) -> list[Row]:
     """A head's first weights from class names, from the text to the rows."""
     names, rows = species(bench.plan.names), []
     tokenize(names[:1])  # loads the vocabulary
-    backbone = load_backbone("clip_vit_b16", str(bench.weights))[0].to(bench.device)
+    backbone = load_backbone("clip_vit", str(bench.weights))[0].to(bench.device)
     plain = bench.plain.prepare(apart.names, bench.weights, names, bench.device)
 
     def ours() -> None:

@@ -114,10 +114,10 @@ def ready_to_test(ours: Ours) -> Iterator[None]:
 def config(folder: Path, weights: Path, device: torch.device, plan: Plan, *options: object) -> Config:
     """LIFT+ with the given KEY VALUE options, in float32 weights of the file, writing below `folder`."""
     gpu = device.index or 0 if device.type == "cuda" else -1
-    given = ["weights", weights, "gpu", gpu, "num_workers", 0, "batch_size", plan.train_images]
+    given = ["weights", weights, "mean", "clip", "gpu", gpu, "num_workers", 0, "batch_size", plan.train_images]
     given += ["v.adaptformer_dim", plan.width, "classifier_init", None, "output_dir", folder.absolute() / "run"]
     given += ["compile", "never"]  # unless plan.options say so: a long list alone would switch it on
-    return load_config("digits_lt", "clip_vit_b16", "lift+", [str(o) for o in (*given, *plan.options, *options)])
+    return load_config("digits_lt", "clip_vit", "lift+", [str(o) for o in (*given, *plan.options, *options)])
 
 
 def build_ours(cfg: Config, data: DataSet) -> Ours:

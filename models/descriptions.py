@@ -12,9 +12,12 @@ from typing import Any
 
 import torch
 
-from models.backbone import ModelError
+from models.backbone import Geometry, ModelError
+from models.text import VOCABULARY
+from models.vit import HEAD_DIM
 from utils.coerce import NORMALISATIONS
 
+OPEN_CLIP_JSON, TIMM_JSON = "open_clip_config.json", "config.json"
 OPENAI_SHA256 = {  # of OpenAI's own files, as in their addresses (open_clip.pretrained)
     "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762": "clip:RN50",
     "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599": "clip:RN101",
@@ -56,12 +59,12 @@ class Description:
 def openai_description(source: str) -> Description:
     """OpenAI's own CLIPs (Radford et al. 2021): quick GELU, heads 64 wide, the known normalisation."""
     mean, std = NORMALISATIONS["clip"]
-    return Description("quick_gelu", head_width=64, mean=mean, std=std, source=source)
+    return Description("quick_gelu", head_width=HEAD_DIM, mean=mean, std=std, source=source)
 
 
 def beside(path: Path) -> Description:
     """The description in the folder of a weight file; an empty one where there is none. Raises ModelError."""
-    for name, read in (("open_clip_config.json", _open_clip_json), ("config.json", _timm_json)):
+    for name, read in ((OPEN_CLIP_JSON, _open_clip_json), (TIMM_JSON, _timm_json)):
         file = path.with_name(name)
         if not file.is_file():
             continue
@@ -78,6 +81,18 @@ def beside(path: Path) -> Description:
         if found is not None:
             return found
     return Description()
+
+
+def write_beside(path: Path, geometry: Geometry) -> None:
+    """Describes a CLIP of OpenAI's kind in open_clip_config.json beside its weight file: quick GELU, heads 64 wide."""
+    vision: dict[str, Any] = {"image_size": geometry.resolution, "patch_size": geometry.patch}
+    vision |= {"layers": list(geometry.stages) or geometry.depth, "width": geometry.width or geometry.dim}
+    text = {"context_length": geometry.context, "vocab_size": VOCABULARY, "width": geometry.text_dim}
+    text |= {"heads": max(geometry.text_dim // HEAD_DIM, 1), "layers": geometry.text_depth}
+    model = {"embed_dim": geometry.joint, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
+    mean, std = NORMALISATIONS["clip"]
+    content = {"model_cfg": model, "preprocess_cfg": {"mean": mean, "std": std}}
+    path.with_name(OPEN_CLIP_JSON).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 # ---- open_clip ----
@@ -117,8 +132,8 @@ def describe_open_clip(model: dict[str, Any], preprocess: dict[str, Any], source
         )
     mean, std = (tuple(preprocess.get(key) or NORMALISATIONS["clip"][i]) for i, key in enumerate(("mean", "std")))
     resnet = isinstance(vision.get("layers"), (list, tuple))
-    head_width = vision.get("head_width", 64)
-    if resnet and head_width != 64:
+    head_width = vision.get("head_width", HEAD_DIM)
+    if resnet and head_width != HEAD_DIM:
         raise ModelError(
             f"{source} asks for heads {head_width} wide in a ResNet's attention pool; here they are 64 wide"
         )

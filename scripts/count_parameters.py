@@ -30,6 +30,7 @@ def empty_backbone(cfg: Config) -> Backbone:
     """The backbone of `cfg`: the image tower on the meta device, the text tower with what class names need."""
     with torch.device("meta"):
         backbone = Backbone(BACKBONES[cfg.backbone].geometry)
+    backbone.mean, backbone.std = cfg.mean, cfg.std
     if backbone.text is not None:
         if not any(cfg.l[name] for name in METHODS):
             backbone.text.blocks = backbone.text.blocks[:0]  # reading the names would take long and counts nothing
@@ -66,7 +67,7 @@ def table(backbone: str, num_classes: int, options: list[str]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-b", dest="backbone", default="clip_vit_b16", help="default: %(default)s")
+    parser.add_argument("-b", dest="backbone", default="clip_vit_b16", choices=BACKBONES, help="default: %(default)s")
     parser.add_argument("--classes", type=int, default=1000, help="number of classes (default: %(default)s)")
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="see main.py --help")
     args = parser.parse_intermixed_args()

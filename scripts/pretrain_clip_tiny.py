@@ -39,10 +39,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets.digits_lt import CLASSNAMES, build
 from models.backbone import Backbone, Geometry
-from models.descriptions import openai_description
+from models.descriptions import write_beside
 from models.naming import to_openai_names
 from models.text import tokenize
-from models.weights import load_backbone
+from models.weights import BACKBONES, load_backbone
 from scripts.glyphs import CONCEPTS, SIDE, Fonts, Strokes, paint
 
 GEOMETRY = Geometry(dim=128, depth=6, patch=8, resolution=SIDE, joint=64, text_dim=64, text_depth=3)
@@ -278,7 +278,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     facts = pretrain(args.steps, args.seed, args.out)
-    backbone, _ = load_backbone("clip_tiny", str(args.out), openai_description("clip_tiny"))
+    write_beside(args.out, BACKBONES["clip_tiny"].geometry)
+    backbone, _ = load_backbone("clip_tiny", str(args.out))
     digits = build()
     for name, part in (("training", digits.train), ("test", digits.test)):
         accuracy = zero_shot_accuracy(backbone, torch.from_numpy(part.images), torch.from_numpy(part.labels))

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The classifier's first weights, with LIFT+ otherwise as it is (arXiv 2504.13282): random, from the class names, from
-# mean features, from a logistic regression.
-#   scripts/run_inits.sh [--help] [--dry-run] [--only REGEX] [KEY VALUE ...]
+# The classifier's first weights, with LIFT+ otherwise as it is (arXiv 2504.13282): random, from a logistic regression,
+# from mean features, from the class names.
+#   scripts/run_inits.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
+source "$(dirname "$0")/grids.sh"
 
-for data in imagenet_lt places_lt cifar100_ir100; do
-  for init in None semantic class_mean linear_probing; do
-    echo "-d $data -b clip_vit_b16 -m lift+ classifier_init $init"
+for data in imagenet_lt places_lt $(more cifar100_ir100); do
+  for init in None linear_probing class_mean semantic; do
+    with_tte "-d $data -b clip_vit_b16 -m lift+ classifier_init $init"
   done
 done | "${PYTHON:-python}" "$(dirname "$0")/run_all.py" "$@"

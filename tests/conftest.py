@@ -4,22 +4,21 @@ import pytest
 import torch
 
 from models.backbone import Backbone, Geometry
+from models.descriptions import write_beside
 from models.naming import to_openai_names
 from utils.config import load_config
 
 torch.set_num_threads(1)  # the models are tiny, and machines that run tests are busy
 
 
-# options for random_clip: what its tensors do not say
-DESCRIBED = ("activation", "quick_gelu", "heads", "2", "mean", "clip")
-
-
 @pytest.fixture(scope="session")
 def random_clip(tmp_path_factory):
-    """A weight file in OpenAI's naming: a CLIP of 2 blocks for 32 pixels, with random weights."""
+    """A weight file in OpenAI's naming, for -b clip_vit: a CLIP of 2 blocks for 32 pixels, with random weights."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "random_clip.pt"
-    torch.save(to_openai_names(Backbone(Geometry(128, 2, 8, 32, 64, 64, 2)).state_dict()), path)
+    geometry = Geometry(128, 2, 8, 32, 64, 64, 2)
+    torch.save(to_openai_names(Backbone(geometry).state_dict()), path)
+    write_beside(path, geometry)
     return path
 
 
@@ -31,6 +30,6 @@ def config(random_clip, tmp_path, monkeypatch):
     def make(*options, method="lift+"):
         base = ["weights", random_clip, "prec_train", "fp32", "prec_test", "fp32", "num_workers", 0, "num_epochs", 2]
         base += ["batch_size", 16, "print_freq", 10]
-        return load_config("digits_lt", "clip_vit", method, [str(o) for o in (*base, *DESCRIBED, *options)])
+        return load_config("digits_lt", "clip_vit", method, [str(o) for o in (*base, *options)])
 
     return make

@@ -82,7 +82,7 @@ def test_logits_are_the_same_with_one_crop_and_with_five(bench, plain):
 
 
 def test_texts_give_the_same_rows(bench):
-    backbone, _ = load_backbone("clip_vit_b16", str(bench.weights))
+    backbone, _ = load_backbone("clip_vit", str(bench.weights))
     text = PlainText(GEOMETRY, VOCABULARY)
     text.load_state_dict(backbone.text.state_dict())
     names = ["golden eagle", "cat", "a rather long name of a thing"]

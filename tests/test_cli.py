@@ -5,6 +5,8 @@ import os
 import pytest
 
 import main as cli
+from models.backbone import Geometry
+from models.weights import BACKBONES
 from utils.checkpoint import CHECKPOINT
 
 
@@ -14,7 +16,7 @@ def command(random_clip, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEBUG", raising=False)
 
-    def run(*options, data="digits_lt", backbone="clip_tiny", method="lift+"):
+    def run(*options, data="digits_lt", backbone="clip_vit", method="lift+"):
         quick = ("weights", random_clip, "num_workers", 0, "num_epochs", 1)
         try:
             flags = ["-d", data, *(["-b", backbone] if backbone else []), "-m", method]
@@ -37,7 +39,7 @@ def one_sentence(error, *parts):
 def test_a_run_ends_well(command, tmp_path):
     status, error = command()
     assert (status, error) == (0, "")
-    assert (tmp_path / "output/digits_lt_clip_tiny_lift+_num_epochs_1/results.json").exists()
+    assert (tmp_path / "output/digits_lt_clip_vit_lift+_num_epochs_1/results.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -74,16 +76,17 @@ def test_a_missing_flag(command, capsys):
     one_sentence(capsys.readouterr().err, "-m lift+ needs a backbone", "clip_tiny")
 
 
-def test_pels_form_and_names(command, tmp_path):
-    """A model of PEL's with its options; the warnings are one line each."""
+def test_lifts_form_and_names(command, tmp_path, monkeypatch):
+    """A model of LIFT's with its options, on a small stand-in; one line tells how they were read."""
+    small = BACKBONES["clip_vit_b16"]._replace(geometry=Geometry(128, 2, 8, 32, 64, 64, 2))
+    monkeypatch.setitem(BACKBONES, "clip_vit_b16", small)
     options = ("micro_batch_size", 2, "adapter_dim", 1, "prec", "fp32", "print_freq", 50)
     status, error = command(*options, backbone=None, method="clip_vit_b16_peft")
     assert status == 0
-    assert [line.partition(" is PEL's name")[0] for line in error.splitlines()] == [
-        "note: prec fp32",
-        "note: micro_batch_size 2",
-        "note: adapter_dim 1",
-    ]
+    assert error == (
+        "note: LIFT's names were read: prec fp32 as prec_train fp32, prec_test fp32; "
+        "micro_batch_size 2 as accum_step 4; adapter_dim 1 as v.adaptformer_dim 1\n"
+    )
     (run,) = (tmp_path / "output").iterdir()
     assert run.name.startswith("digits_lt_clip_vit_b16_peft_prec_train_fp32_num_epochs_1_accum_step_4")
     assert (run / "results.json").exists()
@@ -185,15 +188,15 @@ def test_no_text_tower(command):
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=64, num_heads=1, depth=1)
     torch.save(vit.state_dict(), "vit.pt")
-    options = ("weights", "vit.pt")
-    status, error = command(*options, "classifier_init", "semantic", backbone="in21k_vit_b16")
+    options = ("weights", "vit.pt", "activation", "gelu", "heads", 1, "mean", "half")
+    status, error = command(*options, "classifier_init", "semantic", backbone="vit")
     assert status == 2
     one_sentence(error, "no text tower", "class_mean")
-    status, error = command(*options, backbone="in21k_vit_b16")
+    status, error = command(*options, backbone="vit")
     assert (status, error) == (0, "")
-    status, error = command(*options, backbone="clip_vit_b16")
+    status, error = command(*options, backbone="clip_vit")
     assert status == 2
-    one_sentence(error, "clip_vit_b16 is a CLIP")
+    one_sentence(error, "clip_vit is a CLIP")
 
 
 def test_a_failure_of_ours_is_status_1(command, monkeypatch):
@@ -224,7 +227,7 @@ def test_too_little_memory_has_a_remedy(command, monkeypatch):
 def test_the_log_says_why_a_run_stopped(command, tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.Trainer.fit", lambda _: 1 / 0)
     command()
-    log = (tmp_path / "output/digits_lt_clip_tiny_lift+_num_epochs_1/log.txt").read_text()
+    log = (tmp_path / "output/digits_lt_clip_vit_lift+_num_epochs_1/log.txt").read_text()
     assert "stopped: ZeroDivisionError" in log
 
 

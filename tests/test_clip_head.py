@@ -42,8 +42,9 @@ def run_cfg(text=(), **changed):
         "clip_adapter_dim": 4,
         "v": OFF,
         "l": TEXT_OFF | dict.fromkeys(text, True),
-        "mean": (0.1, 0.2, 0.3),
-        "std": (0.5, 0.6, 0.7),
+        "prompt": "default",
+        "prompt_file": None,
+        "variant": "lift+",
     }
     return SimpleNamespace(**(cfg | changed))
 
@@ -143,6 +144,7 @@ def test_fresh_head_is_open_clips_zero_shot(changed, clip_pair):
 @torch.no_grad()
 def test_zero_shot_model_is_open_clip_on_normalised_images(clip_pair):
     theirs, ours = clip_pair
+    ours.mean, ours.std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     images = torch.randint(0, 256, (3, 3, CLIP_RESOLUTION, CLIP_RESOLUTION), dtype=torch.uint8)
     mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
     expected = open_clip_logits(theirs, (images / 255 - mean) / std, [photo(name) for name in NAMES])

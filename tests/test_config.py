@@ -16,7 +16,7 @@ from datasets.transforms import MDA_SCHEDULES
 from models.head_init import HEAD_INITS
 from models.heads import HEADS
 from models.peft import METHODS, RESNET_METHODS
-from models.weights import BACKBONES
+from models.weights import BACKBONES, FAMILIES
 from utils.config import ConfigError, config_names, load_config
 from utils.lift_keys import LIFT_KEYS
 from utils.losses import LOSSES
@@ -41,12 +41,12 @@ def test_every_triple_merges(backbone):
         cfg = load(data=data, backbone=backbone, method=method)
         assert (cfg.dataset, cfg.backbone) == (data, backbone)
         assert cfg.dataset in DATASETS
-        assert cfg.backbone in BACKBONES
+        assert cfg.backbone in BACKBONES or cfg.backbone in FAMILIES
 
 
 def test_the_files_and_the_tables_hold_the_same_names():
     assert set(config_names("data")) == set(DATASETS)
-    assert set(config_names("backbone")) == set(BACKBONES)
+    assert set(config_names("backbone")) == {*BACKBONES, *FAMILIES}
 
 
 def test_the_order_of_merging():
@@ -379,7 +379,7 @@ def test_lifts_names_that_do_not_fit():
     assert "classifier_scale cannot be None; it takes a number" in refusal("scale", "None")
     assert "prec_train cannot be None; it takes one of amp" in refusal("prec", "None")
     message = refusal("micro_batch_size", 16, "batch_size", 64, "accum_step", 2)
-    assert "micro_batch_size 16 is accum_step 4, but accum_step 2 is given; leave one" in message
+    assert "micro_batch_size 16: it is accum_step 4, but accum_step 2 is given; leave one" in message
     assert "[a,b]" in refusal("partial", "[1,2,3]")
     assert "k_shot" in refusal("init_head", "0_shot")
 

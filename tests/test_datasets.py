@@ -402,8 +402,8 @@ def test_the_command_for_cifar_runs(cifar, random_clip, tmp_path, monkeypatch):
     import main
 
     monkeypatch.chdir(tmp_path)
-    command = "-d cifar100_ir100 -b clip_vit_b16 -m lift+ num_epochs 1 num_workers 0 weights"
+    command = "-d cifar100_ir100 -b clip_vit -m lift+ num_epochs 1 num_workers 0 weights"
     assert main.main([*command.split(), str(random_clip)]) == 0
-    results = json.loads((tmp_path / "output/cifar100_ir100_clip_vit_b16_lift+_num_epochs_1/results.json").read_text())
+    results = json.loads((tmp_path / "output/cifar100_ir100_clip_vit_lift+_num_epochs_1/results.json").read_text())
     assert len(results["per_class"]) == 100
     assert sum(row["test"] for row in results["per_class"]) == 200

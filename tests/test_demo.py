@@ -1,5 +1,6 @@
 """The demo: clip_tiny within its limits, and what it and LIFT+ reach on digits_lt, far below what they usually do."""
 
+import dataclasses
 import json
 
 import pytest
@@ -31,7 +32,8 @@ def test_clip_tiny_is_small_and_says_how_it_was_made():
     backbone, _ = load_backbone("clip_tiny")
     outside = [p.numel() for name, p in backbone.named_parameters() if "token_embedding" not in name]
     assert sum(outside) <= 2_000_000
-    assert backbone.geometry == BACKBONES["clip_tiny"].geometry
+    sizes = dataclasses.replace(backbone.geometry, activation=None, heads=None, text_heads=None)
+    assert sizes == BACKBONES["clip_tiny"].geometry
 
 
 def test_zero_shot(demo):

@@ -181,8 +181,9 @@ def run_cfg(**changed):
         "coop": False,
         "proj_tuning": False,
         "clip_adapter": False,
-        "mean": (0.1, 0.2, 0.3),
-        "std": (0.5, 0.6, 0.7),
+        "prompt": "default",
+        "prompt_file": None,
+        "variant": "lift+",
     }
     return SimpleNamespace(**(cfg | changed))
 

@@ -584,9 +584,9 @@ def test_a_run_tests_such_a_checkpoint(random_clip, tmp_path, monkeypatch):
     options += ["test_only", "True", "model_dir", "theirs", "v.adaptformer_dim", WIDTH, "v.adaptformer_layers", 1]
     options += ["v.aft", "True", "v.aft_ratio", RATIO, "v.aft_seed", 3, "v.aft_layers", 1, "v.bitfit", "True"]
     options = [str(option) for option in options]
-    assert cli.main(["-d", "digits_lt", "-b", "clip_tiny", "-m", "lift", *options]) == 0
+    assert cli.main(["-d", "digits_lt", "-b", "clip_vit", "-m", "lift", *options]) == 0
 
-    cfg = load_config("digits_lt", "clip_tiny", "lift", options)
+    cfg = load_config("digits_lt", "clip_vit", "lift", options)
     images = torch.from_numpy(digits_lt.build("digits_lt", None).test.images[:5]).permute(0, 3, 1, 2)
     crops = torch.cat([build_test_crops(cfg, 32)(image) for image in images])
     backbone, _ = build_backbone(cfg)

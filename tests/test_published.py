@@ -747,7 +747,7 @@ def test_the_command_of_each_set_runs(name, server, images, random_clip, tmp_pat
     """As on a machine with internet, but for the lists and weights, which are this machine's."""
     monkeypatch.chdir(tmp_path)
     root = images(name)
-    command = f"-d {name} -b clip_vit_b16 -m lift+ num_epochs 1 batch_size 4 num_workers 0 v.adaptformer_dim 2"
+    command = f"-d {name} -b clip_vit -m lift+ num_epochs 1 batch_size 4 num_workers 0 v.adaptformer_dim 2"
     assert main.main([*command.split(), "root", str(root), "weights", str(random_clip), "output_dir", "run"]) == 0
     results = json.loads((tmp_path / "output/run/results.json").read_text())
     assert results["data"]["name"] == name

@@ -385,9 +385,10 @@ def bn_config(tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: few)
 
     def make(*options):
-        base = ["weights", tmp_path / "clip_rn50.safetensors", "prec_train", "fp32", "prec_test", "fp32"]
-        base += ["num_workers", 0, "num_epochs", 2, "batch_size", 32, "v.bn_tuning", "True", "lr", 0.002]
-        return load_config("digits_lt", "clip_rn50", "lp", [str(option) for option in (*base, *options)])
+        base = ["weights", tmp_path / "clip_rn.safetensors", "prec_train", "fp32", "prec_test", "fp32"]
+        base += ["activation", "quick_gelu", "mean", "clip", "std", "clip", "num_workers", 0, "num_epochs", 2]
+        base += ["batch_size", 32, "v.bn_tuning", "True", "lr", 0.002]
+        return load_config("digits_lt", "clip_rn", "lp", [str(option) for option in (*base, *options)])
 
     return make
 

@@ -88,12 +88,12 @@ def clip_resnet(tmp_path_factory):
     """The options for a small CLIP ResNet with random weights."""
     folder = tmp_path_factory.mktemp("weights")
     helpers.clip_resnet_pair(folder)
-    return ("weights", folder / "clip_rn50.safetensors", "lr", 0.002)
+    return ("weights", folder / "clip_rn.safetensors", "lr", 0.002, "activation", "quick_gelu", "mean", "clip")
 
 
 @pytest.mark.parametrize("method", ["zs", "lp", "fft", "bitfit", "ssf", "coop", "proj_tuning", "clip_adapter"])
 def test_a_clip_resnet_trains_and_tests(method, run, clip_resnet, capsys):
-    results = run(method, *clip_resnet, backbone="clip_rn50")
+    results = run(method, *clip_resnet, backbone="clip_rn")
     assert 0 <= results["accuracy"]["overall"] <= 100
     if method == "proj_tuning":  # there is no image projection: the attention pool ends in one
         assert results["params"]["trained"] == helpers.TEXT_DIM * helpers.CLIP_JOINT
@@ -107,14 +107,14 @@ def test_an_imagenet_resnet_trains_and_tests(method, run, tmp_path, monkeypatch)
     few = DataSet("digits_lt", data.classnames, train, test)
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: few)
     helpers.resnet_pair(tmp_path)
-    options = ("weights", tmp_path / "in1k_rn50.safetensors", "classifier_init", "None", "lr", 0.002)
-    assert run(method, *options, backbone="in1k_rn50")["params"]["trained"] > 0
+    options = ("weights", tmp_path / "rn.safetensors", "classifier_init", "None", "lr", 0.002, "mean", "imagenet")
+    assert run(method, *options, backbone="rn")["params"]["trained"] > 0
 
 
 @pytest.mark.parametrize("method", ["lift+", "lora", "pt", "adapter", "aft", "ln_tuning"])
 def test_other_methods_refuse_a_resnet_by_name(method, clip_resnet, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    flags = ["-d", "digits_lt", "-b", "clip_rn50", "-m", method]
+    flags = ["-d", "digits_lt", "-b", "clip_rn", "-m", method]
     assert cli.main([*flags, *map(str, clip_resnet)]) == 2
     name = {"lift+": "adaptformer"}.get(method, method)
     error = capsys.readouterr().err
@@ -152,7 +152,7 @@ def test_a_killed_run_of_trained_texts_goes_on_bit_by_bit(config, options, monke
 def test_frozen_text_stays_as_it_was(config):
     run = Trainer(config("coop", "False", "l.bitfit", "True", "l.bitfit_layers", 1, method="coop"))
     run.run()
-    fresh = load_backbone("clip_tiny", run.cfg.weights)[0].text
+    fresh = load_backbone("clip_vit", run.cfg.weights)[0].text
     prefix, biases = "head.texts.tower.", [name for name, _ in fresh.blocks[1].named_parameters() if "bias" in name]
     names = {f"{prefix}blocks.1.{name}" for name in biases}
     assert set(checkpoint.trained_tensors(run.model)) == names

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def test_only_the_named_tensors_train(config):
     side = {f"tower.blocks.{i}.side.{part}" for i in (0, 1) for part in ("scale", *_pairs("norm", "down", "up"))}
     lora = {f"tower.blocks.1.attn.qkv.{x}.{part}.weight" for x in "qv" for part in ("down", "up")}
     assert names == side | lora | {"head.weight"}
-    fresh, _ = load_backbone("clip_tiny", run.cfg.weights)
+    fresh, _ = load_backbone("clip_vit", run.cfg.weights)
     frozen = {name: p for name, p in run.model.tower.named_parameters() if not p.requires_grad}
     for name, parameter in fresh.image.named_parameters():
         wrapped = name.replace("blocks.1.attn.qkv.", "blocks.1.attn.qkv.wrapped.")
@@ -356,6 +357,7 @@ def test_other_weights_of_the_same_shape_are_refused(config, random_clip, tmp_pa
     state = torch.load(random_clip)
     state["visual.ln_post.bias"] += 1
     torch.save(state, tmp_path / "other.pt")
+    shutil.copy(random_clip.with_name("open_clip_config.json"), tmp_path)
     with pytest.raises(CheckpointError, match="weights"):
         train(config("weights", tmp_path / "other.pt", "test_only", "True"))
 
@@ -365,7 +367,7 @@ def test_zero_shot_equals_clip_by_hand(config):
     assert results["params"]["trained"] == results["epochs"] == 0
     assert not (run.run_dir / checkpoint.CHECKPOINT).exists()
 
-    clip, _ = load_backbone("clip_tiny", run.cfg.weights)
+    clip, _ = load_backbone("clip_vit", run.cfg.weights)
     from torchvision.transforms.functional import InterpolationMode, center_crop, normalize, resize
 
     images = torch.from_numpy(run.data.test.images).permute(0, 3, 1, 2)
@@ -399,10 +401,10 @@ def test_five_crops_average_the_logits(config):
 
 def test_starting_from_mean_features(config):
     run, results = train(config("classifier_init", "class_mean", "num_epochs", 1, "lr", 0))
-    clip, _ = load_backbone("clip_tiny", run.cfg.weights)
+    clip, _ = load_backbone("clip_vit", run.cfg.weights)
     images = torch.from_numpy(run.data.train.images).permute(0, 3, 1, 2)
     crops = torch.nn.functional.interpolate(images, 32, mode="bicubic", antialias=True)
-    mean, std = (torch.tensor(constant).view(3, 1, 1) for constant in (run.cfg.mean, run.cfg.std))
+    mean, std = (torch.tensor(constant).view(3, 1, 1) for constant in (clip.mean, clip.std))
     with torch.no_grad():
         features = clip.image((crops / 255 - mean) / std)
     for c in range(10):

@@ -282,8 +282,9 @@ def test_ten_crops_of_a_photograph_are_torchvisions(photo):
 
 @pytest.mark.parametrize("tte, tte_crops, expand, expected", [(False, 10, 32, 1), (True, 5, 24, 5), (True, 10, 24, 10)])
 def test_test_crops_follow_the_configuration(tte, tte_crops, expand, expected):
-    cfg = types.SimpleNamespace(tte=tte, tte_crops=tte_crops, expand=None, reducing_gap=1.5)
-    assert build_test_crops(cfg, 224) == TestCrops(224, expand, expected, 1.5)
+    cfg = types.SimpleNamespace(tte=tte, tte_crops=tte_crops, tte_draws=None, expand=None, reducing_gap=1.5)
+    cfg.interpolation = "bilinear"
+    assert build_test_crops(cfg, 224) == TestCrops(224, expand, expected, 1.5, "bilinear")
     cfg.expand = 7
     assert build_test_crops(cfg, 224).expand == 7
 

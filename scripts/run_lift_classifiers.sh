@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# The classifiers, with LIFT otherwise as it is (arXiv 2309.10019, table 15), and the scale of the cosine classifier.
+#   scripts/run_lift_classifiers.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
+set -euo pipefail
+source "$(dirname "$0")/grids.sh"
+
+for data in imagenet_lt places_lt inat2018 $(more cifar100_ir100); do
+  run="-d $data -m clip_vit_b16 adaptformer True $(epochs $data 20)"
+  for classifier in LinearClassifier L2NormedClassifier $(more LayerNormedClassifier); do
+    with_tte "$run classifier $classifier"
+  done
+  for scale in 15 20 25 30 35; do
+    with_tte "$run classifier CosineClassifier scale $scale"
+  done
+done | "${PYTHON:-python}" "$(dirname "$0")/run_all.py" "$@"

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Test-time ensembling (LIFT, arXiv 2309.10019, figure 11): by how many pixels a test image exceeds the five crops, for
+# one trained model of each data set.
+#   scripts/run_lift_expand.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
+set -euo pipefail
+source "$(dirname "$0")/grids.sh"
+
+for data in imagenet_lt places_lt inat2018 $(more cifar100_ir100); do
+  run="-d $data -m clip_vit_b16 adaptformer True $(epochs $data 20)"
+  echo "$run"
+  for expand in 4 8 12 16 20 24 28 32 36 40 44 48; do
+    echo "$run test_only True tte True expand $expand"
+  done
+done | "${PYTHON:-python}" "$(dirname "$0")/run_all.py" "$@"
