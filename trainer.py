@@ -110,7 +110,8 @@ class Trainer:
             "params": params,
             "seed": cfg.seed,
             "data": {"name": data.name, "split": self.split, "fingerprint": lists},
-            "test": {"crops": crops.count, "expand": crops.expand, "precision": runtime.name_of(self.test_dtype)},
+            "test": {"crops": crops.count, "expand": crops.expand, "precision": runtime.name_of(self.test_dtype)}
+            | ({"draws": crops.count} if cfg.tte and cfg.tte_draws else {}),
             "settings": self.settings,
             "weights": weights,
             **runtime.environment(self.device, self.world),
