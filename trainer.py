@@ -15,15 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets import build_data
+from datasets import build_data, overlap
 from datasets.base import ImageList
-from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order
+from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order, workers_note
 from datasets.transforms import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
 from models import (
     Classifier,
     ModelError,
     build_backbone,
     build_model,
+    classname_notes,
     convert_upstream,
     count_parameters,
     entries_fingerprint,
@@ -46,8 +47,9 @@ class Trainer:
     def __init__(self, cfg: Config, command: str = ""):
         self.cfg, self.command = cfg, command
         self.testing, self.split = cfg.test_only or cfg.test_train, "train" if cfg.test_train else "test"
-        self.what = results.what_is_tested(cfg.test_train, cfg.tte, cfg.tte_crops, cfg.tte_draws)
         self.run_dir, self.world = Path(cfg.output_dir), World()
+        self.origin, self.list_name, self.trained_images = {}, cfg.test_name, []  # see find_run, count_trained_on
+        self.name_files()
         self.seconds, self.rates = {"train": 0.0, "test": 0.0}, {"train": None, "test": None}
 
     def run(self) -> dict:
@@ -56,14 +58,13 @@ class Trainer:
         with self.world.joined(self.device):
             with self.world.main_first():
                 self.data = build_data(self.cfg)
-            trained = None  # a checkpoint to test, or to start from
-            if (self.testing or self.cfg.model_dir) and not self.cfg.zero_shot:
-                trained = checkpoint.find(Path(self.cfg.model_dir or self.run_dir))
-            file = f"log_{self.what}.txt" if self.testing else "log.txt"
-            with RunLog(self.run_dir, file, speaks=self.world.main) as self.log:
+            trained = self.find_run() if self.testing or self.cfg.model_dir else None  # to test, or to start from
+            with RunLog(self.run_dir, self.files.log.name, speaks=self.world.main) as self.log:
                 self.build(trained)
+                self.settle_files()
                 if trained and self.trained:
                     self.restore(trained)
+                self.trained_on = self.count_trained_on()
                 if self.trained and not self.testing:
                     self.fit()
                 elif not self.testing:
@@ -96,14 +97,15 @@ class Trainer:
         lists = {"train": data.train.fingerprint(data.root), "test": data.test.fingerprint(data.root)}
         # what a checkpoint fits, and what makes a run the same run
         self.identity = {"backbone": cfg.backbone, "weights": weights["sha256"], "classes": data.classes_fingerprint}
+        described = {"mean": list(backbone.mean), "std": list(backbone.std)}
+        described |= {key: getattr(backbone.geometry, key) for key in ("activation", "heads", "text_heads")}
+        self.identity |= described
         if (entries := entries_fingerprint(self.model)) is not None:
             self.identity["aft entries"] = entries
         same = {"precision": runtime.name_of(self.train_dtype), "training images": lists["train"]}
-        described = {"mean": list(backbone.mean), "std": list(backbone.std)}
-        described |= {key: getattr(backbone.geometry, key) for key in ("activation", "heads", "text_heads")}
         files = {"prompt file": cfg.prompt_file, "start": None if self.testing else trained}
         files = {name: results.sha256(Path(file)) for name, file in files.items() if file}
-        self.settings = self.identity | training_options(cfg) | described | same | files
+        self.settings = training_options(cfg) | self.identity | same | files
         self.about = {
             "params": params,
             "seed": cfg.seed,
@@ -115,8 +117,9 @@ class Trainer:
             "command": self.command,
         }
         notes = {test_note} if self.testing or not self.trained else {train_note, test_note}
-        notes |= {*loaded.notes}
-        self.log.info(results.introduction(self.about, data.summary(), self.resolution, notes - {None}))
+        notes |= {*loaded.notes, workers_note(cfg.num_workers)}
+        summary = "\n".join([data.summary(), *classname_notes(cfg, data.classnames, start=trained is None)])
+        self.log.info(results.introduction(self.about, summary, self.resolution, notes - {None}))
 
     @torch.inference_mode()
     def class_features(self, backbone: torch.nn.Module) -> tuple[Tensor, Tensor]:
@@ -167,7 +170,8 @@ class Trainer:
             self.save_progress(epoch + 1)
         self.rates["train"] = cfg.num_epochs * len(data) / self.seconds["train"]
         if self.world.main:
-            checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.saved_tensors(self.model), self.identity)
+            about = self.identity | self.about_training_images()
+            checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.saved_tensors(self.model), about)
 
     def train_epoch(self, epoch: int, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
         cfg = self.cfg
@@ -239,7 +243,7 @@ class Trainer:
         rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = in_order(indices[rank::ranks], size)
         batches = Loader(images, crops, steps, self.device, self.cfg.num_workers)
-        parts = self.cache.features(model, batches, images.images, steps, crops)
+        parts = self.cache.features(model, batches, images.images, steps, crops, images.exif_orientation)
         with self.log.progress(len(indices), "testing") as bar:
             for features, rows in zip(parts, out[rank::ranks].split(size), strict=False):  # there may be none
                 logits = sum(model.head(crop) for crop in features) / len(features)
@@ -259,7 +263,7 @@ class Trainer:
         self.seconds["test"] = time.perf_counter() - start
         self.rates["test"] = None if self.cache.hit else len(split) / self.seconds["test"]
         if saves and self.world.main:
-            results.save_logits(self.run_dir / f"logits_{self.what}.npz", outputs, split.labels)
+            results.save_logits(self.files.logits, outputs, split.labels, self.tested)
         predictions = outputs.argmax(1) if saves else outputs
         floor = LIFT_HARMONIC_FLOOR if self.cfg.variant == "lift" else 0.0
         return score(split.labels, predictions, self.data.classnames, self.data.class_counts, self.data.groups, floor)
@@ -268,15 +272,123 @@ class Trainer:
         """Writes the results file and shows its table."""
         content = scores | self.about | {"seconds": self.seconds, "images_per_second": self.rates}
         content["epochs"] = self.cfg.num_epochs if self.trained else 0
-        content |= results.trained_as(Path(self.cfg.model_dir or self.run_dir)) if self.testing else {}
+        content["data"] = self.about["data"] | self.about_tested()
+        content["logits"] = self.files.logits.name if self.cfg.save_logits else None
+        if self.testing:
+            content |= results.trained_as(Path(self.cfg.model_dir or self.run_dir)) if self.trained else {}
+        elif self.cfg.model_dir:
+            content["started_from"] = self.cfg.model_dir
         content["peak_memory_mb"] = memory.peak_mb(self.device)
         if not self.world.main:
             return content
-        path = self.run_dir / (f"results_{self.what}.json" if self.testing else "results.json")
-        for old in () if self.testing else self.run_dir.glob("results_*.json"):
-            old.unlink()  # tests of an earlier run
-        results.write_json(path, content)
+        for old in () if self.testing else (*self.run_dir.glob("results_*.json"), *self.run_dir.glob("logits_*.npz")):
+            if old.name != content["logits"]:
+                old.unlink()  # of an earlier run and its tests
+        results.write_json(self.files.results, content)
         if not self.testing:
             (self.run_dir / checkpoint.PROGRESS).unlink(missing_ok=True)
-        self.log.info(f"\n{results.table(content)}\nresults   {path}")
+        self.log.info(f"\n{results.table(content)}\nresults   {self.files.results}")
         return content
+
+    # ---- the images of a test, and those of the training run ----
+
+    def name_files(self) -> None:
+        """The files of this run: `what` is tested is in their names."""
+        cfg = self.cfg
+        crops = (cfg.test_train, cfg.tte, cfg.tte_crops, cfg.tte_draws)
+        self.files = results.run_files(self.run_dir, *crops, testing=self.testing, name=self.list_name)
+        self.what = self.files.word
+
+    def find_run(self) -> Path | None:
+        """The checkpoint to test or to start from, None for zero-shot CLIP.
+
+        For a test, finds the images that its run was trained and tested on: a test of others gets files of its own.
+        Raises a ConfigError if those files hold a test of yet others.
+        """
+        cfg, data, source = self.cfg, self.data, Path(self.cfg.model_dir or self.run_dir)
+        path = None if cfg.zero_shot else checkpoint.find(source)
+        if not self.testing:
+            return path
+        about = checkpoint.describe(path) if path else {}
+        self.trained_images = about.get("trained_on", [])
+        self.origin = results.training_record(source, about)
+        fingerprint = getattr(data, self.split).fingerprint(data.root)
+        own = self.origin or results.first_test(self.run_dir, self.split)
+        if cfg.zero_shot and own.get("name", data.name) != data.name:
+            own = {}  # its shot groups are those of another data set, whatever the tested images
+            self.list_name = cfg.test_name or data.name
+        else:
+            list_file = cfg.train_list if cfg.test_train else cfg.test_list
+            self.list_name = results.list_name(cfg.test_name, list_file, data.name, fingerprint, own, self.split)
+        self.name_files()
+        self.files.require_free(fingerprint)
+        if path and self.origin:
+            self.data = data.counted_as(self.origin["counts"], self.origin["name"])
+        return path
+
+    def settle_files(self) -> None:
+        """Logits of a test never replace those of another one, nor lie unmarked beside its results."""
+        split = self.about["data"]["fingerprint"][self.split]
+        if self.cfg.tte and self.cfg.tte_draws:
+            self.about["test"]["draws"] = self.cfg.tte_draws
+        tested = {"fingerprint": split, **self.about["test"]}
+        self.tested = {key: value for key, value in tested.items() if value is not None}  # draws have no expand
+        if not self.testing:
+            return
+        if self.cfg.save_logits:
+            self.files = self.files.apart(self.tested, getattr(self.data, self.split).labels)
+            return
+        there = results.logits_about(self.files.logits)
+        if there and "fingerprint" in there and there != self.tested:
+            self.log.info(f"note      {self.files.logits} holds the logits of another test, and stays as it is")
+
+    def count_trained_on(self) -> int | None:
+        """How many of the tested images the model was trained on; None where that is not known. One line if any.
+
+        Computed by the main process, which alone reports it.
+        """
+        data, images = self.data, getattr(self.data, self.split)
+        if not self.trained or not self.world.main:
+            return 0 if not self.trained else None
+        lists, known = self.about["data"]["fingerprint"], self.origin.get("fingerprint", {})
+        if not self.testing:
+            self.trained_images = [overlap.record(data.train, data.root), *self.inherited_images()]
+        elif not self.trained_images:  # of an older version, or of LIFT+: known if it is the list of this command
+            same = known.get("train") == lists["train"]
+            self.trained_images = [overlap.record(data.train, data.root) if same else overlap.UNKNOWN]
+        records = self.trained_images
+        own = not self.testing or known.get("test") == lists["test"]
+        if own and data.shares_images and self.split == "test":
+            records = records[1:]  # the set is tested as it was published
+        count = overlap.count_shared(images, data.root, records)
+        if count and self.split == "test":
+            self.log.info(
+                f"warning   {count:,} of the {len(images):,} test images are training images of this run, "
+                "so the accuracy is not that on new images"
+            )
+        return count
+
+    def about_training_images(self) -> dict:
+        """What a checkpoint says of the images of its run; see results.training_record and datasets/overlap.py."""
+        data = {"name": self.data.name, "fingerprint": self.about["data"]["fingerprint"]}
+        return {"data": data | {"counts": self.data.class_counts.tolist()}, "trained_on": self.trained_images}
+
+    def inherited_images(self) -> list[dict]:
+        """The training images of the run that this training starts from."""
+        if not self.cfg.model_dir:
+            return []
+        about = checkpoint.describe(checkpoint.find(Path(self.cfg.model_dir)))
+        return about.get("trained_on", [overlap.UNKNOWN])
+
+    def about_tested(self) -> dict:
+        """What the results say of the tested images: the list's name, how many were trained on, the groups' borders."""
+        cfg, about = self.cfg, {}
+        known = self.origin.get("fingerprint", {})
+        if self.trained and self.split == "test" and known.get("test") == self.about["data"]["fingerprint"]["test"]:
+            about["name"] = self.origin["name"]  # the very images of the run, whatever they are called now
+        listed = self.list_name or (Path(cfg.test_list).stem if cfg.test_list and self.split == "test" else None)
+        if listed:
+            about["list"] = listed
+        if self.trained_on is not None:
+            about["trained_on"] = self.trained_on
+        return about | {"groups": [cfg.many_threshold, cfg.few_threshold, cfg.shot_groups]}

@@ -18,10 +18,12 @@ class ImageList:
     """One split: images and their labels, in a fixed order.
 
     images: paths (a list of str), or the pixels themselves (uint8 [n, H, W, 3]); labels: int64 [n], in 0..C-1.
+    exif_orientation: whether image files are turned as their EXIF or XMP says; False = read as stored.
     """
 
     images: list[str] | np.ndarray
     labels: np.ndarray
+    exif_orientation: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,11 +67,15 @@ class DataSet:
     many_threshold: int = 100  # classes with more training images are many-shot,
     few_threshold: int = 20  # with fewer few-shot
     notes: tuple[str, ...] = ()  # what a user should know of the images that were found
+    shares_images: bool = False  # as published, some pictures are in both of its lists (CIFAR-100)
+    run_counts: np.ndarray | None = None  # class_counts of the tested run, where that was trained on other images
     group_counts: np.ndarray | None = None  # class counts [C] that make the shot groups; None: class_counts
 
     @property
     def class_counts(self) -> np.ndarray:
         """Training images of each class, int64 [C]."""
+        if self.run_counts is not None:
+            return self.run_counts
         return np.bincount(self.train.labels, minlength=len(self.classnames))
 
     @property
@@ -77,6 +83,13 @@ class DataSet:
         """Masks [C] of the many-, medium- and few-shot classes."""
         counts = self.class_counts if self.group_counts is None else self.group_counts
         return shot_groups(counts, self.many_threshold, self.few_threshold)
+
+    def counted_as(self, counts: list[int], name: str) -> "DataSet":
+        """This data set with the training counts [C] of a run that was trained on `name`, for its shot groups."""
+        if counts == self.class_counts.tolist() or len(counts) != len(self.classnames):
+            return self
+        note = f"class counts are those of the tested run: its {sum(counts):,} training images of {name}"
+        return dataclasses.replace(self, run_counts=np.array(counts, np.int64), notes=(*self.notes, note))
 
     def summary(self) -> str:
         """The sizes of both lists, of the classes and of their shot groups, in one line; then a line for each note."""

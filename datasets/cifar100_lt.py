@@ -19,7 +19,7 @@ def build(name: str, root: str | None) -> DataSet:
         by_class = shuffled_by_class(train.labels, len(classnames))
         kept = np.concatenate([indices[:count] for indices, count in zip(by_class, counts(name), strict=True)])
         train = ImageList(train.images[kept], train.labels[kept])
-    return DataSet(name, classnames, train, test)
+    return DataSet(name, classnames, train, test, shares_images=True)
 
 
 def counts(name: str) -> np.ndarray:

@@ -159,6 +159,8 @@ def read_rows(file: str, usual: str = " ") -> tuple[list[list[str]], list[int]]:
     text = read_text(file)
     first = re.sub(r'"[^"]*"', "", next(line for line in text.splitlines() if line.strip()))
     parting = max("\t;,", key=first.rfind) if re.search("[\t;,]", first) else usual
+    if "\t" in first and file.lower().endswith(".tsv"):
+        parting = "\t"
     if parting == " ":
         numbered = [(line.strip(), number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
         return [[part for part in line.rpartition(" ")[::2] if part] for line, _ in numbered], [n for _, n in numbered]

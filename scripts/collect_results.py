@@ -3,32 +3,51 @@
     python scripts/collect_results.py output [--csv FILE]
 
 Runs that differ in nothing but their seed share a row, which says how many they are (n) and gives their mean and
-sample standard deviation. A test of a trained run (test_only) has a row of its own. A published value stands beside
-what was trained as its paper says, with its source: see published.yaml. A run without results is not finished.
+sample standard deviation. A test of a trained run (test_only) has a row of its own, and so has every list of images. A
+published value, with its source, is shown beside a run with the published weights, on all of the published images,
+trained and tested as its paper says: see published.yaml. A run without results is not finished.
 """
 
 import argparse
 import csv
+import functools
 import json
 import re
 import statistics
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.config import load_config, training_options
+from utils import results
+from utils.config import Config, load_config, training_options
 from utils.schema import KEYS
 
 ACCURACIES = {"overall": "overall", "mean_class": "mean class", "many": "many", "medium": "medium", "few": "few"}
 PUBLISHED = Path(__file__).with_name("published.yaml")
 DEFAULTS = {name: key.default for name, key in KEYS.items() if key.names_run}
 HOW_ONLY = {"seed", "deterministic", "prec_train", "accum_step"}  # these change rounding or chance, not the method
+OF_WEIGHTS = {"mean", "std", "activation", "heads", "text_heads"}  # these describe the weights, which are compared
+TTE_EXPAND = 24  # pixels; the default with several crops
+RESOLUTION = 224  # pixels; of the backbones whose names say no other
+USUAL_GROUPS = [100, 20, "own"]
+IR100_GROUPS = {"cifar100_ir50", "cifar100_ir10"}  # where shot_groups ir100 changes something
+# older results name the file of their weights only: OpenAI's own, or any download from timm or open_clip
+OLDER_FILES = {
+    "clip_tiny": {"clip_tiny.safetensors"},
+    "clip_vit_b32": {"ViT-B-32.pt"},
+    "clip_vit_b16": {"ViT-B-16.pt"},
+    "clip_vit_l14": {"ViT-L-14.pt"},
+    "clip_vit_l14@336px": {"ViT-L-14-336px.pt"},
+    "clip_rn50": {"RN50.pt"},
+    "clip_rn101": {"RN101.pt"},
+}
+OLDER_DOWNLOADS = {"model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"}
 
 
 class Result(NamedTuple):
@@ -39,9 +58,15 @@ class Result(NamedTuple):
     run: str  # its directory, without data, backbone and seed where they are in the name
     test: str  # how it was tested, in words
     crops: int
-    usual: bool  # tested as usual: on the test images, with the default expand
+    images: str  # the fingerprint of the tested list; "" in the oldest files
+    usual: bool  # tested as usual: on the test images, none of which it was trained on
     seed: int
     settings: dict  # what changes training, but for the seed; a key newer than the file has its default
+    tested: dict  # what else tells tests apart: expand, groups, ...
+    weights: str  # the weights' name, "" where the file does not tell
+    published_weights: bool
+    sizes: list[int]  # training and test images; none where the file does not tell
+    command: str
     accuracy: dict[str, float | None]  # percent
     trained: int  # parameters
 
@@ -52,6 +77,7 @@ class Row(NamedTuple):
     runs: list[Result]
     published: float | None  # overall, percent
     source: str
+    test: str  # how they were tested, in words that no other list of images has
 
     def values(self, accuracy: str) -> list[float]:
         """Of each run that has it."""
@@ -75,54 +101,169 @@ def collect(paths: Iterable[Path], output: Path) -> list[Row]:
             copy += 1
         groups.setdefault(_key(result, copy), []).append(result)
     published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
-    rows = [Row(runs, *find_published(runs[0], published)) for runs in groups.values()]
+    firsts = [runs[0] for runs in groups.values()]
+    rows = [Row(runs, *find_published(runs[0], published), _words(runs[0], firsts)) for runs in groups.values()]
     return sorted(rows, key=lambda row: (row.runs[0].data, statistics.mean(row.values("overall"))))
 
 
 def _key(result: Result, copy: int) -> str:
-    return json.dumps([result.data, result.test, result.settings, copy], sort_keys=True)
+    return json.dumps([result.data, result.test, result.images, result.settings, result.tested, copy], sort_keys=True)
+
+
+def _words(result: Result, others: list[Result]) -> str:
+    """How a run was tested; with the fingerprint of its images where another one of this name has other ones."""
+    alike = [other for other in others if _label(other) == _label(result) and other.images != result.images]
+    return f"{result.test}, images {result.images[:8] or 'unknown'}" if alike else result.test
+
+
+def _label(result: Result) -> tuple[str, ...]:
+    return result.data, result.backbone, result.weights, result.run, result.test
 
 
 def read(path: Path, output: Path) -> Result:
     """One results file. Raises an error for what is no results file of ours."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    data, settings = content["data"]["name"], DEFAULTS | content["settings"]
+    data, settings = content["data"], DEFAULTS | content["settings"]
     backbone, seed = settings["backbone"], settings.pop("seed")
     name = re.sub(r"_seed_\d+(?=_|/|$)", "", path.parent.relative_to(output).as_posix())
-    name = re.sub(r"/[a-z]+_expand_\d+$", "", name)  # run_all.py's folders of tests, which `test` tells apart
-    name = name.removeprefix(f"{data}_").removeprefix(f"{backbone}_")
+    name = re.sub(
+        r"/(test|tte|train)[^/]*_expand_(\d+|None)$", "", name
+    )  # run_all.py's folders of tests, which `test` tells apart
+    name = name.removeprefix(f"{data['name']}_").removeprefix(f"{backbone}_")
     test, usual = how_tested(path, content)
+    tested = {key: value for key, value in content["test"].items() if key != "precision"}
+    tested |= {"groups": groups_of(data), "started_from": content.get("started_from")}
+    weights, published = weights_of(content, backbone)
+    rows = content.get("per_class", [])
     accuracy = {key: content["accuracy"][key] for key in ACCURACIES}
     float(accuracy["overall"])
-    crops, trained = content["test"]["crops"], int(content["params"]["trained"])
-    return Result(data, backbone, name, test, crops, usual, seed, settings, accuracy, trained)
+    return Result(
+        data=data["name"],
+        backbone=backbone,
+        run=name,
+        test=test,
+        crops=content["test"]["crops"],
+        images=data.get("fingerprint", {}).get(data["split"], ""),
+        usual=usual and not content.get("started_from"),
+        seed=seed,
+        settings=settings,
+        tested=tested,
+        weights=weights,
+        published_weights=published,
+        sizes=[sum(row[split] for row in rows) for split in ("train", "test")] if rows else [],
+        command=content["command"],
+        accuracy=accuracy,
+        trained=int(content["params"]["trained"]),
+    )
 
 
 def how_tested(path: Path, content: dict) -> tuple[str, bool]:
-    """How a run was tested, in words, and whether that is the usual way for its number of crops."""
-    crops = content["test"]["crops"]
-    words = "1 crop" if crops == 1 else f"{crops} crops"
-    expand = re.search(r" (?:tte_)?expand (\d+)", content["command"])
-    if expand:
-        words += f", expand {expand[1]}"
-    if content["data"]["split"] != "test":
-        words += f", {content['data']['split']} images"
-    elif path.name == "results_test.json" and not expand:
-        words += ", tested again"
-    return words, not expand and content["data"]["split"] == "test"
+    """How a run was tested, in words, and whether on the test images of its data set, none of which it trained on."""
+    data, test = content["data"], content["test"]
+    words = ["1 crop" if test["crops"] == 1 else f"{test['crops']} crops"]
+    if test.get("draws"):
+        words = [f"{test['draws']} random crops"]
+    expand = _expand_given(content["command"])
+    if expand is not None:
+        words.append(f"expand {expand}")
+    many, few, counts = groups_of(data)
+    if [many, few] != USUAL_GROUPS[:2]:
+        words.append(f"many above {many}, few below {few}")
+    if counts != "own":
+        words.append(f"groups of {counts}")
+    on_test, shared, training = data["split"] == "test", data.get("trained_on"), content["settings"].get("dataset")
+    if not on_test:
+        words.append(f"{data['split']} images")
+    if training not in (None, data["name"]):
+        words.append(f"trained on {training}")
+    if data.get("list"):
+        words.append(f"list {data['list']}")
+    if on_test and shared:
+        count = sum(row["test"] for row in content.get("per_class", []))
+        words.append(f"trained on {shared:,} of these {count:,} images" if count else f"trained on {shared:,} of these")
+    elif on_test and not data.get("list") and _is_repetition(path, content):
+        words.append("tested again")
+    return ", ".join(words), on_test and not shared and not data.get("list") and not test.get("draws")
 
 
-def find_published(result: Result, published: list[dict]) -> tuple[float | None, str]:
+def groups_of(data: dict) -> list:
+    """What makes the shot groups of a run: many_threshold, few_threshold, shot_groups."""
+    many, few, counts = data.get("groups", USUAL_GROUPS)
+    return [many, few, counts if data["name"] in IR100_GROUPS else "own"]
+
+
+def _expand_given(command: str) -> int | None:
+    """The expand on a command line; the last one counts."""
+    given = re.findall(r" (?:tte_)?expand (\d+)", command)
+    return int(given[-1]) if given else None
+
+
+def _is_repetition(path: Path, content: dict) -> bool:
+    """Whether the results of the training run beside `path` are of the same images, tested in the same way."""
+    training = results.read(path.with_name("results.json")) if path.name != "results.json" else {}
+    if not training:
+        return False
+
+    def test_of(run: dict) -> list:
+        split = run["data"]["split"]
+        return [split, run["data"].get("fingerprint", {}).get(split), {**run["test"], "precision": None}]
+
+    return test_of(training) == test_of(content)
+
+
+def weights_of(content: dict, backbone: str) -> tuple[str, bool]:
+    """The name of a run's weights, and whether they are those that are published under the backbone's name."""
+    weights = content.get("weights", {})
+    name, given = weights.get("name", ""), re.search(r" weights \S", content["command"])
+    if "published" in weights:
+        return name, weights["published"] is True
+    files = OLDER_FILES.get(backbone, set()) | (set() if backbone == "clip_tiny" else OLDER_DOWNLOADS)
+    return name, name in files and not given
+
+
+# ---- published values ----
+
+
+def find_published(result: Result, published: dict[str, Any]) -> tuple[float | None, str]:
     """The published accuracy for a run that was trained and tested in the same way, and its source."""
-    for entry in published:
+    whole = published["images"].get(result.data)
+    if not (result.usual and result.published_weights and whole and list(whole) == result.sizes):
+        return None, ""
+    for entry in published["results"]:
         value = entry["overall"].get(result.data, {}).get(result.crops)
-        if value is None or not result.usual or result.backbone != entry["backbone"]:
-            continue
-        options = [str(text) for pair in entry.get("options", {}).items() for text in pair]
-        wanted = training_options(load_config(result.data, entry["backbone"], entry["method"], options))
-        if all(result.settings[key] == value for key, value in wanted.items() if key not in HOW_ONLY):
+        if value is not None and _is_as_published(result, _published_config(result.data, entry)):
             return value, entry["source"]
     return None, ""
+
+
+def _published_config(data: str, entry: dict[str, Any]) -> Config:
+    """The configuration of a published run: of `model` in LIFT's form, or of `backbone` and `method`."""
+    options = tuple(str(text) for pair in (entry.get("options") or {}).items() for text in pair)
+    return _config(data, entry.get("backbone"), entry.get("model") or entry["method"], options)
+
+
+@functools.cache
+def _config(data: str, backbone: str | None, method: str, options: tuple[str, ...]) -> Config:
+    return load_config(data, backbone, method, list(options))
+
+
+def _is_as_published(result: Result, cfg: Config) -> bool:
+    """Whether a run has the settings of a published one, but for how it was computed and by which chance."""
+    wanted = {"backbone": cfg.backbone} | training_options(cfg)
+    same = all(result.settings.get(key) == wanted[key] for key in wanted.keys() - HOW_ONLY - OF_WEIGHTS)
+    described = any(f" {key} " in f" {result.command} " for key in OF_WEIGHTS)  # by hand, so maybe otherwise
+    return same and not described and _has_usual_expand(result, cfg.expand)
+
+
+def _has_usual_expand(result: Result, expand: int | None) -> bool:
+    """Whether a run was tested with the default expand; `expand`: the configuration's own, for several crops."""
+    given = _expand_given(result.command)
+    if result.crops > 1:
+        usual = TTE_EXPAND if expand is None else expand
+        return result.tested.get("expand", usual if given is None else given) == usual
+    pixels = re.search(r"@(\d+)px$", result.backbone)
+    usual = int(pixels[1] if pixels else RESOLUTION) // 7
+    return given is None and result.tested.get("expand", usual) == usual
 
 
 # ---- showing ----
@@ -145,7 +286,8 @@ def show(rows: list[Row]) -> None:
     print("|---|---|---|---|" + "---:|" * numbers + "---:|---|" * any_published)
     for row in rows:
         run = row.runs[0]
-        cells = [run.data, run.backbone, run.run, run.test, *(spread(row.values(key)) for key in ACCURACIES)]
+        weights = f" ({run.weights})" if run.weights and not run.published_weights else ""
+        cells = [run.data, run.backbone + weights, run.run, row.test, *(spread(row.values(key)) for key in ACCURACIES)]
         cells += [f"{run.trained:,}", str(len(row.runs))]
         if any_published:
             cells += ["" if row.published is None else f"{row.published:.1f}", row.source]
@@ -154,14 +296,14 @@ def show(rows: list[Row]) -> None:
 
 def write_csv(rows: list[Row], path: Path) -> None:
     """The same as numbers: mean and deviation in columns of their own, empty where there is none."""
-    header = ["data", "backbone", "run", "test", "n", "trained"]
+    header = ["data", "backbone", "weights", "run", "test", "n", "trained"]
     header += [f"{key}_{number}" for key in ACCURACIES for number in ("mean", "deviation")]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*header, "published_overall", "source"])
         for row in rows:
             run = row.runs[0]
-            cells = [run.data, run.backbone, run.run, run.test, len(row.runs), run.trained]
+            cells = [run.data, run.backbone, run.weights, run.run, row.test, len(row.runs), run.trained]
             for values in map(row.values, ACCURACIES):
                 cells += [
                     statistics.mean(values) if values else "",

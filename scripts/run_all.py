@@ -7,6 +7,8 @@
     scripts/run_losses.sh -d digits_lt -b clip_tiny --jobs 4     # the same losses on something small
     scripts/run_losses.sh prec_train bf16 num_epochs 10          # KEY VALUE pairs for all runs
 
+--only REGEX is looked for in each command as the script has it ('lift\\+$' finds those that end so) and, too, with what
+the command line adds: first KEY VALUE pairs ('num_epochs 10$'), then root, then seed. One match is enough.
 What a run prints lands in terminal.txt of its run directory. A run that has its results file is skipped; failures are
 listed at the end (exit status 1), wrong input is said before anything starts (2). Ctrl-C stops what was started (130),
 and the same command goes on from there. The table goes to the standard output, all else beside it.
@@ -23,6 +25,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -31,7 +36,7 @@ import collect_results
 
 from main import parse
 from utils.config import OUTPUT, Config, ConfigError, load_config
-from utils.results import what_is_tested
+from utils.results import read, run_files
 
 NEED_NO_ROOT = {"digits_lt"}  # inside scikit-learn
 OWN_DIRECTORY = ("expand", "tte_expand")  # a results file has one name for all their values
@@ -47,6 +52,15 @@ class Run:
     results: Path  # the file that says that it is complete
     trained: Path  # the results file of the training run that it tests; its own for a training run
     done: bool = False  # before anything started
+
+    @property
+    def written(self) -> Path | None:
+        """Its results file, if it is there: under a longer name where it tested other images than its training run."""
+        if self.results.exists():
+            return self.results
+        command = shlex.join(["python", "main.py", *self.command])
+        longer = self.results.parent.glob(f"{self.results.stem}_*.json") if self.results != self.trained else ()
+        return next((path for path in longer if read(path).get("command") == command), None)
 
     @property
     def terminal(self) -> Path:
@@ -66,39 +80,72 @@ def as_typed(command: list[str]) -> str:
 
 
 def results_file(cfg: Config) -> Path:
-    """The file that a run of `cfg` writes last (trainer.py)."""
-    what = f"_{what_is_tested(cfg.test_train, cfg.tte, cfg.tte_crops, cfg.tte_draws)}"
-    return Path(cfg.output_dir) / f"results{what if cfg.test_only or cfg.test_train else ''}.json"
+    """The file that a run of `cfg` writes last."""
+    crops = (cfg.test_train, cfg.tte, cfg.tte_crops, cfg.tte_draws)
+    testing = cfg.test_only or cfg.test_train
+    return run_files(Path(cfg.output_dir), *crops, testing=testing, name=cfg.test_name).results
 
 
-def arguments_of(line: str, seed: int, args: argparse.Namespace) -> list[str]:
-    """The arguments of a script's line, with what the command line adds to all lines. Raises ConfigError."""
+def forms_of(line: str, seed: int, args: argparse.Namespace) -> list[list[str]]:
+    """The arguments of a script's line: as the script has it, then with what the command line adds, piece by piece.
+
+    The last form is what runs; --only is looked for in all of them. Raises ConfigError.
+    """
     given = parse(shlex.split(line))
     if args.backbone and not given.backbone:
-        raise ConfigError(f"-b {args.backbone} does not go with PEL's form of a command, which names its own: {line}")
+        raise ConfigError(f"-b {args.backbone} does not go with LIFT's form of a command, which names its own: {line}")
     data, backbone = args.data or given.data, args.backbone or given.backbone
-    options = [*given.options, *args.options]
-    if data in args.root:
-        options += ["root", args.root[data]]
-    if seed:
-        options += ["seed", str(seed)]
-    if len(options) % 2 == 0:
-        pairs = dict(zip(options[::2], options[1::2], strict=True))  # of a key given twice, the last value
-        options = [text for pair in pairs.items() for text in pair]
-    return ["-d", data, *(["-b", backbone] if backbone else []), "-m", given.method, *options]
+    root = ["root", args.root[data]] if data in args.root else []
+    forms, options = [shlex.split(line)], given.options
+    for added in (args.options, root, ["seed", str(seed)] if seed else []):
+        options = [*options, *added]
+        if len(options) % 2 == 0:
+            pairs = dict(zip(options[::2], options[1::2], strict=True))  # of a key given twice, the last value
+            options = [text for pair in pairs.items() for text in pair]
+        forms.append(["-d", data, *(["-b", backbone] if backbone else []), "-m", given.method, *options])
+    return forms
 
 
-def build_run(command: list[str]) -> Run:
-    """The run of a command; a test with its own `expand` gets a directory of its own. Raises ConfigError."""
+def is_wanted(only: re.Pattern, forms: list[list[str]]) -> bool:
+    """Whether --only is found in one of a command's forms, with the quotes of --dry-run or without any."""
+    return any(only.search(text) for form in forms for text in (as_typed(form), f"python main.py {' '.join(form)}"))
+
+
+def build_run(command: list[str], planned: dict[Path, Run]) -> Run:
+    """The run of a command. Raises ConfigError.
+
+    A test with its own `expand` gets a directory of its own, one with another list than its training run a test_name.
+    planned: by results file, among others the training runs; those of earlier are known by their config.yaml.
+    """
     given = parse(command)
     names, options = (given.data, given.backbone, given.method), given.options
     cfg = load_config(*names, options)
     trained = Path(cfg.output_dir) / "results.json"
-    if (cfg.test_only or cfg.test_train) and any(key in OWN_DIRECTORY for key in options[::2]):
-        name = f"{results_file(cfg).stem.removeprefix('results_')}_expand_{cfg.expand}"
-        own = ["model_dir", cfg.output_dir, "output_dir", str((Path(cfg.output_dir) / name).relative_to(OUTPUT))]
-        command, cfg = [*command, *own], load_config(*names, [*options, *own])
+
+    def add(*own: str) -> None:
+        nonlocal command, options, cfg
+        command, options = [*command, *own], [*options, *own]
+        cfg = load_config(*names, options)
+
+    if cfg.test_only or cfg.test_train:
+        key = "train_list" if cfg.test_train else "test_list"
+        listed = getattr(cfg, key)
+        usual = getattr(planned[trained].cfg, key) if trained in planned else _earlier(trained.parent).get(key, listed)
+        if listed and not cfg.test_name and os.path.realpath(listed) != os.path.realpath(usual or ""):
+            add("test_name", Path(listed).stem)
+        if any(key in OWN_DIRECTORY for key in options[::2]):
+            name = f"{results_file(cfg).stem.removeprefix('results_')}_expand_{cfg.expand}"
+            folder = str((Path(cfg.output_dir) / name).relative_to(OUTPUT))
+            add("model_dir", cfg.output_dir, "output_dir", folder)
     return Run(command, cfg, results_file(cfg), trained)
+
+
+def _earlier(run_dir: Path) -> dict[str, Any]:
+    """The configuration of a run in an earlier call; {} where there is none."""
+    try:
+        return dict(yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return {}
 
 
 def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
@@ -106,13 +153,15 @@ def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
     runs: dict[Path, Run] = {}
     for line in lines:
         for seed in range(args.seeds):
-            command = arguments_of(line, seed, args)
-            if not args.only.search(as_typed(command)):
+            forms = forms_of(line, seed, args)
+            if not is_wanted(args.only, forms):
                 continue
             try:
-                run = build_run(command)
+                run = build_run(forms[-1], runs)
             except ConfigError as error:
-                raise ConfigError(f"{error}\n  in: {as_typed(command)}\n  --only REGEX leaves such runs out") from error
+                raise ConfigError(
+                    f"{error}\n  in: {as_typed(forms[-1])}\n  --only REGEX leaves such runs out"
+                ) from error
             if seed and run.cfg.zero_shot:
                 continue  # nothing in zero-shot CLIP depends on the seed
             if runs.setdefault(run.results, run).cfg != run.cfg:
@@ -121,14 +170,15 @@ def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
         raise ConfigError(f"no command matches --only '{args.only.pattern}'; --dry-run without it shows them all")
     to_train: set[Path] = set()  # what training changes has to be tested again
     for run in runs.values():
-        run.done = run.results.exists() and run.trained not in to_train
+        run.done = run.written is not None and run.trained not in to_train
         to_train |= set() if run.done else {run.results}
     return list(runs.values())
 
 
 def require_roots(runs: list[Run]) -> None:
     """Raises ConfigError for data sets whose folder is not known."""
-    lacking = sorted({run.cfg.dataset for run in runs if not run.done and run.cfg.root is None} - NEED_NO_ROOT)
+    rootless = [run.cfg for run in runs if not run.done and run.cfg.root is None]
+    lacking = sorted({cfg.dataset for cfg in rootless if not cfg.train_list} - NEED_NO_ROOT)
     if lacking:
         flags = " ".join(f"--root {name}=FOLDER" for name in lacking)
         raise ConfigError(f"where are the images of {', '.join(lacking)}? Add {flags}, or leave them out with --only")
@@ -158,7 +208,7 @@ def run_all(runs: list[Run], jobs: int) -> dict[str, str]:
                 del running[path]
                 seconds = time.monotonic() - since
                 if process.returncode == 0:
-                    tell(f"{number}/{len(runs)} done in {seconds:.0f} s  {run.results}")
+                    tell(f"{number}/{len(runs)} done in {seconds:.0f} s  {run.written or run.results}")
                 else:
                     tell(f"{number}/{len(runs)} FAILED after {seconds:.0f} s  {run.terminal}")
                     failed[run] = reason(run.terminal)
@@ -245,7 +295,9 @@ def read_arguments() -> argparse.Namespace:
         prog="scripts/run_GROUP.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
-    parser.add_argument("--only", metavar="REGEX", type=_regex, default="", help="of the commands, those that match")
+    parser.add_argument(
+        "--only", metavar="REGEX", type=_regex, default="", help="of the commands, those that match: see above"
+    )
     parser.add_argument("--jobs", metavar="N", type=_count, default=1, help="runs at once, or 'cores' (default: 1)")
     parser.add_argument("--seeds", metavar="N", type=_count, default=1, help="runs of each, with seeds 0 to N - 1")
     parser.add_argument(
@@ -286,7 +338,7 @@ def main() -> int:
     except KeyboardInterrupt:
         tell("stopped, and all that was started; the same command goes on where it stopped")
         return 130
-    finished = [run.results for run in runs if run.results.exists()]
+    finished = [run.written for run in runs if run.written]
     if finished:
         collect_results.show(collect_results.collect(finished, OUTPUT))
     if failed:

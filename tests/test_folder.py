@@ -944,7 +944,8 @@ def test_another_test_list_is_tested_with_the_same_run(make, command, tmp_path):
     assert command(root, *other) == (0, "")
     (run,) = (tmp_path / "output").iterdir()
     assert "_train_list_train" in run.name
-    assert sum(row["test"] for row in json.loads((run / "results_test.json").read_text())["per_class"]) == 1
+    assert sum(row["test"] for row in json.loads((run / "results_test_other.json").read_text())["per_class"]) == 1
+    assert not (run / "results_test.json").exists()
 
 
 def test_a_run_of_other_lists_is_not_replaced(make, command):

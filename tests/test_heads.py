@@ -178,9 +178,6 @@ def run_cfg(**changed):
         "coop": False,
         "proj_tuning": False,
         "clip_adapter": False,
-        "prompt": "default",
-        "prompt_file": None,
-        "variant": "lift+",
     }
     return SimpleNamespace(**(cfg | changed))
 

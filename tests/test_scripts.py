@@ -39,7 +39,7 @@ def call(name, *arguments, cwd=ROOT, lines=None):
     command = [sys.executable, ROOT / "scripts/run_all.py"] if lines is not None else [ROOT / f"scripts/run_{name}.sh"]
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, *arguments], input=lines, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120
+        [*command, *arguments], input=lines, capture_output=True, text=True, cwd=cwd, env=environment, timeout=1200
     )
 
 
@@ -149,6 +149,9 @@ def test_the_helper_knows_the_trainers_files():
         (("test_only", "True", "tte", "True", "tte_crops", "10"), "results_tte10.json"),
         (("test_train", "True"), "results_train.json"),
         (("test_train", "True", "tte", "True"), "results_train_tte.json"),
+        (("test_only", "True", "test_name", "fold 1/b"), "results_test_fold-1-b.json"),
+        (("test_train", "True", "test_name", "tte"), "results_train_list_tte.json"),  # not that of tte True
+        (("test_name", "a"), "results.json"),
     ):
         cfg = load_config("digits_lt", "clip_tiny", "lift+", list(options))
         assert run_all.results_file(cfg) == Path("output/digits_lt_clip_tiny_lift+") / name
@@ -177,7 +180,7 @@ if cfg.lr == 13:
 if cfg.lr == 14:
     Path("started").touch()
     try:
-        time.sleep(60)
+        time.sleep(3600)
     except KeyboardInterrupt:
         Path("stopped").touch()
         sys.exit(130)
@@ -253,6 +256,53 @@ def test_tests_wait_for_their_training(fake):
     assert len(ran()) == 7
 
 
+def test_only_finds_a_command_with_and_without_what_is_added(fake, capsys):
+    line, root = "-d places_lt -b clip_vit_b16 -m lift+", ("--root", "places_lt=/x")
+    lines = [line, f"{line} num_epochs 5", f"{line} num_epochs 50 v.adaptformer_layers [0,2]"]
+    added = ("lr", "1", *root, "--seeds", "2")
+    for only, arguments, endings in (
+        (r"lift\+$", (), [""]),
+        (r"lift\+$", added, [" lr 1 root /x", " lr 1 root /x seed 1"]),
+        ("num_epochs 5$", (), [" num_epochs 5"]),
+        ("num_epochs 5$", added, [" num_epochs 5 lr 1 root /x", " num_epochs 5 lr 1 root /x seed 1"]),
+        ("num_epochs 5 lr 1$", added, [" num_epochs 5 lr 1 root /x", " num_epochs 5 lr 1 root /x seed 1"]),
+        ("epochs 5 .*root /x$", added, [" num_epochs 5 lr 1 root /x", " num_epochs 5 lr 1 root /x seed 1"]),
+        (r"lift\+ lr 1 root /x seed 1$", added, [" lr 1 root /x seed 1"]),
+        (r"\[0,2\]$", (), [" num_epochs 50 v.adaptformer_layers '[0,2]'"]),
+        ("num_epochs 5$", ("num_epochs", "7"), [" num_epochs 7"]),
+        ("num_epochs 7$", ("num_epochs", "7"), [" num_epochs 7"]),
+    ):
+        assert fake(lines, "--dry-run", "--only", only, *arguments) == 0
+        assert capsys.readouterr().out.splitlines() == [f"python main.py {line}{ending}" for ending in endings], only
+
+
+def test_a_test_of_another_list_gets_its_name(fake, tmp_path):
+    """Beside the training run, in the same call or from an earlier one, as the trainer would name it."""
+    lists = "-d folder -b clip_tiny -m lift+ train_list train.csv test_list"
+    run = "output/folder_clip_tiny_lift+_train_list_train"
+    lines = [f"{lists} a.csv", f"{lists} {tmp_path}/a.csv test_only True tte True", f"{lists} b.csv test_only True"]
+    lines += [f"{lists} c.csv test_only True test_name mine expand 4"]
+    names = ["results.json", "results_tte.json", "results_test_b.json", "test_mine_expand_4/results_test_mine.json"]
+    assert fake(lines) == 0
+    assert ran() == [f"{run}/{name}" for name in names]
+    Path(run, "config.yaml").write_text("test_list: a.csv\n")
+    assert fake([lines[2].replace("b.csv", "d.csv")]) == 0  # its training run was earlier
+    assert ran()[-1] == f"{run}/results_test_d.json"
+
+
+def test_a_longer_name_that_the_trainer_chose_is_found(fake, capsys):
+    """Where only the fingerprints tell that the images are others; the command in the file shows whose it is."""
+    line = f"{BASE} test_only True"
+    for name, command in (("a", f"python main.py {line}"), ("b", "python main.py -d digits_lt")):
+        path = Path(RUN, f"results_test_{name}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"command": command}))
+    assert fake([line], "--dry-run") == 0
+    assert capsys.readouterr().out.endswith("# done\n")
+    assert fake([line, f"{line} tte True"], "--dry-run") == 0
+    assert [said.endswith("# done") for said in capsys.readouterr().out.splitlines()] == [True, False]
+
+
 def test_ctrl_c_ends_what_was_started(tmp_path):
     (tmp_path / "main.py").write_text(FAKE_MAIN.format(scripts=str(ROOT / "scripts")))
     code = (
@@ -264,12 +314,10 @@ def test_ctrl_c_ends_what_was_started(tmp_path):
     )
     process.stdin.write(f"{BASE} lr 14\n{BASE} lr 1\n")
     process.stdin.close()
-    for _ in range(600):
-        if (tmp_path / "started").exists():
-            break
+    while not (tmp_path / "started").exists() and process.poll() is None:
         time.sleep(0.05)
     process.terminate()  # taken as Ctrl-C is
-    assert process.wait(30) == 130
+    assert process.wait(600) == 130
     assert "stopped" in process.stderr.read()
     process.stderr.close()
     assert (tmp_path / "stopped").exists()
@@ -371,32 +419,148 @@ def test_settings_and_not_names_make_a_row(results, tmp_path, capsys, monkeypatc
     ]
 
 
-def test_published_values_stand_beside_what_they_are_of(results, tmp_path, capsys, monkeypatch):
-    lift = "-d cifar100_ir100 -b clip_vit_b16 -m lift"
-    for arguments, file, value in (
-        (f"{lift} prec_train fp16 accum_step 4", "results.json", 80.0),
-        ("-d cifar100_ir100 -m clip_vit_b16_peft seed 3", "results.json", 81.0),
-        (f"{lift} num_epochs 20", "results.json", 10.0),
-        (f"{lift} v.adaptformer_dim 64", "results.json", 11.0),
-        (f"{lift}+", "results.json", 12.0),
-        (f"{lift} test_only True tte True expand 8", "results_tte.json", 13.0),
-        ("-d cifar100_ir100 -b clip_vit_b32 -m lift", "results.json", 14.0),
-        ("-d inat2018 -b clip_vit_b16 -m lift", "results.json", 15.0),
-        ("-d inat2018 -b clip_vit_b16 -m lift num_epochs 20", "results.json", 79.0),
-        ("-d imagenet_lt -b clip_vit_b16 -m zs", "results.json", 16.0),
-        ("-d imagenet_lt -m zsclip_vit_b16 test_only True tte True", "results_tte.json", 68.0),
-    ):
-        results(arguments, value, file)
+SIZES = {"cifar100_ir100": [10847, 10000], "imagenet_lt": [115846, 50000], "inat2018": [437513, 24426]}
+PUBLISHED = """
+images: {cifar100_ir100: [10847, 10000], imagenet_lt: [115846, 50000], inat2018: [437513, 24426]}
+results:
+  - {source: first, model: clip_vit_b16_peft, overall: {cifar100_ir100: {1: 77.7, 5: 81.7}, imagenet_lt: {5: 78.3}}}
+  - {source: second, backbone: clip_vit_b16, method: lift+, options: {num_epochs: 20}, overall: {inat2018: {1: 79.1}}}
+  - {source: third, model: zsclip_vit_b16, overall: {imagenet_lt: {5: 68.3}}}
+"""
+
+
+@pytest.fixture
+def published(results, tmp_path, capsys, monkeypatch):
+    """published(COMMAND, FILE, ...) -> [published overall, source] beside a whole run of PUBLISHED's, or two blanks."""
+    (tmp_path / "published.yaml").write_text(PUBLISHED)
+    monkeypatch.setattr(collect_results, "PUBLISHED", tmp_path / "published.yaml")
+
+    def beside(arguments, file="results.json", sizes=None, **changes):
+        data = arguments.split()[1]
+        train, test = sizes or SIZES[data]
+        weights = {"name": "clip:ViT-B-16", "sha256": "abc", "published": True}
+        whole = {"weights": weights, "per_class": [{"train": train - 1, "test": test - 2}, {"train": 1, "test": 2}]}
+        path = results(arguments, 80.0, file, **(whole | changes))
+        rows = collect_results.collect([path], tmp_path / "output")
+        collect_results.show(rows)
+        printed = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")]
+        assert (rows[0].source in printed) or rows[0].published is None
+        return [rows[0].published, rows[0].source]
+
+    return beside
+
+
+LIFT = "-d cifar100_ir100 -m clip_vit_b16_peft"
+NONE = [None, ""]
+
+
+def test_a_published_value_stands_beside_what_it_is_of(published):
+    assert published(f"{LIFT} seed 3") == [81.7, "first"]
+    assert published(f"{LIFT} prec_train fp16 accum_step 4 deterministic True") == [81.7, "first"]  # HOW_ONLY
+    assert published(f"{LIFT} test_only True tte False", "results_test.json") == [77.7, "first"]
+    assert published("-d inat2018 -b clip_vit_b16 -m lift+ num_epochs 20") == [79.1, "second"]
+    tte = "-d imagenet_lt -m zsclip_vit_b16 test_only True tte True"
+    assert published(tte, "results_tte.json") == [68.3, "third"]
+    assert published("-d imagenet_lt -m zsclip_vit_b16") == NONE  # no value of one crop
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        f"{LIFT} num_epochs 20",
+        f"{LIFT} v.adaptformer_dim 64",
+        f"{LIFT} lr 0.02",
+        f"{LIFT} mean [0.5,0.5,0.5]",
+        f"{LIFT} expand 8",
+        f"{LIFT} test_only True tte False expand 8",
+        "-d cifar100_ir100 -b clip_vit_b16 -m lift+ tte True",
+        "-d cifar100_ir100 -b clip_vit_b32 -m lift tte True",
+        "-d inat2018 -b clip_vit_b16 -m lift+",
+    ],
+)
+def test_a_published_value_never_stands_beside_other_settings(published, arguments):
+    assert published(arguments) == NONE
+
+
+def test_a_published_value_never_stands_beside_other_weights_or_images(published):
+    def data(**more):
+        return {"name": "cifar100_ir100", "split": "test", "fingerprint": {"train": "t", "test": "e"}, **more}
+
+    assert published(LIFT, data=data(trained_on=0)) == [81.7, "first"]
+    assert published(LIFT, data=data(trained_on=7)) == NONE
+    assert published(LIFT, data=data(list="val")) == NONE
+    assert published(LIFT, data=data(split="train")) == NONE
+    assert published(LIFT, sizes=[10846, 10000]) == NONE
+    assert published(LIFT, sizes=[10847, 9999]) == NONE
+    assert published(LIFT, per_class=[]) == NONE
+    assert published(LIFT, started_from="output/other") == NONE
+    assert published(LIFT, test={"crops": 5, "expand": 24}) == [81.7, "first"]
+    assert published(LIFT, test={"crops": 5, "expand": 8}) == NONE
+    assert published(LIFT, test={"crops": 5, "expand": 24, "draws": 5}) == NONE
+    other = {"name": "open_clip:ViT-B-16/laion2b_s34b_b88k", "published": False}
+    assert published(LIFT, weights=other) == NONE
+    assert published(LIFT, weights={"name": "mine.pt"}) == NONE
+
+
+def test_older_results_have_published_weights_where_their_file_says_so(published):
+    assert published(LIFT, weights={"name": "ViT-B-16.pt"}) == [81.7, "first"]
+    assert published(LIFT, weights={"name": "ViT-B-32.pt"}) == NONE
+    assert published(f"{LIFT} weights ViT-B-16.pt", weights={"name": "ViT-B-16.pt"}) == NONE
+    assert published(LIFT, weights={}) == NONE
+
+
+def test_the_table_names_weights_that_are_not_the_published_ones(results, tmp_path, capsys, monkeypatch):
+    results(BASE, 80.0, weights={"name": "clip_tiny.safetensors"})
+    other = {"name": "open_clip:ViT-B-16/laion2b", "published": False}
+    results(f"{BASE} lr 1", 81.0, weights=other)
+    rows, _ = collected(capsys, tmp_path, "--csv", str(tmp_path / "table.csv"), monkeypatch=monkeypatch)
+    assert {key[1] for key in rows} == {"clip_tiny", "clip_tiny (open_clip:ViT-B-16/laion2b)"}
+    with open(tmp_path / "table.csv", newline="") as file:
+        assert {row["weights"] for row in csv.DictReader(file)} == {"clip_tiny.safetensors", other["name"]}
+
+
+def images(test, train="t", split="test", **more):
+    return {"data": {"name": "digits_lt", "split": split, "fingerprint": {"train": train, "test": test}, **more}}
+
+
+def test_results_of_other_images_never_share_a_row(results, tmp_path, capsys, monkeypatch):
+    results(BASE, 80.0, **images("aaaaaaaa1"))
+    results(f"{BASE} seed 1", 82.0, **images("aaaaaaaa1"))
+    results(f"{BASE} seed 2", 60.0, **images("bbbbbbbb2"))  # trained as ever, tested on another list
+    results(f"{BASE} test_only True", 80.0, "results_test.json", **images("aaaaaaaa1"))
+    results(f"{BASE} test_only True", 50.0, "results_test_val.json", **images("cccccccc3", list="val"))
+    results(f"{BASE} seed 1 test_only True", 52.0, "results_test_val.json", **images("dddddddd4", list="val"))
+    results(f"{BASE} seed 2 test_only True", 40.0, "results_test.json", **images("eeeeeeee5"))  # an older version's
     rows, _ = collected(capsys, tmp_path, monkeypatch=monkeypatch)
-    beside = {float(row[0].split()[0]): row[7:] for row in rows.values()}
-    source = "LIFT, arXiv 2309.10019"
-    assert {value: cells for value, cells in beside.items() if value > 20} == {
-        80.0: ["80.3", source],
-        81.0: ["81.7", source],
-        79.0: ["79.1", source],
-        68.0: ["68.3", source],
+    assert {key[3]: (row[0], row[-1]) for key, row in rows.items()} == {
+        "1 crop, images aaaaaaaa": ("81.00 ± 1.41", "2"),
+        "1 crop, images bbbbbbbb": ("60.00", "1"),
+        "1 crop, images eeeeeeee": ("40.00", "1"),
+        "1 crop, tested again": ("80.00", "1"),
+        "1 crop, list val, images cccccccc": ("50.00", "1"),
+        "1 crop, list val, images dddddddd": ("52.00", "1"),
     }
-    assert all(not any(cells) for value, cells in beside.items() if value < 20)
+
+
+def test_a_test_on_training_images_is_marked(results, tmp_path, capsys, monkeypatch):
+    counts = [{"train": 40, "test": 30}, {"train": 20, "test": 20}]
+    results(BASE, 80.0, per_class=counts, **images("a", trained_on=0))
+    results(f"{BASE} seed 1", 99.0, per_class=counts, **images("a", trained_on=12))
+    results(f"{BASE} test_train True", 98.0, "results_train.json", per_class=counts, **images("a", split="train"))
+    rows, _ = collected(capsys, tmp_path, monkeypatch=monkeypatch)
+    assert {key[3]: row[0] for key, row in rows.items()} == {
+        "1 crop": "80.00",
+        "1 crop, trained on 12 of these 50 images": "99.00",
+        "1 crop, train images": "98.00",
+    }
+
+
+def test_other_groups_make_another_row(results, tmp_path, capsys, monkeypatch):
+    results(BASE, 80.0, **images("a", groups=[100, 20, "own"]))
+    results(f"{BASE} seed 1", 82.0, **images("a", groups=[50, 5, "own"]))
+    results(f"{BASE} seed 2", 84.0, **images("a"))  # older
+    rows, _ = collected(capsys, tmp_path, monkeypatch=monkeypatch)
+    assert {key[3]: row[-1] for key, row in rows.items()} == {"1 crop": "2", "1 crop, many above 50, few below 5": "1"}
 
 
 def test_no_results(tmp_path, capsys, monkeypatch):

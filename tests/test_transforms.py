@@ -177,7 +177,7 @@ def test_a_reduced_image_is_cropped_at_the_same_place(by, mda):
 @pytest.mark.parametrize("height, width", [(427, 640), (500, 500), (90, 900), (900, 90), (20, 30)])
 def test_standard_boxes_are_distributed_as_torchvisions(height, width):
     rng = np.random.default_rng(0)
-    ours = np.array([random_resized_box(height, width, rng) for _ in range(DRAWS)])
+    ours = np.array([random_resized_box(height, width, rng) for _ in range(DRAWS // 4)])
     image = torch.empty(3, height, width)
     with torch.random.fork_rng():
         torch.manual_seed(0)

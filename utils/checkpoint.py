@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from utils.files import whole
+from utils.schema import KEYS
 
 CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = "progress.safetensors"
 UPSTREAM = "checkpoint.pth.tar"
 FINGERPRINTS = {"weights", "classes", "training images", "aft entries"}  # settings whose values are hashes
+DESCRIBED = {"activation", "heads", "text_heads", "mean", "std"}  # settings that the weights' description gives
+DEFAULTS = {name: key.default for name, key in KEYS.items()}
 MOMENTUM = "momentum:"  # before a tensor's name, its momentum
 
 
@@ -61,7 +64,25 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             about = json.loads((file.metadata() or {})["about"])
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (no mapping)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint of ours ({error}); train again") from error
+        raise _damaged(path, error) from error
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a file of ours says of itself, its tensors unread; {} for one of LIFT or LIFT+. Raises CheckpointError."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.name == UPSTREAM:
+        return {}
+    require(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {})["about"]))
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged or no checkpoint of ours ({error}); train again")
 
 
 def find(run_dir: Path) -> Path:
@@ -146,11 +167,15 @@ def copy_into(targets: dict[str, Tensor], tensors: dict[str, Tensor], path: Path
 
 
 def check_identity(about: dict[str, Any], identity: dict[str, Any], path: Path) -> None:
-    """Raises a CheckpointError if the file says otherwise of any key of `identity`."""
+    """Raises a CheckpointError if the file records another value for any key of `identity`.
+
+    A key newer than the file had its default value then; files of earlier versions do not record DESCRIBED.
+    """
+    recorded = {key: about.get(key, DEFAULTS.get(key)) for key in identity if key in about or key not in DESCRIBED}
     differing = [
-        f"other {key}" if key in FINGERPRINTS else f"{key} {about.get(key)}, now {value}"
-        for key, value in identity.items()
-        if about.get(key) != value
+        f"other {key}" if key in FINGERPRINTS else f"{key} {value}, now {identity[key]}"
+        for key, value in recorded.items()
+        if value != identity[key]
     ]
     if differing:
         raise CheckpointError(f"{path} belongs to something else: {', '.join(differing[:3])}")

@@ -1,0 +1,457 @@
+"""Tests of other images than a run's own: files of their own, marks where it was trained on them, its class counts."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets import DATASETS, cifar100_lt, digits_lt, overlap
+from datasets.base import DataSet, ImageList
+from trainer import Trainer
+from utils import checkpoint, results
+from utils.checkpoint import CheckpointError
+from utils.config import ConfigError, load_config
+
+CLASSES = ("bus", "cat", "dog")
+TRAIN, TEST = 6, 3  # images of each class
+
+
+def draw(path, rng):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(path)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """pictures/train/CLASS/0.png ... and pictures/test/CLASS/0.png ..., all different."""
+    rng, root = np.random.default_rng(0), tmp_path / "pictures"
+    for split, count in (("train", TRAIN), ("test", TEST)):
+        for name in CLASSES:
+            for i in range(count):
+                draw(root / split / name / f"{i}.png", rng)
+    return root
+
+
+@pytest.fixture
+def run(random_clip, tmp_path, monkeypatch):
+    """run(KEY, VALUE, ...) -> the results of a run on -d folder, in output/run unless told otherwise."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options, method="lp", data="folder"):
+        keys = ["weights", random_clip, "prec_train", "fp32", "prec_test", "fp32", "num_workers", 0, "num_epochs", 1]
+        keys += ["batch_size", 16, "output_dir", "run", "classifier_init", "None", *options]
+        if method == "zs":
+            del keys[keys.index("classifier_init") : keys.index("classifier_init") + 2]
+        cfg = load_config(data, "clip_tiny", method, [str(key) for key in keys])
+        return Trainer(cfg, f"python main.py {' '.join(map(str, options))}").run()
+
+    return run
+
+
+TESTED = ("test_only", "True")
+RUN = Path("output/run")
+
+
+def write_list(path, images):
+    """A list of (path, class)."""
+    path.write_text("".join(f"{image},{name}\n" for image, name in images))
+    return path
+
+
+def of(root, split, numbers, names=CLASSES):
+    return [(root / split / name / f"{i}.png", name) for name in names for i in numbers]
+
+
+@pytest.fixture
+def lists(pictures, tmp_path):
+    """Options of a training list and of three test lists: a and b of other images, c of those of a and b."""
+    train = write_list(tmp_path / "train.csv", of(pictures, "train", range(TRAIN)))
+    a, b, c = (
+        ("root", pictures, "train_list", train, "test_list", write_list(tmp_path / f"{name}.csv", images))
+        for name, images in {
+            "a": of(pictures, "test", [0]),
+            "b": of(pictures, "test", [1, 2]),
+            "c": of(pictures, "test", [0, 1, 2]),
+        }.items()
+    )
+    return a, b, c
+
+
+def names(folder=RUN):
+    return {path.name for path in folder.iterdir() if path.suffix in (".json", ".npz", ".txt")}
+
+
+# ---- files ----
+
+
+def test_a_test_of_another_list_replaces_nothing(run, lists):
+    a, b, c = lists
+    saves = ("save_logits", "True")
+    run(*a, *saves)
+    run(*a, *saves, *TESTED)
+    usual = {"results.json", "logits_test.npz", "log.txt", "results_test.json", "log_test.txt"}
+    assert names() == usual
+    before = {name: (RUN / name).read_bytes() for name in usual}
+    for options, number in ((b, 6), (c, 9)):
+        name = Path(options[-1]).stem
+        tested = run(*options, *saves, *TESTED)
+        assert {f"results_test_{name}.json", f"logits_test_{name}.npz", f"log_test_{name}.txt"} < names()
+        assert json.loads((RUN / f"results_test_{name}.json").read_text()) == tested
+        assert tested["data"]["list"] == name
+        assert tested["logits"] == f"logits_test_{name}.npz"
+        with np.load(RUN / tested["logits"]) as file:
+            assert file["logits"].shape == (number, 3)
+            assert str(file["fingerprint"]) == tested["data"]["fingerprint"]["test"]
+    assert all((RUN / name).read_bytes() == content for name, content in before.items())
+    run(*b, *TESTED, "tte", "True")
+    assert "results_tte_b.json" in names()
+    run(*b, "test_train", "True")
+    assert "results_train.json" in names()  # the training list is that of the run
+
+
+def test_a_name_that_is_taken_by_another_list_is_refused_before_the_test(run, lists, pictures, monkeypatch):
+    a, b, c = lists
+    run(*a)
+    run(*b, *TESTED)
+    write_list(b[-1], of(pictures, "test", [2]))
+    kept = (RUN / "results_test_b.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "build", lambda self: pytest.fail("it begins"))
+        with pytest.raises(ConfigError, match="results_test_b.json holds a test of other images.*test_name NAME"):
+            run(*b, *TESTED)
+        with pytest.raises(ConfigError, match="other images"):
+            run(*c, *TESTED, "test_name", "b")
+    assert (RUN / "results_test_b.json").read_bytes() == kept
+    assert run(*b, *TESTED, "test_name", "../fold 2")["data"]["list"] == "../fold 2"
+    assert "results_test_..-fold-2.json" in names()
+    run(*a, *TESTED, "test_name", "a")  # a given name always enters
+    assert "results_test_a.json" in names()
+    assert "results_test.json" not in names()
+
+
+def test_without_a_list_the_data_set_or_the_fingerprint_is_the_name(run, pictures, monkeypatch):
+    run("root", pictures)
+    (pictures / "test/bus/0.png").unlink()
+    tested = run("root", pictures, *TESTED)
+    name = tested["data"]["fingerprint"]["test"][:8]
+    assert tested["data"]["list"] == name
+    assert f"results_test_{name}.json" in names()
+    whole = digits_lt.build()
+    few = DataSet(
+        "digits_lt",
+        list(CLASSES),
+        *(ImageList(part.images[:9], part.labels[:9] % 3) for part in (whole.train, whole.test)),
+    )
+    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: few)
+    assert run(*TESTED, data="digits_lt")["data"]["list"] == "digits_lt"
+    assert "results_test_digits_lt.json" in names()
+
+
+def test_the_checkpoint_tells_where_there_are_no_results(run, lists):
+    a, b, _ = lists
+    run(*a)
+    (RUN / "results.json").unlink()
+    run(*a, *TESTED)
+    run(*b, *TESTED)
+    assert {"results_test.json", "results_test_b.json"} < names()
+
+
+@pytest.mark.parametrize("method", ["zs", "lp"])
+def test_without_a_training_run_the_first_test_takes_the_plain_names(run, lists, method):
+    """Zero-shot CLIP, and a checkpoint of LIFT+ in a folder of its own."""
+    a, b, _ = lists
+    place = ("output_dir", "theirs") if method == "zs" else ("output_dir", None, "model_dir", "theirs")
+    if method == "lp":
+        run(*a, "classifier", "LinearClassifier")
+        tensors, _ = checkpoint.load(RUN / checkpoint.CHECKPOINT)
+        Path("theirs").mkdir()
+        tuner = {name.replace("head.", "classifier."): tensor for name, tensor in tensors.items()}
+        torch.save({"tuner": tuner}, "theirs/checkpoint.pth.tar")
+        place += ("classifier", "LinearClassifier")
+    folder = Path("output/theirs" if method == "zs" else "theirs")
+    for options in (a, b, a):
+        tested = run(*options, *TESTED, *place, method=method)
+        assert tested["data"].get("trained_on") == (0 if method == "zs" else None)
+    assert {"results_test.json", "results_test_b.json"} < names(folder)
+    assert results.read(folder / "results_test.json")["data"]["list"] == "a"  # the list's own name, as ever
+
+
+def test_logits_of_another_way_of_testing_stay_apart(run, lists):
+    a, saves = lists[0], ("save_logits", "True")
+    trained = run(*a, *saves)
+    before = (RUN / "logits_test.npz").read_bytes()
+    with np.load(RUN / "logits_test.npz") as file:
+        about = {key: file[key].item() for key in ("fingerprint", "crops", "expand", "precision")}
+    assert about == {"fingerprint": trained["data"]["fingerprint"]["test"], **trained["test"]}
+    tested = run(*a, *saves, *TESTED, "expand", 8)
+    assert tested["logits"] == "logits_test_expand_8.npz"
+    assert results.read(RUN / "results_test_expand_8.json") == tested
+    assert run(*a, *saves, *TESTED, "prec_test", "bf16")["test"]["precision"] in ("bf16", "fp32")
+    plain = run(*a, *TESTED, "expand", 8)
+    assert plain["logits"] is None
+    assert results.read(RUN / "results_test.json") == plain
+    assert "logits_test.npz holds the logits of another test" in (RUN / "log_test.txt").read_text()
+    again = run(*a, *saves, *TESTED)
+    assert again["logits"] == "logits_test.npz"
+    assert (RUN / "logits_test.npz").read_bytes() == before
+    with np.load(RUN / "logits_test_expand_8.npz") as file:
+        assert file["expand"] == 8
+
+
+def test_logits_of_an_older_version_are_replaced_by_the_same_images_only(run, lists):
+    a, saves = lists[0], ("save_logits", "True", *TESTED)
+    run(*a)
+    for labels in ([0, 1, 2], [2, 1, 0]):
+        np.savez(RUN / "logits_test.npz", logits=np.zeros((3, 3), np.float32), labels=np.array(labels))
+        if labels == [0, 1, 2]:
+            assert run(*a, *saves)["logits"] == "logits_test.npz"
+            continue
+        with pytest.raises(ConfigError, match="logits_test.npz holds logits of other images"):
+            run(*a, *saves)
+
+
+def test_a_run_that_is_trained_again_leaves_no_logits_of_the_first(run, lists):
+    a, b, _ = lists
+    run(*a, "save_logits", "True")
+    run(*b, *TESTED, "save_logits", "True")
+    run(*a)
+    assert not {name for name in names() if name.startswith(("logits", "results_"))}
+
+
+# ---- tested on training images ----
+
+
+def trained_on(result):
+    return result["data"].get("trained_on")
+
+
+def log(name="log_test.txt"):
+    return (RUN / name).read_text()
+
+
+@pytest.fixture(params=["contents", "names"])
+def known_by(request, monkeypatch):
+    """Both ways of knowing an image: small sets, and those of which only names are recorded."""
+    if request.param == "names":
+        monkeypatch.setattr(overlap, "CONTENT_FILES", 0)
+    return request.param
+
+
+def test_a_held_out_run_tested_on_all_its_images(run, pictures, known_by, tmp_path):
+    root = pictures / "train"
+    trained = run("root", root, "test_fraction", 0.34)
+    assert trained_on(trained) == 0
+    assert "warning" not in log("log.txt")
+    everything = write_list(tmp_path / "all.csv", of(pictures, "train", range(TRAIN)))
+    for name in CLASSES:  # a training list has to give the classes; hidden folders are not read
+        draw(root / f".more/{name}.png", np.random.default_rng(len(name)))
+    one = write_list(tmp_path / "one.csv", [(root / f".more/{name}.png", name) for name in CLASSES])
+    for top in (root, pictures):  # and with root one folder higher
+        tested = run(
+            "root", top, "train_list", one, "test_list", everything, *TESTED, "test_name", f"all{len(top.parts)}"
+        )
+        assert trained_on(tested) == 3 * 4  # of six images each, two were held out
+        assert "12 of the 18 test images are training images of this run" in log(f"log_test_all{len(top.parts)}.txt")
+    assert trained_on(run("root", root, "test_fraction", 0.34, *TESTED)) == 0
+    assert trained_on(run("root", root, "test_fraction", 0.34, "test_train", "True")) == 12
+
+
+def test_a_moved_set_and_another_set_of_the_same_names(run, pictures, known_by, tmp_path):
+    """Files of equal names in another folder: moved, or other pictures, where names cannot tell which."""
+    run("root", pictures)
+    moved = tmp_path / "elsewhere/moved"
+    moved.parent.mkdir()
+    shutil.move(pictures, moved)
+    assert trained_on(run("root", moved, *TESTED)) == 0
+    train = write_list(tmp_path / "a.csv", of(moved, "test", range(TEST)))
+    test = write_list(tmp_path / "b.csv", of(moved, "train", [0, 1]))
+    assert trained_on(run("root", moved, "train_list", train, "test_list", test, *TESTED)) == 6
+    rng = np.random.default_rng(1)
+    for path in moved.glob("train/*/*.png"):
+        draw(path, rng)
+    tested = run("root", moved, "train_list", train, "test_list", test, *TESTED)
+    assert trained_on(tested) == (0 if known_by == "contents" else 6)
+
+
+def test_links_hide_no_image(run, pictures, known_by, tmp_path):
+    run("root", pictures)
+    (tmp_path / "link").symlink_to(pictures)
+    (tmp_path / "other/test/bus").mkdir(parents=True)
+    (tmp_path / "other/test/bus/x.png").symlink_to(pictures / "train/bus/3.png")
+    (tmp_path / "other/test/cat").symlink_to(pictures / "train/cat")
+    (tmp_path / "other/test/dog").symlink_to(pictures / "test/dog")
+    (tmp_path / "other/train").symlink_to(pictures / "train")
+    assert trained_on(run("root", tmp_path / "link", *TESTED)) == 0
+    assert trained_on(run("root", tmp_path / "other", *TESTED)) == 1 + TRAIN
+
+
+def test_a_copy_under_another_name_in_the_runs_own_test_folder(run, pictures):
+    shutil.copy(pictures / "train/bus/0.png", pictures / "test/bus/renamed.png")
+    assert trained_on(run("root", pictures)) == 1
+    assert "1 of the 10 test images are training images of this run" in log("log.txt")
+    assert trained_on(run("root", pictures, *TESTED)) == 1
+
+
+def test_a_thinned_set_was_not_trained_on_what_it_left_out(run, pictures, known_by, tmp_path):
+    run("root", pictures, "imbalance", 6)
+    train = write_list(tmp_path / "a.csv", of(pictures, "test", [0]))
+    test = write_list(tmp_path / "b.csv", of(pictures, "train", range(TRAIN)))
+    tested = run("root", pictures, "train_list", train, "test_list", test, *TESTED)
+    assert trained_on(tested) == 6 + 2 + 1
+    assert tested["accuracy"]["overall"] is not None
+
+
+@pytest.mark.parametrize("kind", ["copy", "link"])
+def test_images_outside_root(run, pictures, known_by, tmp_path, kind):
+    """Without a common root, absolute paths are the names."""
+    train, test, back = (
+        write_list(tmp_path / f"{name}.csv", images)
+        for name, images in (
+            ("train", of(pictures, "train", range(TRAIN))),
+            ("test", of(pictures, "test", range(TEST))),
+            ("back", of(pictures, "train", [2])),
+        )
+    )
+    run("root", tmp_path, "outside_root", "True", "train_list", train, "test_list", test)
+    assert trained_on(run("root", pictures, "train_list", test, "test_list", back, *TESTED)) == 3
+    other = ("root", tmp_path, "outside_root", "True", "train_list", test, "test_list", back, "test_name", "x")
+    assert trained_on(run(*other, *TESTED)) == 3
+
+
+def digits(train=slice(None), test=slice(None), name="digits_lt", swap=False, **more):
+    """digits_lt with some of its images; with `swap` the test images are among the training ones."""
+    data = digits_lt.build()
+    tests = data.train if swap else data.test
+    parts = (
+        ImageList(part.images[chosen], part.labels[chosen]) for part, chosen in ((data.train, train), (tests, test))
+    )
+    return dataclasses.replace(DataSet(name, data.classnames, *parts), **more)
+
+
+def test_pixels_in_memory(run, monkeypatch):
+    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: digits(train=slice(0, None, 2)))
+    assert trained_on(run(data="digits_lt")) == 0
+    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: digits(train=slice(0, None, 2), swap=True))
+    assert trained_on(run(*TESTED, data="digits_lt")) == 171  # every other one of 342
+    with pytest.raises(CheckpointError, match="other test images"):
+        run(data="digits_lt")
+    assert trained_on(run("output_dir", "new", data="digits_lt")) == 171
+
+
+def test_a_published_set_that_shares_images_with_itself(run, monkeypatch):
+    """CIFAR-100 has pictures in both of its lists: no fault of a run, as long as these very lists are used."""
+    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: digits(swap=True, test=slice(0, 50), shares_images=True))
+    assert trained_on(run(data="digits_lt")) == 0
+    assert trained_on(run(*TESTED, data="digits_lt")) == 0
+    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: digits(swap=True, shares_images=True))
+    assert trained_on(run(*TESTED, data="digits_lt")) == 342
+
+
+def test_cifar_is_such_a_set(tmp_path, monkeypatch):
+    pixels = np.zeros((100 * 500, 2, 2, 3), np.uint8)
+    images = ImageList(pixels, np.arange(100).repeat(500))
+    monkeypatch.setattr(cifar100_lt, "_load", lambda root, train: (images, [str(c) for c in range(100)]))
+    assert cifar100_lt.build("cifar100_ir100", ".").shares_images
+
+
+def test_what_cannot_be_known_is_left_out(run, pictures, lists, tmp_path):
+    """Files against pixels in memory; and a checkpoint of an older version, but for its own training list."""
+    a, b, _ = lists
+    run(*a)
+    path = RUN / checkpoint.CHECKPOINT
+    tensors, about = checkpoint.load(path)
+    assert about["data"]["counts"] == [TRAIN] * 3
+    checkpoint.save(path, tensors, {key: about[key] for key in ("backbone", "weights", "classes")})
+    assert trained_on(run(*b, *TESTED)) == 0
+    short = write_list(tmp_path / "short.csv", of(pictures, "train", [0]))
+    other = ("root", pictures, "train_list", short, "test_list", a[-1], *TESTED)
+    assert trained_on(run(*other)) is None
+    files = ImageList([str(pictures / "train/bus/0.png")], np.zeros(1, np.int64))
+    pixels = ImageList(np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.int64))
+    assert overlap.count_shared(files, None, [overlap.record(pixels, None)]) is None
+    assert overlap.count_shared(pixels, None, [overlap.record(files, None)]) is None
+    assert overlap.count_shared(files, None, [overlap.UNKNOWN, overlap.record(files, None)]) == 1
+    assert overlap.count_shared(files, None, [{"kind": "files", "names": 7}]) is None
+
+
+def test_a_run_that_starts_from_another_inherits_its_images(run, lists):
+    run(*lists[0])
+    known = checkpoint.load(RUN / checkpoint.CHECKPOINT)[1]["trained_on"]
+    trainer = Trainer(load_config("folder", "clip_tiny", "lp", []))
+    assert trainer.inherited_images() == []
+    trainer.cfg = SimpleNamespace(model_dir=str(RUN))
+    assert trainer.inherited_images() == known
+    (RUN / checkpoint.CHECKPOINT).rename(RUN / "checkpoint.pth.tar")
+    assert trainer.inherited_images() == [overlap.UNKNOWN]
+
+
+def test_hashes_of_files_see_size_and_blocks(tmp_path):
+    """Equal files are equal whatever their names; a byte in any block that is read makes another image."""
+    content = bytearray(np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes())
+    images = []
+
+    def add(name, data):
+        (tmp_path / name).write_bytes(data)
+        images.append(str(tmp_path / name))
+
+    add("first", content)
+    for position in (0, 4095, 150_000, 299_999):
+        changed = bytearray(content)
+        changed[position] ^= 1
+        add(f"changed{position}", changed)
+    add("longer", content + content[-4096:])
+    add("small", content[:100])
+    add("empty", b"")
+    images.append(str(tmp_path / "missing"))
+    hashes = overlap._contents(ImageList(images, np.zeros(len(images), np.int64)))
+    assert len(set(hashes.tolist())) == len(images)
+    shutil.copy(tmp_path / "first", tmp_path / "copy")
+    copy = overlap._contents(ImageList([str(tmp_path / "copy")], np.zeros(1, np.int64)))
+    assert copy[0] == hashes[0]
+
+
+def test_a_checkpoint_has_no_path_in_it(run, pictures):
+    run("root", pictures)
+    about = json.dumps(checkpoint.load(RUN / checkpoint.CHECKPOINT)[1])
+    assert os.fspath(pictures) not in about
+    assert "bus" not in about
+
+
+# ---- class counts ----
+
+
+def test_shot_groups_are_those_of_the_run(run, monkeypatch):
+    """The same test images under another data set's name, whose training set is another."""
+    run(data="digits_lt")
+    before = results.read(RUN / "results.json")
+    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: digits(train=slice(0, None, 3), name="digits_short"))
+    tested = run(*TESTED, data="digits_lt")
+    assert tested["per_class"] == before["per_class"]
+    assert tested["accuracy"] == before["accuracy"]
+    assert tested["data"]["name"] == "digits_lt"
+    assert "results_test.json" in names()
+    assert "class counts are those of the tested run: its 342 training images of digits_lt" in log()
+    on_train = run("test_train", "True", data="digits_lt")
+    assert on_train["data"]["name"] == on_train["data"]["list"] == "digits_short"
+    assert [row["train"] for row in on_train["per_class"]] == [row["train"] for row in before["per_class"]]
+    assert trained_on(on_train) == sum(row["test"] for row in on_train["per_class"]) == 114
+    (RUN / "results.json").unlink()  # the checkpoint knows them, too
+    assert run(*TESTED, data="digits_lt")["accuracy"] == before["accuracy"]
+
+
+def test_zero_shot_clip_has_the_groups_of_the_data_set_asked_for(run, monkeypatch):
+    """Nothing was trained, so its own counts mean nothing; the two tests of one list of images stay apart."""
+    whole = run(method="zs", data="digits_lt")
+    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: digits(train=slice(0, None, 3), name="digits_short"))
+    tested = run(*TESTED, method="zs", data="digits_lt")
+    assert tested["accuracy"]["overall"] == whole["accuracy"]["overall"]
+    assert sum(row["train"] for row in tested["per_class"]) == 114
+    assert tested["data"]["name"] == "digits_short"
+    assert "results_test_digits_short.json" in names()
