@@ -23,6 +23,7 @@ from models.backbone import ModelError
 from models.heads import HEADS
 from models.lift_checkpoint import parameter_order
 from models.lift_plus import published_name
+from models.vit import VisionTransformer
 from utils import checkpoint
 from utils.checkpoint import CheckpointError
 from utils.config import load_config
@@ -338,6 +339,39 @@ def test_methods_may_have_layers_of_their_own(clip_pair, tmp_path):
     assert torch.equal(blocks[1].side.up.weight.float(), tuner["adaptformer_list.0.up_proj.weight"])
     for i, block in enumerate((blocks[0], blocks[2])):
         assert torch.equal(block.attn.qkv.v.down.weight.float(), tuner[f"lora_list.{i}.v.lora_A"].T)
+
+
+COMMANDS = {  # LIFT's options on ViT-B/16, and what its file then holds in how many numbers, from which block on
+    "adaptformer True": ("adaptformer_list", 12, 0),
+    "adaptformer True partial 6": ("adaptformer_list", 6, 6),
+    "adapter True partial [2,5]": ("adapter_list", 3, 2),
+    "lora True partial 1": ("lora_list", 1, 11),
+    "vpt_deep True partial 3": ("vpt_list", 3, 9),
+    "vpt_shallow True partial 3": ("vpt_list", 1, 0),
+    "ssf_attn True partial 2": ("ssf_attn_list", 2, 10),
+    "ssf_mlp True": ("ssf_mlp_list", 12, 0),
+    "full_tuning True partial 2": ("block_tuned", 2, 10),
+    "full_tuning True partial 0": ("block_tuned", 0, 0),
+    "bias_tuning True partial 2": ("bias_tuned", 72, 0),
+    "ln_tuning True partial 0": ("ln_tuned", 24, 0),
+    "mask True mask_ratio .01 partial 4": ("masked_linear_list", 4, 8),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_lift_expects_what_its_file_holds(command):
+    """The whole way from LIFT's command line to the names in its file."""
+    prefix, count, first = COMMANDS[command]
+    cfg = load_config("cifar100_ir100", None, "clip_vit_b16", command.split())
+    tower = VisionTransformer(64, 12, 2, 4, clip=True)
+    peft.attach(tower, cfg.v, 100, cfg.variant)
+    model = Classifier(tower, HEADS[cfg.classifier](100, 64, 25.0), (0.5,) * 3, (0.5,) * 3)
+    targets, _ = convert_upstream(model, {"tuner": {}, "head": {}})
+    assert {name.split(".")[0] for name in targets} == {"head"} | ({prefix} if count else set())
+    assert {int(name.split(".")[1]) for name in targets if name != "head.weight"} == set(range(count))
+    trained = {int(name.split(".")[1]) for name, p in tower.named_parameters() if p.requires_grad}
+    assert min(trained, default=0) == first
+    assert len(targets) == 1 + sum(p.requires_grad for p in tower.parameters())
 
 
 TIMM = {"norm1": "ln_1", "norm2": "ln_2", "attn.proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
