@@ -49,7 +49,7 @@ def run(random_clip, tmp_path, monkeypatch):
         keys += ["batch_size", 16, "output_dir", "run", "classifier_init", "None", *options]
         if method == "zs":
             del keys[keys.index("classifier_init") : keys.index("classifier_init") + 2]
-        cfg = load_config(data, "clip_tiny", method, [str(key) for key in keys])
+        cfg = load_config(data, "clip_vit", method, [str(key) for key in keys])
         return Trainer(cfg, f"python main.py {' '.join(map(str, options))}").run()
 
     return run
