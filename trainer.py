@@ -275,9 +275,10 @@ class Trainer:
         content["epochs"] = self.cfg.num_epochs if self.trained else 0
         content["data"] = self.about["data"] | self.about_tested()
         content["logits"] = self.files.logits.name if self.cfg.save_logits else None
-        if self.testing:
-            content |= results.trained_as(Path(self.cfg.model_dir or self.run_dir)) if self.trained else {}
-        elif self.cfg.model_dir:
+        if self.testing and self.trained:  # its settings are those of the training, if these are known
+            trained_as = results.trained_as(Path(self.cfg.model_dir or self.run_dir))
+            content |= trained_as or {"unknown_training": True}
+        elif self.cfg.model_dir and self.trained:
             content["started_from"] = self.cfg.model_dir
         content["peak_memory_mb"] = memory.peak_mb(self.device)
         if not self.world.main:

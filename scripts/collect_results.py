@@ -144,7 +144,7 @@ def read(path: Path, output: Path) -> Result:
         test=test,
         crops=content["test"]["crops"],
         images=data.get("fingerprint", {}).get(data["split"], ""),
-        usual=usual and not content.get("started_from"),
+        usual=usual and not content.get("started_from") and not content.get("unknown_training"),
         seed=seed,
         settings=settings,
         tested=tested,
@@ -164,7 +164,7 @@ def how_tested(path: Path, content: dict) -> tuple[str, bool]:
     if test.get("draws"):
         words = [f"{test['draws']} random crops"]
     expand = _expand_given(content["command"])
-    if expand is not None:
+    if expand is not None and test.get("expand", expand) == expand:  # LIFT's form takes it for several crops only
         words.append(f"expand {expand}")
     many, few, counts = groups_of(data)
     if [many, few] != USUAL_GROUPS[:2]:
@@ -172,6 +172,8 @@ def how_tested(path: Path, content: dict) -> tuple[str, bool]:
     if counts != "own":
         words.append(f"groups of {counts}")
     on_test, shared, training = data["split"] == "test", data.get("trained_on"), content["settings"].get("dataset")
+    if content.get("unknown_training"):
+        words.append("checkpoint of unknown training")
     if not on_test:
         words.append(f"{data['split']} images")
     if training not in (None, data["name"]):
@@ -231,14 +233,15 @@ def find_published(result: Result, published: dict[str, Any]) -> tuple[float | N
         return None, ""
     for entry in published["results"]:
         value = entry["overall"].get(result.data, {}).get(result.crops)
-        if value is not None and _is_as_published(result, _published_config(result.data, entry)):
+        if value is not None and _is_as_published(result, _published_config(result.data, entry, result.crops)):
             return value, entry["source"]
     return None, ""
 
 
-def _published_config(data: str, entry: dict[str, Any]) -> Config:
+def _published_config(data: str, entry: dict[str, Any], crops: int) -> Config:
     """The configuration of a published run: of `model` in LIFT's form, or of `backbone` and `method`."""
     options = tuple(str(text) for pair in (entry.get("options") or {}).items() for text in pair)
+    options += ("tte", "True", "tte_crops", str(crops)) if crops > 1 else ()
     return _config(data, entry.get("backbone"), entry.get("model") or entry["method"], options)
 
 
@@ -256,14 +259,12 @@ def _is_as_published(result: Result, cfg: Config) -> bool:
 
 
 def _has_usual_expand(result: Result, expand: int | None) -> bool:
-    """Whether a run was tested with the default expand; `expand`: the configuration's own, for several crops."""
-    given = _expand_given(result.command)
-    if result.crops > 1:
-        usual = TTE_EXPAND if expand is None else expand
-        return result.tested.get("expand", usual if given is None else given) == usual
+    """Whether a run was tested with the default expand. expand: the configuration's own default, None: the general."""
     pixels = re.search(r"@(\d+)px$", result.backbone)
-    usual = int(pixels[1] if pixels else RESOLUTION) // 7
-    return given is None and result.tested.get("expand", usual) == usual
+    one_crop = int(pixels[1] if pixels else RESOLUTION) // 7
+    usual = expand if expand is not None else TTE_EXPAND if result.crops > 1 else one_crop
+    given = _expand_given(result.command)
+    return result.tested.get("expand", usual if given is None else given) == usual
 
 
 # ---- showing ----

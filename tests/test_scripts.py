@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
 import main as cli
 from utils.config import config_names, load_config, training_options
@@ -494,12 +495,47 @@ def test_a_published_value_never_stands_beside_other_weights_or_images(published
     assert published(LIFT, sizes=[10847, 9999]) == NONE
     assert published(LIFT, per_class=[]) == NONE
     assert published(LIFT, started_from="output/other") == NONE
+    assert published(LIFT, unknown_training=True) == NONE
     assert published(LIFT, test={"crops": 5, "expand": 24}) == [81.7, "first"]
     assert published(LIFT, test={"crops": 5, "expand": 8}) == NONE
     assert published(LIFT, test={"crops": 5, "expand": 24, "draws": 5}) == NONE
     other = {"name": "open_clip:ViT-B-16/laion2b_s34b_b88k", "published": False}
     assert published(LIFT, weights=other) == NONE
     assert published(LIFT, weights={"name": "mine.pt"}) == NONE
+
+
+def test_every_published_value_stands_beside_its_own_run(published, monkeypatch):
+    """With what a trainer fills in: the normalisation of the weights, and the pixels of expand."""
+    content = yaml.safe_load((ROOT / "scripts/published.yaml").read_text())
+    monkeypatch.setattr(collect_results, "PUBLISHED", ROOT / "scripts/published.yaml")
+    seen = 0
+    for entry in content["results"]:
+        flags = f"-m {entry['model']}" if "model" in entry else f"-b {entry['backbone']} -m {entry['method']}"
+        options = " ".join(f"{key} {value}" for key, value in entry.get("options", {}).items())
+        for data, values in entry["overall"].items():
+            for crops, value in values.items():
+                command = f"-d {data} {flags} {options} {'tte True' if crops > 1 else ''} seed 1"
+                given = cli.parse(command.split())
+                cfg = load_config(given.data, given.backbone, given.method, given.options)
+                one_crop = {"@384px": 54, "@336px": 48}.get(cfg.backbone[-6:], 32)
+                expand = (21 if "l14" in cfg.backbone else 24) if crops > 1 else one_crop
+                described = {
+                    "mean": [0.1, 0.2, 0.3],
+                    "std": [1, 1, 1],
+                    "activation": "gelu",
+                    "heads": 12,
+                    "text_heads": 8,
+                }
+                changes = {
+                    "sizes": content["images"][data],
+                    "settings": {"backbone": cfg.backbone, "weights": "abc"} | training_options(cfg) | described,
+                    "test": {"crops": crops, "expand": expand, "precision": "bf16"},
+                }
+                assert published(command, **changes) == [value, entry["source"]], command
+                changes["test"]["expand"] += 1
+                assert published(command, **changes) == NONE
+                seen += 1
+    assert seen > 10
 
 
 def test_older_results_have_published_weights_where_their_file_says_so(published):

@@ -49,7 +49,7 @@ def run(random_clip, tmp_path, monkeypatch):
         keys += ["batch_size", 16, "output_dir", "run", "classifier_init", "None", *options]
         if method == "zs":
             del keys[keys.index("classifier_init") : keys.index("classifier_init") + 2]
-        cfg = load_config(data, "clip_tiny", method, [str(key) for key in keys])
+        cfg = load_config(data, "clip_vit", method, [str(key) for key in keys])
         return Trainer(cfg, f"python main.py {' '.join(map(str, options))}").run()
 
     return run
@@ -179,6 +179,7 @@ def test_without_a_training_run_the_first_test_takes_the_plain_names(run, lists,
     for options in (a, b, a):
         tested = run(*options, *TESTED, *place, method=method)
         assert tested["data"].get("trained_on") == (0 if method == "zs" else None)
+        assert tested.get("unknown_training") == (None if method == "zs" else True)
     assert {"results_test.json", "results_test_b.json"} < names(folder)
     assert results.read(folder / "results_test.json")["data"]["list"] == "a"  # the list's own name, as ever
 
