@@ -78,7 +78,7 @@ def build_model(cfg, backbone: Backbone, classnames: list[str], features: Featur
 def classname_notes(cfg, classnames: list[str], start: bool = True) -> list[str]:
     """What a user should know of the class texts that `build_model` makes; nothing where it makes none."""
     makes_texts = cfg.classifier is None or (start and cfg.classifier_init == "semantic")
-    return text_notes(classnames) if makes_texts else []
+    return text_notes(classnames, renamable=cfg.dataset == "folder") if makes_texts else []
 
 
 def count_parameters(model: Classifier) -> dict[str, int]:
