@@ -24,10 +24,10 @@ from models import (
     ModelError,
     build_backbone,
     build_model,
-    classname_notes,
     convert_upstream,
     count_parameters,
     entries_fingerprint,
+    prompt_notes,
 )
 from utils import checkpoint, compilation, memory, results, runtime
 from utils.config import Config, training_options
@@ -119,8 +119,11 @@ class Trainer:
         }
         notes = {test_note} if self.testing or not self.trained else {train_note, test_note}
         notes |= {*loaded.notes, workers_note(cfg.num_workers)}
-        summary = "\n".join([data.summary(), *classname_notes(cfg, data.classnames, start=trained is None)])
-        self.log.info(results.introduction(self.about, summary, self.resolution, notes - {None}))
+        summary = [data.summary()]
+        if cfg.classifier is None or (trained is None and cfg.classifier_init == "semantic"):
+            renamable = cfg.dataset == "folder"
+            summary += prompt_notes(data.classnames, cfg.prompt, cfg.prompt_file, renamable)
+        self.log.info(results.introduction(self.about, "\n".join(summary), self.resolution, notes - {None}))
 
     @torch.inference_mode()
     def class_features(self, backbone: torch.nn.Module) -> tuple[Tensor, Tensor]:

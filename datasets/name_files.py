@@ -44,7 +44,7 @@ KEYS = ("id2label", "idx_to_class", "names", "classnames", "class_names", "class
 KEYS += ("class_to_idx",)
 NUMBER = re.compile(r"0|[1-9]\d*")
 NUMBERED = re.compile(r"(0|[1-9]\d*)(?:\s*([.):,;])(?=\D)|(?=\s))\s*(\S.*)")  # "0: cat", "0 cat"; not "0.5 litres"
-QUOTED = re.compile(r"""(["'])(.+)\1,?""")
+QUOTED = re.compile(r"""(["'])((?:(?!\1).)+)\1,?""")
 BULLET = re.compile(r"[-*\u2022]\s+(\S.*)")
 FORMS = "a name a line, name,prompt name in a .csv, or a JSON or YAML list or mapping of names"
 
@@ -183,7 +183,8 @@ class _Reader:
             raise DataError(f"{self.file} has comments and no class names; it needs a line for each class")
         names = {line.strip() for _, line in numbered}
         if not (self.used and self.used <= names):
-            for read in (self.titled_table, self.wrapped, self.numbered, self.fields):
+            numbered = self.unwrapped(numbered)
+            for read in (self.saved_table, self.numbered, self.fields):
                 if (entries := read(numbered)) is not None:
                     return entries
         if self.first_is_header(numbered):
@@ -226,21 +227,20 @@ class _Reader:
             "or write the names as a JSON list",
         )
 
-    def titled_table(self, numbered: list[tuple[int, str]]) -> list[Entry] | None:
-        """A table that was saved as text: its first line holds two titles."""
-        cells = re.split(r"[,;\t]", numbered[0][1])
-        if len(cells) == 2 and all(cell.strip().strip('"').lower() in TITLES for cell in cells):
-            return self.table()
-        return None
-
-    def wrapped(self, numbered: list[tuple[int, str]]) -> list[Entry] | None:
-        """Names that are all in quotes, or all behind a bullet (as in a YAML list)."""
+    def unwrapped(self, numbered: list[tuple[int, str]]) -> list[tuple[int, str]]:
+        """Names without the quotes that are around all of them, or the bullets before all (as in a YAML list)."""
         for pattern, group in ((QUOTED, 2), (BULLET, 1)):
             found = [(number, pattern.fullmatch(line.strip())) for number, line in numbered]
             if all(match for _, match in found):
-                names = [(match[group].strip(), number) for number, match in found]
-                return [Entry(name, name, f"line {number}") for name, number in names]
-        return None
+                return [(number, match[group].strip()) for number, match in found]
+        return numbered
+
+    def saved_table(self, numbered: list[tuple[int, str]]) -> list[Entry] | None:
+        """A table that was saved as text: its first line holds two titles, or all of its fields are in quotes."""
+        cells = re.split(r"[,;\t]", numbered[0][1])
+        titled = len(cells) == 2 and _are_titles([cell.strip().strip('"') for cell in cells])
+        quoted = all(re.match(r"""\s*"[^"]*"[,;\t]""", line) for _, line in numbered)
+        return self.table() if titled or quoted else None
 
     def numbered(self, numbered: list[tuple[int, str]]) -> list[Entry] | None:
         """Lines that all begin with a number of their own, and go on with a name of their own."""
@@ -268,8 +268,8 @@ class _Reader:
             parts = [line.strip().partition(sign) for _, line in numbered]
             firsts = {first.strip() for first, _, _ in parts}
             known = bool(self.used) and self.used <= firsts and len(firsts) == len(parts)
-            columns = sign == "\t" and all(second.strip() and sign not in second for _, _, second in parts)
-            if known or columns:
+            columns = sign == "\t" and all(sign not in second for _, _, second in parts)
+            if all(second.strip() for _, _, second in parts) and (known or columns):
                 rows = zip(parts, numbered, strict=True)
                 entries = [
                     Entry(first.strip(), second.strip() or first.strip(), f"line {number}")

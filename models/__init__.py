@@ -11,8 +11,7 @@ from models.head_init import HEAD_INITS, Features
 from models.heads import HEADS
 from models.lift_checkpoint import convert_upstream
 from models.peft.aft import entries_fingerprint
-from models.prompts import class_texts
-from models.text import text_notes
+from models.prompts import class_texts, prompt_notes
 from models.weights import Weights, load_backbone
 
 __all__ = [
@@ -20,11 +19,11 @@ __all__ = [
     "ModelError",
     "build_backbone",
     "build_model",
-    "classname_notes",
     "convert_upstream",
     "count_parameters",
     "entries_fingerprint",
     "load_backbone",
+    "prompt_notes",
 ]
 
 
@@ -79,14 +78,6 @@ def build_model(cfg, backbone: Backbone, classnames: list[str], features: Featur
             head.weight.data.copy_(weight)
     peft.attach(tower, cfg.v, len(classnames), variant=cfg.variant)
     return Classifier(tower, head, backbone.mean, backbone.std)
-
-
-def classname_notes(cfg, classnames: list[str], start: bool = True) -> list[str]:
-    """What a user should know of the class texts that `build_model` makes; nothing where it makes none."""
-    if cfg.classifier is not None and not (start and cfg.classifier_init == "semantic"):
-        return []
-    texts = dict(zip(classnames, class_texts(classnames, cfg.prompt, cfg.prompt_file), strict=True))
-    return text_notes(classnames, texts.__getitem__)
 
 
 def count_parameters(model: Classifier) -> dict[str, int]:

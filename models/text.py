@@ -89,11 +89,14 @@ def class_prompts(classnames: list[str]) -> list[str]:
 # ---- names that CLIP cannot read, or cannot tell apart ----
 
 
-def text_notes(classnames: Sequence[str], prompts: Callable[[str], Sequence[str]] | None = None) -> list[str]:
+def text_notes(
+    classnames: Sequence[str], prompts: Callable[[str], Sequence[str]] | None = None, renamable: bool = True
+) -> list[str]:
     """A sentence for each fault of the class texts: cut, without the name, the same as another's, or so to the eye.
 
     prompts: name -> the texts of that class; None = `class_prompts`. Texts are compared by their tokens, as the tower
-    reads them: cut at 77, and without differences in case, in spaces and in `_`.
+    reads them: cut at 77, and without differences in case, in spaces and in `_`. renamable: whether a user can give
+    other names, which the sentences then advise.
     """
     texts = [list(prompts(name) if prompts else class_prompts([name])) for name in classnames]
     firsts = [_cut_tokens(its[0]) for its in texts]
@@ -117,8 +120,8 @@ def text_notes(classnames: Sequence[str], prompts: Callable[[str], Sequence[str]
         ),
         (
             same,
-            "CLIP reads the same text as for another one",
-            "zero_shot cannot tell them apart; a classnames file gives each its own words",
+            "CLIP reads the same text as for another one, and zero_shot cannot tell them apart",
+            "a classnames file gives each its own words",
         ),
         (
             [index for group in _equal(visible) for index in group if index not in same],
@@ -127,7 +130,8 @@ def text_notes(classnames: Sequence[str], prompts: Callable[[str], Sequence[str]
         ),
     ]
     return [
-        f"{len(found):,} of {len(classnames):,} classes: {fault} ({_some([classnames[i] for i in found])}); {remedy}"
+        f"{len(found):,} of {len(classnames):,} classes: {fault} ({_some([classnames[i] for i in found])})"
+        + f"; {remedy}" * renamable
         for found, fault, remedy in faults
         if found
     ]

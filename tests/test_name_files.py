@@ -52,6 +52,9 @@ FORMS = {
     "a comment and a header": ("n.txt", "# my classes\nname\n" + LINES),
     "quotes": ("n.txt", '"tench"\n"goldfish"\n"great white shark"'),
     "quotes and commas": ("n.txt", "'tench',\n'goldfish',\n'great white shark'"),
+    "quotes and a header": ("n.txt", '"name"\n"tench"\n"goldfish"\n"great white shark"'),
+    "quoted table as text": ("n.txt", '"0","tench"\n"1","goldfish"\n"2","great white shark"'),
+    "a comment with a semicolon": ("n.csv", "# classes; by me\n0,tench\n1,goldfish\n2,great white shark"),
     "bullets": ("n.txt", "- tench\n- goldfish\n- great white shark"),
     "stars": ("n.txt", "* tench\n* goldfish\n* great white shark"),
     "numbered by commas": ("n.txt", "0,tench\n1,goldfish\n2,great white shark"),
@@ -99,7 +102,7 @@ def test_every_form_gives_the_names_in_the_order_of_the_labels(form, used, tmp_p
     """For lists of numbers and for data that use the names; and where some classes have no image."""
     if form.startswith("numbered as a person") or form == "numbered by brackets":
         used = used or LABELS  # without any data, 1. may be label 1
-    if used == ["0", "1"] and (form.startswith("header") or form == "a comment and a header"):
+    if used == ["0", "1"] and (form.startswith("header") or form.endswith("and a header")):
         message = refusal(tmp_path, *FORMS[form], used)
         assert "may be a header or the class of label 0; remove it if it is a header, or write" in message
         return
@@ -116,6 +119,7 @@ NOTES = {  # how many each form gets: of a header, of comments, of numbers
     **{form: 1 for form in FORMS if form.startswith(("header", "a comment", "comments", "numbered"))},
     "csv with a comment": 1,
     "a comment and a header": 2,
+    "quotes and a header": 1,
     "numbered with a header and tabs": 0,  # a table
 }
 
