@@ -160,9 +160,7 @@ def read(path: Path, output: Path) -> Result:
 def how_tested(path: Path, content: dict) -> tuple[str, bool]:
     """How a run was tested, in words, and whether on the test images of its data set, none of which it trained on."""
     data, test = content["data"], content["test"]
-    words = ["1 crop" if test["crops"] == 1 else f"{test['crops']} crops"]
-    if test.get("draws"):
-        words = [f"{test['draws']} random crops"]
+    words = [_crops_in_words(test)]
     expand = _expand_given(content["command"])
     if expand is not None and test.get("expand", expand) == expand:  # LIFT's form takes it for several crops only
         words.append(f"expand {expand}")
@@ -186,6 +184,11 @@ def how_tested(path: Path, content: dict) -> tuple[str, bool]:
     elif on_test and not data.get("list") and _is_repetition(path, content):
         words.append("tested again")
     return ", ".join(words), on_test and not shared and not data.get("list") and not test.get("draws")
+
+
+def _crops_in_words(test: dict) -> str:
+    kind = " random" if test.get("draws") else ""
+    return f"{test['crops']}{kind} crop{'' if test['crops'] == 1 else 's'}"
 
 
 def groups_of(data: dict) -> list:
