@@ -1,7 +1,7 @@
 """Fine-tunes a frozen CLIP or ViT for long-tailed recognition, and tests it.
 
     python main.py -d DATA -b BACKBONE -m METHOD [KEY VALUE ...]
-    python main.py -d DATA -m MODEL [KEY VALUE ...]                  PEL's form: MODEL is a file of configs/model
+    python main.py -d DATA -m MODEL [KEY VALUE ...]                  LIFT's form: MODEL is a file of configs/model
     python main.py -d digits_lt -b clip_tiny -m lift+ seed 1
     python main.py -d digits_lt -b clip_tiny -m lift+ seed 1 test_only True tte True
 

@@ -1,4 +1,4 @@
-"""LayerNorm tuning (PEL's ln_tuning): the weights and biases of a block's norms train."""
+"""LayerNorm tuning (LIFT's ln_tuning): the weights and biases of a block's norms train."""
 
 from collections.abc import Sequence
 
