@@ -159,33 +159,44 @@ def read(path: Path, output: Path) -> Result:
 
 def how_tested(path: Path, content: dict) -> tuple[str, bool]:
     """How a run was tested, in words, and whether on the test images of its data set, none of which it trained on."""
-    data, test = content["data"], content["test"]
-    words = ["1 crop" if test["crops"] == 1 else f"{test['crops']} crops"]
-    if test.get("draws"):
-        words = [f"{test['draws']} random crops"]
-    expand = _expand_given(content["command"])
+    data = content["data"]
+    words = [*_way_in_words(content), *_images_in_words(content)]
+    if data["split"] == "test" and not data.get("trained_on") and _is_repetition(path, content):
+        words.append("tested again")
+    usual = data["split"] == "test" and not (data.get("trained_on") or data.get("list") or content["test"].get("draws"))
+    return ", ".join(words), usual
+
+
+def _way_in_words(content: dict) -> list[str]:
+    """The crops, and what else is not as usual."""
+    test, expand = content["test"], _expand_given(content["command"])
+    crops = f"{test['crops']} random crops" if test.get("draws") else f"{test['crops']} crops"
+    words = ["1 crop" if crops == "1 crops" else crops]
     if expand is not None and test.get("expand", expand) == expand:  # LIFT's form takes it for several crops only
         words.append(f"expand {expand}")
-    many, few, counts = groups_of(data)
+    many, few, counts = groups_of(content["data"])
     if [many, few] != USUAL_GROUPS[:2]:
         words.append(f"many above {many}, few below {few}")
     if counts != "own":
         words.append(f"groups of {counts}")
-    on_test, shared, training = data["split"] == "test", data.get("trained_on"), content["settings"].get("dataset")
+    return words
+
+
+def _images_in_words(content: dict) -> list[str]:
+    """Which images were tested, and what the run was trained on if that is not their data set's training list."""
+    data, words = content["data"], []
     if content.get("unknown_training"):
         words.append("checkpoint of unknown training")
-    if not on_test:
+    if data["split"] != "test":
         words.append(f"{data['split']} images")
-    if training not in (None, data["name"]):
-        words.append(f"trained on {training}")
+    if content["settings"].get("dataset") not in (None, data["name"]):
+        words.append(f"trained on {content['settings']['dataset']}")
     if data.get("list"):
         words.append(f"list {data['list']}")
-    if on_test and shared:
+    if data["split"] == "test" and data.get("trained_on"):
         count = sum(row["test"] for row in content.get("per_class", []))
-        words.append(f"trained on {shared:,} of these {count:,} images" if count else f"trained on {shared:,} of these")
-    elif on_test and not data.get("list") and _is_repetition(path, content):
-        words.append("tested again")
-    return ", ".join(words), on_test and not shared and not data.get("list") and not test.get("draws")
+        words.append(f"trained on {data['trained_on']:,} of these {f'{count:,} ' if count else ''}images")
+    return words
 
 
 def groups_of(data: dict) -> list:

@@ -184,6 +184,19 @@ def test_without_a_training_run_the_first_test_takes_the_plain_names(run, lists,
     assert results.read(folder / "results_test.json")["data"]["list"] == "a"  # the list's own name, as ever
 
 
+def test_zero_shot_clip_leaves_its_earlier_tests_alone(run, lists):
+    """Nothing is trained anew, so they stay true; logits of another test are not replaced."""
+    a, b, _ = lists
+    saves = ("save_logits", "True")
+    run(*a, *TESTED, *saves, "expand", 8, method="zs")
+    before = {name: (RUN / name).read_bytes() for name in ("results_test.json", "logits_test.npz")}
+    assert run(*a, *saves, method="zs")["logits"] == "logits_test_expand_4.npz"
+    assert all((RUN / name).read_bytes() == content for name, content in before.items())
+    (RUN / "results.json").unlink()
+    with pytest.raises(ConfigError, match="logits_test.npz holds a test of other images"):
+        run(*b, *saves, method="zs")
+
+
 def test_logits_of_another_way_of_testing_stay_apart(run, lists):
     a, saves = lists[0], ("save_logits", "True")
     trained = run(*a, *saves)

@@ -67,12 +67,13 @@ class RunFiles:
 
     def require_free(self, fingerprint: str) -> None:
         """Raises a ConfigError if a file of these names holds a test of other images. fingerprint: of the list."""
-        data, logits = read(self.results).get("data", {}), logits_about(self.logits) or {}
-        found = {
-            self.results: data.get("fingerprint", {}).get(data.get("split")),
-            self.logits: logits.get("fingerprint"),
-        }
-        for path, other in found.items():
+        data = read(self.results).get("data", {}) if self.testing else {}  # a training run: checkpoint.require_same_run
+        logits = logits_about(self.logits) or {}
+        found = (
+            (self.results, data.get("fingerprint", {}).get(data.get("split"))),
+            (self.logits, logits.get("fingerprint")),
+        )
+        for path, other in found:
             if other not in (None, fingerprint):
                 raise ConfigError(
                     f"{path} holds a test of other images; keep it by giving this test a name of its own, "
