@@ -17,9 +17,18 @@ from torch import Tensor
 
 from datasets import build_data, overlap
 from datasets.base import ImageList
-from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order
+from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order, workers_note
 from datasets.transforms import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
-from models import Classifier, build_backbone, build_model, count_parameters, from_lift_plus
+from models import (
+    Classifier,
+    ModelError,
+    build_backbone,
+    build_model,
+    convert_upstream,
+    count_parameters,
+    entries_fingerprint,
+    prompt_notes,
+)
 from utils import checkpoint, compilation, memory, results, runtime
 from utils.config import Config, training_options
 from utils.distributed import World
@@ -54,8 +63,7 @@ class Trainer:
                 self.build(trained)
                 self.settle_files()
                 if trained and self.trained:
-                    checkpoint.restore(self.model, trained, self.identity, from_lift_plus)
-                    self.log.info(f"{'testing' if self.testing else 'start':10}{trained}")
+                    self.restore(trained)
                 self.trained_on = self.count_trained_on()
                 if self.trained and not self.testing:
                     self.fit()
@@ -89,25 +97,33 @@ class Trainer:
         lists = {"train": data.train.fingerprint(data.root), "test": data.test.fingerprint(data.root)}
         # what a checkpoint fits, and what makes a run the same run
         self.identity = {"backbone": cfg.backbone, "weights": weights["sha256"], "classes": data.classes_fingerprint}
-        same = {"precision": runtime.name_of(self.train_dtype), "training images": lists["train"]}
         described = {"mean": list(backbone.mean), "std": list(backbone.std)}
         described |= {key: getattr(backbone.geometry, key) for key in ("activation", "heads", "text_heads")}
+        self.identity |= described
+        if (entries := entries_fingerprint(self.model)) is not None:
+            self.identity["aft entries"] = entries
+        same = {"precision": runtime.name_of(self.train_dtype), "training images": lists["train"]}
         files = {"prompt file": cfg.prompt_file, "start": None if self.testing else trained}
         files = {name: results.sha256(Path(file)) for name, file in files.items() if file}
-        self.settings = self.identity | training_options(cfg) | described | same | files
+        self.settings = training_options(cfg) | self.identity | same | files
         self.about = {
             "params": params,
             "seed": cfg.seed,
             "data": {"name": data.name, "split": self.split, "fingerprint": lists},
-            "test": {"crops": crops.count, "expand": crops.expand, "precision": runtime.name_of(self.test_dtype)},
+            "test": {"crops": crops.count, "expand": crops.expand, "precision": runtime.name_of(self.test_dtype)}
+            | ({"draws": crops.count} if cfg.tte and cfg.tte_draws else {}),
             "settings": self.settings,
             "weights": weights,
             **runtime.environment(self.device, self.world),
             "command": self.command,
         }
         notes = {test_note} if self.testing or not self.trained else {train_note, test_note}
-        notes |= {*loaded.notes}
-        self.log.info(results.introduction(self.about, data.summary(), self.resolution, notes - {None}))
+        notes |= {*loaded.notes, workers_note(cfg.num_workers)}
+        summary = [data.summary()]
+        if cfg.classifier is None or (trained is None and cfg.classifier_init == "semantic"):
+            renamable = cfg.dataset == "folder"
+            summary += prompt_notes(data.classnames, cfg.prompt, cfg.prompt_file, renamable)
+        self.log.info(results.introduction(self.about, "\n".join(summary), self.resolution, notes - {None}))
 
     @torch.inference_mode()
     def class_features(self, backbone: torch.nn.Module) -> tuple[Tensor, Tensor]:
@@ -120,6 +136,17 @@ class Trainer:
         out = torch.zeros(len(indices), backbone.image.dim, device=self.device)
         features = self.infer(model, images, indices, centre, out)
         return features, torch.from_numpy(images.labels[indices]).to(self.device)
+
+    def restore(self, trained: Path) -> None:
+        """Takes over a checkpoint, to test it or to start from it."""
+        checkpoint.restore(self.model, trained, self.identity, convert_upstream)
+        # a checkpoint of ours holds no places, so training keeps to those that its options choose
+        if not self.testing and entries_fingerprint(self.model) != self.identity.get("aft entries"):
+            raise ModelError(
+                f"{trained} trains other entries than the options choose, so training cannot start from it; "
+                "give the aft_seed, aft_ratio and aft_loc that it was trained with"
+            )
+        self.log.info(f"{'testing' if self.testing else 'start':10}{trained}")
 
     # ---- training ----
 
@@ -148,7 +175,7 @@ class Trainer:
         self.rates["train"] = cfg.num_epochs * len(data) / self.seconds["train"]
         if self.world.main:
             about = self.identity | self.about_training_images()
-            checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.trained_tensors(self.model), about)
+            checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.saved_tensors(self.model), about)
 
     def train_epoch(self, epoch: int, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
         cfg = self.cfg
@@ -220,7 +247,7 @@ class Trainer:
         rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = in_order(indices[rank::ranks], size)
         batches = Loader(images, crops, steps, self.device, self.cfg.num_workers)
-        parts = self.cache.features(model, batches, images.images, steps, crops)
+        parts = self.cache.features(model, batches, images.images, steps, crops, images.exif_orientation)
         with self.log.progress(len(indices), "testing") as bar:
             for features, rows in zip(parts, out[rank::ranks].split(size), strict=False):  # there may be none
                 logits = sum(model.head(crop) for crop in features) / len(features)

@@ -40,4 +40,9 @@ def build_data(cfg) -> DataSet:
     data = DATASETS[cfg.dataset](cfg.dataset, cfg.root, **own)
     groups = cifar100_lt.counts("cifar100_ir100") if cfg.shot_groups == "ir100" and cfg.dataset in IMBALANCED else None
     data = dataclasses.replace(data, many_threshold=many, few_threshold=few, group_counts=groups)
+    if cfg.exif_orientation is not None:  # else as the data set's own: published ones are read as stored
+        train, test = (
+            dataclasses.replace(images, exif_orientation=cfg.exif_orientation) for images in (data.train, data.test)
+        )
+        data = dataclasses.replace(data, train=train, test=test)
     return leave_out_bad(data, {"root": cfg.root, **own}) if cfg.bad_images == "skip" else data

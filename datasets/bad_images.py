@@ -117,7 +117,7 @@ def _require_unchanged(data: DataSet, bad: list[dict], listed: set[str], folder:
 
 def _subset(images: ImageList, indices: list[int]) -> ImageList:
     some = images.images[indices] if isinstance(images.images, np.ndarray) else [images.images[i] for i in indices]
-    return ImageList(some, images.labels[indices])
+    return dataclasses.replace(images, images=some, labels=images.labels[indices])
 
 
 def _left_out(data: DataSet, kept: dict[str, list[int]], path: Path) -> str:

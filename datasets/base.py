@@ -18,10 +18,12 @@ class ImageList:
     """One split: images and their labels, in a fixed order.
 
     images: paths (a list of str), or the pixels themselves (uint8 [n, H, W, 3]); labels: int64 [n], in 0..C-1.
+    exif_orientation: whether image files are turned as their EXIF or XMP says; False = read as stored.
     """
 
     images: list[str] | np.ndarray
     labels: np.ndarray
+    exif_orientation: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -153,19 +153,20 @@ def _looks(data: DataSet, processes: int) -> Iterator[tuple[int, Look]]:
         for image, pixels in enumerate(pixels for part in (data.train, data.test) for pixels in part.images):
             yield image, Look("", "", _digest(pixels.tobytes()), *pixels.shape[:2])
     elif processes:
-        yield from _in_processes([*data.train.images, *data.test.images], processes)
+        yield from _in_processes([*data.train.images, *data.test.images], processes, data.train.exif_orientation)
     else:
-        yield from enumerate(map(look_at, [*data.train.images, *data.test.images]))
+        for image, path in enumerate([*data.train.images, *data.test.images]):
+            yield image, look_at(path, data.train.exif_orientation)
 
 
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()[:16]
 
 
-def look_at(path: str) -> Look:
+def look_at(path: str, exif_orientation: bool) -> Look:
     """Decodes a file as in training; what is wrong with it is returned, never raised."""
     try:
-        height, width = decode(path).shape[1:]
+        height, width = decode(path, exif_orientation=exif_orientation).shape[1:]
         content = Path(path).read_bytes()
         return Look("", "", _digest(content), height, width, len(content))
     except (DataError, OSError) as error:
@@ -178,7 +179,7 @@ def look_at(path: str) -> Look:
         return Look("missing", f"a link to {os.readlink(path)}" if os.path.islink(path) else reason)
 
 
-def _in_processes(paths: list[str], processes: int) -> Iterator[tuple[int, Look]]:
+def _in_processes(paths: list[str], processes: int, exif_orientation: bool) -> Iterator[tuple[int, Look]]:
     """(image, look) in any order. Of a chunk that killed its process, each image goes to a process of its own."""
     import torchvision.io  # noqa: F401 (here once, sooner than in every process)
 
@@ -190,7 +191,7 @@ def _in_processes(paths: list[str], processes: int) -> Iterator[tuple[int, Look]
         while chunks or at_work:
             while chunks and len(at_work) < processes:
                 pipe, its_end = context.Pipe()
-                process = context.Process(target=_work, args=(its_end,), daemon=True)
+                process = context.Process(target=_work, args=(its_end, exif_orientation), daemon=True)
                 process.start()
                 its_end.close()
                 at_work[pipe] = process, chunks.popleft()
@@ -219,7 +220,7 @@ def _send(pipe: Connection, paths: list[str] | None) -> None:
         pipe.send(paths)
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection, exif_orientation: bool) -> None:
     """A process: paths in, looks out, until None comes or the parent is gone."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
@@ -228,7 +229,7 @@ def _work(pipe: Connection) -> None:
             paths = pipe.recv()
             if paths is None:
                 return
-            pipe.send([look_at(path) for path in paths])
+            pipe.send([look_at(path, exif_orientation) for path in paths])
 
 
 def _death(exitcode: int) -> str:

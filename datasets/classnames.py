@@ -1,52 +1,18 @@
 """From what folders and lists call their classes to labels 0..C-1, and to the names that CLIP reads."""
 
+import collections
 import difflib
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from datasets.base import DataError
-from datasets.lists import LABELS, Listed, class_name, read_rows, read_text
+from datasets.lists import Listed
+from datasets.name_files import read_classnames
 
-NAME_TITLES = ("name", "folder", *LABELS)
-PROMPT_TITLES = ("prompt name", "prompt_name", "prompt", "classname", "name")
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
-
-
-def read_classnames(file: str) -> list[tuple[str, str]]:
-    """(name, prompt name) of each class, in the file's order. Raises DataError.
-
-    A .csv or .tsv holds a name and what CLIP shall read in its place; any other file one name a line, commas and all.
-    """
-    if file.lower().endswith((".csv", ".tsv")):
-        rows, lines = read_rows(file, usual=",")
-        titles = [cell.strip().lower() for cell in rows[0]]
-        if titles[0] in NAME_TITLES and all(title in PROMPT_TITLES for title in titles[1:]):
-            del rows[0], lines[0]
-    else:
-        rows = [[line] for line in read_text(file).rstrip().splitlines()]
-        lines = list(range(1, len(rows) + 1))
-    entries: list[tuple[str, str]] = []
-    seen: dict[tuple[str, str], int] = {}  # (column, name) -> line
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) > 2 or not row[0].strip():
-            raise DataError(
-                f"{file}, line {line}: expected a class name, or name,prompt name in a .csv, found "
-                f"{','.join(row)[:100]!r}; put a name with a comma into quotes, and leave no line empty"
-            )
-        name, prompt = (class_name(row[i].strip() or row[0].strip(), file, line) for i in (0, -1))
-        for column, text in (("name", name), ("prompt name", prompt)):
-            if seen.setdefault((column, text), line) != line:
-                raise DataError(
-                    f"{file}, line {line}: the {column} '{text}' stands in line {seen[column, text]}, too; "
-                    "give every class its own, for CLIP tells classes apart by what they are called"
-                )
-        entries.append((name, prompt))
-    if not entries:
-        raise DataError(f"{file} has a header and no class names; it needs a line for each class")
-    return entries
 
 
 def label_classes(splits: list[Listed], file: str | None) -> tuple[list[str], list[np.ndarray], tuple[str, ...]]:
@@ -59,7 +25,7 @@ def label_classes(splits: list[Listed], file: str | None) -> tuple[list[str], li
     numbers = _are_numbers(splits)
     notes: tuple[str, ...] = ()
     if file is not None:
-        entries = read_classnames(file)
+        entries, notes = read_classnames(file, used.keys())
         names, label_of = [prompt for _, prompt in entries], _labels_by_file(entries, used, file, numbers)
     elif numbers:
         names = [str(label) for label in range(_count_labels(splits[0]))]
@@ -74,9 +40,71 @@ def label_classes(splits: list[Listed], file: str | None) -> tuple[list[str], li
                 f"{used[name].where_class(name)} tests class '{name}', which has no training pictures"
                 f"{_near(name, label_of)}; add some or remove it, or name all classes in a classnames file"
             )
+    if not numbers or file is not None:
+        notes += _codes_note(names, file)
     if len(names) < 2:
         raise DataError(f"{splits[0].where(0)}: there is 1 class only, '{names[0]}'; at least two are needed")
     return names, [np.array([label_of[name] for name in split.classes], np.int64) for split in splits], notes
+
+
+# ---- names that are codes ----
+
+# names by themselves: numbers, ImageNet's WordNet ids, hashes and UUIDs, article numbers
+CODE = re.compile(r"\d+|n\d{8}|(?=.*\d)[0-9a-f]{8,}(-[0-9a-f]{4,})*|(?=.*[A-Z])(?=(.*\d){3})[A-Z0-9]{8,}")
+SERIAL = re.compile(r"(.*?)[ _.-]?(\d+)")
+YEARS = range(1500, 2101)
+GENERIC = (
+    "class",
+    "classes",
+    "cls",
+    "category",
+    "cat",
+    "label",
+    "id",
+    "type",
+    "kind",
+    "group",
+    "item",
+    "object",
+    "obj",
+)
+GENERIC += ("folder", "dir", "species", "sp", "subject", "person", "product", "article", "defect", "sample", "cluster")
+
+
+def are_codes(names: Sequence[str]) -> list[bool]:
+    """Which names are plainly codes, that tell nobody what is in the pictures.
+
+    By themselves, or as one series: the same beginning and a number, where the beginning is a word such as `class`, or
+    the numbers have leading zeros. A4, boeing 747 and A320 are names, and so are numbers that are all years.
+    """
+    codes = [CODE.fullmatch(name) is not None for name in names]
+    numbers = [int(name) for name in names if name.isdecimal()]
+    if len(numbers) == len(names) and all(number in YEARS for number in numbers):
+        return [False] * len(names)
+    series: dict[str, list[int]] = collections.defaultdict(list)  # beginning -> places of its members
+    for place, name in enumerate(names):
+        if match := SERIAL.fullmatch(name):
+            series[match[1].casefold()].append(place)
+    for beginning, places in series.items():
+        digits = [SERIAL.fullmatch(names[place])[2] for place in places]
+        padded = any(text[0] == "0" and len(text) > 1 for text in digits) and len(set(map(len, digits))) == 1
+        if len(places) > 1 and (padded or beginning in GENERIC):
+            for place in places:
+                codes[place] = True
+    return codes
+
+
+def _codes_note(names: list[str], file: str | None) -> tuple[str, ...]:
+    """A note if most classes are called by codes."""
+    codes = [name for name, code in zip(names, are_codes(names), strict=True) if code]
+    if 2 * len(codes) <= len(names):
+        return ()
+    called = ", ".join(codes[:3]) + (", ..." if len(codes) > 3 else "")
+    remedy = f"prompt names in {file} give" if file else "a classnames file gives"
+    return (f"its classes are called {called}; {remedy} CLIP words to read",)
+
+
+# ---- labels ----
 
 
 def _in_order(splits: list[Listed]) -> Iterable[str]:

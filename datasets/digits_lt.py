@@ -5,6 +5,8 @@ The digits (Alpaydin and Kaynak 1998; the test part of UCI's optdigits) are 8 x 
 (imbalance 50).
 """
 
+import functools
+
 import numpy as np
 
 from datasets.base import DataError, DataSet, ImageList, long_tail_counts, shuffled_by_class
@@ -20,9 +22,7 @@ def build(name: str = "digits_lt", root: str | None = None) -> DataSet:
         raise DataError(
             f"digits_lt is inside scikit-learn and reads no root, found {root}; your own pictures: -d folder"
         )
-    from sklearn.datasets import load_digits
-
-    ink, labels = load_digits(return_X_y=True)
+    ink, labels = _digits()
     pixels = np.rint(ink.reshape(-1, 8, 8, 1) * 255 / 16).astype(np.uint8).repeat(3, axis=3)
     by_class = shuffled_by_class(labels, len(CLASSNAMES))
     largest = min(map(len, by_class)) - TEST_IMAGES
@@ -35,3 +35,11 @@ def build(name: str = "digits_lt", root: str | None = None) -> DataSet:
     test = subset([indices[:TEST_IMAGES] for indices in by_class])
     train = subset([indices[TEST_IMAGES:][:count] for indices, count in zip(by_class, counts, strict=True)])
     return DataSet(name, CLASSNAMES, train, test)
+
+
+@functools.cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Ink [1797, 64] and labels [1797], parsed once for all runs of a process."""
+    from sklearn.datasets import load_digits
+
+    return load_digits(return_X_y=True)

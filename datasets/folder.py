@@ -3,6 +3,8 @@
 ROOT/train/CLASS/* and ROOT/test/CLASS/* (or val)   the folders' names are the class names
 ROOT/CLASS/* with test_fraction                     the same; of each class some pictures are held out for testing
 train_list with test_list or test_fraction          lists of path,label or path,classname; paths are taken from ROOT
+
+Pictures are turned as their EXIF says, as every viewer shows them.
 """
 
 import os
@@ -43,7 +45,7 @@ def build(
     else:
         root, splits = str(Path(root)), _by_folders(Path(root), test_fraction)
     names, labels, notes = label_classes(splits, classnames)
-    train, *rest = (ImageList(split.paths, y) for split, y in zip(splits, labels, strict=True))
+    train, *rest = (ImageList(split.paths, y, exif_orientation=True) for split, y in zip(splits, labels, strict=True))
     test = rest[0] if rest else None
     if test_fraction:
         train, test = hold_out(train, test_fraction, root)

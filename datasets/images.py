@@ -2,7 +2,10 @@
 
 torchvision decodes plain JPEG, Pillow the rest. The content counts, not the suffix. What is no RGB becomes so as by
 Pillow's convert("RGB"): alpha is dropped, so that the stored colours show and no background; colour profiles are
-ignored; but 16 bits are scaled to 8. Of an animation or of several pages the first counts. EXIF's orientation holds.
+ignored; but 16 bits are scaled to 8. Of an animation or of several pages the first counts.
+
+An image is turned as its metadata say, or read as stored. Pillow's getexif() finds the orientation, whichever decoder
+reads the pixels: that of EXIF, or where EXIF has none that of XMP (tiff:Orientation). Damaged metadata turn nothing.
 """
 
 import errno
@@ -13,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from datasets.base import DataError
@@ -22,6 +25,18 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # and no other reader o
 MAX_PIXELS = 200_000_000  # of an image: 600 MB as RGB
 BEGINNINGS = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"II", b"MM", b"GIF8")  # of files of these formats
 WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
+
+TURNS: dict[int, Callable[[Tensor], Tensor]] = {  # orientation -> [3, H, W] as stored to [3, H', W'] upright
+    1: lambda image: image,
+    2: lambda image: image.flip(2),
+    3: lambda image: image.flip(1, 2),
+    4: lambda image: image.flip(1),
+    5: lambda image: image.transpose(1, 2),
+    6: lambda image: image.transpose(1, 2).flip(2),
+    7: lambda image: image.transpose(1, 2).flip(1, 2),
+    8: lambda image: image.transpose(1, 2).flip(1),
+}
+INVERSE = {6: 8, 8: 6}  # the other turns undo themselves
 
 Reduction = Callable[[int, int], int]  # height and width of an image -> by how much it may be decoded smaller
 
@@ -32,11 +47,13 @@ class ImageFiles:
     """Image files by index. All paths lie in one block of bytes, which forked workers share.
 
     In a list, each path that a worker reads has its reference counted, and so its page of memory copied.
+    exif_orientation: as in `decode`.
     """
 
-    def __init__(self, paths: list[str]):
+    def __init__(self, paths: list[str], exif_orientation: bool = True):
         import torchvision.io  # noqa: F401 (here once, sooner than in every worker)
 
+        self.exif_orientation = exif_orientation
         self.paths = os.fsencode("\0".join(paths))
         self.ends = np.flatnonzero(np.frombuffer(self.paths + b"\0", np.uint8) == 0)
 
@@ -45,19 +62,19 @@ class ImageFiles:
         return os.fsdecode(self.paths[self.ends[index - 1] + 1 if index else 0 : self.ends[index]])
 
     def decode(self, index: int, reduction: Reduction | None = None) -> Tensor:
-        return decode(self.path(index), reduction)
+        return decode(self.path(index), reduction, self.exif_orientation)
 
 
-def decode(path: str, reduction: Reduction | None = None) -> Tensor:
+def decode(path: str, reduction: Reduction | None = None, exif_orientation: bool = True) -> Tensor:
     """Decodes an image file to uint8 RGB [3, H, W]. Raises a DataError: path, reason and advice in one sentence.
 
     A JPEG may be decoded to 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time: `reduction(height, width)`
-    is 2, 4 or 8 then, or 1.
+    is 2, 4 or 8 then, or 1. exif_orientation: turned as EXIF or XMP says; False = as stored.
     """
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of what it reads nevertheless; they would not name the file
-            return _decode(file, reduction)
+            return _decode(file, reduction, exif_orientation)
     except MemoryError:
         raise DataError(f"the image {path} does not fit in memory; make it smaller, or set num_workers lower") from None
     except DataError as error:
@@ -91,7 +108,7 @@ def _trouble(error: OSError) -> str:
     return f"cannot be read ({error.strerror}); check the disk, or replace the file"
 
 
-def _decode(file: BinaryIO, reduction: Reduction | None) -> Tensor:
+def _decode(file: BinaryIO, reduction: Reduction | None, exif_orientation: bool) -> Tensor:
     """The pixels in an open file; raises DataErrors without its name, and whatever Pillow raises."""
     try:
         image = Image.open(file, formats=FORMATS)  # reads the header alone
@@ -105,12 +122,13 @@ def _decode(file: BinaryIO, reduction: Reduction | None) -> Tensor:
                 "make it smaller or remove it from the list"
             )
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-            by = reduction(*_upright(image)) if reduction else 1
+            orientation = _orientation(image) if exif_orientation else 1
+            by = reduction(*((width, height) if orientation >= 5 else (height, width))) if reduction else 1
             if by > 1:
                 image.draft(None, (width // by, height // by))
             elif (pixels := _decode_plain_jpeg(file)) is not None:
-                return pixels
-        return torch.from_numpy(_decode_with_pillow(image)).permute(2, 0, 1)
+                return TURNS[orientation](pixels)
+        return _decode_with_pillow(image, exif_orientation)
 
 
 def _decode_plain_jpeg(file: BinaryIO) -> Tensor | None:
@@ -121,29 +139,37 @@ def _decode_plain_jpeg(file: BinaryIO) -> Tensor | None:
     file.seek(0)
     try:
         data = torch.from_numpy(np.fromfile(file, np.uint8))
-        return io.decode_jpeg(data, io.ImageReadMode.RGB, apply_exif_orientation=True)
+        return io.decode_jpeg(data, io.ImageReadMode.RGB)
     except RuntimeError:
         file.seek(position)
         return None
 
 
-def _upright(image: Image.Image) -> tuple[int, int]:
-    """Height and width of an opened image, once it is turned as EXIF says."""
-    width, height = image.size
+def _orientation(image: Image.Image) -> int:
+    """The orientation that an opened image has in its EXIF, else in its XMP: 1 to 8, where 1 is upright."""
     try:
-        lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    except Exception:  # damaged; it will not be turned
-        lies = False
-    return (width, height) if lies else (height, width)
-
-
-def _decode_with_pillow(image: Image.Image) -> np.ndarray:
-    """The first frame of an opened image, uint8 [H, W, 3]. Raises DataError for 32 bits of grey."""
-    image.load()
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # the pixels are whole; only what stands beside them is damaged
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return int(value) if value in TURNS else 1
+    except Exception:  # damaged: nothing is turned, here or by Pillow
         image.getexif().clear()
+        return 1
+
+
+def _decode_with_pillow(image: Image.Image, exif_orientation: bool) -> Tensor:
+    """The first frame of an opened image, uint8 [3, H, W]. Raises DataError for 32 bits of grey."""
+    is_tiff = image.format == "TIFF"
+    stored = _orientation(image) if is_tiff else 1
+    image.load()
+    orientation = _orientation(image) if is_tiff or exif_orientation else 1  # a PNG may have it behind its pixels
+    turned = orientation != stored if is_tiff else False  # Pillow itself turns a TIFF, and forgets its orientation
+    pixels = torch.from_numpy(_rgb(image)).permute(2, 0, 1)
+    if turned:
+        return pixels if exif_orientation else TURNS[INVERSE.get(stored, stored)](pixels)
+    return TURNS[orientation if exif_orientation else 1](pixels)
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """The pixels of a loaded image, uint8 [H, W, 3]. Raises DataError for 32 bits of grey."""
     if image.mode.startswith("I;16"):  # Pillow's own conversion would cut all above 255 to white
         grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
         return grey[:, :, None].repeat(3, axis=2)

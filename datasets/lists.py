@@ -157,8 +157,11 @@ def read_rows(file: str, usual: str = " ") -> tuple[list[list[str]], list[int]]:
     Raises DataError.
     """
     text = read_text(file)
-    first = re.sub(r'"[^"]*"', "", next(line for line in text.splitlines() if line.strip()))
+    filled = [line for line in text.splitlines() if line.strip()]
+    first = re.sub(r'"[^"]*"', "", next((line for line in filled if not line.startswith("#")), filled[0]))
     parting = max("\t;,", key=first.rfind) if re.search("[\t;,]", first) else usual
+    if "\t" in first and file.lower().endswith(".tsv"):
+        parting = "\t"
     if parting == " ":
         numbered = [(line.strip(), number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
         return [[part for part in line.rpartition(" ")[::2] if part] for line, _ in numbered], [n for _, n in numbered]

@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -84,22 +85,24 @@ class Loader:
     def __init__(self, images: ImageList, crop: Crop, steps, device: torch.device, num_workers: int | None = None):
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.loader = DataLoader(
-            _Reader(images, crop),
-            batch_sampler=steps,
-            num_workers=automatic_workers(images) if num_workers is None else num_workers,
-            collate_fn=_as_it_is,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=_leave_interrupts_to_the_parent,
-            # workers seed nothing from the parent's state: iterating must not advance the global generator
-            generator=torch.Generator(),
-        )
+        with _without_warning_of_workers():
+            self.loader = DataLoader(
+                _Reader(images, crop),
+                batch_sampler=steps,
+                num_workers=automatic_workers(images) if num_workers is None else num_workers,
+                collate_fn=_as_it_is,
+                pin_memory=device.type == "cuda",
+                worker_init_fn=_leave_interrupts_to_the_parent,
+                # workers seed nothing from the parent's state: iterating must not advance the global generator
+                generator=torch.Generator(),
+            )
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = iter(self.loader)  # starts the workers
+        with _without_warning_of_workers():
+            batches = iter(self.loader)  # starts the workers
         try:
             with _explained_death(self.loader.num_workers):
                 for batch in batches:
@@ -129,7 +132,36 @@ def move(batch: tuple[Tensor, ...], device: torch.device, stream: torch.cuda.Str
 def automatic_workers(images: ImageList) -> int:
     """A process for each core (of torchrun's share); none for a small set in memory, read sooner than they start."""
     small = isinstance(images.images, np.ndarray) and images.images.nbytes < SMALL_BYTES
-    return 0 if small else max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+    return 0 if small else max(_cores() // _local_processes(), 1)
+
+
+def workers_note(num_workers: int | None) -> str | None:
+    """A sentence for the log if `num_workers` is more than the cores (of torchrun's share), else None."""
+    cores, processes = _cores(), _local_processes()
+    if (num_workers or 0) * processes <= cores:
+        return None
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    one_a_core = max(cores // processes, 1)
+    return (
+        f"num_workers {num_workers}{each} is more than {'this core' if cores == 1 else f'these {cores} cores'} can "
+        f"run at once, which may be slower; num_workers {one_a_core} uses every core once"
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _local_processes() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+@contextlib.contextmanager
+def _without_warning_of_workers() -> Iterator[None]:
+    """Suppresses torch's warning of more workers than cores: `workers_note` is in the log."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        yield
 
 
 class _Reader(Dataset):
@@ -138,7 +170,7 @@ class _Reader(Dataset):
     def __init__(self, images: ImageList, crop: Crop):
         in_memory = isinstance(images.images, np.ndarray)
         self.pixels = images.images if in_memory else None
-        self.files = None if in_memory else ImageFiles(images.images)
+        self.files = None if in_memory else ImageFiles(images.images, images.exif_orientation)
         self.labels, self.crop = images.labels, crop
 
     def __len__(self) -> int:
@@ -169,7 +201,7 @@ def read_image(images: ImageList, index: int) -> Tensor:
     """The pixels of one image, uint8 RGB [3, H, W]."""
     if isinstance(images.images, np.ndarray):
         return torch.from_numpy(images.images[index]).permute(2, 0, 1)
-    return decode(images.images[index])
+    return decode(images.images[index], exif_orientation=images.exif_orientation)
 
 
 def _as_it_is(batch: object) -> object:

@@ -1,5 +1,6 @@
 """What can be made of one list: a held-out test set, and a long tail for study. Both are the same in every run."""
 
+import dataclasses
 import hashlib
 import os
 
@@ -35,6 +36,5 @@ def thin(images: ImageList, wanted: np.ndarray) -> ImageList:
 
 
 def _subset(images: ImageList, mask: np.ndarray) -> ImageList:
-    return ImageList(
-        [path for path, keep in zip(images.images, mask.tolist(), strict=True) if keep], images.labels[mask]
-    )
+    paths = [path for path, keep in zip(images.images, mask.tolist(), strict=True) if keep]
+    return dataclasses.replace(images, images=paths, labels=images.labels[mask])

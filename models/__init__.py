@@ -9,8 +9,9 @@ from models.clip_head import build_text_similarity
 from models.descriptions import Description
 from models.head_init import HEAD_INITS, Features
 from models.heads import HEADS
-from models.lift_plus import from_lift_plus
-from models.prompts import class_texts
+from models.lift_checkpoint import convert_upstream
+from models.peft.aft import entries_fingerprint
+from models.prompts import class_texts, prompt_notes
 from models.weights import Weights, load_backbone
 
 __all__ = [
@@ -18,9 +19,11 @@ __all__ = [
     "ModelError",
     "build_backbone",
     "build_model",
+    "convert_upstream",
     "count_parameters",
-    "from_lift_plus",
+    "entries_fingerprint",
     "load_backbone",
+    "prompt_notes",
 ]
 
 
@@ -66,14 +69,14 @@ def build_model(cfg, backbone: Backbone, classnames: list[str], features: Featur
     if cfg.classifier is None:
         head = build_text_similarity(cfg, backbone, classnames)
     else:
-        head = HEADS[cfg.classifier](len(classnames), tower.dim, scale=cfg.classifier_scale)
+        head = HEADS[cfg.classifier](len(classnames), tower.dim, scale=cfg.classifier_scale, variant=cfg.variant)
         if start and cfg.classifier_init:
             options = {}
             if cfg.classifier_init == "semantic":
                 options["texts"] = class_texts(classnames, cfg.prompt, cfg.prompt_file)
             weight = HEAD_INITS[cfg.classifier_init](backbone, classnames, features, **options)
             head.weight.data.copy_(weight)
-    peft.attach(tower, cfg.v, len(classnames))
+    peft.attach(tower, cfg.v, len(classnames), variant=cfg.variant)
     return Classifier(tower, head, backbone.mean, backbone.std)
 
 

@@ -57,7 +57,7 @@ def build_text_similarity(cfg, backbone: Backbone, classnames: list[str]) -> Tex
         features = backbone.encode_texts(classnames, class_texts(classnames, cfg.prompt, cfg.prompt_file))
         return TextSimilarity(FixedTexts(features), backbone.image_projection, None, backbone.logit_scale)
     texts: nn.Module = build_texts(cfg, backbone, classnames).to(backbone.text_projection.device)
-    attach(backbone.text, cfg.l, len(classnames))
+    attach(backbone.text, cfg.l, len(classnames), variant=cfg.variant)
     if not any(parameter.requires_grad for parameter in texts.parameters()):
         with torch.no_grad():
             texts = FixedTexts(texts.encode())

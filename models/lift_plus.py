@@ -4,6 +4,7 @@ Each of our names is turned into theirs, so that nothing of a file is taken but 
 """
 
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from models.backbone import ModelError
 from models.naming import to_openai_names
 from models.peft.aft import PartlyTrainedLinear
+from models.resnet import ResNet
 
 # (our name, their name), as regular expressions; the first that fits counts
 BLOCK_NAMES = (  # of what stands in a block
@@ -43,16 +45,26 @@ NAMES = (  # of the rest
 )
 
 
-def lift_plus_name(name: str) -> str:
-    """What LIFT+ calls our trained tensor `name`."""
+def lift_plus_name(name: str, stages: Sequence[int] = ()) -> str:
+    """What LIFT+ calls our trained tensor `name`; stages: of a ResNet, the numbers of their blocks."""
     if name.startswith("tower.net."):
-        published = next(iter(to_openai_names({f"image.{name.removeprefix('tower.')}": torch.empty(0)})))
-        return "image_encoder.blocks." + re.sub(r"^(visual|image\.net)\.", "", published).replace(".", "_")
+        published = published_name(name.removeprefix("tower."))
+        inside = re.fullmatch(r"layer(\d)\.(\d+)\.(.+)", published)
+        if inside is None:  # LIFT+ trains nothing outside the stages
+            return name
+        number = sum(stages[: int(inside[1]) - 1]) + int(inside[2])  # counted through all stages
+        return f"image_encoder.blocks.{number}_{inside[3].replace('.', '_')}"
     block = re.fullmatch(r"(head\.texts\.)?tower\.blocks\.(\d+)\.(.+)", name.replace(".wrapped", ""))
     if block is None:
         return _first(name, NAMES)
     encoder = "text_encoder" if block[1] else "image_encoder"
     return f"{encoder}.blocks.{block[2]}.{_first(block[3], BLOCK_NAMES)}"
+
+
+def published_name(name: str) -> str:
+    """What OpenAI (in CLIP's form) or timm calls our ResNet's tensor `name`, net.*; without a prefix of the tower."""
+    published = next(iter(to_openai_names({f"image.{name}": torch.empty(0)})))
+    return re.sub(r"^(visual|image\.net)\.", "", published)
 
 
 def _first(name: str, pairs: tuple) -> str:
@@ -69,6 +81,7 @@ def from_lift_plus(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tens
     the file. Raises ModelError for a mask that does not fit.
     """
     state = dict(state)
+    stages = [len(stage) for stage in model.tower.stages] if isinstance(model.tower, ResNet) else []
     for name, module in model.named_modules():
         if isinstance(module, PartlyTrainedLinear):
             for kind in ("weight", "bias"):
@@ -76,7 +89,7 @@ def from_lift_plus(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tens
                 _take_mask(module, kind, state, values.replace("optimized_params", "mask"))
     ours = {}
     for name, parameter in model.named_parameters():
-        theirs = lift_plus_name(name)
+        theirs = lift_plus_name(name, stages)
         if parameter.requires_grad and theirs in state:
             tensor = state.pop(theirs)
             if ".lora." in theirs:

@@ -9,7 +9,7 @@ descriptor  the class's sentences in a JSON file, {class name: [sentences]}
 import json
 
 from models.backbone import ModelError
-from models.text import class_prompts
+from models.text import class_prompts, text_notes
 
 
 def class_texts(classnames: list[str], prompt: str, file: str | None = None) -> list[list[str]]:
@@ -32,6 +32,12 @@ def class_texts(classnames: list[str], prompt: str, file: str | None = None) -> 
             )
         return [sentences[name] for name in classnames]
     return [[text] for text in class_prompts(classnames)]
+
+
+def prompt_notes(classnames: list[str], prompt: str, file: str | None, renamable: bool) -> list[str]:
+    """What a user should know of these texts, see `models.text.text_notes`. Raises ModelError, as `class_texts` does."""
+    texts = dict(zip(classnames, class_texts(classnames, prompt, file), strict=True))
+    return text_notes(classnames, texts.__getitem__, renamable)
 
 
 def _read_sentences(file: str) -> dict[str, list[str]]:

@@ -19,9 +19,11 @@ class ResNet(nn.Module):
 
     The slot `after` takes the pooled feature, [B, dim] -> [B, dim]; a fine-tuning method may stand there.
 
-    timm's layers do not cast, so the tower runs under autocast, in the precision of its stem, which never trains:
-    frozen weights are stored in it, and a trained float32 weight is cast where it is used. BatchNorm keeps the
-    statistics that it was trained with: `net` stays in evaluation mode, whatever train() says.
+    timm's layers do not cast, so the tower runs under autocast, in its `precision`: frozen weights are stored in it,
+    and a trained float32 weight is cast where it is used. Whoever stores the frozen weights in a precision sets it
+    (utils.runtime.FrozenWeights), as the weights cannot tell where all of them train; None is that of the weights.
+    A BatchNorm keeps the statistics that it was trained with, and `net` stays in evaluation mode, whatever train()
+    says, unless a method lets the statistics move (models/peft/bn_tuning.py): such a BatchNorm follows train().
 
     Weights and feature maps lie channels-last, as convolutions read them: on a CPU (AVX-512 bf16, one thread) BitFit
     of ResNet-50 trains 1.45 times as fast for it and tests 1.35 times, in float32 1.17 and 1.09 times.
@@ -32,6 +34,7 @@ class ResNet(nn.Module):
         self.dim, self.resolution = joint or 32 * width, resolution
         self.net = _clip_net(stages, width, resolution, joint) if joint else imagenet_net(stages, width)
         self.after = nn.Identity()
+        self.precision: torch.dtype | None = None
         self.net.register_load_state_dict_post_hook(_lay_channels_last)
         self.train(self.training)
 
@@ -41,14 +44,21 @@ class ResNet(nn.Module):
         named = dict(self.net.named_children())
         return list(named["stages"]) if "stages" in named else [named[f"layer{i}"] for i in (1, 2, 3, 4)]
 
+    @property
+    def batch_norms(self) -> list[nn.Module]:
+        """Every BatchNorm of the tower, that of the stem first."""
+        return [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
+
     def train(self, mode: bool = True) -> "ResNet":
-        """As nn.Module's, but `net` stays in evaluation mode."""
+        """As nn.Module's, but of `net` only the BatchNorms whose statistics move leave evaluation mode."""
         super().train(mode)
         self.net.eval()
+        for norm in self.batch_norms:
+            norm.train(mode and getattr(norm, "moves_statistics", False))
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        dtype = next(self.net.parameters()).dtype  # of the stem's first convolution
+        dtype = self.precision or next(self.net.parameters()).dtype
         half = dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(images.device.type, dtype if half else None, enabled=half):
             features = self.net(images.to(dtype, memory_format=torch.channels_last))

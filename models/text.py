@@ -1,7 +1,10 @@
 """The text tower: CLIP's causal transformer over byte-pair tokens (Radford et al. 2021)."""
 
+import collections
 import functools
 import importlib.util
+import unicodedata
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import torch
@@ -71,9 +74,91 @@ def _tokenizer():
 
 def tokenize(texts: list[str]) -> Tensor:
     """Texts -> token ids [len(texts), 77], int64, with CLIP's own byte-pair encoding; `_` becomes a space."""
-    return _tokenizer()([text.replace("_", " ") for text in texts])
+    return _tokenizer()([_spaced(text) for text in texts])
+
+
+def _spaced(text: str) -> str:
+    return text.replace("_", " ")
 
 
 def class_prompts(classnames: list[str]) -> list[str]:
     """The prompt of each class name, `a photo of a {name}.`"""
     return [f"a photo of a {name}." for name in classnames]
+
+
+# ---- names that CLIP cannot read, or cannot tell apart ----
+
+
+def text_notes(
+    classnames: Sequence[str], prompts: Callable[[str], Sequence[str]] | None = None, renamable: bool = True
+) -> list[str]:
+    """A sentence for each fault of the class texts: cut, without the name, the same as another's, or so to the eye.
+
+    prompts: name -> the texts of that class; None = `class_prompts`. Texts are compared by their tokens, as the tower
+    reads them: cut at 77, and without differences in case, in spaces and in `_`. renamable: whether a user can give
+    other names, which the sentences then advise.
+    """
+    texts = [list(prompts(name) if prompts else class_prompts([name])) for name in classnames]
+    firsts = [_cut_tokens(its[0]) for its in texts]
+    same = [
+        [group[i] for i in part]
+        for group in _equal(firsts)  # many templates are tokenized only where the first ones agree
+        for part in _equal([tuple(map(_cut_tokens, texts[index])) for index in group])
+    ]
+    same = [index for group in same for index in group]
+    visible = ["".join(sign for sign in name if unicodedata.category(sign) != "Cf") for name in classnames]
+    faults = [
+        (
+            [index for index, its in enumerate(texts) if any(map(_is_cut, its))],
+            f"CLIP cuts the text after {CONTEXT} tokens",
+            "a classnames file gives shorter names",
+        ),
+        (
+            [index for index, name in enumerate(classnames) if not _encode(name)],
+            "CLIP reads nothing of the name",
+            "a classnames file gives words to read",
+        ),
+        (
+            same,
+            "CLIP reads the same text as for another one, and zero_shot cannot tell them apart",
+            "a classnames file gives each its own words",
+        ),
+        (
+            [index for group in _equal(visible) for index in group if index not in same],
+            "the name differs from another one in invisible characters alone",
+            "rename one of them",
+        ),
+    ]
+    return [
+        f"{len(found):,} of {len(classnames):,} classes: {fault} ({_some([classnames[i] for i in found])})"
+        + f"; {remedy}" * renamable
+        for found, fault, remedy in faults
+        if found
+    ]
+
+
+def _encode(text: str) -> tuple[int, ...]:
+    """All token ids of a text, without start and end."""
+    return tuple(_tokenizer().encode(_spaced(text)))
+
+
+def _cut_tokens(text: str) -> tuple[int, ...]:
+    return _encode(text)[: CONTEXT - 2]  # beside start and end
+
+
+def _is_cut(text: str) -> bool:
+    return len(text.encode()) > CONTEXT - 2 and len(_encode(text)) > CONTEXT - 2  # a token has one byte at least
+
+
+def _equal(keys: Sequence[Hashable]) -> list[list[int]]:
+    """The indices of equal keys, for each key that is there more than once."""
+    groups: dict[Hashable, list[int]] = collections.defaultdict(list)
+    for index, key in enumerate(keys):
+        groups[key].append(index)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _some(names: list[str]) -> str:
+    """The first three names, shortened, and how many more there are."""
+    short = [repr(name if len(name) <= 40 else f"{name[:37]}...") for name in names[:3]]
+    return ", ".join(short) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")

@@ -31,7 +31,7 @@ from utils.config import OUTPUT, Config, ConfigError, config_names, load_config
 from utils.results import write_json
 
 LIST_KEYS = ("root", *FOLDER_KEYS)  # which images and labels
-KEYS = (*LIST_KEYS, "many_threshold", "few_threshold", "num_workers")
+KEYS = (*LIST_KEYS, "many_threshold", "few_threshold", "exif_orientation", "num_workers")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

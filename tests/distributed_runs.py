@@ -6,7 +6,6 @@ OUTPUT is the first part of the run directories' names; the JSON list holds a me
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -17,12 +16,16 @@ import torch
 from trainer import Trainer
 from utils.config import load_config
 
-torch.set_num_threads(1)
-if "WORLD_SIZE" in os.environ:
+
+def train_all(output: str, runs: list[list[str]]) -> None:
+    """Trains and tests each run in output/OUTPUT_NUMBER."""
+    for number, (method, *options) in enumerate(runs):
+        cfg = load_config("digits_lt", "clip_tiny", method, [*options, "output_dir", f"{output}_{number}"])
+        Trainer(cfg, "torchrun").run()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-output, runs = sys.argv[1], json.loads(sys.argv[2])
-for number, (method, *options) in enumerate(runs):
-    cfg = load_config("digits_lt", "clip_tiny", method, [*options, "output_dir", f"{output}_{number}"])
-    Trainer(cfg, "torchrun").run()
-if torch.distributed.is_initialized():
+    train_all(sys.argv[1], json.loads(sys.argv[2]))
     torch.distributed.destroy_process_group()

@@ -191,10 +191,10 @@ def test_a_picture_that_kills_the_decoder_is_named(pictures, monkeypatch):
     """Every other image of its process is still looked at."""
     decode = check.decode
 
-    def fragile(path):
+    def fragile(path, **options):
         if path.endswith("train/one/3.jpg"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return decode(path)
+        return decode(path, **options)
 
     monkeypatch.setattr(check, "decode", fragile)
     data = build_data(config.load_config("folder", "clip_tiny", "lp", ["root", str(pictures)]))

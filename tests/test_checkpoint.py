@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.lift_plus import from_lift_plus
+from models import convert_upstream
 from models.transformer import Linear
 from utils import checkpoint
 from utils.checkpoint import CheckpointError
@@ -25,7 +25,7 @@ def save(path, module):
 def refusal(path, module, identity=IDENTITY):
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.restore(module, path, identity, from_lift_plus)
+        checkpoint.restore(module, path, identity, convert_upstream)
     assert (
         all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items()) or identity != IDENTITY
     )
@@ -37,7 +37,7 @@ def test_a_checkpoint_is_the_trained_tensors(tmp_path):
     save(tmp_path / "c", saved)
     assert set(checkpoint.load(tmp_path / "c")[0]) == {"1.weight", "1.bias"}
     torch.nn.init.zeros_(loaded[1].weight)
-    checkpoint.restore(loaded, tmp_path / "c", IDENTITY, from_lift_plus)
+    checkpoint.restore(loaded, tmp_path / "c", IDENTITY, convert_upstream)
     assert torch.equal(loaded[1].weight, saved[1].weight)
 
 

@@ -39,9 +39,6 @@ def run_cfg(text=(), **changed):
         "clip_adapter_dim": 4,
         "v": OFF,
         "l": TEXT_OFF | dict.fromkeys(text, True),
-        "prompt": "default",
-        "prompt_file": None,
-        "variant": "lift+",
     }
     return SimpleNamespace(**(cfg | changed))
 

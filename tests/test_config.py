@@ -15,7 +15,7 @@ from datasets import DATASETS
 from datasets.transforms import MDA_SCHEDULES
 from models.head_init import HEAD_INITS
 from models.heads import HEADS
-from models.peft import METHODS
+from models.peft import METHODS, RESNET_METHODS
 from models.weights import BACKBONES, FAMILIES
 from utils.config import ConfigError, config_names, load_config
 from utils.lift_keys import LIFT_KEYS
@@ -447,7 +447,9 @@ def test_a_method_is_complete(name):
 def test_no_method_is_forgotten():
     files = {path.stem for path in (ROOT / "models/peft").glob("*.py")} - {"__init__"}
     switches = {name for name, key in PEFT.items() if key.kind == "bool"}
-    assert files == switches == set(METHODS)
+    assert files == set(METHODS | RESNET_METHODS)
+    assert switches == set(METHODS)
+    assert set(KEYS) >= {f"v.{name}" for name in RESNET_METHODS}
     own = {f"{name}_{option}" for name, method in METHODS.items() for option in ("layers", *method.own)}
     assert set(PEFT) == set(TEXT_PEFT) == switches | own
 

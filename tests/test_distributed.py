@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from distributed_runs import train_all
 
 from datasets.loader import TrainSteps
 from utils import checkpoint, runtime
@@ -17,7 +18,20 @@ from utils.config import ConfigError, load_config
 from utils.distributed import World
 
 ROOT = Path(__file__).parent.parent
-BASE = ("prec_train", "fp32", "prec_test", "fp32", "num_workers", "0", "num_epochs", "3", "print_freq", "9")
+BASE = (
+    "prec_train",
+    "fp32",
+    "prec_test",
+    "fp32",
+    "num_workers",
+    "0",
+    "num_epochs",
+    "2",
+    "print_freq",
+    "9",
+    "gpu",
+    "-1",
+)
 RUNS = [  # a method and its options; 342 images, so the last step of an epoch is smaller
     ("lift+", "batch_size", "20"),  # 2 in the last step: fewer than four processes
     ("lift+", "batch_size", "16", "accum_step", "2", "loss_type", "CB", "classifier_init", "class_mean"),
@@ -27,16 +41,19 @@ RUNS = [  # a method and its options; 342 images, so the last step of an epoch i
 ]
 
 
+def with_base(runs):
+    return [[method, *BASE, *options] for method, *options in runs]
+
+
 def start(processes, output, runs, folder):
-    command = ["--nproc_per_node", str(processes), "--master_port", str(29500 + os.getpid() % 1000)]
-    script = str(ROOT / "tests/distributed_runs.py")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *command] if processes > 1 else [sys.executable]
+    """The runs under torchrun, on a port that it finds itself."""
+    command = ["--standalone", "--nproc_per_node", str(processes), str(ROOT / "tests/distributed_runs.py")]
     return subprocess.run(
-        [*torchrun, script, output, json.dumps([[run[0], *BASE, *run[1:]] for run in runs])],
+        [sys.executable, "-m", "torch.distributed.run", *command, output, json.dumps(with_base(runs))],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
-        timeout=300,
+        timeout=1800,
         text=True,
         check=False,
     )
@@ -46,7 +63,10 @@ def start(processes, output, runs, folder):
 def folder(tmp_path_factory):
     """Holds output/PROCESSES_RUN for 1, 2 and 4 processes."""
     folder = tmp_path_factory.mktemp("distributed")
-    for processes, runs in ((1, RUNS), (2, RUNS), (4, RUNS[:2])):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train_all("1", with_base(RUNS))
+    for processes, runs in ((2, RUNS), (4, RUNS[:2])):
         done = start(processes, str(processes), runs, folder)
         assert done.returncode == 0, done.stderr[-2000:]
     return folder / "output"

@@ -153,7 +153,7 @@ STEPS = [[(0, 6), (0, 1), (0, 2)], [(0, 3), (0, 4)]]
 CENTRE = TestCrops(2, 0)
 
 
-def gather(images=PIXELS, steps=STEPS, crops=CENTRE, model_=None, weights="abc", on=True, said=None):
+def gather(images=PIXELS, steps=STEPS, crops=CENTRE, model_=None, weights="abc", on=True, said=None, exif=False):
     """The features [K, n, D] of a new cache; whether they came from it; batches that the tower computed."""
     model_ = model_ or model()
     cache = FeatureCache(on, weights, World(), [].append if said is None else said.append)
@@ -162,7 +162,7 @@ def gather(images=PIXELS, steps=STEPS, crops=CENTRE, model_=None, weights="abc",
         (torch.from_numpy(pixels[[index for _, index in step]]).permute(0, 3, 1, 2)[:, None], None) for step in steps
     ]
     batches = [(batch.repeat(1, crops.count, 1, 1, 1), labels) for batch, labels in batches]
-    parts = list(cache.features(model_, iter(batches), images, steps, crops))
+    parts = list(cache.features(model_, iter(batches), images, steps, crops, exif))
     assert [part.shape[1] for part in parts] == [len(step) for step in steps]
     return torch.cat(parts, dim=1), cache.hit, model_.tower.calls
 
@@ -190,6 +190,7 @@ def test_whatever_the_features_depend_on_makes_another_key(place, monkeypatch):
         {"crops": TestCrops(3, 0)},
         {"crops": TestCrops(2, 0, 5)},
         {"weights": "abd"},
+        {"exif": True},
         {"model_": model(mean=0.5)},
         {"model_": model(dtype=torch.bfloat16)},
     ]

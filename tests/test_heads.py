@@ -1,5 +1,6 @@
 """Heads against their formulas, and where their first weights come from."""
 
+import copy
 import warnings
 from types import SimpleNamespace
 
@@ -85,6 +86,37 @@ def test_random_rows_have_unit_length_and_every_direction(name):
     assert all(parameter.requires_grad for parameter in head.parameters())
 
 
+def test_random_rows_of_lift():
+    """The linear head's are normal with deviation sqrt(2 / D), its bias zero; the other heads start as LIFT+'s."""
+    torch.manual_seed(0)
+    head = HEADS["LinearClassifier"](500, 64, scale=25.0, variant="lift")
+    deviation = (2 / 64) ** 0.5
+    assert head.weight.std().item() == pytest.approx(deviation, rel=0.02)
+    assert abs(head.weight.mean()) < 0.01 * deviation
+    assert (head.weight.abs() < deviation).float().mean().item() == pytest.approx(0.683, abs=0.01)
+    assert head.weight.abs().max() > 3 * deviation
+    assert not head.bias.any()
+    for name in HEADS.keys() - {"LinearClassifier"}:
+        torch.manual_seed(0)
+        one = HEADS[name](50, 64, scale=25.0)
+        torch.manual_seed(0)
+        assert torch.equal(HEADS[name](50, 64, scale=25.0, variant="lift").weight, one.weight)
+
+
+@pytest.mark.parametrize("variant", ["lift+", "lift"])
+def test_a_models_variant_reaches_its_head_and_its_towers(variant, clip_pair):
+    """Of six classes and three blocks: two prompt tokens or ten; the linear head as above. The text tower likewise."""
+    cfg = run_cfg(variant=variant, classifier="LinearClassifier", classifier_init=None, v={"pt": True})
+    backbone = copy.deepcopy(clip_pair[1])  # methods stay in it
+    model = build_model(cfg, backbone, [str(i) for i in range(6)], no_features)
+    assert len(model.tower.blocks[0].prompt.tokens) == {"lift+": 2, "lift": 10}[variant]
+    unit = torch.allclose(model.head.weight.norm(dim=1), torch.ones(6))
+    assert unit == (variant == "lift+")
+    cfg = run_cfg(variant=variant, classifier=None, v={}, l={"pt": True})
+    model = build_model(cfg, backbone, NAMES, no_features)
+    assert len(model.head.texts.tower.blocks[0].prompt.tokens) == {"lift+": 1, "lift": 10}[variant]
+
+
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("value", [0.0, 3.0])
 def test_head_of_a_constant_feature_is_finite(name, value):
@@ -146,9 +178,6 @@ def run_cfg(**changed):
         "coop": False,
         "proj_tuning": False,
         "clip_adapter": False,
-        "prompt": "default",
-        "prompt_file": None,
-        "variant": "lift+",
     }
     return SimpleNamespace(**(cfg | changed))
 

@@ -1,15 +1,16 @@
 """Checkpoints of LIFT+ itself: a writer of its naming, module by module, and what a model makes of such a file."""
 
+import re
+
 import pytest
 import torch
 from helpers import normal_images, randomize
 
-from models import Classifier, peft
+from models import Classifier, convert_upstream, peft
 from models.backbone import ModelError
 from models.class_texts import Context, TrainedTexts
 from models.clip_head import TextSimilarity
 from models.heads import HEADS
-from models.lift_plus import from_lift_plus
 from models.peft import METHODS
 from models.peft.adapter import AdaptedMlp
 from models.peft.aft import PartlyTrainedLinear
@@ -21,8 +22,10 @@ from models.vit import VisionTransformer
 from trainer import Trainer
 from utils import checkpoint
 from utils.checkpoint import CheckpointError, trained_tensors
+from utils.runtime import FrozenWeights
 
-ALL = [*METHODS, "+".join(METHODS)]
+OF_LIFT_PLUS = [name for name in METHODS if name not in ("lora_mlp", "ssf_ln")]  # ours alone
+ALL = [*OF_LIFT_PLUS, "+".join(OF_LIFT_PLUS)]
 
 
 def options(methods, seed=0):
@@ -58,7 +61,7 @@ def text_model(methods, aft_seed=0, seed=0):
 
 
 def resnet_model(methods, aft_seed=0, seed=0, joint=0):
-    tower = ResNet((1, 1, 1, 1), 8, 64, joint)
+    tower = ResNet((2, 1, 3, 1), 8, 64, joint)
     randomize(tower)
     peft.attach(tower, dict.fromkeys(methods, True), num_classes=5)
     return randomize_trained(
@@ -158,7 +161,7 @@ def lift_plus_file(model):
 def load(model, content, path):
     """As a test run does with a file of that content."""
     torch.save(content, path / "checkpoint.pth.tar")
-    checkpoint.restore(model, checkpoint.find(path), {"backbone": "any"}, from_lift_plus)
+    checkpoint.restore(model, checkpoint.find(path), {"backbone": "any"}, convert_upstream)
 
 
 # ---- loading ----
@@ -195,7 +198,7 @@ OPENAI_NAMES = {f"stages.{i}": f"layer{i + 1}" for i in range(4)} | {
 @pytest.mark.parametrize("names", ["bitfit", "fft", "ssf", "bitfit+ssf"])
 @torch.no_grad()
 def test_every_tensor_of_a_resnet_arrives(names, joint, tmp_path):
-    """Their names are those of the published files, with _ for the dots."""
+    """Their names are those of the published files, with _ for the dots, and blocks counted through all stages."""
     written = resnet_model(names.split("+"), seed=1, joint=joint)
     loaded = resnet_model(names.split("+"), joint=joint)
     tuner = {"classifier.weight": written.head.weight}
@@ -207,9 +210,14 @@ def test_every_tensor_of_a_resnet_arrives(names, joint, tmp_path):
         if joint:  # timm's names of CLIP's form -> OpenAI's
             for theirs, openai in OPENAI_NAMES.items():
                 published = published.replace(theirs, openai)
-        tuner["image_encoder.blocks." + published.replace(".", "_")] = value
-    if "ssf" not in names.split("+")[:1]:
-        assert "image_encoder.blocks.layer1_0_bn1_bias" in tuner
+        _, stage, block, rest = re.split(r"layer(\d)\.(\d)\.", published)
+        tuner[f"image_encoder.blocks.{[0, 2, 3, 6][int(stage) - 1] + int(block)}_{rest.replace('.', '_')}"] = value
+    if names != "ssf":
+        named = {name for name in tuner if name.startswith("image_encoder.blocks.")}
+        assert {name.split(".")[2].split("_")[0] for name in named} == set("0123456")
+        assert {f"image_encoder.blocks.{i}_bn1_bias" for i in range(7)} <= named
+        assert "image_encoder.blocks.2_downsample_1_bias" in named
+        assert ("image_encoder.blocks.3_conv2_weight" in named) == (names == "fft")
     images = normal_images(2, 64)
     load(loaded, {"tuner": tuner}, tmp_path)
     assert torch.equal(loaded.head(loaded.tower(images)), written.head(written.tower(images)))
@@ -230,6 +238,34 @@ def test_a_mask_of_another_number_of_entries_is_taken_over(tmp_path):
     assert weight[3, 4] == 7
     assert weight[200, 60] == 9
     assert torch.equal(weight[~mask], linear.wrapped.weight[~mask])
+
+
+def test_entries_arrive_in_float32_beside_frozen_weights_in_half_precision(tmp_path):
+    """As in a run, which casts what is frozen before it reads a checkpoint."""
+    written, loaded = image_model(["aft"], aft_seed=1, seed=1), image_model(["aft"])
+    FrozenWeights(loaded, torch.bfloat16)
+    load(loaded, lift_plus_file(written), tmp_path)
+    expected = trained_tensors(written)
+    for name, value in trained_tensors(loaded).items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, expected[name])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_training_starts_from_the_entries_of_its_seed_alone(seed, config, tmp_path):
+    """A checkpoint of ours keeps no places, so a later test could not find those of another seed."""
+    run = Trainer(config("num_epochs", 1, "v.aft_seed", seed, "v.aft_ratio", 0.01, method="aft"))
+    run.run()
+    (tmp_path / "theirs").mkdir()
+    torch.save(lift_plus_file(run.model), tmp_path / "theirs/checkpoint.pth.tar")
+    options = ("num_epochs", 1, "v.aft_ratio", 0.01, "model_dir", tmp_path / "theirs", "output_dir", "further")
+    if seed == 0:
+        results = Trainer(config(*options, method="aft")).run()
+        test = ("v.aft_ratio", 0.01, "test_only", "True", "model_dir", "output/further")
+        assert Trainer(config(*test, method="aft")).run()["per_class"] == results["per_class"]
+    else:
+        with pytest.raises(ModelError, match="other entries than the options choose.*aft_seed"):
+            Trainer(config(*options, method="aft")).run()
 
 
 @pytest.mark.parametrize("name", ["adaptformer.scale", "adaptformer.down.weight"])

@@ -6,10 +6,12 @@ import gc
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import helpers
@@ -20,7 +22,16 @@ from PIL import Image
 
 from datasets import images as images_room
 from datasets.base import DataError, ImageList
-from datasets.loader import Loader, TrainSteps, automatic_workers, epoch_order, in_order, move, read_image
+from datasets.loader import (
+    Loader,
+    TrainSteps,
+    automatic_workers,
+    epoch_order,
+    in_order,
+    move,
+    read_image,
+    workers_note,
+)
 from datasets.transforms import TestCrops, TrainCrop
 
 CPU = torch.device("cpu")
@@ -235,6 +246,50 @@ def test_small_sets_in_memory_need_no_workers(memory, files):
     assert automatic_workers(ImageList(np.zeros((2000, 32, 32, 3), np.uint8), np.zeros(2000, int))) >= 1
 
 
+def cores(monkeypatch, number, processes=1):
+    """As on a machine of so many cores, in one of `processes` processes of torchrun's."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(number)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+
+
+@pytest.mark.parametrize(
+    "number, processes, workers, expected",
+    [
+        (2, 1, None, None),
+        (2, 1, 0, None),
+        (2, 1, 2, None),
+        (64, 4, 16, None),
+        (1, 2, 0, None),
+        (2, 1, 3, "num_workers 3 is more than these 2 cores can run at once, .*; num_workers 2 uses every core once"),
+        (1, 1, 2, "num_workers 2 is more than this core can run at once, .*; num_workers 1 uses"),
+        (64, 4, 17, "num_workers 17 in each of 4 processes is more than these 64 cores can .*; num_workers 16 uses"),
+        (2, 4, 1, "num_workers 1 in each of 4 processes is more than these 2 cores can .*; num_workers 1 uses"),
+    ],
+)
+def test_more_workers_than_cores_are_one_sentence(monkeypatch, number, processes, workers, expected):
+    cores(monkeypatch, number, processes)
+    note = workers_note(workers)
+    assert note is None if expected is None else re.match(expected, note)
+
+
+def test_more_workers_than_cores_are_no_warning_of_torchs(monkeypatch, memory):
+    """Neither where the loader is made nor where its workers start; whatever else warns is heard."""
+
+    class Warns:
+        def of_batch(self, images, samples):
+            warnings.warn("something else", stacklevel=1)
+            return images
+
+    cores(monkeypatch, 1)
+    with pytest.warns(UserWarning, match="This DataLoader will create 2 worker processes"):
+        torch.utils.data.DataLoader([0], num_workers=2)  # so it would be without us
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(Loader(memory, TrainCrop(16, 0, 1), in_order(np.arange(10), 4), CPU, 2))) == 3
+    with pytest.warns(UserWarning, match="something else"):
+        list(Loader(memory, Warns(), in_order(np.arange(10), 4), CPU, 0))
+
+
 def test_no_worker_is_left_behind(files):
     iterator = iter(Loader(files, TrainCrop(16, 0, 1), TrainSteps(10, 2, 0, 1), CPU, 2))
     next(iterator)
@@ -334,7 +389,7 @@ def test_killed_worker_is_explained(number, cause, where, files):
     assert message.startswith("a process that reads images died (")
     assert cause in message and message.endswith("or set num_workers below 2 (0 = no such processes)")
     gc.collect()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 600
     while multiprocessing.active_children():  # the other one ends, too
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -378,7 +433,7 @@ def test_interrupt_ends_quietly(files):
         assert run.stdout.readline() == "ready\n"
         os.killpg(run.pid, signal.SIGINT)
         try:
-            said, complained = run.communicate(timeout=60)
+            said, complained = run.communicate(timeout=600)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(run.pid, signal.SIGKILL)

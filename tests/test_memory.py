@@ -77,17 +77,24 @@ def test_free_memory_heeds_the_limits_of_its_groups(files, groups, expected, tmp
 
 
 def test_free_memory_is_the_machines():
-    assert 100 * MB < memory.free_bytes(CPU) < 2**50
+    assert 0 < memory.free_bytes(CPU) < 2**50
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The weights of a run whose steps are whole; empty until the first test has trained them."""
+    return {}
 
 
 @pytest.mark.parametrize(
     ("free_mb", "size"),
     [(1000, 16), (175, 16), (170, 8), (110, 8), (100, 6), (70, 4), (60, 3), (50, 2), (10, 1), (0, 1)],
 )
-def test_a_step_takes_the_parts_that_fit(free_mb, size, config, monkeypatch, capsys):
+def test_a_step_takes_the_parts_that_fit(free_mb, size, config, whole, monkeypatch, capsys):
     """10 MB and 3 for each image must fit in a third; parts are as even as can be. They train as the whole does."""
     options = ("num_epochs", 1, "weights", "asset:clip_tiny.safetensors")
-    whole = weights(train(config(*options, "output_dir", "whole"))[0])
+    if not whole:
+        whole.update(weights(train(config(*options, "output_dir", "whole"))[0]))
     monkeypatch.setattr(memory, "free_bytes", lambda device: free_mb * MB)
     monkeypatch.setattr(memory, "kept_bytes", lambda model, forward: (10 + 3 * len(count_of(forward))) * MB)
     run, _ = train(config(*options, "accum_step", "None"))

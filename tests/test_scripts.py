@@ -40,7 +40,7 @@ def call(name, *arguments, cwd=ROOT, lines=None):
     command = [sys.executable, ROOT / "scripts/run_all.py"] if lines is not None else [ROOT / f"scripts/run_{name}.sh"]
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, *arguments], input=lines, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120
+        [*command, *arguments], input=lines, capture_output=True, text=True, cwd=cwd, env=environment, timeout=1200
     )
 
 
@@ -181,7 +181,7 @@ if cfg.lr == 13:
 if cfg.lr == 14:
     Path("started").touch()
     try:
-        time.sleep(60)
+        time.sleep(3600)
     except KeyboardInterrupt:
         Path("stopped").touch()
         sys.exit(130)
@@ -315,12 +315,10 @@ def test_ctrl_c_ends_what_was_started(tmp_path):
     )
     process.stdin.write(f"{BASE} lr 14\n{BASE} lr 1\n")
     process.stdin.close()
-    for _ in range(600):
-        if (tmp_path / "started").exists():
-            break
+    while not (tmp_path / "started").exists() and process.poll() is None:
         time.sleep(0.05)
     process.terminate()  # taken as Ctrl-C is
-    assert process.wait(30) == 130
+    assert process.wait(600) == 130
     assert "stopped" in process.stderr.read()
     process.stderr.close()
     assert (tmp_path / "stopped").exists()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -44,6 +45,15 @@ def killed_in(method, cfg):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, method, die)
         Trainer(cfg).run()
+
+
+def test_more_workers_than_cores_are_in_the_log_once(config, monkeypatch, capfd):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    run, _ = train(config("num_workers", 2, "num_epochs", 1))
+    said, complained = capfd.readouterr()
+    assert said.count("num_workers 2 is more than this core") == 1
+    assert (run.run_dir / "log.txt").read_text().count("num_workers 2 is more than this core") == 1
+    assert "worker" not in complained
 
 
 # ---- the step ----

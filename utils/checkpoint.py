@@ -1,8 +1,8 @@
 """Checkpoints: the trained tensors in a safetensors file, written atomically, loaded strictly. Only tensors are read.
 
-checkpoint.safetensors   the trained tensors of a finished run
-progress.safetensors     while a run lasts, after each epoch: the trained tensors, their momentum, and how far it is
-checkpoint.pth.tar       of LIFT+ itself, read only: {"tuner": its trained tensors}
+checkpoint.safetensors   the trained tensors of a finished run, and statistics that moved with them
+progress.safetensors     while a run lasts, after each epoch: the same, their momentum, and how far it is
+checkpoint.pth.tar       of LIFT+ itself, {"tuner": tensors}, or of LIFT, {"tuner": tensors, "head": tensors}; read only
 """
 
 import json
@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from utils.files import whole
+from utils.schema import KEYS
 
 CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = "progress.safetensors"
-LIFT_PLUS = "checkpoint.pth.tar"
-FINGERPRINTS = {"weights", "classes", "training images"}  # settings whose values are hashes
+UPSTREAM = "checkpoint.pth.tar"
+FINGERPRINTS = {"weights", "classes", "training images", "aft entries"}  # settings whose values are hashes
+DESCRIBED = {"activation", "heads", "text_heads", "mean", "std"}  # settings that the weights' description gives
+DEFAULTS = {name: key.default for name, key in KEYS.items()}
 MOMENTUM = "momentum:"  # before a tensor's name, its momentum
 
 
@@ -29,6 +32,17 @@ class CheckpointError(Exception):
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that train, by name. requires_grad is the only mark."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that train, and the buffers of every module whose statistics move in training, by name."""
+    moving = {
+        f"{name}.{buffer}": value
+        for name, module in model.named_modules()
+        if getattr(module, "moves_statistics", False)
+        for buffer, value in module.named_buffers(recurse=False)
+    }
+    return trained_tensors(model) | moving
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -54,10 +68,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a file of ours says of itself, its tensors unread; {} for one of LIFT+. Raises CheckpointError."""
+    """What a file of ours says of itself, its tensors unread; {} for one of LIFT or LIFT+. Raises CheckpointError."""
     from safetensors import SafetensorError, safe_open
 
-    if path.name == LIFT_PLUS:
+    if path.name == UPSTREAM:
         return {}
     require(path)
     try:
@@ -72,8 +86,8 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 
 
 def find(run_dir: Path) -> Path:
-    """The checkpoint in `run_dir`: ours, else one of LIFT+ itself. Raises CheckpointError if there is none."""
-    theirs = run_dir / LIFT_PLUS
+    """The checkpoint in `run_dir`: ours, else one of LIFT+ or LIFT. Raises CheckpointError if there is none."""
+    theirs = run_dir / UPSTREAM
     path = theirs if theirs.is_file() and not (run_dir / CHECKPOINT).is_file() else run_dir / CHECKPOINT
     require(path)
     return path
@@ -87,34 +101,45 @@ def require(path: Path) -> None:
         )
 
 
-def load_tuner(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint of LIFT+ itself, under its names. Raises CheckpointError."""
+def load_upstream(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a checkpoint of LIFT+ ("tuner") or LIFT ("tuner", "head"), by name. Raises CheckpointError."""
     try:
-        tuner = torch.load(path, map_location="cpu", weights_only=True)["tuner"]
-        if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tuner.items()):
-            return dict(tuner)
-        reason = 'its "tuner" holds more than tensors'
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        parts = {part: content[part] for part in ("tuner", "head") if part == "tuner" or part in content}
+        wrong = [part for part, tensors in parts.items() if not _is_state_dict(tensors)]
+        if not wrong:
+            return {part: dict(tensors) for part, tensors in parts.items()}
+        reason = f'its "{wrong[0]}" is not a dict of tensors by name'
     except Exception as error:  # the readers of foreign bytes raise whatever they stumble over
         reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
-    raise CheckpointError(f'{path} is damaged, or no checkpoint of LIFT+, {{"tuner": its tensors}} ({reason})')
+    raise CheckpointError(
+        f'{path} is damaged, or no checkpoint of LIFT+, {{"tuner": tensors}}, or LIFT, '
+        f'{{"tuner": tensors, "head": tensors}} ({reason})'
+    )
+
+
+def _is_state_dict(content: Any) -> bool:
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )
 
 
 def restore(
     model: nn.Module,
     path: Path,
     identity: dict[str, Any],
-    convert: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]],
+    convert: Callable[[nn.Module, dict[str, dict[str, Tensor]]], tuple[dict[str, Tensor], dict[str, Tensor]]],
 ) -> None:
-    """Loads the checkpoint at `path` into the trained tensors of `model`; see `check_identity` and `copy_into`.
+    """Loads the checkpoint at `path` into the saved tensors of `model`; see `check_identity` and `copy_into`.
 
-    convert: turns the names of LIFT+ into ours; its files do not say which backbone and classes they belong to.
+    convert: (model, content of a file of LIFT+ or LIFT) -> (tensors of the model, tensors of the file), both under
+    the same names; these files do not say which backbone and classes they belong to.
     """
-    if path.name == LIFT_PLUS:
-        tensors = convert(model, load_tuner(path))  # it may exchange parameters, so it goes first
-        copy_into(trained_tensors(model), tensors, path)
+    if path.name == UPSTREAM:
+        copy_into(*convert(model, load_upstream(path)), path)
         return
     tensors, about = load(path)
-    copy_into(trained_tensors(model), tensors, path)
+    copy_into(saved_tensors(model), tensors, path)
     check_identity(about, identity, path)
 
 
@@ -142,11 +167,15 @@ def copy_into(targets: dict[str, Tensor], tensors: dict[str, Tensor], path: Path
 
 
 def check_identity(about: dict[str, Any], identity: dict[str, Any], path: Path) -> None:
-    """Raises a CheckpointError if the file says otherwise of any key of `identity`."""
+    """Raises a CheckpointError if the file records another value for any key of `identity`.
+
+    A key newer than the file had its default value then; files of earlier versions do not record DESCRIBED.
+    """
+    recorded = {key: about.get(key, DEFAULTS.get(key)) for key in identity if key in about or key not in DESCRIBED}
     differing = [
-        f"other {key}" if key in FINGERPRINTS else f"{key} {about.get(key)}, now {value}"
-        for key, value in identity.items()
-        if about.get(key) != value
+        f"other {key}" if key in FINGERPRINTS else f"{key} {value}, now {identity[key]}"
+        for key, value in recorded.items()
+        if value != identity[key]
     ]
     if differing:
         raise CheckpointError(f"{path} belongs to something else: {', '.join(differing[:3])}")
@@ -174,10 +203,10 @@ def require_same_run(run_dir: Path, settings: dict[str, Any], test_images: str) 
 
 def save_progress(path: Path, model: nn.Module, optimizer: torch.optim.SGD, about: dict[str, Any]) -> None:
     """Writes what a killed run needs to go on from here, bit by bit the same."""
-    tensors = trained_tensors(model)
-    state = {name: optimizer.state[tensor].get("momentum_buffer") for name, tensor in tensors.items()}
+    trained = trained_tensors(model)
+    state = {name: optimizer.state[tensor].get("momentum_buffer") for name, tensor in trained.items()}
     momentum = {MOMENTUM + name: value for name, value in state.items() if value is not None}
-    save(path, tensors | momentum, about)
+    save(path, saved_tensors(model) | momentum, about)
 
 
 def load_progress(path: Path, model: nn.Module, optimizer: torch.optim.SGD, identity: dict[str, Any]) -> dict[str, Any]:
@@ -187,9 +216,8 @@ def load_progress(path: Path, model: nn.Module, optimizer: torch.optim.SGD, iden
         check_identity(about["identity"], identity, path)
     except CheckpointError as error:
         raise CheckpointError(f"{error}. Delete that file to start anew, or choose another output_dir") from error
-    targets = trained_tensors(model)
-    for name, target in targets.items():
+    for name, target in trained_tensors(model).items():
         if MOMENTUM + name in tensors:
             optimizer.state[target]["momentum_buffer"] = tensors.pop(MOMENTUM + name).to(target.device)
-    copy_into(targets, tensors, path)
+    copy_into(saved_tensors(model), tensors, path)
     return about

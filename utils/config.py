@@ -224,6 +224,12 @@ def check(values: dict[str, Any]) -> None:
         raise ConfigError(
             "loss_type LADE compares the images of a whole step, so it takes accum_step 1 and one process"
         )
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if values["v.bn_tuning"] and (values["accum_step"] != 1 or processes > 1):
+        raise ConfigError(
+            "v.bn_tuning normalises by the images of a whole step, so it takes accum_step 1 and one process; "
+            f"found accum_step {values['accum_step']} and {processes} process{'es' if processes > 1 else ''}"
+        )
     _check_what_trains(values)
     if values["std"] is not None and min(values["std"]) <= 0:
         raise ConfigError(f"std takes three numbers above 0, found {values['std']}")

@@ -52,11 +52,13 @@ class FeatureCache:
         images: list[str] | np.ndarray,
         steps: list[list[tuple[int, int]]],
         crops: object,
+        exif_orientation: bool = False,
     ) -> Iterator[Tensor]:
         """The model's features [K, b, D] of each of `batches`: crops [b, K, 3, R, R] and labels.
 
         images: the list that they come from; steps: the samples (epoch, index) of each batch; crops: what cuts them,
-        its repr says how. The batches are not touched where the cache holds their features.
+        its repr says how; exif_orientation: whether files are turned as their EXIF says. The batches are not touched
+        where the cache holds their features.
         """
         self.hit = False
         computed = (torch.stack([model.features(part) for part in parts.unbind(1)]) for parts, _ in batches)
@@ -70,6 +72,7 @@ class FeatureCache:
             "mean, std": [model.mean.tolist(), model.std.tolist()],
             "crops": repr(crops),
             "images": _digest_of_images(images, indices),
+            "exif_orientation": exif_orientation,
             "batch": len(steps[0]),
             "shape": shape,
             "environment": runtime.environment(device, self.world),

@@ -83,12 +83,16 @@ class FrozenWeights:
 
     BatchNorm's parameters stay in float32, as its statistics are: its kernels take float32 beside half-precision
     images, and not half-precision weights beside float32 statistics.
+
+    A tower that cannot read its precision from its frozen weights, because all of its weights may train, has an
+    attribute `precision`, which a cast sets.
     """
 
     def __init__(self, module: nn.Module, *precisions: torch.dtype):
         norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
         kept = {parameter for norm in norms for parameter in norm.parameters(recurse=False)}
         frozen = [p for p in module.parameters() if not p.requires_grad and p not in kept]
+        self.towers = [m for m in module.modules() if hasattr(m, "precision")]
         self.originals: list[tuple[nn.Parameter, Tensor]] = [(p, p.detach().cpu()) for p in frozen]
         if len(set(precisions)) == 1:
             self.cast(precisions[0])
@@ -96,6 +100,8 @@ class FrozenWeights:
 
     def cast(self, dtype: torch.dtype) -> None:
         """Stores every frozen parameter in `dtype`, on the device where it is."""
+        for tower in self.towers:
+            tower.precision = dtype
         for parameter, original in self.originals:
             parameter.data = original.to(parameter.device, dtype)
 

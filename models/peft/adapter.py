@@ -2,7 +2,8 @@
 
     h <- h + Up(ReLU(Down(LN(h)))),   h the output of the MLP
 
-Down is kaiming-uniform, Up zero, so a fresh adapter changes nothing.
+Down is uniform in +-1/sqrt(d) (kaiming-uniform, a = sqrt 5; LIFT's: normal with the same deviation, 1/sqrt(3 d)), Up
+zero, so a fresh adapter changes nothing.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,10 @@ class Bottleneck(nn.Module):
         """ReLU(Down(LN(x))), [..., width]."""
         return self.down(self.norm(x)).relu()
 
+    def start_normal(self) -> None:
+        """Draws Down's weight as LIFT does: normal, deviation 1/sqrt(3 D)."""
+        nn.init.normal_(self.down.weight, std=(3 * self.down.in_features) ** -0.5)
+
 
 class AdaptedMlp(nn.Module):
     """Wraps the MLP of a block: [B, N, D] -> [B, N, D]."""
@@ -48,3 +53,9 @@ def attach(blocks: Sequence[Block], width: int) -> None:
     """Wraps the MLP of every block with a bottleneck of `width`."""
     for block in blocks:
         block.mlp = AdaptedMlp(block.mlp, block.dim, width)
+
+
+def start_normal(tower: nn.Module, blocks: Sequence[Block]) -> None:
+    """Draws the first values of attached adapters as LIFT does."""
+    for block in blocks:
+        block.mlp.adapter.start_normal()

@@ -2,7 +2,7 @@
 
     x <- x + MLP(LN2(x)) + s Up(ReLU(Down(LN(x)))),   s a learnt scalar, 1 at first
 
-Down is kaiming-uniform, Up zero, so a fresh AdaptFormer changes nothing.
+Down starts as an Adapter's (LIFT's: normal with the same deviation), Up zero, so a fresh AdaptFormer changes nothing.
 """
 
 from collections.abc import Sequence
@@ -34,3 +34,9 @@ def attach(blocks: Sequence[Block], width: int) -> None:
     """Stands in the side slot of every block with a bottleneck of `width`."""
     for block in blocks:
         block.side = AdaptFormer(block.dim, width)
+
+
+def start_normal(tower: nn.Module, blocks: Sequence[Block]) -> None:
+    """Draws the first values of attached AdaptFormers as LIFT does."""
+    for block in blocks:
+        block.side.start_normal()

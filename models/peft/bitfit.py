@@ -18,3 +18,8 @@ def attach(blocks: Iterable[nn.Module]) -> None:
 def attach_resnet(tower: ResNet) -> None:
     """Lets every bias inside the stages train: those of the BatchNorms."""
     attach(tower.stages)
+
+
+def attach_whole_resnet(tower: ResNet) -> None:
+    """Lets every bias of the tower train, of its stem and its attention pool too: LIFT's bias tuning of a ResNet."""
+    attach([tower.net])

@@ -16,3 +16,8 @@ def attach(blocks: Iterable[nn.Module]) -> None:
 def attach_resnet(tower: ResNet) -> None:
     """Lets every parameter of the stages train; stem and pooling stay."""
     attach(tower.stages)
+
+
+def attach_whole_resnet(tower: ResNet) -> None:
+    """Lets every parameter of the tower train, stem and pooling too: LIFT's full tuning of a ResNet."""
+    attach([tower.net])

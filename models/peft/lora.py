@@ -2,7 +2,8 @@
 
     q <- q + (1/r) (x A_q) B_q,   v <- v + (1/r) (x A_v) B_v,   x the output of the block's first norm
 
-A is kaiming-uniform and B zero, so a fresh LoRA changes nothing.
+A [d, r] is uniform in +-1/sqrt(r) (kaiming-uniform over its fan-in, which is r in both papers' runs) and B zero, so a
+fresh LoRA changes nothing.
 """
 
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ class LowRank(nn.Module):
     def __init__(self, dim_in: int, dim_out: int, rank: int):
         super().__init__()
         self.rank = rank
-        self.down = Linear(dim_in, rank, bias=False)  # A transposed; nn.Linear starts kaiming-uniform, a = sqrt 5
+        self.down = Linear(dim_in, rank, bias=False)  # A transposed
         self.up = Linear(rank, dim_out, bias=False)  # B transposed
+        nn.init.uniform_(self.down.weight, -(rank**-0.5), rank**-0.5)
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:

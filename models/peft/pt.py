@@ -2,7 +2,9 @@
 
     x = [x_0, x_1, ..., x_N]  ->  [x_0, p_1, ..., p_p, x_1, ..., x_N]
 
-A block with its own prompt drops the prompt tokens of earlier blocks first.
+A block with its own prompt drops the prompt tokens of earlier blocks first. The tokens start at N(0, 0.02), LIFT's in
+an image tower uniform in +-sqrt(6 / (3 p^2 + d)), p the side of a patch. LIFT puts them after the patches: attention
+has no order, so the feature is the same.
 """
 
 from collections.abc import Sequence
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from models.transformer import Block
+
+LIFT_LENGTH = 10  # tokens, where LIFT is given no vpt_len
 
 
 class Prompt(nn.Module):
@@ -30,3 +34,13 @@ def attach(blocks: Sequence[Block], length: int) -> None:
     """Puts a prompt of `length` tokens into every block."""
     for i, block in enumerate(blocks):
         block.prompt = Prompt(block.dim, length, replaced=length if i else 0)
+
+
+def start_uniform(tower: nn.Module, blocks: Sequence[Block]) -> None:
+    """Draws attached prompts of an image tower as VPT's and LIFT's code do; those of a text tower stay normal."""
+    if not hasattr(tower, "patch_embed"):
+        return
+    patch = tower.patch_embed.kernel_size[0]
+    for block in blocks:
+        bound = (6 / (3 * patch**2 + block.dim)) ** 0.5
+        nn.init.uniform_(block.prompt.tokens, -bound, bound)

@@ -1,0 +1,33 @@
+"""LoRA (Hu et al. 2022, arXiv 2106.09685) on the two Linears of the MLP.
+
+    h <- h + (1/r) (y A) B,   h the output of fc1 or fc2, y its input
+
+A and B start as those of `lora`, so a fresh one changes nothing.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from models.peft.lora import LowRank
+from models.transformer import Block, linears
+
+
+class LoraLinear(nn.Module):
+    """Wraps a Linear, [..., in] -> [..., out], or what is around it."""
+
+    def __init__(self, wrapped: nn.Module, dim_in: int, dim_out: int, rank: int):
+        super().__init__()
+        self.wrapped = wrapped
+        self.lora = LowRank(dim_in, dim_out, rank)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.wrapped(x) + self.lora(x)
+
+
+def attach(blocks: Sequence[Block], rank: int) -> None:
+    """Wraps fc1 and fc2 of every block with updates of `rank`."""
+    for block in blocks:
+        for parent, name, linear in linears(block, "mlp"):
+            layer = LoraLinear(getattr(parent, name), linear.in_features, linear.out_features, rank)
+            setattr(parent, name, layer)
