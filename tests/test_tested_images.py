@@ -395,14 +395,27 @@ def test_what_cannot_be_known_is_left_out(run, pictures, lists, tmp_path):
     assert overlap.count_shared(files, None, [{"kind": "files", "names": 7}]) is None
 
 
-def test_a_run_that_starts_from_another_inherits_its_images(run, lists):
+def test_a_run_that_starts_from_another_inherits_its_images(run, pictures, lists, tmp_path):
     run(*lists[0])
-    known = checkpoint.load(RUN / checkpoint.CHECKPOINT)[1]["trained_on"]
+    train, test, back = (
+        write_list(tmp_path / f"{name}.csv", images)
+        for name, images in (
+            ("second", of(pictures, "test", [0, 1])),
+            ("others", of(pictures, "test", [2])),
+            ("first", of(pictures, "train", [0, 1, 2, 3])),
+        )
+    )
+    second = ("root", pictures, "train_list", train, "output_dir", "second")
+    started = run(*second, "model_dir", RUN, "test_list", test)
+    assert (trained_on(started), started["started_from"]) == (0, str(RUN))
+    tested = run(*second, "test_list", back, *TESTED)
+    assert (trained_on(tested), tested["started_from"]) == (12, str(RUN))
+    known = checkpoint.load(Path("output/second") / checkpoint.CHECKPOINT)[1]["trained_on"]
+    assert known[1:] == checkpoint.load(RUN / checkpoint.CHECKPOINT)[1]["trained_on"]
     trainer = Trainer(load_config("folder", "clip_tiny", "lp", []))
     assert trainer.inherited_images() == []
+    (RUN / checkpoint.CHECKPOINT).rename(RUN / "checkpoint.pth.tar")  # of LIFT+: nobody knows
     trainer.cfg = SimpleNamespace(model_dir=str(RUN))
-    assert trainer.inherited_images() == known
-    (RUN / checkpoint.CHECKPOINT).rename(RUN / "checkpoint.pth.tar")
     assert trainer.inherited_images() == [overlap.UNKNOWN]
 
 
