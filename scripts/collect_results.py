@@ -161,8 +161,10 @@ def how_tested(path: Path, content: dict) -> tuple[str, bool]:
     """How a run was tested, in words, and whether on the test images of its data set, none of which it trained on."""
     data = content["data"]
     words = [*_way_in_words(content), *_images_in_words(content)]
-    if data["split"] == "test" and not data.get("trained_on") and _is_repetition(path, content):
-        words.append("tested again")
+    training = results.read(path.with_name("results.json")) if path.name != "results.json" else {}
+    if data["split"] == "test" and not data.get("trained_on") and _is_repetition(content, training):
+        precision = content["test"].get("precision")
+        words.append("tested again" + (f" in {precision}" if precision != training["test"].get("precision") else ""))
     usual = data["split"] == "test" and not (data.get("trained_on") or data.get("list") or content["test"].get("draws"))
     return ", ".join(words), usual
 
@@ -211,9 +213,8 @@ def _expand_given(command: str) -> int | None:
     return int(given[-1]) if given else None
 
 
-def _is_repetition(path: Path, content: dict) -> bool:
-    """Whether the results of the training run beside `path` are of the same images, tested in the same way."""
-    training = results.read(path.with_name("results.json")) if path.name != "results.json" else {}
+def _is_repetition(content: dict, training: dict) -> bool:
+    """Whether a test is of the same images as its training run, cropped in the same way. training: {} = not there."""
     if not training:
         return False
 

@@ -272,7 +272,9 @@ def test_a_held_out_run_tested_on_all_its_images(run, pictures, known_by, tmp_pa
             "root", top, "train_list", one, "test_list", everything, *TESTED, "test_name", f"all{len(top.parts)}"
         )
         assert trained_on(tested) == 3 * 4  # of six images each, two were held out
-        assert "12 of the 18 test images are training images of this run" in log(f"log_test_all{len(top.parts)}.txt")
+        said = log(f"log_test_all{len(top.parts)}.txt")
+        assert "12 of the 18 test images are training images of this run" in said
+        assert f"accuracy on folder (test, list all{len(top.parts)}; 12 of these are training images), %" in said
     assert trained_on(run("root", root, "test_fraction", 0.34, *TESTED)) == 0
     assert trained_on(run("root", root, "test_fraction", 0.34, "test_train", "True")) == 12
 

@@ -217,7 +217,7 @@ def introduction(about: dict[str, Any], data: str, resolution: int, notes: set[s
 
 def table(results: dict[str, Any]) -> str:
     """The results as a person reads them: accuracies in percent, trained parameters, time and memory."""
-    accuracy, more, params = results["accuracy"], results["more"], results["params"]
+    accuracy, more, params, data = (results[key] for key in ("accuracy", "more", "params", "data"))
     header = {"overall": "overall", "mean_class": "mean class", "many": "many", "medium": "medium", "few": "few"}
     cells = ["   -" if accuracy[key] is None else f"{accuracy[key]:.2f}" for key in header]
     widths = [max(len(title), len(cell), 7) for title, cell in zip(header.values(), cells, strict=True)]
@@ -228,8 +228,11 @@ def table(results: dict[str, Any]) -> str:
     def percent(key: str) -> str:
         return f"{more[key]:.2f}"
 
+    images = data["split"] + (f", list {data['list']}" if data.get("list") else "")
+    if data["split"] == "test" and data.get("trained_on"):
+        images += f"; {data['trained_on']:,} of these are training images"
     lines = [
-        f"accuracy on {results['data']['name']} ({results['data']['split']}), %",
+        f"accuracy on {data['name']} ({images}), %",
         row(list(header.values())),
         "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|",
         row(cells),
