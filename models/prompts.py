@@ -35,7 +35,7 @@ def class_texts(classnames: list[str], prompt: str, file: str | None = None) -> 
 
 
 def prompt_notes(classnames: list[str], prompt: str, file: str | None, renamable: bool) -> list[str]:
-    """What a user should know of these texts, see `models.text.text_notes`. Raises ModelError, as `class_texts` does."""
+    """The faults of these texts in a sentence each (models.text.text_notes). Raises ModelError, as `class_texts`."""
     texts = dict(zip(classnames, class_texts(classnames, prompt, file), strict=True))
     return text_notes(classnames, texts.__getitem__, renamable)
 

@@ -172,8 +172,7 @@ def how_tested(path: Path, content: dict) -> tuple[str, bool]:
 def _way_in_words(content: dict) -> list[str]:
     """The crops, and what else is not as usual."""
     test, expand = content["test"], _expand_given(content["command"])
-    crops = f"{test['crops']} random crops" if test.get("draws") else f"{test['crops']} crops"
-    words = ["1 crop" if crops == "1 crops" else crops]
+    words = [_crops_in_words(test)]
     if expand is not None and test.get("expand", expand) == expand:  # LIFT's form takes it for several crops only
         words.append(f"expand {expand}")
     many, few, counts = groups_of(content["data"])
@@ -199,6 +198,11 @@ def _images_in_words(content: dict) -> list[str]:
         count = sum(row["test"] for row in content.get("per_class", []))
         words.append(f"trained on {data['trained_on']:,} of these {f'{count:,} ' if count else ''}images")
     return words
+
+
+def _crops_in_words(test: dict) -> str:
+    kind = " random" if test.get("draws") else ""
+    return f"{test['crops']}{kind} crop{'' if test['crops'] == 1 else 's'}"
 
 
 def groups_of(data: dict) -> list:

@@ -293,11 +293,11 @@ def test_skip_in_a_run(run, pictures, random_clip):
     (pictures / "train/three/1.jpg").write_bytes((pictures / "test/three/0.jpg").read_bytes()[::-1] + b"no image")
     shutil.copy(pictures / "train/zero/9.jpg", pictures / "train/three/2.jpg")
     quick = ["num_epochs", "1", "num_workers", "0", "batch_size", "64", "weights", str(random_clip), "gpu", "-1"]
-    command = ["-d", "folder", "-b", "clip_tiny", "-m", "lp", "root", str(pictures), *quick]
+    command = ["-d", "folder", "-b", "clip_vit", "-m", "lp", "root", str(pictures), *quick]
     assert main.main(command) == 2  # stop
     assert run("root", pictures)[0] == 1
     assert main.main([*command, "bad_images", "skip"]) == 0
-    folder = Path("output/folder_clip_tiny_lp_num_epochs_1_batch_size_64")
+    folder = Path("output/folder_clip_vit_lp_num_epochs_1_batch_size_64")
     assert "4 training and 1 test images" in (folder / "log.txt").read_text()
     results = json.loads((folder / "results.json").read_text())
     data = skipping(pictures)

@@ -372,7 +372,7 @@ def command(random_clip, tmp_path, monkeypatch, capsys):
         if root is not None and "root" not in options:
             options += ["root", str(root)]
         workers = () if "num_workers" in options else ("num_workers", 0)
-        status = main.main(["-d", data, "-b", "clip_tiny", "-m", "lift+", *map(str, (*quick, *workers)), *options])
+        status = main.main(["-d", data, "-b", "clip_vit", "-m", "lift+", *map(str, (*quick, *workers)), *options])
         return status, capsys.readouterr().err
 
     return run
@@ -999,4 +999,4 @@ def test_a_name_for_an_own_data_set(make, command, monkeypatch, tmp_path):
     (configs / "data/pets.yaml").write_text(f"dataset: folder\nroot: {root}\ntest_fraction: 0.2\nfew_threshold: 5\n")
     monkeypatch.setattr(config, "CONFIGS", configs)
     assert command(None, "output_dir", None, data="pets") == (0, "")
-    assert next((tmp_path / "output").iterdir()).name.startswith("pets_clip_tiny_lift+")
+    assert next((tmp_path / "output").iterdir()).name.startswith("pets_clip_vit_lift+")

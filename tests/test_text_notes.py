@@ -34,7 +34,8 @@ def test_all_names_of_one_text_are_counted_side_by_side():
     names = ["a", *FIVES[:3], "b", "A", "c"]
     (note,) = text_notes(names)
     assert note.startswith(
-        "5 of 7 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart ('a', 'A', 'four five' and 2 more)"
+        "5 of 7 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
+        "('a', 'A', 'four five' and 2 more)"
     )
 
 
