@@ -286,9 +286,10 @@ class Trainer:
         content["peak_memory_mb"] = memory.peak_mb(self.device)
         if not self.world.main:
             return content
-        for old in () if self.testing else (*self.run_dir.glob("results_*.json"), *self.run_dir.glob("logits_*.npz")):
-            if old.name != content["logits"]:
-                old.unlink()  # of an earlier run and its tests
+        if self.trained and not self.testing:
+            for old in (*self.run_dir.glob("results_*.json"), *self.run_dir.glob("logits_*.npz")):
+                if old.name != content["logits"]:
+                    old.unlink()  # of an earlier run and its tests
         results.write_json(self.files.results, content)
         if not self.testing:
             (self.run_dir / checkpoint.PROGRESS).unlink(missing_ok=True)
@@ -338,9 +339,10 @@ class Trainer:
             self.about["test"]["draws"] = self.cfg.tte_draws
         tested = {"fingerprint": split, **self.about["test"]}
         self.tested = {key: value for key, value in tested.items() if value is not None}  # draws have no expand
-        if not self.testing:
-            return
+        if self.trained and not self.testing:
+            return  # what an earlier training run and its tests left is replaced
         if self.cfg.save_logits:
+            self.files.require_free(split)
             self.files = self.files.apart(self.tested, getattr(self.data, self.split).labels)
             return
         there = results.logits_about(self.files.logits)

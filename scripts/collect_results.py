@@ -159,31 +159,45 @@ def read(path: Path, output: Path) -> Result:
 
 def how_tested(path: Path, content: dict) -> tuple[str, bool]:
     """How a run was tested, in words, and whether on the test images of its data set, none of which it trained on."""
-    data, test = content["data"], content["test"]
+    data = content["data"]
+    words = [*_way_in_words(content), *_images_in_words(content)]
+    training = results.read(path.with_name("results.json")) if path.name != "results.json" else {}
+    if data["split"] == "test" and not data.get("trained_on") and _is_repetition(content, training):
+        precision = content["test"].get("precision")
+        words.append("tested again" + (f" in {precision}" if precision != training["test"].get("precision") else ""))
+    usual = data["split"] == "test" and not (data.get("trained_on") or data.get("list") or content["test"].get("draws"))
+    return ", ".join(words), usual
+
+
+def _way_in_words(content: dict) -> list[str]:
+    """The crops, and what else is not as usual."""
+    test, expand = content["test"], _expand_given(content["command"])
     words = [_crops_in_words(test)]
-    expand = _expand_given(content["command"])
     if expand is not None and test.get("expand", expand) == expand:  # LIFT's form takes it for several crops only
         words.append(f"expand {expand}")
-    many, few, counts = groups_of(data)
+    many, few, counts = groups_of(content["data"])
     if [many, few] != USUAL_GROUPS[:2]:
         words.append(f"many above {many}, few below {few}")
     if counts != "own":
         words.append(f"groups of {counts}")
-    on_test, shared, training = data["split"] == "test", data.get("trained_on"), content["settings"].get("dataset")
+    return words
+
+
+def _images_in_words(content: dict) -> list[str]:
+    """Which images were tested, and what the run was trained on if that is not their data set's training list."""
+    data, words = content["data"], []
     if content.get("unknown_training"):
         words.append("checkpoint of unknown training")
-    if not on_test:
+    if data["split"] != "test":
         words.append(f"{data['split']} images")
-    if training not in (None, data["name"]):
-        words.append(f"trained on {training}")
+    if content["settings"].get("dataset") not in (None, data["name"]):
+        words.append(f"trained on {content['settings']['dataset']}")
     if data.get("list"):
         words.append(f"list {data['list']}")
-    if on_test and shared:
+    if data["split"] == "test" and data.get("trained_on"):
         count = sum(row["test"] for row in content.get("per_class", []))
-        words.append(f"trained on {shared:,} of these {count:,} images" if count else f"trained on {shared:,} of these")
-    elif on_test and not data.get("list") and _is_repetition(path, content):
-        words.append("tested again")
-    return ", ".join(words), on_test and not shared and not data.get("list") and not test.get("draws")
+        words.append(f"trained on {data['trained_on']:,} of these {f'{count:,} ' if count else ''}images")
+    return words
 
 
 def _crops_in_words(test: dict) -> str:
@@ -203,9 +217,8 @@ def _expand_given(command: str) -> int | None:
     return int(given[-1]) if given else None
 
 
-def _is_repetition(path: Path, content: dict) -> bool:
-    """Whether the results of the training run beside `path` are of the same images, tested in the same way."""
-    training = results.read(path.with_name("results.json")) if path.name != "results.json" else {}
+def _is_repetition(content: dict, training: dict) -> bool:
+    """Whether a test is of the same images as its training run, cropped in the same way. training: {} = not there."""
     if not training:
         return False
 

@@ -567,12 +567,19 @@ def test_results_of_other_images_never_share_a_row(results, tmp_path, capsys, mo
     results(f"{BASE} test_only True", 50.0, "results_test_val.json", **images("cccccccc3", list="val"))
     results(f"{BASE} seed 1 test_only True", 52.0, "results_test_val.json", **images("dddddddd4", list="val"))
     results(f"{BASE} seed 2 test_only True", 40.0, "results_test.json", **images("eeeeeeee5"))  # an older version's
+    results(f"{BASE} lr 1", 30.0, **images("ffffffff6", list="a"))
+    results(f"{BASE} lr 1 test_only True", 30.0, "results_test.json", **images("ffffffff6", list="a"))
+    fp32 = {"crops": 1, "precision": "fp32"}
+    results(f"{BASE} lr 1 test_only True", 31.0, "results_test_fp32.json", test=fp32, **images("ffffffff6", list="a"))
     rows, _ = collected(capsys, tmp_path, monkeypatch=monkeypatch)
     assert {key[3]: (row[0], row[-1]) for key, row in rows.items()} == {
         "1 crop, images aaaaaaaa": ("81.00 ± 1.41", "2"),
         "1 crop, images bbbbbbbb": ("60.00", "1"),
         "1 crop, images eeeeeeee": ("40.00", "1"),
         "1 crop, tested again": ("80.00", "1"),
+        "1 crop, list a": ("30.00", "1"),
+        "1 crop, list a, tested again": ("30.00", "1"),
+        "1 crop, list a, tested again in fp32": ("31.00", "1"),
         "1 crop, list val, images cccccccc": ("50.00", "1"),
         "1 crop, list val, images dddddddd": ("52.00", "1"),
     }

@@ -184,6 +184,19 @@ def test_without_a_training_run_the_first_test_takes_the_plain_names(run, lists,
     assert results.read(folder / "results_test.json")["data"]["list"] == "a"  # the list's own name, as ever
 
 
+def test_zero_shot_clip_leaves_its_earlier_tests_alone(run, lists):
+    """Nothing is trained anew, so they stay true; logits of another test are not replaced."""
+    a, b, _ = lists
+    saves = ("save_logits", "True")
+    run(*a, *TESTED, *saves, "expand", 8, method="zs")
+    before = {name: (RUN / name).read_bytes() for name in ("results_test.json", "logits_test.npz")}
+    assert run(*a, *saves, method="zs")["logits"] == "logits_test_expand_4.npz"
+    assert all((RUN / name).read_bytes() == content for name, content in before.items())
+    (RUN / "results.json").unlink()
+    with pytest.raises(ConfigError, match="logits_test.npz holds a test of other images"):
+        run(*b, *saves, method="zs")
+
+
 def test_logits_of_another_way_of_testing_stay_apart(run, lists):
     a, saves = lists[0], ("save_logits", "True")
     trained = run(*a, *saves)
@@ -259,7 +272,9 @@ def test_a_held_out_run_tested_on_all_its_images(run, pictures, known_by, tmp_pa
             "root", top, "train_list", one, "test_list", everything, *TESTED, "test_name", f"all{len(top.parts)}"
         )
         assert trained_on(tested) == 3 * 4  # of six images each, two were held out
-        assert "12 of the 18 test images are training images of this run" in log(f"log_test_all{len(top.parts)}.txt")
+        said = log(f"log_test_all{len(top.parts)}.txt")
+        assert "12 of the 18 test images are training images of this run" in said
+        assert f"accuracy on folder (test, list all{len(top.parts)}; 12 of these are training images), %" in said
     assert trained_on(run("root", root, "test_fraction", 0.34, *TESTED)) == 0
     assert trained_on(run("root", root, "test_fraction", 0.34, "test_train", "True")) == 12
 
@@ -382,14 +397,27 @@ def test_what_cannot_be_known_is_left_out(run, pictures, lists, tmp_path):
     assert overlap.count_shared(files, None, [{"kind": "files", "names": 7}]) is None
 
 
-def test_a_run_that_starts_from_another_inherits_its_images(run, lists):
+def test_a_run_that_starts_from_another_inherits_its_images(run, pictures, lists, tmp_path):
     run(*lists[0])
-    known = checkpoint.load(RUN / checkpoint.CHECKPOINT)[1]["trained_on"]
+    train, test, back = (
+        write_list(tmp_path / f"{name}.csv", images)
+        for name, images in (
+            ("second", of(pictures, "test", [0, 1])),
+            ("others", of(pictures, "test", [2])),
+            ("first", of(pictures, "train", [0, 1, 2, 3])),
+        )
+    )
+    second = ("root", pictures, "train_list", train, "output_dir", "second")
+    started = run(*second, "model_dir", RUN, "test_list", test)
+    assert (trained_on(started), started["started_from"]) == (0, str(RUN))
+    tested = run(*second, "test_list", back, *TESTED)
+    assert (trained_on(tested), tested["started_from"]) == (12, str(RUN))
+    known = checkpoint.load(Path("output/second") / checkpoint.CHECKPOINT)[1]["trained_on"]
+    assert known[1:] == checkpoint.load(RUN / checkpoint.CHECKPOINT)[1]["trained_on"]
     trainer = Trainer(load_config("folder", "clip_tiny", "lp", []))
     assert trainer.inherited_images() == []
+    (RUN / checkpoint.CHECKPOINT).rename(RUN / "checkpoint.pth.tar")  # of LIFT+: nobody knows
     trainer.cfg = SimpleNamespace(model_dir=str(RUN))
-    assert trainer.inherited_images() == known
-    (RUN / checkpoint.CHECKPOINT).rename(RUN / "checkpoint.pth.tar")
     assert trainer.inherited_images() == [overlap.UNKNOWN]
 
 

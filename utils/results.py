@@ -67,12 +67,13 @@ class RunFiles:
 
     def require_free(self, fingerprint: str) -> None:
         """Raises a ConfigError if a file of these names holds a test of other images. fingerprint: of the list."""
-        data, logits = read(self.results).get("data", {}), logits_about(self.logits) or {}
-        found = {
-            self.results: data.get("fingerprint", {}).get(data.get("split")),
-            self.logits: logits.get("fingerprint"),
-        }
-        for path, other in found.items():
+        data = read(self.results).get("data", {}) if self.testing else {}  # a training run: checkpoint.require_same_run
+        logits = logits_about(self.logits) or {}
+        found = (
+            (self.results, data.get("fingerprint", {}).get(data.get("split"))),
+            (self.logits, logits.get("fingerprint")),
+        )
+        for path, other in found:
             if other not in (None, fingerprint):
                 raise ConfigError(
                     f"{path} holds a test of other images; keep it by giving this test a name of its own, "
@@ -216,7 +217,7 @@ def introduction(about: dict[str, Any], data: str, resolution: int, notes: set[s
 
 def table(results: dict[str, Any]) -> str:
     """The results as a person reads them: accuracies in percent, trained parameters, time and memory."""
-    accuracy, more, params = results["accuracy"], results["more"], results["params"]
+    accuracy, more, params, data = (results[key] for key in ("accuracy", "more", "params", "data"))
     header = {"overall": "overall", "mean_class": "mean class", "many": "many", "medium": "medium", "few": "few"}
     cells = ["   -" if accuracy[key] is None else f"{accuracy[key]:.2f}" for key in header]
     widths = [max(len(title), len(cell), 7) for title, cell in zip(header.values(), cells, strict=True)]
@@ -227,8 +228,11 @@ def table(results: dict[str, Any]) -> str:
     def percent(key: str) -> str:
         return f"{more[key]:.2f}"
 
+    images = data["split"] + (f", list {data['list']}" if data.get("list") else "")
+    if data["split"] == "test" and data.get("trained_on"):
+        images += f"; {data['trained_on']:,} of these are training images"
     lines = [
-        f"accuracy on {results['data']['name']} ({results['data']['split']}), %",
+        f"accuracy on {data['name']} ({images}), %",
         row(list(header.values())),
         "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|",
         row(cells),
