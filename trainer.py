@@ -19,7 +19,7 @@ from datasets import build_data
 from datasets.base import ImageList
 from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order, workers_note
 from datasets.transforms import TestCrops, build_test_crops, build_train_crop
-from models import Classifier, build_backbone, build_model, classname_notes, count_parameters, from_lift_plus
+from models import Classifier, build_backbone, build_model, build_text_notes, count_parameters, from_lift_plus
 from utils import checkpoint, compilation, memory, results, runtime
 from utils.config import Config, training_options
 from utils.distributed import World
@@ -99,7 +99,7 @@ class Trainer:
         }
         notes = {test_note} if self.testing or not self.trained else {train_note, test_note}
         notes.add(workers_note(cfg.num_workers))
-        summary = "\n".join([data.summary(), *classname_notes(cfg, data.classnames, start=not self.testing)])
+        summary = "\n".join([data.summary(), *build_text_notes(cfg, data.classnames, start=not self.testing)])
         self.log.info(results.introduction(self.about, summary, self.resolution, notes - {None}))
 
     @torch.inference_mode()

@@ -19,7 +19,7 @@ __all__ = [
     "ModelError",
     "build_backbone",
     "build_model",
-    "classname_notes",
+    "build_text_notes",
     "count_parameters",
     "from_lift_plus",
     "load_backbone",
@@ -75,7 +75,7 @@ def build_model(cfg, backbone: Backbone, classnames: list[str], features: Featur
     return Classifier(tower, head, cfg.mean, cfg.std)
 
 
-def classname_notes(cfg, classnames: list[str], start: bool = True) -> list[str]:
+def build_text_notes(cfg, classnames: list[str], start: bool = True) -> list[str]:
     """What a user should know of the class texts that `build_model` makes; nothing where it makes none."""
     makes_texts = cfg.classifier is None or (start and cfg.classifier_init == "semantic")
     return text_notes(classnames, renamable=cfg.dataset == "folder") if makes_texts else []
