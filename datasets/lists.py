@@ -176,6 +176,8 @@ def read_rows(file: str, usual: str = " ") -> tuple[list[list[str]], list[int]]:
         raise DataError(
             f"{file}, line {reader.line_num}: {error}; look for a quotation mark without its partner"
         ) from error
+    if not rows:
+        raise DataError(f"{file} has separators alone; it needs a line for each image or class")
     return rows, lines
 
 

@@ -1,8 +1,12 @@
 """Shared fixtures: a tiny CLIP with random weights, and a way to train with it."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from datasets import DATASETS, digits_lt
+from datasets.base import ImageList
 from models.backbone import Backbone, Geometry
 from models.descriptions import write_beside
 from models.naming import to_openai_names
@@ -33,3 +37,12 @@ def config(random_clip, tmp_path, monkeypatch):
         return load_config("digits_lt", "clip_vit", method, [str(o) for o in (*base, *options)])
 
     return make
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    """Every fifth image of digits_lt: 69 to train with, 100 to test with."""
+    data = digits_lt.build()
+    train, test = (ImageList(part.images[::5], part.labels[::5]) for part in (data.train, data.test))
+    assert (len(train), len(test)) == (69, 100)
+    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: dataclasses.replace(data, train=train, test=test))

@@ -28,12 +28,12 @@ BASE = (
     "num_epochs",
     "2",
     "print_freq",
-    "9",
+    "4",
     "gpu",
     "-1",
 )
-RUNS = [  # a method and its options; 342 images, so the last step of an epoch is smaller
-    ("lift+", "batch_size", "20"),  # 2 in the last step: fewer than four processes
+RUNS = [  # a method and its options; 171 images, so the last step of an epoch is smaller
+    ("lift+", "batch_size", "24"),  # 3 in the last step: fewer than four processes
     ("lift+", "batch_size", "16", "accum_step", "2", "loss_type", "CB", "classifier_init", "class_mean"),
     ("coop", "batch_size", "24", "accum_step", "2", "v.bitfit", "True", "save_logits", "True", "tte", "True"),
     ("lp", "batch_size", "30", "classifier", "LinearClassifier", "num_workers", "1"),
@@ -80,8 +80,8 @@ def results(folder, processes, run):
 def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
     one, several = results(folder, 1, run), results(folder, processes, run)
     assert several["processes"] == processes
-    assert several["accuracy"] == pytest.approx(one["accuracy"], abs=0.41)  # two images may tip
-    assert [row["test"] for row in several["per_class"]] == [50] * 10
+    assert several["accuracy"] == pytest.approx(one["accuracy"], abs=0.81)  # two images of 250 may tip
+    assert [row["test"] for row in several["per_class"]] == [25] * 10
     if RUNS[run][0] == "zs":
         return
     tensors = [checkpoint.load(folder / f"{n}_{run}" / checkpoint.CHECKPOINT)[0] for n in (1, processes)]

@@ -90,7 +90,7 @@ def whole():
     ("free_mb", "size"),
     [(1000, 16), (175, 16), (170, 8), (110, 8), (100, 6), (70, 4), (60, 3), (50, 2), (10, 1), (0, 1)],
 )
-def test_a_step_takes_the_parts_that_fit(free_mb, size, config, whole, monkeypatch, capsys):
+def test_a_step_takes_the_parts_that_fit(free_mb, size, config, whole, few_images, monkeypatch, capsys):
     """10 MB and 3 for each image must fit in a third; parts are as even as can be. They train as the whole does."""
     options = ("num_epochs", 1, "weights", "asset:clip_tiny.safetensors")
     if not whole:

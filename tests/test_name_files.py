@@ -232,6 +232,7 @@ ODD = {  # what is refused: file name, content, what the data use, part of the a
     "an empty line": ("n.txt", "a\n\nb", LABELS, ", line 2: expected a class name"),
     "three columns": ("n.csv", "0,a,b\n1,c,d", LABELS, "line 1: expected a class name"),
     "control characters": ("n.txt", "a\x0cb\nc", ["0", "1"], ", line 1: .* cannot be a class name"),
+    "commas alone": ("n.csv", ",\n,,\n", LABELS, " has separators alone; it needs a line for each"),
     "a header alone": ("n.csv", "name\n", LABELS, " has a header and no class names"),
 }
 
