@@ -18,9 +18,8 @@ import unicodedata
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-import yaml
-
 from datasets.base import DataError
+from datasets.documents import DOCUMENTS, is_document, read_document
 from datasets.lists import LABELS, class_name, read_rows, read_text
 
 PROMPT_TITLES = ("prompt name", "prompt_name", "prompt", "text", "description", "words")
@@ -67,19 +66,11 @@ def read_classnames(file: str, used: Collection[str] = ()) -> tuple[list[tuple[s
     suffix = file.lower().rpartition(".")[2]
     if suffix in ("csv", "tsv"):
         entries = reader.table()
-    elif suffix in ("json", "yaml", "yml") or _looks_like_data(text):
-        entries = reader.data(text, suffix)
+    elif suffix in DOCUMENTS or is_document(text):
+        entries = reader.content(read_document(file, text, suffix, FORMS))
     else:
         entries = reader.lines(text)
     return reader.checked(entries), tuple(reader.notes)
-
-
-def _looks_like_data(text: str) -> bool:
-    """Whether a text file holds JSON or YAML: it opens a bracket that its first line does not close, or is one line."""
-    text = text.strip()
-    first = text.split("\n")[0].rstrip()
-    closed = first.endswith({"[": "]", "{": "}"}.get(first[0], ""))
-    return first[0] == "{" or (first[0] == "[" and (not closed or first == text))
 
 
 class _Reader:
@@ -280,48 +271,6 @@ class _Reader:
         return None
 
     # ---- JSON and YAML ----
-
-    def data(self, text: str, suffix: str) -> list[Entry]:
-        """What a JSON or YAML document holds."""
-        kind = "YAML" if suffix in ("yaml", "yml") else "JSON"
-        try:
-            content = json.loads(text, object_pairs_hook=self.distinct) if kind == "JSON" else self.yaml(text)
-        except (ValueError, yaml.YAMLError, RecursionError) as error:
-            if suffix not in ("json", "yaml", "yml"):  # as Python writes a list
-                try:
-                    content = self.yaml(text)
-                except (yaml.YAMLError, RecursionError):
-                    content = None
-                if isinstance(content, (list, dict)):
-                    return self.content(content)
-            line = getattr(error, "lineno", None) or getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-            reason = getattr(error, "msg", None) or getattr(error, "problem", None) or str(error)
-            problem = f"this is not {kind} ({reason}); expected {FORMS}"
-            raise self.refuse(f"line {line}" if line else "", problem) from error
-        return self.content(content)
-
-    def distinct(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """A mapping of these pairs. Raises a DataError for a key that stands there twice, which would be lost."""
-        seen = dict(pairs)
-        if len(seen) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise self.refuse("", f"'{twice}' stands there twice; give every class its own entry")
-        return seen
-
-    def yaml(self, text: str) -> Any:
-        """A YAML document, its scalars as they are written: `no` and `007` are names, too."""
-        reader = self
-
-        class Loader(yaml.BaseLoader):
-            def construct_mapping(self, node, deep=False):
-                parts = [[self.construct_object(part, deep=True) for part in pair] for pair in node.value]
-                return reader.distinct([tuple(pair) for pair in parts])
-
-        try:
-            return yaml.load(text, Loader)
-        except TypeError as error:  # a key that is a list
-            raise yaml.YAMLError("a key is not a name") from error
 
     def content(self, content: Any) -> list[Entry]:
         """A list of names or pairs, or a mapping; or a larger mapping that holds one of these under a known key."""
