@@ -313,6 +313,8 @@ def read_arguments() -> argparse.Namespace:
     own = {"output_dir", "model_dir", "seed" if args.seeds > 1 else ""} & set(args.options[::2])
     if own:
         parser.error(f"every run has its own {own.pop()}, so it cannot be the same for all")
+    if ("seed", "None") in zip(args.options[::2], args.options[1::2], strict=False):
+        parser.error("seed None draws another seed each time, so no run is found again; take --seeds N")
     return args
 
 

@@ -542,11 +542,13 @@ def test_other_weights_bring_their_own_normalisation(weights):
     assert cfg.mean == (0.48145466, 0.4578275, 0.40821073)
 
 
-def test_no_seed_is_another_one_each_time():
+def test_no_seed_is_another_one_each_time(monkeypatch):
     lines = []
     seeds = {load_config("digits_lt", "clip_tiny", "lift+", ["seed", "None"], lines.append).seed for _ in range(5)}
     assert len(seeds) == 5
     assert "seed None: this run draws seed" in lines[0]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "in each process" in refusal("seed", "None")
 
 
 def test_lists_name_the_run_by_their_files_names():

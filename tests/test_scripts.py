@@ -129,6 +129,7 @@ def test_wrong_input_is_said_before_anything_runs(tmp_path):
         (["--only", "nothing"], "-d digits_lt -b clip_tiny -m lift+", "no command matches --only 'nothing'"),
         ([], "-d imagenet_lt -b clip_vit_b16 -m lift+", "--root imagenet_lt=FOLDER"),
         (["output_dir", "x"], "-d digits_lt -b clip_tiny -m lift+", "output_dir"),
+        (["seed", "None"], "-d digits_lt -b clip_tiny -m lift+", "--seeds N"),
         (["--root", "imagenet_lt"], "-d digits_lt -b clip_tiny -m lift+", "DATA=FOLDER"),
         (["--jobs", "0"], "-d digits_lt -b clip_tiny -m lift+", "at least 1"),
         ([], "-d digits_lt -b clip_tiny -m zs\n-d digits_lt -b clip_tiny -m zs tte True", "two runs would write"),

@@ -112,6 +112,8 @@ def _owner(name: str) -> str | None:
 def _draw_seed(values: dict[str, Any], warn: Callable[[str], None]) -> int:
     if values["test_only"] or values["test_train"]:
         raise ConfigError("seed None is another seed each time, so no run can be found; give the run's seed")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError("seed None would draw another seed in each process; give a seed")
     seed = secrets.randbelow(2**31)
     warn(f"seed None: this run draws seed {seed}; 'seed {seed}' resumes, tests or repeats it")
     return seed
