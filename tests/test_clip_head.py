@@ -29,6 +29,9 @@ def run_cfg(text=(), **changed):
     """What is read of a configuration; text: methods that are on in the text tower."""
     cfg = {
         "seed": 0,
+        "variant": "lift+",
+        "prompt": "default",
+        "prompt_file": None,
         "classifier": None,
         "coop": False,
         "coop_init": None,

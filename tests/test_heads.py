@@ -170,6 +170,9 @@ def run_cfg(**changed):
     """What build_model reads of a configuration."""
     cfg = {
         "seed": 0,
+        "variant": "lift+",
+        "prompt": "default",
+        "prompt_file": None,
         "classifier": "CosineClassifier",
         "classifier_scale": 25.0,
         "classifier_init": "semantic",
