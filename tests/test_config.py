@@ -381,7 +381,74 @@ def test_lifts_names_that_do_not_fit():
     message = refusal("micro_batch_size", 16, "batch_size", 64, "accum_step", 2)
     assert "micro_batch_size 16: it is accum_step 4, but accum_step 2 is given; leave one" in message
     assert "[a,b]" in refusal("partial", "[1,2,3]")
+    assert "[a,b]" in refusal("partial", "[3,1]")
     assert "k_shot" in refusal("init_head", "0_shot")
+
+
+@pytest.mark.parametrize(
+    "in_file, options, expected",
+    [
+        ("partial: 6", ("full_tuning", True), {"v.fft_layers": 6}),
+        ("adapter_dim: 8", ("adaptformer", True), {"v.adaptformer_dim": 8}),
+        ("adaptformer: True, adapter_dim: 8", ("adaptformer", False, "lora", True), {"v.lora_dim": 8}),
+        ("batch_size: 128, micro_batch_size: 32", ("batch_size", 64), {"accum_step": 2}),
+        ("tte: True, randaug_times: 5", ("tte_mode", "randaug"), {"tte_draws": 5}),
+        ("ssf_attn: True", ("ssf_attn", False), {"v.ssf": False}),
+        ("ssf_attn: True, ssf_mlp: True", ("ssf_mlp", False), {"v.ssf": True, "v.ssf_loc": "attn"}),
+        ("vpt_deep: True", ("vpt_deep", False), {"v.pt": False}),
+        ("vpt_deep: True", ("vpt_shallow", False), {"v.pt": True}),
+        ("prec: fp32", ("prec", "amp"), {"prec_train": "amp", "prec_test": "fp16"}),
+        ("v: {adaptformer: True}", ("adaptformer", False), {"v.adaptformer": False}),
+        ("adaptformer: True", ("v.adaptformer", False), {"v.adaptformer": False}),
+    ],
+)
+def test_lifts_names_in_a_file_are_read_with_the_command_line(in_file, options, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(utils.config, "CONFIGS", tmp_path)
+    for section in ("data", "backbone", "model"):
+        (tmp_path / section).mkdir()
+    (tmp_path / "data/digits_lt.yaml").write_text("dataset: digits_lt")
+    (tmp_path / "backbone/clip_tiny.yaml").write_text("backbone: clip_tiny")
+    (tmp_path / "model/mine.yaml").write_text(f"{{backbone: clip_tiny, classifier: CosineClassifier, {in_file}}}")
+    cfg = load(*options, backbone=None, method="mine")
+    for key, value in expected.items():
+        node, _, name = key.rpartition(".")
+        assert (cfg[node][name] if node else cfg[name]) == value, key
+
+
+def test_a_method_of_a_file_is_switched_off_by_lifts_name():
+    assert load("ssf_attn", False, method="ssf").v.ssf_loc == "mlp"
+    assert load("vpt_deep", False, method="pt").v.pt is False
+
+
+def test_different_trainings_have_different_directories():
+    model = {"backbone": None, "method": "clip_vit_b16"}
+    for one, other in (
+        (("adaptformer", True, "partial", 1), ("adaptformer", True, "partial", "[1,2]")),
+        (("vpt_shallow", True), ("vpt_deep", True, "partial", 0)),
+        (("v.fft", True, "v.fft_layers", 1), ("v.fft", True, "v.fft_layers", "[1]")),
+    ):
+        assert load(*one, **model).output_dir != load(*other, **model).output_dir
+    same = {load("full_tuning", True, "partial", part, **model).output_dir for part in (0, "[3,3]")}
+    assert len(same) == 1
+
+
+def test_a_long_name_is_shortened_and_stays_its_own():
+    options = ("full_tuning", True, "adaptformer", True, "lora", True, "adapter", True, "ssf_attn", True, "partial")
+    names = {load(*options, part, backbone=None, method="clip_vit_l14").output_dir for part in ("[0,24]", "[0,23]")}
+    assert len(names) == 2
+    assert all(len(name.encode()) <= len("output/") + 200 for name in names)
+
+
+def test_a_test_of_another_run_needs_no_seed():
+    assert load("seed", "None", "test_only", "True", "model_dir", "elsewhere/run").output_dir == "elsewhere/run"
+
+
+def test_messages_that_contradict_one_another():
+    assert load("prompt", "descriptor", "prompt_file", "x.json", backbone=None, method="zsclip_vit_b16").zero_shot
+    assert "or [a,b] (blocks a to b - 1)" in refusal("partial", -1)
+    lines = []
+    load_config("digits_lt", "clip_tiny", "lift+", ["tte", "True", "tte_draws", "2", "expand", "9"], lines.append)
+    assert "expand has no effect" in lines[0]
 
 
 # ---- rules between keys ----

@@ -49,6 +49,7 @@ def _wanted(key: Key) -> str:
         "path": "a path",
         "floats": "three numbers like [0.5,0.5,0.5], or clip, imagenet, half",
         "layers": "None, a whole number, or a list of block numbers like [0,2]",
+        "range": "None, a number k (the last k blocks), or [a,b] (blocks a to b - 1)",
     }
     limits = f" of at least {key.least}" if key.least is not None else ""
     return kinds[key.kind] + limits + (f" and at most {key.most}" if key.most < float("inf") else "")
@@ -83,8 +84,13 @@ def _floats(value: Any) -> tuple[float, ...] | str:
 
 def _layers(value: Any) -> int | tuple[int, ...]:
     if isinstance(value, (list, tuple)) or (isinstance(value, str) and re.search(r"[\[(,]", value)):
-        return tuple(_int(str(part).strip()) for part in _list(value) if str(part).strip())
+        return tuple(_int(str(part).strip()) for part in _list(value) if str(part).strip()) or 0
     return _int(value)
+
+
+def _range(value: Any) -> int | tuple[int, ...]:
+    blocks = _layers(value)
+    return _fail() if isinstance(blocks, tuple) and (len(blocks) != 2 or blocks[0] > blocks[1]) else blocks
 
 
 def _fail() -> Any:
@@ -99,4 +105,5 @@ _PARSERS = {
     "path": _path,
     "floats": _floats,
     "layers": _layers,
+    "range": _range,
 }

@@ -8,12 +8,13 @@ whose default is None still has a type, a string is never evaluated, an unknown 
 """
 
 import difflib
+import hashlib
 import os
 import re
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from yacs.config import CfgNode
@@ -24,6 +25,7 @@ from utils.schema import KEYS, PEFT, SCHEMA
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 OUTPUT = Path("output")
+LONGEST_NAME = 200  # bytes of a run directory's name; file systems allow 255, and another run's name may follow
 FLAGS = {"data": "-d", "backbone": "-b", "method": "-m", "model": "-m"}
 
 
@@ -54,29 +56,32 @@ def load_config(
     Without a backbone, `method` is a model of LIFT's. `warn` gets a line for names of LIFT's, and for sizes of methods
     that are off. Raises ConfigError.
     """
-    lift = backbone is None
-    values = {name: key.default for name, key in KEYS.items()} | (LIFT_DEFAULTS if lift else {})
+    layers = [_Layer("", {name: key.default for name, key in KEYS.items()})]
+    layers += [_Layer("", LIFT_DEFAULTS)] if backbone is None else []
     described = set()  # keys that the backbone's file sets, but for the weights of another file or option
     for path in _files(data, backbone, method):
         content = dict(_flatten(_read_yaml(path)))
         described = set(content) if path.parent.name == "backbone" else described - set(content)
-        _merge(values, content.items(), where=f"{path.parent.name}/{path.name}: ")
+        layers.append(_Layer(f"{path.parent.name}/{path.name}: ", content))
     if len(options) % 2:
         near = next((text for text in options if "=" in text), None)
         hint = f"; write '{near.replace('=', ' ', 1)}'" if near else ""
         raise ConfigError(f"options come as KEY VALUE pairs, but '{options[-1]}' stands alone{hint}")
     for name in {"dataset", "backbone"} & set(options[::2]):
         raise ConfigError(f"{name} is chosen by {'-d' if name == 'dataset' else '-b'}, not by an option")
-    before = dict(values)
-    given = _merge(values, zip(options[::2], options[1::2], strict=True), warn=warn)
-    if lift:
+    before, _ = _merge(layers)
+    layers.append(_Layer("", dict(zip(options[::2], options[1::2], strict=True))))
+    values, given = _merge(layers, warn)
+    if backbone is None:
         finish(values, given, warn)
-    _describe_other_weights(values, described - given)
+    _describe_other_weights(values, described, given)
     check(values)
-    for name in options[::2]:
+    for name in given:
         owner = _owner(name)
-        if owner and not values[owner]:
+        if owner and not values[owner] and values[name] != before[name]:
             warn(f"{name} has no effect while {owner} is False")
+    if values["tte"] and values["tte_draws"] and "expand" in given:
+        warn("expand has no effect on tte_draws, which are cut from the whole image")
     if values["seed"] is None:
         values["seed"] = _draw_seed(values, warn)
     if values["model_dir"] and not os.path.isdir(values["model_dir"]) and (OUTPUT / values["model_dir"]).is_dir():
@@ -86,19 +91,20 @@ def load_config(
     return _freeze(values)
 
 
-def _describe_other_weights(values: dict[str, Any], described: set[str]) -> None:
+def _describe_other_weights(values: dict[str, Any], described: set[str], given: dict[str, None]) -> None:
     """Leaves mean and std to the description of the weights, where they were those of the backbone's own weights.
 
-    described: the keys that the backbone's file alone sets. The mean of a known normalisation brings its std, and the
-    reverse.
+    described: the keys that the backbone's file alone sets; given: those of the command line. The mean of a known
+    normalisation brings its std, and the reverse.
     """
     if values["weights"] and "weights" not in described:
-        for key in {"mean", "std"} & described:
+        for key in {"mean", "std"} & described - set(given):
             values[key] = None
     for constants in NORMALISATIONS.values():
         pair = dict(zip(("mean", "std"), constants, strict=True))
-        known = [key for key in pair if values[key] == pair[key]]
-        values.update({key: pair[key] for key in pair if known and values[key] is None})
+        for key, other in (("mean", "std"), ("std", "mean")):
+            if values[key] == pair[key] and (values[other] is None or (key in given and other not in given)):
+                values[other] = pair[other]
 
 
 def _owner(name: str) -> str | None:
@@ -110,8 +116,11 @@ def _owner(name: str) -> str | None:
 
 
 def _draw_seed(values: dict[str, Any], warn: Callable[[str], None]) -> int:
-    if values["test_only"] or values["test_train"]:
-        raise ConfigError("seed None is another seed each time, so no run can be found; give the run's seed")
+    testing = values["test_only"] or values["test_train"]
+    if testing and not values["model_dir"]:
+        raise ConfigError(
+            "seed None is another seed each time, so no run can be found; give its seed, or model_dir DIR"
+        )
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ConfigError("seed None would draw another seed in each process; give a seed")
     seed = secrets.randbelow(2**31)
@@ -166,53 +175,68 @@ def _flatten(tree: dict, prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
+class _Layer(NamedTuple):
+    """Keys and values of one file, or of the command line; later layers go before earlier ones."""
+
+    where: str  # the file, for messages
+    pairs: dict[str, Any]
+
+
 def _merge(
-    values: dict[str, Any],
-    pairs: Iterable[tuple[str, Any]],
-    where: str = "",
-    warn: Callable[[str], None] = lambda line: None,
-) -> set[str]:
-    """Sets `values` by pairs of key and value, LIFT's names last, as some depend on the other keys; returns our keys.
+    layers: list[_Layer], warn: Callable[[str], None] = lambda line: None
+) -> tuple[dict[str, Any], dict[str, None]]:
+    """The values of all keys, and which of them the last layer sets, in its order.
 
-    One line to `warn` tells how all names of LIFT's were read.
+    LIFT's names are read last, over all layers, as some depend on other keys. One line to `warn` tells how those of the
+    last layer were read. Raises ConfigError.
     """
-    lift, given = {}, set()
-    for name, value in pairs:
-        name = SYNONYMS.get(name, name)
-        value = VALUE_SYNONYMS.get(name, {}).get(str(value), value)
-        if name in LIFT_KEYS:
-            lift[name] = coerce(name, LIFT_KEYS[name].key, value, where)
-        elif name in KEYS:
-            given.add(name)
-            values[name] = coerce(name, KEYS[name], value, where)
-        else:
-            near = difflib.get_close_matches(name, [*KEYS, *LIFT_KEYS], 1, cutoff=0)[0]
-            raise ConfigError(f"{where}unknown key '{name}'; did you mean '{near}'? --help lists all keys")
-    read_as = []
+    values: dict[str, Any] = {}
+    lift: dict[str, tuple[int, Any]] = {}  # LIFT's names: number of the layer, value
+    set_by: dict[str, int] = {}  # our keys: number of the layer
+    for number, layer in enumerate(layers):
+        for name, value in layer.pairs.items():
+            name = SYNONYMS.get(name, name)
+            value = VALUE_SYNONYMS.get(name, {}).get(str(value), value)
+            if name in LIFT_KEYS:
+                lift[name] = number, coerce(name, LIFT_KEYS[name].key, value, layer.where)
+            elif name in KEYS:
+                set_by[name] = number
+                values[name] = coerce(name, KEYS[name], value, layer.where)
+            else:
+                near = difflib.get_close_matches(name, [*KEYS, *LIFT_KEYS], 1, cutoff=0)[0]
+                raise ConfigError(f"{layer.where}unknown key '{name}'; did you mean '{near}'? --help lists all keys")
+    last, read = len(layers) - 1, []
+    given = {name: None for name, number in set_by.items() if number == last}
     for name in [name for name in LIFT_KEYS if name in lift]:
-        ours = _read_lift_key(name, lift[name], values, given, where)
+        number, value = lift[name]
+        ours = _read_lift_key(name, value, values, layers[number].where)
+        for key, each in ours.items():
+            if set_by[key] == number and each != values[key]:
+                both = f"it is {key} {each}, but {key} {values[key]} is given"
+                raise ConfigError(f"{layers[number].where}{name} {value}: {both}; leave one of them out")
+        ours = {key: each for key, each in ours.items() if set_by[key] <= number}
         values.update(ours)
-        meaning = ", ".join(f"{key} {value}" for key, value in ours.items()) or "nothing"
-        read_as.append(f"{name} {lift[name]} as {meaning}")
-    if read_as:
-        warn(f"LIFT's names were read: {'; '.join(read_as)}")
-    return given
+        if number == last:
+            given.update(dict.fromkeys(ours))
+            read.append((f"{name} {_shown(value)}", list(ours)))
+    if read:
+        meanings = ((name, ", ".join(f"{key} {values[key]}" for key in keys) or "nothing") for name, keys in read)
+        warn("LIFT's names were read: " + "; ".join(f"{name} as {meaning}" for name, meaning in meanings))
+    return values, given
 
 
-def _read_lift_key(name: str, value: Any, values: dict[str, Any], given: set[str], where: str) -> dict[str, Any]:
-    """Our keys and values for one of LIFT's. Raises a ConfigError if `given` ones say otherwise."""
+def _read_lift_key(name: str, value: Any, values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Our keys and values for one of LIFT's. Raises ConfigError."""
     where = f"{where}{name} {value}: "
     try:
         ours = LIFT_KEYS[name].read(value, values)
     except ValueError as error:
         raise ConfigError(f"{where}{error}") from error
-    ours = {key: coerce(key, KEYS[key], each, where) for key, each in ours.items()}
-    for key in given & set(ours):
-        if ours[key] != values[key]:
-            raise ConfigError(
-                f"{where}it is {key} {ours[key]}, but {key} {values[key]} is given; leave one of them out"
-            )
-    return {key: each for key, each in ours.items() if key not in given}
+    return {key: coerce(key, KEYS[key], each, where) for key, each in ours.items()}
+
+
+def _shown(value: Any) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
 
 
 def check(values: dict[str, Any]) -> None:
@@ -315,13 +339,26 @@ def _run_directory(name: str, before: dict[str, Any], values: dict[str, Any]) ->
         name += f"_weights_{values['weights']}"
     if values["model_dir"]:
         name += f"_from_{Path(values['model_dir']).name}"
-    return OUTPUT / re.sub(r"[^\w.+@=-]+", "-", name)
+    return OUTPUT / _short(re.sub(r"[^\w.+@=-]+", "-", name))
 
 
 def _in_name(value: Any) -> Any:
-    """The value of a key as a run directory's name shows it: of a known normalisation its name."""
+    """The value of a key as a run directory's name shows it: of a known normalisation its name.
+
+    [1], the block 1, ends in a dash; 1 is the last block.
+    """
     known = next((name for name, constants in NORMALISATIONS.items() if value in constants), None)
-    return known or ("-".join(map(str, value)) if isinstance(value, tuple) else value)
+    if known or not isinstance(value, tuple):
+        return known or value
+    return f"{value[0]}-" if len(value) == 1 else "-".join(map(str, value))
+
+
+def _short(name: str) -> str:
+    """The name itself, or its beginning and a hash of it where it is longer than file systems allow."""
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}_{digest}"
 
 
 def _is_address(weights: str | None) -> bool:
@@ -344,6 +381,7 @@ def help_text() -> str:
         for name, key in keys.items():
             choices = f" [{'|'.join(map(str, key.choices))}]" if key.choices else ""
             lines.append(f"  {name:24}{str(key.default):18} {key.help}{choices}")
-    lines.append("\nLIFT's names, read as:")
+    defaults = ", ".join(f"{name} {value}" for name, value in LIFT_DEFAULTS.items())
+    lines.append(f"\nLIFT's form (-m MODEL without -b) begins with {defaults}\nLIFT's names, read as:")
     lines += [f"  {name:24}{lift.key.help}" for name, lift in LIFT_KEYS.items()]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ and `finish` applies LIFT's rules between keys.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from utils.schema import PRECISIONS, Key
@@ -23,6 +23,7 @@ LIFT_DEFAULTS: dict[str, Any] = {
     "expand": 24,  # 21 in the models with patches of 14 pixels
     "shot_groups": "ir100",
 }
+FIRST_BLOCK = (0,)
 PROMPT_TOKENS = 10  # VPT's, where vpt_len is None
 
 
@@ -76,7 +77,10 @@ def _prompts(layers: tuple[int, ...] | None) -> LiftKey:
     key = Key(False, "bool", f"v.pt in {'all blocks' if layers is None else 'the first block'}; vpt_len is 10")
 
     def read(on: bool, values: dict) -> dict:
-        return {"v.pt": True, "v.pt_layers": layers, "v.pt_len": values["v.pt_len"] or PROMPT_TOKENS} if on else {}
+        if on:
+            return {"v.pt": True, "v.pt_layers": layers, "v.pt_len": values["v.pt_len"] or PROMPT_TOKENS}
+        this_form = values["v.pt"] and (values["v.pt_layers"] == FIRST_BLOCK) == (layers == FIRST_BLOCK)
+        return {"v.pt": False} if this_form else {}
 
     return LiftKey(key, read)
 
@@ -89,10 +93,13 @@ def _width(value: int | None, values: dict) -> dict:
     return {f"v.{name}_dim": value for name in ("lora", "lora_mlp", "adapter", "adaptformer") if values[f"v.{name}"]}
 
 
-def _ssf(place: str, other: str) -> LiftKey:
+def _ssf(place: str) -> LiftKey:
+    """SSF on the Linears of the attention or of the MLP."""
+
     def read(on: bool, values: dict) -> dict:
-        both = values["v.ssf"] and values["v.ssf_loc"] == other
-        return {"v.ssf": True, "v.ssf_loc": "all" if both else place} if on else {}
+        there = {"all": {"attn", "mlp"}}.get(values["v.ssf_loc"], {values["v.ssf_loc"]}) if values["v.ssf"] else set()
+        there = there | {place} if on else there - {place}
+        return {"v.ssf": True, "v.ssf_loc": there.pop() if len(there) == 1 else "all"} if there else {"v.ssf": False}
 
     return LiftKey(Key(False, "bool", f"v.ssf with v.ssf_loc {place}; both: all"), read)
 
@@ -104,10 +111,9 @@ PARTIAL = ("fft", "pt", "lora", "lora_mlp", "adapter", "adaptformer", "ssf", "ss
 def _partial(blocks: int | tuple[int, ...] | None, values: dict) -> dict:
     """None: all blocks; k: the last k; [a,b]: blocks a to b - 1."""
     if isinstance(blocks, tuple):
-        if len(blocks) != 2 or blocks[0] > blocks[1]:
-            raise ValueError("it takes None, a number k (the last k blocks), or [a,b] (blocks a to b - 1)")
-        blocks = tuple(range(*blocks))
-    limited = [name for name in PARTIAL if values[f"v.{name}"] and not (name == "pt" and values["v.pt_layers"] == (0,))]
+        blocks = tuple(range(*blocks)) or 0
+    shallow = values["v.pt_layers"] == FIRST_BLOCK
+    limited = [name for name in PARTIAL if values[f"v.{name}"] and not (name == "pt" and shallow)]
     return {f"v.{name}_layers": blocks for name in limited}
 
 
@@ -129,7 +135,7 @@ LIFT_KEYS: dict[str, LiftKey] = {  # in the order in which they are read
     "bias_tuning": _flag("v.bitfit"),
     "ln_tuning": _flag("v.ln_tuning"),
     "bn_tuning": _flag("v.bn_tuning"),
-    "vpt_shallow": _prompts((0,)),
+    "vpt_shallow": _prompts(FIRST_BLOCK),
     "vpt_deep": _prompts(None),
     "vpt_len": LiftKey(Key(None, "int", "v.pt_len; None = 10", least=1), _prompt_length),
     "adapter": _flag("v.adapter"),
@@ -137,14 +143,14 @@ LIFT_KEYS: dict[str, LiftKey] = {  # in the order in which they are read
     "lora": _flag("v.lora"),
     "lora_mlp": _flag("v.lora_mlp"),
     "adapter_dim": LiftKey(Key(None, "int", "the width of whichever of these four is on", least=1), _width),
-    "ssf_attn": _ssf("attn", other="mlp"),
-    "ssf_mlp": _ssf("mlp", other="attn"),
+    "ssf_attn": _ssf("attn"),
+    "ssf_mlp": _ssf("mlp"),
     "ssf_ln": _flag("v.ssf_ln"),
     "mask": _flag("v.aft"),
     "mask_ratio": _renamed("v.aft_ratio", "float", least=0, most=1),
     "mask_seed": LiftKey(Key(None, "int", "v.aft_seed; None = 0", least=0), lambda seed, _: {"v.aft_seed": seed or 0}),
     "partial": LiftKey(
-        Key(None, "layers", "the METHOD_layers of what is on: None = all, k = the last k, [a,b] = a to b - 1", least=0),
+        Key(None, "range", "the METHOD_layers of what is on: None = all, k = the last k, [a,b] = a to b - 1", least=0),
         _partial,
     ),
     "test_ensemble": _flag("tte"),
@@ -161,12 +167,12 @@ LIFT_KEYS: dict[str, LiftKey] = {  # in the order in which they are read
 }
 
 
-def finish(values: dict[str, Any], given: set[str], warn: Callable[[str], None]) -> None:
+def finish(values: dict[str, Any], given: Collection[str], warn: Callable[[str], None]) -> None:
     """LIFT's rules between keys, for the form without -b; `given`: the keys on the command line."""
     if not values["tte"]:
-        if values["expand"] is not None and given & {"expand", "tte_expand"}:
+        if values["expand"] is not None and "expand" in given:
             warn("expand counts with tte True alone, as in LIFT; the one test crop is cut from resolution // 7 more")
         values["expand"] = None
     if values["zero_shot"] and values["prompt"] != "default":
         warn(f"prompt {values['prompt']} is not read by LIFT's zero-shot; the form with -b ... -m zs reads it")
-        values["prompt"] = "default"
+        values["prompt"], values["prompt_file"] = "default", None

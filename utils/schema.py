@@ -7,7 +7,7 @@ class Key(NamedTuple):
     """One row of the schema."""
 
     default: Any
-    kind: str  # bool, int, float, str, path, floats (three numbers) or layers (None, an int, or a list of ints)
+    kind: str  # bool, int, float, str, path, floats (three numbers), layers (None, an int, a list of ints) or range
     help: str  # meaning and unit
     choices: tuple = ()
     least: float | None = None  # the smallest value allowed
