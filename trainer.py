@@ -28,6 +28,7 @@ from models import (
     count_parameters,
     entries_fingerprint,
     prompt_notes,
+    usual_description,
 )
 from utils import checkpoint, compilation, memory, results, runtime
 from utils.config import Config, training_options
@@ -88,7 +89,8 @@ class Trainer:
         runtime.prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
         backbone.to(self.device)
         weights = {"name": loaded.name, "sha256": loaded.sha256, "published": loaded.published}
-        self.cache = FeatureCache(cfg.feature_cache, weights["sha256"], self.world, self.log.info)
+        computed = f"{weights['sha256']} {backbone.geometry}"  # activation and heads are not in the file
+        self.cache = FeatureCache(cfg.feature_cache, computed, self.world, self.log.info)
         features = functools.partial(self.class_features, backbone)
         self.model = build_model(cfg, backbone, data.classnames, features, start=trained is None).to(self.device)
         self.frozen = runtime.FrozenWeights(self.model, self.train_dtype, self.test_dtype)
@@ -100,6 +102,9 @@ class Trainer:
         described = {"mean": list(backbone.mean), "std": list(backbone.std)}
         described |= {key: getattr(backbone.geometry, key) for key in ("activation", "heads", "text_heads")}
         self.identity |= described
+        self.computed = {key: cfg[key] for key in ("classifier", "classifier_scale", "coop_cls_pos")}
+        # files of earlier versions do not record these: their towers had one activation, and heads of one width
+        self.absent = described | self.computed | usual_description(backbone)
         if (entries := entries_fingerprint(self.model)) is not None:
             self.identity["aft entries"] = entries
         same = {"precision": runtime.name_of(self.train_dtype), "training images": lists["train"]}
@@ -111,7 +116,7 @@ class Trainer:
             "seed": cfg.seed,
             "data": {"name": data.name, "split": self.split, "fingerprint": lists},
             "test": {"crops": crops.count, "expand": crops.expand, "precision": runtime.name_of(self.test_dtype)}
-            | ({"draws": crops.count} if cfg.tte and cfg.tte_draws else {}),
+            | self.test_options(),
             "settings": self.settings,
             "weights": weights,
             **runtime.environment(self.device, self.world),
@@ -124,6 +129,14 @@ class Trainer:
             renamable = cfg.dataset == "folder"
             summary += prompt_notes(data.classnames, cfg.prompt, cfg.prompt_file, renamable)
         self.log.info(results.introduction(self.about, "\n".join(summary), self.resolution, notes - {None}))
+
+    def test_options(self) -> dict:
+        """What a test computes beside its crops: recorded, as it may be other than in the training that it tests."""
+        cfg = self.cfg
+        options = {"interpolation": cfg.interpolation, "variant": cfg.variant}
+        options |= {"draws": cfg.tte_draws, "seed": cfg.seed} if cfg.tte and cfg.tte_draws else {}
+        rest = {"reducing_gap": cfg.reducing_gap, "exif_orientation": cfg.exif_orientation}
+        return options | {key: value for key, value in rest.items() if value is not None}
 
     @torch.inference_mode()
     def class_features(self, backbone: torch.nn.Module) -> tuple[Tensor, Tensor]:
@@ -139,7 +152,11 @@ class Trainer:
 
     def restore(self, trained: Path) -> None:
         """Takes over a checkpoint, to test it or to start from it."""
-        checkpoint.restore(self.model, trained, self.identity, convert_upstream)
+        identity, absent = self.identity, self.absent
+        if self.testing:  # as it was trained; a start may compute its tensors otherwise
+            identity = identity | self.computed
+            absent = absent | results.trained_as(trained.parent).get("settings", {})
+        checkpoint.restore(self.model, trained, identity, convert_upstream, absent)
         # a checkpoint of ours holds no places, so training keeps to those that its options choose
         if not self.testing and entries_fingerprint(self.model) != self.identity.get("aft entries"):
             raise ModelError(
@@ -174,7 +191,7 @@ class Trainer:
             self.save_progress(epoch + 1)
         self.rates["train"] = cfg.num_epochs * len(data) / self.seconds["train"]
         if self.world.main:
-            about = self.identity | self.about_training_images()
+            about = self.identity | self.computed | self.about_training_images()
             checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.saved_tensors(self.model), about)
 
     def train_epoch(self, epoch: int, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
@@ -217,7 +234,7 @@ class Trainer:
         if not path.exists():
             self.start_anew()
             return 0
-        progress = checkpoint.load_progress(path, self.model, self.optimizer, self.settings)
+        progress = checkpoint.load_progress(path, self.model, self.optimizer, self.settings, self.absent)
         self.seconds["train"] = progress["seconds"]
         self.scaler.load_state_dict(progress["scaler"])
         self.log.rewind(progress["epoch"] * steps_per_epoch)
@@ -228,7 +245,8 @@ class Trainer:
         """Writes down the configuration. What an earlier run of these settings left stays until this one has ended."""
         if not self.world.main:
             return
-        checkpoint.require_same_run(self.run_dir, self.settings, self.about["data"]["fingerprint"]["test"])
+        test_images = self.about["data"]["fingerprint"]["test"]
+        checkpoint.require_same_run(self.run_dir, self.settings, test_images, self.absent)
         self.log.rewind(0)
         (self.run_dir / "config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
 
@@ -335,8 +353,6 @@ class Trainer:
     def settle_files(self) -> None:
         """Logits of a test never replace those of another one, nor lie unmarked beside its results."""
         split = self.about["data"]["fingerprint"][self.split]
-        if self.cfg.tte and self.cfg.tte_draws:
-            self.about["test"]["draws"] = self.cfg.tte_draws
         tested = {"fingerprint": split, **self.about["test"]}
         self.tested = {key: value for key, value in tested.items() if value is not None}  # draws have no expand
         if self.trained and not self.testing:
@@ -346,7 +362,7 @@ class Trainer:
             self.files = self.files.apart(self.tested, getattr(self.data, self.split).labels)
             return
         there = results.logits_about(self.files.logits)
-        if there and "fingerprint" in there and there != self.tested:
+        if there and "fingerprint" in there and not results.same_test(there, self.tested):
             self.log.info(f"note      {self.files.logits} holds the logits of another test, and stays as it is")
 
     def count_trained_on(self) -> int | None:
@@ -361,10 +377,10 @@ class Trainer:
         if not self.testing:
             self.trained_images = [overlap.record(data.train, data.root), *self.inherited_images()]
         elif not self.trained_images:  # of an older version, or of LIFT+: known if it is the list of this command
-            same = known.get("train") == lists["train"]
+            same = results.same_images(known.get("train"), lists["train"])
             self.trained_images = [overlap.record(data.train, data.root) if same else overlap.UNKNOWN]
         records = self.trained_images
-        own = not self.testing or known.get("test") == lists["test"]
+        own = not self.testing or results.same_images(known.get("test"), lists["test"])
         if own and data.shares_images and self.split == "test":
             records = records[1:]  # the set is tested as it was published
         count = overlap.count_shared(images, data.root, records)
@@ -390,8 +406,8 @@ class Trainer:
     def about_tested(self) -> dict:
         """What the results say of the tested images: the list's name, how many were trained on, the groups' borders."""
         cfg, about = self.cfg, {}
-        known = self.origin.get("fingerprint", {})
-        if self.trained and self.split == "test" and known.get("test") == self.about["data"]["fingerprint"]["test"]:
+        known, tested = self.origin.get("fingerprint", {}).get("test"), self.about["data"]["fingerprint"]["test"]
+        if self.trained and self.split == "test" and results.same_images(known, tested):
             about["name"] = self.origin["name"]  # the very images of the run, whatever they are called now
         listed = self.list_name or (Path(cfg.test_list).stem if cfg.test_list and self.split == "test" else None)
         if listed:

@@ -1,12 +1,18 @@
 """What every data set gives: image lists with labels, class names, and the counts that make a tail long."""
 
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from datasets.contents import content_hashes
+
+CONTENT_FILES = 20_000  # the contents of a longer list are not all looked at
+SAMPLE = 1_000  # files of such a list
 
 
 class DataError(Exception):
@@ -42,17 +48,31 @@ class ImageList:
             chosen.append(indices[:limit])
         return np.concatenate(chosen)
 
-    def fingerprint(self, root: str | None = None) -> str:
+    @functools.cached_property
+    def content_hashes(self) -> np.ndarray | None:
+        """A hash of what each image holds, uint64 [n]; None for a list of more than CONTENT_FILES files."""
+        in_memory = isinstance(self.images, np.ndarray)
+        return content_hashes(self.images) if in_memory or len(self) <= CONTENT_FILES else None
+
+    def fingerprint(self, root: str | None = None, contents: bool = True) -> str:
         """SHA-256 (16 hex digits) over images, labels and order: two runs saw the same list if this agrees.
 
-        Of images in files the paths count, relative to `root`, so that a set may move.
+        Files have two parts, NAMES-CONTENTS: of their paths, relative to `root`, so that a set may move; and with
+        `contents` of what they hold, in a long list of SAMPLE of them.
         """
         digest = hashlib.sha256(np.ascontiguousarray(self.labels, np.int64).tobytes())
         if isinstance(self.images, np.ndarray):
             digest.update(np.ascontiguousarray(self.images).tobytes())
         else:
             digest.update(os.fsencode("".join(f"{path}\0" for path in relative_paths(self.images, root))))
-        return digest.hexdigest()[:16]
+        names = digest.hexdigest()[:16]
+        if isinstance(self.images, np.ndarray) or not contents:
+            return names
+        hashes = self.content_hashes
+        if hashes is None:
+            sample = np.linspace(0, len(self) - 1, SAMPLE).astype(int).tolist()
+            hashes = content_hashes([self.images[index] for index in sample])
+        return f"{names}-{hashlib.sha256(hashes.tobytes()).hexdigest()[:16]}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,29 +6,24 @@ those are cheap to read. Contents decide where both sides have them, names other
 
 import base64
 import functools
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from datasets.base import ImageList, relative_paths
+from datasets.contents import hash8, hash_array
 
-CONTENT_FILES = 20_000  # a longer list of files is known by its names alone
-BLOCK_BYTES, BLOCKS = 4096, 5  # read of a file: so many blocks, evenly spaced, from the first bytes to the last
-THREADS = 8  # that read files at once: most of the time is spent waiting for the disk
 UNKNOWN = {"kind": "unknown"}  # the record of images that nobody wrote down
 
 
 def record(images: ImageList, root: str | None) -> dict[str, Any]:
     """What a checkpoint keeps of its training images, as JSON. root: the folder that their names start from."""
     if isinstance(images.images, np.ndarray):
-        return {"kind": "pixels", "contents": _encode(_contents(images))}
+        return {"kind": "pixels", "contents": _encode(images.content_hashes)}
     kept = {"kind": "files", "root": _root_hash(root or "/"), "names": _encode(_names(images, root))}
-    if len(images) <= CONTENT_FILES:
-        kept["contents"] = _encode(_contents(images))
+    if images.content_hashes is not None:
+        kept["contents"] = _encode(images.content_hashes)
     return kept
 
 
@@ -38,10 +33,9 @@ def count_shared(images: ImageList, root: str | None, records: list[dict[str, An
     None means that none was found, and that at least one record cannot be compared with these images.
     """
     found, comparable = np.zeros(len(images), bool), True
-    contents = functools.cache(lambda: _contents(images))
     for kept in records:
         try:
-            mask = _found(images, root, kept, contents)
+            mask = _found(images, root, kept)
         except (KeyError, TypeError, ValueError):  # not a record
             mask = None
         comparable &= mask is not None
@@ -49,15 +43,13 @@ def count_shared(images: ImageList, root: str | None, records: list[dict[str, An
     return int(found.sum()) if comparable or found.any() else None
 
 
-def _found(
-    images: ImageList, root: str | None, kept: dict[str, Any], contents: Callable[[], np.ndarray]
-) -> np.ndarray | None:
-    """Mask of the images that one record has; None where they cannot be compared. contents: computes their hashes."""
+def _found(images: ImageList, root: str | None, kept: dict[str, Any]) -> np.ndarray | None:
+    """Mask of the images that one record has; None where they cannot be compared."""
     pixels = isinstance(images.images, np.ndarray)
     if kept["kind"] != ("pixels" if pixels else "files"):
         return None
-    if "contents" in kept and (pixels or len(images) <= CONTENT_FILES):
-        return np.isin(contents(), _decode(kept["contents"]))
+    if "contents" in kept and images.content_hashes is not None:
+        return np.isin(images.content_hashes, _decode(kept["contents"]))
     known = _decode(kept["names"])
     return np.isin(_names(images, root), known) | _found_below(images, kept["root"], known)
 
@@ -86,61 +78,23 @@ def _found_below(images: ImageList, root_hash: str, known: np.ndarray) -> np.nda
             folder, name = os.path.split(candidate)
             if (top := below(folder)) is not None:
                 numbers.append(number)
-                hashes.append(_hash(os.fsencode(top + name)))
+                hashes.append(hash8(os.fsencode(top + name)))
     mask = np.zeros(len(images), bool)
-    mask[np.array(numbers, int)[np.isin(_array(hashes), known)]] = True
+    mask[np.array(numbers, int)[np.isin(hash_array(hashes), known)]] = True
     return mask
 
 
 # ---- hashes ----
 
 
-def _hash(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()[:8]
-
-
 def _root_hash(root: str, real: bool = False) -> str:
     """Hex; the path itself is nobody's business who gets the checkpoint. real: it has no links already."""
-    return _hash(os.fsencode(root if real else os.path.realpath(root))).hex()
+    return hash8(os.fsencode(root if real else os.path.realpath(root))).hex()
 
 
 def _names(images: ImageList, root: str | None) -> np.ndarray:
     """Hashes of the paths below root; without a root, below /."""
-    return _array(_hash(os.fsencode(path)) for path in relative_paths(images.images, root or "/"))
-
-
-def _contents(images: ImageList) -> np.ndarray:
-    """Hashes of the pixels in memory, or of the files."""
-    if isinstance(images.images, np.ndarray):
-        shape = str(images.images.shape[1:]).encode()
-        return _array(_hash(shape + pixels.tobytes()) for pixels in images.images)
-    with ThreadPoolExecutor(THREADS) as pool:
-        return _array(pool.map(_file_hash, images.images, chunksize=64))
-
-
-def _file_hash(path: str) -> bytes:
-    """Of a file's size and blocks; a file that cannot be read is equal to itself only."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            content = b"".join(os.pread(file.fileno(), length, start) for start, length in _blocks(size))
-    except OSError:  # whoever decodes it reports it
-        return _hash(b"unreadable\0" + os.fsencode(os.path.abspath(path)))
-    return _hash(b"%d\0" % size + content)
-
-
-def _blocks(size: int) -> Iterator[tuple[int, int]]:
-    """Start and length, in bytes, of what is read of a file: all of a small one."""
-    if size <= BLOCKS * BLOCK_BYTES:
-        yield 0, size
-        return
-    for number in range(BLOCKS):
-        yield (size - BLOCK_BYTES) * number // (BLOCKS - 1), BLOCK_BYTES
-
-
-def _array(hashes: Iterable[bytes]) -> np.ndarray:
-    """uint64 [n]."""
-    return np.frombuffer(b"".join(hashes), "<u8")
+    return hash_array(hash8(os.fsencode(path)) for path in relative_paths(images.images, root or "/"))
 
 
 def _encode(hashes: np.ndarray) -> str:

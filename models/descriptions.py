@@ -17,6 +17,7 @@ from models.text import VOCABULARY
 from models.vit import HEAD_DIM
 from utils.coerce import NORMALISATIONS
 
+CLIP_MEAN, CLIP_STD = NORMALISATIONS["clip"]
 OPEN_CLIP_JSON, TIMM_JSON = "open_clip_config.json", "config.json"
 OPENAI_SHA256 = {  # of OpenAI's own files, as in their addresses (open_clip.pretrained)
     "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762": "clip:RN50",
@@ -44,7 +45,7 @@ class Description:
     text_heads: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+    sizes: dict[str, Any] = dataclasses.field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
 
@@ -58,8 +59,7 @@ class Description:
 
 def openai_description(source: str) -> Description:
     """OpenAI's own CLIPs (Radford et al. 2021): quick GELU, heads 64 wide, the known normalisation."""
-    mean, std = NORMALISATIONS["clip"]
-    return Description("quick_gelu", head_width=HEAD_DIM, mean=mean, std=std, source=source)
+    return Description("quick_gelu", head_width=HEAD_DIM, mean=CLIP_MEAN, std=CLIP_STD, source=source)
 
 
 def beside(path: Path) -> Description:
@@ -69,11 +69,11 @@ def beside(path: Path) -> Description:
         if not file.is_file():
             continue
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8-sig"))
             found = read(content, str(file))
         except ModelError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError) as error:
             raise ModelError(
                 f"{file} is not a description of the weights beside it ({type(error).__name__}: {error}); "
                 "correct or remove it"
@@ -90,8 +90,7 @@ def write_beside(path: Path, geometry: Geometry) -> None:
     text = {"context_length": geometry.context, "vocab_size": VOCABULARY, "width": geometry.text_dim}
     text |= {"heads": max(geometry.text_dim // HEAD_DIM, 1), "layers": geometry.text_depth}
     model = {"embed_dim": geometry.joint, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
-    mean, std = NORMALISATIONS["clip"]
-    content = {"model_cfg": model, "preprocess_cfg": {"mean": mean, "std": std}}
+    content = {"model_cfg": model, "preprocess_cfg": {"mean": CLIP_MEAN, "std": CLIP_STD}}
     path.with_name(OPEN_CLIP_JSON).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -151,6 +150,49 @@ def describe_open_clip(model: dict[str, Any], preprocess: dict[str, Any], source
     )
 
 
+def _open_clip_sizes(model: dict[str, Any], source: str) -> tuple[dict[str, Any], int | None]:
+    """The sizes of open_clip's model in the terms of a Geometry, and its heads (None for a ResNet)."""
+    vision, text = model["vision_cfg"], model["text_cfg"]
+    sizes: dict[str, Any] = {
+        "joint": _whole(model, "embed_dim", None, source),
+        "text_dim": _whole(text, "width", 512, source),
+        "text_depth": _whole(text, "layers", 12, source),
+        "context": _whole(text, "context_length", 77, source),
+    }
+    width, head_width = _whole(vision, "width", 768, source), _whole(vision, "head_width", HEAD_DIM, source)
+    layers = vision.get("layers", 12)
+    if isinstance(layers, (list, tuple)):
+        if head_width != HEAD_DIM:
+            raise ModelError(
+                f"{source} asks for heads {head_width} wide in a ResNet's attention pool; here: {HEAD_DIM}"
+            )
+        return sizes | {"width": width, "stages": tuple(layers)}, None
+    if width % head_width:
+        raise ModelError(f"{source}: head_width {head_width} does not divide the width {width}; correct it")
+    sizes |= {"dim": width, "depth": _whole(vision, "layers", 12, source)}
+    return sizes | {"patch": _whole(vision, "patch_size", 16, source)}, width // head_width
+
+
+def _whole(part: dict[str, Any], key: str, default: int | None, source: str) -> int:
+    """A size in a description. Raises ModelError for anything but a whole number above 0."""
+    value = part.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 1:
+        raise ModelError(f"{source}: {key} takes a whole number above 0, found {value!r}; correct it")
+    return int(value)
+
+
+def _normalisation(preprocess: dict[str, Any], source: str) -> tuple[tuple[float, ...] | None, ...]:
+    """Mean and std of a description, None where it has none. Raises ModelError for what cannot be one."""
+    found: list[tuple[float, ...] | None] = []
+    for key, lowest in (("mean", 0.0), ("std", 1e-6)):
+        value = preprocess.get(key)
+        numbers = isinstance(value, (list, tuple)) and all(type(each) in (int, float) for each in value)
+        if value is not None and not (numbers and len(value) == 3 and all(lowest <= each <= 1 for each in value)):
+            raise ModelError(f"{source}: {key} takes three numbers from {lowest:g} to 1, found {value}; correct it")
+        found.append(None if value is None else tuple(value))
+    return tuple(found)
+
+
 def _preprocessing_notes(source: str, interpolation: str | None, resize: str | None = None) -> tuple[str, ...]:
     """How the source's own preprocessing differs from ours, in a sentence each."""
     notes = []
@@ -181,13 +223,17 @@ def describe_timm(
     """
     import timm  # heavy: imported where it is used
 
+    if ":" in architecture or any(word in name for name in model_args or () for word in ("checkpoint", "pretrained")):
+        raise ModelError(
+            f"{source} asks timm to load another file, {architecture} {model_args or ''}; correct or remove it"
+        )
     try:
         with torch.device("meta"):
             model = timm.create_model(architecture, pretrained=False, **(model_args or {}))
     except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"{source} names timm's model {architecture}, which timm cannot build ({reason})") from error
-    mean, std = (tuple(published[key]) if published.get(key) else None for key in ("mean", "std"))
+    mean, std = _normalisation(published, source)
     notes = _preprocessing_notes(source, published.get("interpolation"))
     is_vit = type(model) is timm.models.vision_transformer.VisionTransformer
     known = _timm_vit(model, source) if is_vit else _timm_resnet(model, source)
@@ -199,20 +245,25 @@ def _timm_vit(model: torch.nn.Module, source: str) -> Description:
     from timm.layers import GELU, QuickGELU
     from timm.models.vision_transformer import Block
 
-    block = model.blocks[0]
-    quick, exact = isinstance(block.mlp.act, QuickGELU), isinstance(block.mlp.act, (torch.nn.GELU, GELU))
-    exact = exact and getattr(block.mlp.act, "approximate", "none") == "none"
     for feature, plain in (
         (f"pooling '{model.global_pool}'", model.global_pool == "token"),
         (f"{model.num_prefix_tokens} tokens before the patches", model.num_prefix_tokens == 1),
         ("positions on the patches alone", not getattr(model, "no_embed_class", False)),
-        (f"blocks of the kind {type(block).__name__}", all(type(each) is Block for each in model.blocks)),
-        (f"the activation {type(block.mlp.act).__name__}", quick or exact),
-        (f"norms with eps {block.norm1.eps}", block.norm1.eps == model.norm.eps == 1e-6),
+        (f"blocks of the kind {type(model.blocks[0]).__name__}", all(type(block) is Block for block in model.blocks)),
     ):
         if not plain:
             raise ModelError(f"{source} has {feature}, which the ViT here lacks; choose weights of a plain ViT")
-    sizes = {"dim": model.embed_dim, "depth": len(model.blocks)}
+    block, activation = model.blocks[0], model.blocks[0].mlp.act
+    quick, exact = isinstance(activation, QuickGELU), isinstance(activation, (torch.nn.GELU, GELU))
+    exact = exact and getattr(activation, "approximate", "none") == "none"
+    eps = {getattr(norm, "eps", None) for norm in (block.norm1, model.norm)}
+    for feature, plain in (
+        (f"the activation {type(activation).__name__}", quick or exact),
+        (f"norms with eps {', '.join(map(str, eps))}", eps == {1e-6}),
+    ):
+        if not plain:
+            raise ModelError(f"{source} has {feature}, which the ViT here lacks; choose weights of a plain ViT")
+    sizes = {"dim": model.embed_dim, "depth": len(model.blocks), "patch": model.patch_embed.patch_size[0]}
     return Description("quick_gelu" if quick else "gelu", heads=block.attn.num_heads, sizes=sizes)
 
 
@@ -230,7 +281,7 @@ def _timm_resnet(model: torch.nn.Module, source: str) -> Description:
             plain = imagenet_net(depths, width)
         model.reset_classifier(0)
         if str(model) == str(plain):
-            return Description(sizes={"width": width, "depth": sum(depths)})
+            return Description(sizes={"width": width, "stages": depths})
     raise ModelError(
         f"{source} is timm's {type(model).__name__} with layers that the towers here lack; choose weights of a plain "
         "ViT, or of a ResNet with plain bottlenecks"

@@ -38,7 +38,8 @@ def open_clip_entry(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     from open_clip import get_model_config, get_pretrained_cfg
 
     model, _, tag = name.partition("/")
-    config, published = get_model_config(model), get_pretrained_cfg(model, tag)
+    listed = ":" not in name  # with a scheme, open_clip would look elsewhere
+    config, published = (get_model_config(model), get_pretrained_cfg(model, tag)) if listed else (None, None)
     if not config or not published:
         raise ModelError(
             f"open_clip publishes no weights {name}; write open_clip:MODEL/TAG, open_clip.list_pretrained() lists all"
@@ -55,7 +56,7 @@ def timm_entry(model: str) -> dict[str, Any]:
     except RuntimeError:  # a known model, an unknown tag
         published = None
     if published is None or not published.hf_hub_id:
-        raise ModelError(f"timm publishes no weights named {model}; timm.list_pretrained() lists all")
+        raise ModelError(f"timm has no weights named {model} on the hub; timm.list_pretrained() lists all names")
     return published.to_dict()
 
 

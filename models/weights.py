@@ -138,6 +138,15 @@ def _require_size(name: str, found: Geometry, path: Path) -> None:
         raise ModelError(f"{path} does not hold a {name}: it has {', '.join(differing)}; -b {other} takes any size")
 
 
+def usual_description(backbone: Backbone) -> dict[str, object]:
+    """Activation and heads as a Geometry without them means them: OpenAI's or timm's, heads 64 wide."""
+    geometry = backbone.geometry
+    activation = "quick_gelu" if geometry.clip else None if geometry.resnet else "gelu"
+    heads = None if geometry.resnet else max(geometry.dim // HEAD_DIM, 1)
+    text_heads = max(geometry.text_dim // HEAD_DIM, 1) if geometry.clip else None
+    return {"activation": activation, "heads": heads, "text_heads": text_heads}
+
+
 def _published_address(address: str, path: Path, digest: str) -> str:
     """The address under which a file is published: its own, or that of the same file; "" where it is not known."""
     if path.resolve().parent == ASSETS:

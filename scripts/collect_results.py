@@ -50,6 +50,9 @@ OLDER_FILES = {
 OLDER_DOWNLOADS = {"model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"}
 
 
+COMPUTED = ("interpolation", "variant")  # of a test, which may be other than in training
+
+
 class Result(NamedTuple):
     """What a results file says of one run."""
 
@@ -131,7 +134,7 @@ def read(path: Path, output: Path) -> Result:
     )  # run_all.py's folders of tests, which `test` tells apart
     name = name.removeprefix(f"{data['name']}_").removeprefix(f"{backbone}_")
     test, usual = how_tested(path, content)
-    tested = {key: value for key, value in content["test"].items() if key != "precision"}
+    tested = {key: value for key, value in _test_of(content).items() if key not in ("precision", "seed")}
     tested |= {"groups": groups_of(data), "started_from": content.get("started_from")}
     weights, published = weights_of(content, backbone)
     rows = content.get("per_class", [])
@@ -165,8 +168,8 @@ def how_tested(path: Path, content: dict) -> tuple[str, bool]:
     if data["split"] == "test" and not data.get("trained_on") and _is_repetition(content, training):
         precision = content["test"].get("precision")
         words.append("tested again" + (f" in {precision}" if precision != training["test"].get("precision") else ""))
-    usual = data["split"] == "test" and not (data.get("trained_on") or data.get("list") or content["test"].get("draws"))
-    return ", ".join(words), usual
+    other = data.get("trained_on") or data.get("list") or content["test"].get("draws") or _other_way(content)
+    return ", ".join(words), data["split"] == "test" and not other
 
 
 def _way_in_words(content: dict) -> list[str]:
@@ -180,7 +183,13 @@ def _way_in_words(content: dict) -> list[str]:
         words.append(f"many above {many}, few below {few}")
     if counts != "own":
         words.append(f"groups of {counts}")
-    return words
+    return words + _other_way(content)
+
+
+def _other_way(content: dict) -> list[str]:
+    """What a test computed in another way than its training."""
+    test, trained_way = _test_of(content), DEFAULTS | content["settings"]
+    return [str(test[key]) for key in COMPUTED if test[key] != trained_way.get(key)]
 
 
 def _images_in_words(content: dict) -> list[str]:
@@ -198,6 +207,12 @@ def _images_in_words(content: dict) -> list[str]:
         count = sum(row["test"] for row in content.get("per_class", []))
         words.append(f"trained on {data['trained_on']:,} of these {f'{count:,} ' if count else ''}images")
     return words
+
+
+def _test_of(content: dict) -> dict:
+    """How a run was tested; what an older file does not tell was as in its training."""
+    trained_way = DEFAULTS | content["settings"]
+    return {key: trained_way.get(key) for key in COMPUTED} | content["test"]
 
 
 def _crops_in_words(test: dict) -> str:
@@ -224,7 +239,7 @@ def _is_repetition(content: dict, training: dict) -> bool:
 
     def test_of(run: dict) -> list:
         split = run["data"]["split"]
-        return [split, run["data"].get("fingerprint", {}).get(split), {**run["test"], "precision": None}]
+        return [split, run["data"].get("fingerprint", {}).get(split), {**_test_of(run), "precision": None}]
 
     return test_of(training) == test_of(content)
 
@@ -245,7 +260,7 @@ def weights_of(content: dict, backbone: str) -> tuple[str, bool]:
 def find_published(result: Result, published: dict[str, Any]) -> tuple[float | None, str]:
     """The published accuracy for a run that was trained and tested in the same way, and its source."""
     whole = published["images"].get(result.data)
-    if not (result.usual and result.published_weights and whole and list(whole) == result.sizes):
+    if not (result.usual and whole and list(whole) == result.sizes):
         return None, ""
     for entry in published["results"]:
         value = entry["overall"].get(result.data, {}).get(result.crops)
@@ -271,7 +286,9 @@ def _is_as_published(result: Result, cfg: Config) -> bool:
     wanted = {"backbone": cfg.backbone} | training_options(cfg)
     same = all(result.settings.get(key) == wanted[key] for key in wanted.keys() - HOW_ONLY - OF_WEIGHTS)
     described = any(f" {key} " in f" {result.command} " for key in OF_WEIGHTS)  # by hand, so maybe otherwise
-    return same and not described and _has_usual_expand(result, cfg.expand)
+    # a configuration may name other weights than those of its backbone, as LIFT's in21k_vit_b16 does
+    weights = result.weights == cfg.weights if cfg.weights else result.published_weights
+    return same and weights and not described and _has_usual_expand(result, cfg.expand)
 
 
 def _has_usual_expand(result: Result, expand: int | None) -> bool:

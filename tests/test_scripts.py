@@ -527,12 +527,16 @@ def test_every_published_value_stands_beside_its_own_run(published, monkeypatch)
                     "heads": 12,
                     "text_heads": 8,
                 }
+                name = cfg.weights or "published.pt"
                 changes = {
+                    "weights": {"name": name, "published": cfg.weights is None},
                     "sizes": content["images"][data],
                     "settings": {"backbone": cfg.backbone, "weights": "abc"} | training_options(cfg) | described,
                     "test": {"crops": crops, "expand": expand, "precision": "bf16"},
                 }
                 assert published(command, **changes) == [value, entry["source"]], command
+                others = {"weights": {"name": "timm:other", "published": cfg.weights is not None}}
+                assert published(command, **(changes | others)) == NONE  # be they its backbone's usual ones
                 changes["test"]["expand"] += 1
                 assert published(command, **changes) == NONE
                 seen += 1

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets import DATASETS, cifar100_lt, digits_lt, overlap
+from datasets import DATASETS, base, cifar100_lt, digits_lt, overlap
 from datasets.base import DataSet, ImageList
 from trainer import Trainer
 from utils import checkpoint, results
@@ -140,7 +140,7 @@ def test_without_a_list_the_data_set_or_the_fingerprint_is_the_name(run, picture
     run("root", pictures)
     (pictures / "test/bus/0.png").unlink()
     tested = run("root", pictures, *TESTED)
-    name = tested["data"]["fingerprint"]["test"][:8]
+    name = tested["data"]["fingerprint"]["test"][-8:]
     assert tested["data"]["list"] == name
     assert f"results_test_{name}.json" in names()
     whole = digits_lt.build()
@@ -202,7 +202,7 @@ def test_logits_of_another_way_of_testing_stay_apart(run, lists):
     trained = run(*a, *saves)
     before = (RUN / "logits_test.npz").read_bytes()
     with np.load(RUN / "logits_test.npz") as file:
-        about = {key: file[key].item() for key in ("fingerprint", "crops", "expand", "precision")}
+        about = {key: file[key].item() for key in file.files if key not in ("logits", "labels")}
     assert about == {"fingerprint": trained["data"]["fingerprint"]["test"], **trained["test"]}
     tested = run(*a, *saves, *TESTED, "expand", 8)
     assert tested["logits"] == "logits_test_expand_8.npz"
@@ -254,7 +254,7 @@ def log(name="log_test.txt"):
 def known_by(request, monkeypatch):
     """Both ways of knowing an image: small sets, and those of which only names are recorded."""
     if request.param == "names":
-        monkeypatch.setattr(overlap, "CONTENT_FILES", 0)
+        monkeypatch.setattr(base, "CONTENT_FILES", 0)
     return request.param
 
 
@@ -292,7 +292,7 @@ def test_a_moved_set_and_another_set_of_the_same_names(run, pictures, known_by, 
     rng = np.random.default_rng(1)
     for path in moved.glob("train/*/*.png"):
         draw(path, rng)
-    tested = run("root", moved, "train_list", train, "test_list", test, *TESTED)
+    tested = run("root", moved, "train_list", train, "test_list", test, *TESTED, "test_name", "others")
     assert trained_on(tested) == (0 if known_by == "contents" else 6)
 
 
@@ -439,10 +439,10 @@ def test_hashes_of_files_see_size_and_blocks(tmp_path):
     add("small", content[:100])
     add("empty", b"")
     images.append(str(tmp_path / "missing"))
-    hashes = overlap._contents(ImageList(images, np.zeros(len(images), np.int64)))
+    hashes = ImageList(images, np.zeros(len(images), np.int64)).content_hashes
     assert len(set(hashes.tolist())) == len(images)
     shutil.copy(tmp_path / "first", tmp_path / "copy")
-    copy = overlap._contents(ImageList([str(tmp_path / "copy")], np.zeros(1, np.int64)))
+    copy = ImageList([str(tmp_path / "copy")], np.zeros(1, np.int64)).content_hashes
     assert copy[0] == hashes[0]
 
 
@@ -484,3 +484,94 @@ def test_zero_shot_clip_has_the_groups_of_the_data_set_asked_for(run, monkeypatc
     assert sum(row["train"] for row in tested["per_class"]) == 114
     assert tested["data"]["name"] == "digits_short"
     assert "results_test_digits_short.json" in names()
+
+
+# ---- other pictures under the same names ----
+
+
+@pytest.fixture
+def same_names(pictures, tmp_path):
+    """Another folder with files of the same names, and other pictures."""
+    other = tmp_path / "same names"
+    shutil.copytree(pictures, other)
+    rng = np.random.default_rng(7)
+    for path in other.glob("*/*/*.png"):
+        draw(path, rng)
+    return other
+
+
+@pytest.fixture(params=["all contents", "a sample"])
+def looked_at(request, monkeypatch):
+    if request.param == "a sample":
+        monkeypatch.setattr(base, "CONTENT_FILES", 0)
+
+
+def test_other_pictures_of_the_same_names_are_another_list(run, pictures, same_names, looked_at):
+    own = run("root", pictures, "save_logits", "True")
+    before = (RUN / "logits_test.npz").read_bytes()
+    tested = run("root", same_names, *TESTED, "save_logits", "True")
+    name = tested["data"]["fingerprint"]["test"][-8:]
+    assert tested["data"]["fingerprint"]["test"] != own["data"]["fingerprint"]["test"]
+    assert tested["data"]["list"] == name
+    assert {f"results_test_{name}.json", f"logits_test_{name}.npz"} <= names()
+    assert (RUN / "logits_test.npz").read_bytes() == before
+    assert run("root", same_names, "test_train", "True")["data"]["list"]
+
+
+def test_a_run_is_not_replaced_by_one_on_other_pictures(run, pictures, same_names, looked_at):
+    run("root", pictures)
+    with pytest.raises(CheckpointError, match="training images"):
+        run("root", same_names)
+
+
+def test_a_moved_copy_is_the_same_list(run, pictures, tmp_path, looked_at):
+    own = run("root", pictures)
+    shutil.copytree(pictures, tmp_path / "copy")
+    assert run("root", tmp_path / "copy", *TESTED)["data"]["fingerprint"] == own["data"]["fingerprint"]
+    assert "results_test.json" in names()
+
+
+def test_files_of_earlier_versions_know_names_alone(run, pictures):
+    run("root", pictures)
+    content = json.loads((RUN / "results.json").read_text())
+    content["data"]["fingerprint"] = {k: v.partition("-")[0] for k, v in content["data"]["fingerprint"].items()}
+    content["settings"]["training images"] = content["settings"]["training images"].partition("-")[0]
+    (RUN / "results.json").write_text(json.dumps(content))
+    run("root", pictures, *TESTED)
+    assert "results_test.json" in names()
+    run("root", pictures)
+
+
+# ---- tests that compute otherwise ----
+
+
+def test_a_test_that_resizes_otherwise_stays_apart(run, lists):
+    a, saves = lists[0], ("save_logits", "True")
+    run(*a, *saves)
+    tested = run(*a, *saves, *TESTED, "interpolation", "bilinear")
+    assert tested["logits"] == "logits_test_interpolation_bilinear.npz"
+    assert tested["test"]["interpolation"] == "bilinear"
+    assert tested["settings"]["interpolation"] == "bicubic"  # of its training
+    assert run(*a, *saves, *TESTED)["logits"] == "logits_test.npz"
+
+
+def test_the_seed_of_random_crops_is_recorded(run, lists):
+    a = lists[0]
+    run(*a)
+    draws = (*TESTED, "tte", "True", "tte_draws", 2, "save_logits", "True", "model_dir", "output/run")
+    first, second = run(*a, *draws), run(*a, *draws, "seed", 1)
+    assert (first["test"]["seed"], second["test"]["seed"]) == (0, 1)
+    assert {"logits_tte_draws2.npz", "logits_tte_draws2_seed_1.npz"} <= names()
+
+
+@pytest.mark.parametrize("key, value", [("classifier", "LayerNormClassifier"), ("classifier_scale", 30)])
+def test_another_head_on_the_same_tensors_is_refused(key, value, run, lists):
+    run(*lists[0])
+    with pytest.raises(CheckpointError, match=key):
+        run(*lists[0], *TESTED, key, value)
+
+
+def test_a_name_that_tells_another_way_of_testing_is_a_lists_name(run, lists):
+    run(*lists[0])
+    run(*lists[0], *TESTED, "test_name", "expand_8")
+    assert "results_test_list_expand_8.json" in names()

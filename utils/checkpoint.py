@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from utils.files import whole
+from utils.results import same_images
 from utils.schema import KEYS
 
 CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = "progress.safetensors"
 UPSTREAM = "checkpoint.pth.tar"
-FINGERPRINTS = {"weights", "classes", "training images", "aft entries"}  # settings whose values are hashes
-DESCRIBED = {"activation", "heads", "text_heads", "mean", "std"}  # settings that the weights' description gives
+ENTRIES = "aft entries"
+FINGERPRINTS = {"weights", "classes", "training images", ENTRIES}  # settings whose values are hashes
 DEFAULTS = {name: key.default for name, key in KEYS.items()}
 MOMENTUM = "momentum:"  # before a tensor's name, its momentum
 
@@ -129,6 +130,7 @@ def restore(
     path: Path,
     identity: dict[str, Any],
     convert: Callable[[nn.Module, dict[str, dict[str, Tensor]]], tuple[dict[str, Tensor], dict[str, Tensor]]],
+    absent: dict[str, Any] | None = None,
 ) -> None:
     """Loads the checkpoint at `path` into the saved tensors of `model`; see `check_identity` and `copy_into`.
 
@@ -139,8 +141,10 @@ def restore(
         copy_into(*convert(model, load_upstream(path)), path)
         return
     tensors, about = load(path)
+    if identity.get(ENTRIES) != about.get(ENTRIES):  # before their numbers, which may differ for this very reason
+        check_identity(about, {ENTRIES: identity.get(ENTRIES)}, path)
     copy_into(saved_tensors(model), tensors, path)
-    check_identity(about, identity, path)
+    check_identity(about, identity, path, absent)
 
 
 def copy_into(targets: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
@@ -166,25 +170,30 @@ def copy_into(targets: dict[str, Tensor], tensors: dict[str, Tensor], path: Path
             target.copy_(tensors[name])
 
 
-def check_identity(about: dict[str, Any], identity: dict[str, Any], path: Path) -> None:
+def check_identity(
+    about: dict[str, Any], identity: dict[str, Any], path: Path, absent: dict[str, Any] | None = None
+) -> None:
     """Raises a CheckpointError if the file records another value for any key of `identity`.
 
-    A key newer than the file had its default value then; files of earlier versions do not record DESCRIBED.
+    absent: what a file without a key means; where that does not say, the key's default, as the file is older than it.
     """
-    recorded = {key: about.get(key, DEFAULTS.get(key)) for key in identity if key in about or key not in DESCRIBED}
+    meant = DEFAULTS | (absent or {})
+    recorded = {key: about.get(key, meant.get(key)) for key in identity}
     differing = [
-        f"other {key}" if key in FINGERPRINTS else f"{key} {value}, now {identity[key]}"
-        for key, value in recorded.items()
-        if value != identity[key]
+        f"other {key}" if key in FINGERPRINTS else f"{key} {recorded[key]}, now {value}"
+        for key, value in identity.items()
+        if recorded[key] != value and not (key == "training images" and same_images(recorded[key], value))
     ]
     if differing:
         raise CheckpointError(f"{path} belongs to something else: {', '.join(differing[:3])}")
 
 
-def require_same_run(run_dir: Path, settings: dict[str, Any], test_images: str) -> None:
+def require_same_run(
+    run_dir: Path, settings: dict[str, Any], test_images: str, absent: dict[str, Any] | None = None
+) -> None:
     """Raises a CheckpointError if `run_dir` holds an unfinished run, or one of other settings or test images.
 
-    test_images: their list's fingerprint.
+    test_images: their list's fingerprint; absent: see `check_identity`.
     """
     results, progress = run_dir / "results.json", run_dir / PROGRESS
     try:
@@ -192,8 +201,8 @@ def require_same_run(run_dir: Path, settings: dict[str, Any], test_images: str) 
             raise CheckpointError(f"{progress} belongs to a run that is not finished")
         if results.exists():
             content = json.loads(results.read_text(encoding="utf-8"))
-            check_identity(content["settings"], settings, results)
-            if content["data"]["fingerprint"]["test"] != test_images:
+            check_identity(content["settings"], settings, results, absent)
+            if not same_images(content["data"]["fingerprint"]["test"], test_images):
                 raise CheckpointError(f"{results} is of other test images; test_only True tests that run on these")
     except CheckpointError as error:
         raise CheckpointError(f"{error}. Delete that run to replace it, or choose another output_dir") from error
@@ -209,11 +218,17 @@ def save_progress(path: Path, model: nn.Module, optimizer: torch.optim.SGD, abou
     save(path, saved_tensors(model) | momentum, about)
 
 
-def load_progress(path: Path, model: nn.Module, optimizer: torch.optim.SGD, identity: dict[str, Any]) -> dict[str, Any]:
+def load_progress(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    identity: dict[str, Any],
+    absent: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Continues from `path`; returns what was saved as `about`. Raises CheckpointError if it is of another run."""
     tensors, about = load(path)
     try:
-        check_identity(about["identity"], identity, path)
+        check_identity(about["identity"], identity, path, absent)
     except CheckpointError as error:
         raise CheckpointError(f"{error}. Delete that file to start anew, or choose another output_dir") from error
     for name, target in trained_tensors(model).items():

@@ -38,7 +38,7 @@ ROOMS = ("models", "datasets")  # whose code makes features of images
 class FeatureCache:
     """The cache of one run; `hit` says whether the last features came from it.
 
-    on: False leaves it alone; weights: SHA-256 of the backbone's file; say: tells the user a line.
+    on: False leaves it alone; weights: the backbone's file and how it is computed; say: tells the user a line.
     """
 
     def __init__(self, on: bool, weights: str, world: World, say: Callable[[str], None]):

@@ -39,6 +39,13 @@ def what_is_tested(on_train: bool, tte: bool, crops: int, draws: int | None = No
     return "_".join(filter(None, ("train" if on_train else "", crops_word))) or "test"
 
 
+# beginnings of names that tell the way of testing: see what_is_tested and RunFiles.apart
+OTHER_WORDS = re.compile(
+    r"(tte\d*|draws\d+|fp16|bf16|fp32|(crops|expand|draws|seed|interpolation|variant|reducing_gap|exif_orientation)_\w+)(_|$)"
+)
+OLDER_TESTS = {"interpolation": "bicubic", "variant": "lift+"}  # of files that do not record these
+
+
 @dataclasses.dataclass(frozen=True)
 class RunFiles:
     """The files of a training run, or of a test, in a run directory.
@@ -74,7 +81,7 @@ class RunFiles:
             (self.logits, logits.get("fingerprint")),
         )
         for path, other in found:
-            if other not in (None, fingerprint):
+            if other is not None and not same_images(other, fingerprint):
                 raise ConfigError(
                     f"{path} holds a test of other images; keep it by giving this test a name of its own, "
                     "test_name NAME, or delete it"
@@ -86,17 +93,22 @@ class RunFiles:
         tested: as in the logits' file, see `save_logits`; labels: of the images. Raises a ConfigError where neither do.
         """
         there = logits_about(self.logits)
-        if there is None or there == tested:
+        if there is None or same_test(there, tested):
             return self
         if "fingerprint" not in there:  # of an older version
             if np.array_equal(there["labels"], labels):
                 return self
             raise ConfigError(f"{self.logits} holds logits of other images; delete it, or give test_name NAME")
-        differing = [str(value) if key == "precision" else f"{key}_{value}" for key, value in tested.items()]
-        differing = [word for word, key in zip(differing, tested, strict=True) if there.get(key) != tested[key]]
+        there = OLDER_TESTS | there
+        differing = [
+            str(tested.get(key)) if key == "precision" else f"{key}_{tested.get(key)}"
+            for key in dict.fromkeys([*tested, *there])
+            if key != "fingerprint" and tested.get(key) != there.get(key)
+        ]
         beside = dataclasses.replace(self, word="_".join([self.word, *differing]))
         beside.require_free(tested["fingerprint"])
-        if logits_about(beside.logits) not in (None, tested):
+        other = logits_about(beside.logits)
+        if other is not None and not same_test(other, tested):
             raise ConfigError(f"{beside.logits} holds the logits of another test; delete it, or give test_name NAME")
         return beside
 
@@ -114,7 +126,7 @@ def run_files(
     word = what_is_tested(on_train, tte, crops, draws)
     if testing and name:
         name = re.sub(r"[^\w.+@=-]+", "-", name)[:100]
-        if re.match(r"(tte\d*|draws\d+)(_|$)", name):  # with the word before it, this would be another word
+        if OTHER_WORDS.match(name):  # with the word before it, this would be another word
             name = f"list_{name}"
         word += f"_{name}"
     return RunFiles(directory, word, testing)
@@ -128,9 +140,22 @@ def list_name(
     given: test_name, which always counts; list_file, data, fingerprint: the list's file, data set and fingerprint;
     own: the training run, see `training_record`.
     """
-    if given or own.get("fingerprint", {}).get(split, fingerprint) == fingerprint:
+    if given or same_images(own.get("fingerprint", {}).get(split, fingerprint), fingerprint):
         return given
-    return Path(list_file).stem if list_file else data if data != own.get("name") else fingerprint[:8]
+    return Path(list_file).stem if list_file else data if data != own.get("name") else fingerprint[-8:]
+
+
+def same_images(one: str | None, other: str | None) -> bool:
+    """Whether two fingerprints are of the same images, as far as both know: those of older files know names alone."""
+    names, contents = zip((one or "").partition("-")[::2], (other or "").partition("-")[::2], strict=True)
+    return names[0] == names[1] and (contents[0] == contents[1] or "" in contents)
+
+
+def same_test(there: dict[str, Any], tested: dict[str, Any]) -> bool:
+    """Whether logits in a file are of this test."""
+    there = OLDER_TESTS | there
+    rest = [{key: value for key, value in about.items() if key != "fingerprint"} for about in (there, tested)]
+    return rest[0] == rest[1] and same_images(there.get("fingerprint"), tested["fingerprint"])
 
 
 # ---- what earlier runs left ----
