@@ -129,22 +129,15 @@ def describe_open_clip(model: dict[str, Any], preprocess: dict[str, Any], source
             f"{source} asks for {name} {value}, which the towers here lack; "
             "choose weights of a plain CLIP ViT or ResNet"
         )
-    mean, std = (tuple(preprocess.get(key) or NORMALISATIONS["clip"][i]) for i, key in enumerate(("mean", "std")))
-    resnet = isinstance(vision.get("layers"), (list, tuple))
-    head_width = vision.get("head_width", HEAD_DIM)
-    if resnet and head_width != HEAD_DIM:
-        raise ModelError(
-            f"{source} asks for heads {head_width} wide in a ResNet's attention pool; here they are 64 wide"
-        )
-    width = vision.get("width", 768)
-    sizes = {"width": width} if resnet else {"dim": width, "depth": vision.get("layers", 12)}
+    mean, std = _normalisation({"mean": CLIP_MEAN, "std": CLIP_STD} | preprocess, source)
+    sizes, heads = _open_clip_sizes(model, source)
     return Description(
         activation="quick_gelu" if model.get("quick_gelu") else "gelu",
-        heads=None if resnet else width // head_width,
-        text_heads=text.get("heads", 8),
+        heads=heads,
+        text_heads=_whole(text, "heads", 8, source),
         mean=mean,
         std=std,
-        sizes=sizes | {"text_dim": text.get("width", 512), "text_depth": text.get("layers", 12)},
+        sizes=sizes,
         source=source,
         notes=_preprocessing_notes(source, preprocess.get("interpolation"), preprocess.get("resize_mode")),
     )

@@ -2,16 +2,17 @@
 """What the scripts run_*.sh share: reads one command of main.py in a line, runs those that have no results yet.
 
     scripts/run_losses.sh [--dry-run]                            # all of them, then their table; or only their names
-    scripts/run_losses.sh --only 'cifar100_ir100.*(CE|LDAM)'     # those whose command matches
+    scripts/run_losses.sh --only 'places_lt.*(CE|LDAM)'          # those whose command matches
     scripts/run_losses.sh --root imagenet_lt=/data/imagenet
     scripts/run_losses.sh -d digits_lt -b clip_tiny --jobs 4     # the same losses on something small
     scripts/run_losses.sh prec_train bf16 num_epochs 10          # KEY VALUE pairs for all runs
 
 --only REGEX is looked for in each command as the script has it ('lift\\+$' finds those that end so) and, too, with what
 the command line adds: first KEY VALUE pairs ('num_epochs 10$'), then root, then seed. One match is enough.
-What a run prints lands in terminal.txt of its run directory. A run that has its results file is skipped; failures are
-listed at the end (exit status 1), wrong input is said before anything starts (2). Ctrl-C stops what was started (130),
-and the same command goes on from there. The table goes to the standard output, all else beside it.
+What a run prints lands in terminal.txt of its run directory. A run that has its results file is skipped, with one's own
+pictures if the file is of the same ones; failures are listed at the end (exit status 1), wrong input is said before
+anything starts (2). Ctrl-C stops what was started (130), and the same command goes on from there. The table goes to the
+standard output, all else beside it.
 """
 
 import argparse
@@ -34,9 +35,11 @@ sys.path.insert(0, str(ROOT))
 
 import collect_results
 
+from datasets import FOLDER_KEYS, build_data
+from datasets.base import DataError
 from main import parse
 from utils.config import OUTPUT, Config, ConfigError, load_config
-from utils.results import read, run_files
+from utils.results import read, run_files, same_images
 
 NEED_NO_ROOT = {"digits_lt"}  # inside scikit-learn
 OWN_DIRECTORY = ("expand", "tte_expand")  # a results file has one name for all their values
@@ -57,10 +60,15 @@ class Run:
     def written(self) -> Path | None:
         """Its results file, if it is there: under a longer name where it tested other images than its training run."""
         if self.results.exists():
-            return self.results
+            return self.results if self.is_of_its_images(self.results) else None
         command = shlex.join(["python", "main.py", *self.command])
         longer = self.results.parent.glob(f"{self.results.stem}_*.json") if self.results != self.trained else ()
         return next((path for path in longer if read(path).get("command") == command), None)
+
+    def is_of_its_images(self, path: Path) -> bool:
+        """Whether a results file is of the images that this command names now; published sets are known by name."""
+        now, then = fingerprints(self.cfg), read(path).get("data", {}).get("fingerprint", {})
+        return not now or all(same_images(then.get(split), now[split]) for split in now)
 
     @property
     def terminal(self) -> Path:
@@ -69,6 +77,22 @@ class Run:
 
     def __str__(self) -> str:
         return as_typed(self.command)
+
+
+def fingerprints(cfg: Config) -> dict[str, str]:
+    """Of the training and test list of one's own pictures; {} for other data, and where they cannot be read."""
+    key = tuple(cfg[name] for name in ("dataset", "root", *FOLDER_KEYS, "bad_images"))
+    if cfg.dataset == "folder" and key not in _known_lists:
+        try:
+            data = build_data(cfg)
+            lists = {"train": data.train.fingerprint(data.root), "test": data.test.fingerprint(data.root)}
+        except DataError:  # main.py says what is wrong
+            lists = {}
+        _known_lists[key] = lists
+    return _known_lists.get(key, {})
+
+
+_known_lists: dict[tuple, dict[str, str]] = {}
 
 
 def as_typed(command: list[str]) -> str:

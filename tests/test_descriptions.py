@@ -2,16 +2,18 @@
 
 import json
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers import HALF, assert_near, normal_images, randomize, weights_of
+from helpers import HALF, assert_near, normal_images, open_clip_resnet, randomize, weights_of
 from safetensors.torch import save_file
 
 import main as cli
 from models import weights as loading
 from models.backbone import Geometry, ModelError
-from models.descriptions import OPENAI_SHA256, Description, describe_open_clip, describe_timm
+from models.descriptions import OPENAI_SHA256, Description, beside, describe_open_clip, describe_timm
 from models.find_weights import open_clip_entry, timm_entry
 from models.text import tokenize
 from models.weights import BACKBONES, load_backbone
@@ -163,6 +165,69 @@ def test_resizing_that_is_not_ours_is_told():
     assert "squash" in notes[1]
 
 
+WRONG = {  # a change of the JSON, and what is said of it
+    "width": (lambda c, p: c["vision_cfg"].update(width="128"), "width takes a whole number above 0, found '128'"),
+    "head width 0": (lambda c, p: c["vision_cfg"].update(head_width=0), "head_width takes a whole number"),
+    "head width -64": (lambda c, p: c["vision_cfg"].update(head_width=-64), "head_width takes a whole number"),
+    "head width 256": (lambda c, p: c["vision_cfg"].update(head_width=256), "head_width 256 does not divide"),
+    "text heads": (lambda c, p: c["text_cfg"].update(heads=0), "heads takes a whole number"),
+    "half a head": (lambda c, p: c["text_cfg"].update(heads=1.5), "heads takes a whole number"),
+    "patch": (lambda c, p: c["vision_cfg"].update(patch_size=32), "another model.*patch 32, found 8"),
+    "joint space": (lambda c, p: c.update(embed_dim=512), "another model.*joint 512, found 48"),
+    "context": (lambda c, p: c["text_cfg"].update(context_length=64), "another model.*context 64, found 77"),
+    "text": (lambda c, p: p.update(mean=["0.5"] * 3), "mean takes three numbers"),
+    "one number": (lambda c, p: p.update(mean=[0.5]), "mean takes three numbers"),
+    "0 to 255": (lambda c, p: p.update(mean=[122.8, 116.7, 104.1]), "mean takes three numbers from 0 to 1"),
+    "no deviation": (lambda c, p: p.update(std=[0, 0, 0]), "std takes three numbers"),
+    "no number": (lambda c, p: p.update(std=[float("nan")] * 3), "std takes three numbers"),
+}
+
+
+@pytest.mark.parametrize("change, expected", WRONG.values(), ids=WRONG)
+def test_wrong_values_in_a_description_are_named(change, expected, save):
+    config, preprocess = open_clip_config(), {}
+    model = open_clip_model(config)
+    change(config, preprocess)
+    with pytest.raises(ModelError, match=f"(?s)open_clip_config.json.*{expected}"):
+        load_backbone("clip_vit", save(model, {"model_cfg": config, "preprocess_cfg": preprocess}))
+
+
+def test_whole_numbers_may_be_floats(save):
+    config = open_clip_config()
+    model = open_clip_model(config)
+    config["vision_cfg"].update(width=128.0, head_width=64.0)
+    config["text_cfg"].update(heads=1.0)
+    geometry = load_backbone("clip_vit", save(model, {"model_cfg": config}))[0].geometry
+    assert (type(geometry.heads), type(geometry.text_heads)) == (int, int)
+
+
+def test_another_resnets_description_is_refused(tmp_path):
+    model = open_clip_resnet()
+    save_file({n: v for n, v in weights_of(model).items() if n != "attn_mask"}, tmp_path / "w.safetensors")
+    vision = {"image_size": 96, "layers": [3, 4, 6, 3], "width": 8, "patch_size": None}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
+    content = {"model_cfg": {"embed_dim": 48, "vision_cfg": vision, "text_cfg": text}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"another model.*stages \(3, 4, 6, 3\), found \(1, 2, 1, 1\)"):
+        load_backbone("clip_rn", str(tmp_path / "w.safetensors"))
+
+
+def test_features_of_another_activation_are_not_taken_from_the_cache(save, tmp_path, monkeypatch):
+    import utils.feature_cache
+
+    monkeypatch.setattr(utils.feature_cache, "LEAST_WORK", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    options = ["weights", save(open_clip_model(open_clip_config())), "mean", "half", "num_workers", "0"]
+    logits = []
+    for number, given in enumerate((("gelu", "2"), ("quick_gelu", "2"), ("gelu", "4"), ("gelu", "2"))):
+        own = ["activation", given[0], "heads", given[1], "save_logits", "True", "output_dir", str(number)]
+        assert cli.main(["-d", "digits_lt", "-b", "clip_vit", "-m", "zs", *options, *own]) == 0
+        logits.append(np.load(tmp_path / f"output/{number}/logits_test.npz")["logits"])
+    assert not np.allclose(logits[0], logits[1]) and not np.allclose(logits[0], logits[2])
+    assert np.array_equal(logits[0], logits[3])
+
+
 # ---- registries ----
 
 
@@ -208,7 +273,7 @@ def test_what_the_towers_lack_is_refused_before_a_download(name, feature, monkey
         load_backbone("clip_vit", f"open_clip:{name}")
 
 
-@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-16/no_tag", "no-model/openai", ""])
+@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-16/no_tag", "no-model/openai", "", "hf-hub:laion/x"])
 def test_unknown_weights_of_open_clip(name):
     with pytest.raises(ModelError, match=re.escape(f"no weights {name};")):
         open_clip_entry(name)
@@ -235,6 +300,9 @@ def test_timms_registry(name, heads, mean):
         ("vit_medium_patch16_gap_256.sw_in12k_ft_in1k", "pooling 'avg'"),
         ("deit3_small_patch16_224.fb_in1k", "positions on the patches alone"),
         ("vit_base_patch14_reg4_dinov2.lvd142m", "5 tokens before the patches"),
+        ("vit_betwixt_patch16_reg4_gap_256.sbb_in1k", "pooling 'avg'"),
+        ("eva_large_patch14_196.in22k_ft_in1k", "pooling 'avg'"),
+        ("beit3_base_patch16_224.in22k_ft_in1k", "pooling 'avg'"),
         ("resnetblur50.bt_in1k", "ResNet with layers"),
         ("resnet50d.ra2_in1k", "ResNet with layers"),
         ("convnext_base.fb_in22k_ft_in1k", "ConvNeXt"),
@@ -257,6 +325,24 @@ def test_timms_json_beside_the_file_gives_timms_features(save):
     images = normal_images(2, 32)
     assert_near(ours.image(images), theirs.forward_head(theirs.forward_features(images), pre_logits=True))
     assert (ours.mean, ours.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_timms_json_of_another_patch_is_refused(save):
+    import timm
+
+    args = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 2, "num_heads": 2}
+    model = timm.create_model("vit_base_patch16_224", pretrained=False, **args)
+    content = {"architecture": "vit_base_patch16_224", "model_args": args | {"patch_size": 4}}
+    content |= {"pretrained_cfg": {"mean": HALF, "std": HALF}}
+    with pytest.raises(ModelError, match="another model.*patch 4, found 8"):
+        load_backbone("vit", save(model, content, "config.json"))
+
+
+@pytest.mark.parametrize("change", [{"architecture": "hf-hub:x/y"}, {"model_args": {"checkpoint_path": "x.pt"}}])
+def test_a_json_that_makes_timm_load_a_file_is_refused(change, save):
+    content = {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {"mean": HALF, "std": HALF}} | change
+    with pytest.raises(ModelError, match="load another file"):
+        beside(Path(save(open_clip_model(open_clip_config()), content, "config.json")))
 
 
 def test_another_librarys_config_json_is_not_a_description(save):

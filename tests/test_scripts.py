@@ -2,10 +2,12 @@
 
 import csv
 import importlib
+import itertools
 import json
 import os
 import re
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -13,10 +15,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import main as cli
+from datasets import build_data
 from utils.config import config_names, load_config, training_options
 from utils.schema import KEYS
 
@@ -242,6 +247,24 @@ def test_what_is_done_is_skipped_and_a_failure_stops_nothing(fake, capsys):
     capsys.readouterr()
     assert fake(lines, "--dry-run") == 0
     assert [line.endswith("# done") for line in capsys.readouterr().out.splitlines()] == [True, False, False, True]
+
+
+def test_results_of_other_pictures_are_not_done(fake, tmp_path, capsys):
+    """One's own pictures are known by their lists and contents, not by the place of the results."""
+    rng = np.random.default_rng(0)
+    for root, name in itertools.product("pq", ("train/a/1", "train/b/1", "test/a/1", "test/b/1")):
+        path = tmp_path / root / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    shutil.copytree(tmp_path / "p", tmp_path / "moved")
+    data = build_data(load_config("folder", "clip_tiny", "lift+", ["root", str(tmp_path / "p")]))
+    lists = {split: getattr(data, split).fingerprint(data.root) for split in ("train", "test")}
+    done = Path("output/folder_clip_tiny_lift+/results.json")
+    done.parent.mkdir(parents=True)
+    done.write_text(json.dumps({"data": {"fingerprint": lists}}))
+    for root, expected in (("p", True), ("moved", True), ("q", False), ("nowhere", True)):
+        assert fake([f"-d folder -b clip_tiny -m lift+ root {tmp_path / root}"], "--dry-run") == 0
+        assert capsys.readouterr().out.rstrip().endswith("# done") == expected, root
 
 
 def test_tests_wait_for_their_training(fake):
