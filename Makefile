@@ -1,5 +1,5 @@
 # make demo    trains LIFT+ on scikit-learn's digits and shows a table; no GPU, no download beyond the packages
-# make test    the whole test suite
+# make test    the whole test suite, in parallel (JOBS=1: one test after another)
 # make lint    ruff: check and format
 # make bench   measures our program against a plain one on this machine's CPU, in 5 minutes on 4 free cores
 # make table   five seeds of each method and each loss on the digits, as the README shows them
@@ -7,6 +7,7 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
+JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
 .PHONY: demo test lint table bench clean
 
@@ -14,7 +15,7 @@ demo: .venv/installed
 	$(PY) main.py -d digits_lt -b clip_tiny -m lift+
 
 test: .venv/installed
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal
 
 lint: .venv/installed
 	$(PY) -m ruff check .

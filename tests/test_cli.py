@@ -138,6 +138,9 @@ def test_own_pictures_and_a_damaged_one(command, pictures, workers):
     bad.write_bytes(bad.read_bytes()[:200])
     status, error = command(*options, data="folder")
     assert status == 2
+    one_sentence(error, "other training images", "output_dir")  # the finished run is not of these pictures
+    status, error = command(*options, "output_dir", "other", data="folder")
+    assert status == 2
     one_sentence(error, str(bad), "cannot be decoded")
 
 

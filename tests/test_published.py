@@ -737,7 +737,7 @@ def test_a_fingerprint_counts_relative_paths_only(root, tmp_path):
     labels = np.array([2, 0, 1])
     expected = hashlib.sha256(labels.astype(np.int64).tobytes() + b"".join(os.fsencode(p) + b"\0" for p in relative))
     for images in ([os.path.join(root, p) for p in relative], [str(Path(root, p)) for p in relative]):
-        assert ImageList(images, labels).fingerprint(root) == expected.hexdigest()[:16]
+        assert ImageList(images, labels).fingerprint(root).partition("-")[0] == expected.hexdigest()[:16]
     with pytest.raises(ValueError):
         ImageList(["/elsewhere/1.jpg"], labels[:1]).fingerprint("/some/root")
 
