@@ -38,6 +38,7 @@ from utils.log import RunLog
 from utils.losses import build_loss
 from utils.metrics import score
 from utils.schedule import cosine_lr
+from utils.schema import KEYS
 
 LIFT_HARMONIC_FLOOR = 1e-3  # percent: LIFT raises a class's accuracy to this in the harmonic mean
 
@@ -164,6 +165,15 @@ class Trainer:
                 "give the aft_seed, aft_ratio and aft_loc that it was trained with"
             )
         self.log.info(f"{'testing' if self.testing else 'start':10}{trained}")
+        if self.testing:
+            self.note_other_ways(absent)
+
+    def note_other_ways(self, trained_with: dict) -> None:
+        """Logs what a test computes in another way than the training that it tests."""
+        for key in ("interpolation", "variant", "reducing_gap", "exif_orientation"):
+            then = trained_with.get(key, KEYS[key].default)
+            if self.cfg[key] != then:
+                self.log.info(f"note      the run was trained with {key} {then}; this test takes {key} {self.cfg[key]}")
 
     # ---- training ----
 

@@ -551,6 +551,10 @@ def test_a_test_that_resizes_otherwise_stays_apart(run, lists):
     tested = run(*a, *saves, *TESTED, "interpolation", "bilinear")
     assert tested["logits"] == "logits_test_interpolation_bilinear.npz"
     assert tested["test"]["interpolation"] == "bilinear"
+    assert (
+        "trained with interpolation bicubic; this test takes interpolation bilinear"
+        in (RUN / "log_test.txt").read_text()
+    )
     assert tested["settings"]["interpolation"] == "bicubic"  # of its training
     assert run(*a, *saves, *TESTED)["logits"] == "logits_test.npz"
 
