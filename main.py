@@ -14,7 +14,8 @@ import shlex
 import sys
 from typing import NoReturn
 
-from utils.config import ConfigError, config_names, help_text, load_config
+from utils.config import config_names, help_text, load_config
+from utils.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,17 +45,11 @@ def warn(line: str) -> None:
 
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
-    user_errors: tuple[type[Exception], ...] = (ConfigError,)
     try:
         cfg = load_config(args.data, args.backbone, args.method, args.options, warn)
 
-        # heavy imports stand after what needs none: --help and a wrong key answer at once
-        from datasets.base import DataError
-        from models import ModelError
-        from trainer import Trainer
-        from utils.checkpoint import CheckpointError
+        from trainer import Trainer  # heavy, so imported after what does without: --help and a wrong key answer at once
 
-        user_errors += (DataError, ModelError, CheckpointError)
         Trainer(cfg, command=shlex.join(["python", "main.py", *arguments])).run()
     except KeyboardInterrupt:
         print("stopped; the same command goes on after the last finished epoch", file=sys.stderr)
@@ -62,7 +57,7 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("DEBUG") == "1":
             raise
-        if isinstance(error, user_errors):
+        if isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)
             return 2
         remedy = "; accum_step None trains in parts that fit" if type(error).__name__ == "OutOfMemoryError" else ""

@@ -34,6 +34,7 @@ from utils import checkpoint, compilation, memory, results, runtime
 from utils.config import Config, training_options
 from utils.distributed import World
 from utils.feature_cache import FeatureCache
+from utils.files import sha256
 from utils.log import RunLog
 from utils.losses import build_loss
 from utils.metrics import score
@@ -110,7 +111,7 @@ class Trainer:
             self.identity["aft entries"] = entries
         same = {"precision": runtime.name_of(self.train_dtype), "training images": lists["train"]}
         files = {"prompt file": cfg.prompt_file, "start": None if self.testing else trained}
-        files = {name: results.sha256(Path(file)) for name, file in files.items() if file}
+        files = {name: sha256(Path(file)) for name, file in files.items() if file}
         self.settings = training_options(cfg) | self.identity | same | files
         self.about = {
             "params": params,

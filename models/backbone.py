@@ -10,9 +10,10 @@ from models.resnet import ResNet
 from models.text import CONTEXT, TextTransformer, class_prompts, ends, tokenize
 from models.transformer import normal_parameter
 from models.vit import VisionTransformer
+from utils.errors import UserError
 
 
-class ModelError(Exception):
+class ModelError(UserError):
     """Bad input for a model; the message says what was wrong, what was found and what to do."""
 
 

@@ -22,7 +22,7 @@ from models.resnet import CHANNEL_MULTIPLE, STRIDE
 from models.vit import HEAD_DIM
 from models.weight_files import read_tensors
 from utils.coerce import NORMALISATIONS
-from utils.results import sha256
+from utils.files import sha256
 
 
 class Source(NamedTuple):

@@ -26,8 +26,8 @@ sys.path.insert(0, str(ROOT))
 
 from datasets import FOLDER_KEYS, build_data
 from datasets.bad_images import BAD_IMAGES, REPORT
-from datasets.base import DataError
 from utils.config import OUTPUT, Config, ConfigError, config_names, load_config
+from utils.errors import UserError
 from utils.results import write_json
 
 LIST_KEYS = ("root", *FOLDER_KEYS)  # which images and labels
@@ -130,7 +130,7 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("DEBUG") == "1":
             raise
-        if isinstance(error, (ConfigError, DataError)):
+        if isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)
             return 2
         print(f"failed: {type(error).__name__}: {error} (DEBUG=1 shows where)", file=sys.stderr)

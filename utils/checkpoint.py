@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from utils.errors import UserError
 from utils.files import whole
 from utils.results import same_images
 from utils.schema import KEYS
@@ -26,7 +27,7 @@ DEFAULTS = {name: key.default for name, key in KEYS.items()}
 MOMENTUM = "momentum:"  # before a tensor's name, its momentum
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A checkpoint that is not there or belongs to something else; the message says what differs and what to do."""
 
 

@@ -4,6 +4,7 @@ import os
 import re
 from typing import Any
 
+from utils.errors import UserError
 from utils.schema import Key
 
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # mean and std of RGB in 0..1, by name
@@ -13,7 +14,7 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # me
 }
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """A wrong command line or configuration; the message names the key, what was found and what is possible."""
 
 

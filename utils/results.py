@@ -1,7 +1,6 @@
 """The results of a run: a JSON file first, a table second."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -19,15 +18,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes whole or not at all."""
     with whole(path) as file:
         file.write(f"{json.dumps(content, indent=1)}\n".encode())
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 # ---- the names of a run's files ----
