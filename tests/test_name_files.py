@@ -96,6 +96,10 @@ FORMS = {
 }
 
 
+PLAIN = ("lines", "no suffix", "darknet's", "labels", "Windows", "a byte order mark", "UTF-16", "a comment", "csv")
+PLAIN += ("empty lines at the end", "comments between", "quotes", "quotes and commas", "bullets", "stars")
+
+
 @pytest.mark.parametrize("used", [LABELS, ["0", "1"], NAMES, NAMES[:2], []], ids=str)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_names_in_the_order_of_the_labels(form, used, tmp_path):
@@ -105,6 +109,11 @@ def test_every_form_gives_the_names_in_the_order_of_the_labels(form, used, tmp_p
     if used == ["0", "1"] and (form.startswith("header") or form.endswith("and a header")):
         message = refusal(tmp_path, *FORMS[form], used)
         assert "may be a header or the class of label 0; remove it if it is a header, or write" in message
+        return
+    if used == ["0", "1"] and form in PLAIN:
+        message = refusal(tmp_path, *FORMS[form], used)
+        assert "there is one name more than labels 0 to 1 need, and this line is " in message
+        assert "tench" in message and "remove it if it is a header; if the last class has no pictures yet" in message
         return
     entries, notes = read(tmp_path, *FORMS[form], used)
     names, prompts = ([entry[column] for entry in entries] for column in (0, 1))
