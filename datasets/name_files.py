@@ -20,7 +20,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from datasets.base import DataError
-from datasets.class_numbers import are_quantities, cover, numbers_of, split_numbers
+from datasets.class_numbers import are_quantities, cover, is_numbered, numbers_of, split_numbers
 from datasets.documents import DOCUMENTS, document_rows, is_document, read_document, scalar, shown
 from datasets.lists import LABELS, class_name, read_rows, read_text
 
@@ -213,7 +213,8 @@ class _Reader:
     def numbered(self, lines: list[Line], place: str = "line") -> list[Entry] | None:
         """Texts that all begin or end with a number of their own; a line such as `id name` may precede them."""
         found = split_numbers([text for _, text in lines], self.used)
-        if not found and place == "line" and len(lines) > 2 and lines[0][1] not in self.used:
+        is_title = place == "line" and lines[0][1] not in self.used and not is_numbered(lines[0][1])
+        if not found and is_title and len(lines) > max(2, self.labels_needed):
             lines = lines[1:]
             found = split_numbers([text for _, text in lines], self.used)
         if not found:
@@ -295,27 +296,14 @@ class _Reader:
         in_file_order: but in the order of the file where the data call the classes by these numbers.
         """
         names, prompts = [entry.name for entry in entries], [entry.prompt for entry in entries]
+        labels = {int(name): name for name in self.used} if self.by_number else {}
         is_known = self.are_used(names)
-        numbers, labels = numbers_of(names), {int(name): name for name in self.used} if self.by_number else {}
-        if numbers is None and are_quantities(prompts):
-            numbers, prompts = numbers_of(prompts), names
-            if numbers is None or not (cover(numbers) or (labels and labels.keys() <= set(numbers))):
-                shown = ", ".join(entry.prompt for entry in entries[:3])
-                raise self.refuse(
-                    entries[0].place,
-                    f"the second column holds numbers ({shown}), which neither number the classes 0 to "
-                    f"{len(entries) - 1} nor are words for CLIP; remove it, or write name,prompt name",
-                )
-        elif is_known and (in_file_order or not labels):
-            return entries
-        elif numbers is None:
-            numbers = numbers_of(names, with_words=True)
-            numbers = numbers if numbers and cover(numbers) else None
-        if numbers is None:
+        numbers, texts = self.number_column(entries, names, prompts)
+        if numbers is None or (is_known and texts is prompts and (in_file_order or not labels)):
             if not is_known and self.are_used(prompts) and all(map(IMAGENET_ID.fullmatch, names)):
                 return [entry._replace(name=entry.prompt) for entry in entries]
             return entries
-        rows = sorted(zip(numbers, prompts, [entry.place for entry in entries], strict=True), key=lambda row: row[0])
+        rows = sorted(zip(numbers, texts, [entry.place for entry in entries], strict=True), key=lambda row: row[0])
         if self.used and not labels:
             return [Entry(prompt, prompt, place) for _, prompt, place in rows]
         numbers = [number for number, _, _ in rows]
@@ -328,6 +316,26 @@ class _Reader:
                 'write a JSON mapping {"0": NAME, ...})',
             )
         return [Entry(labels.get(number, str(number)), prompt, place) for number, prompt, place in rows]
+
+    def number_column(
+        self, entries: list[Entry], names: list[str], prompts: list[str]
+    ) -> tuple[list[int] | None, list[str]]:
+        """The column that numbers the classes, if one does, and the other one. Raises DataError for other numbers."""
+        if (numbers := numbers_of(names)) is not None:
+            return numbers, prompts
+        if are_quantities(prompts):
+            numbers = numbers_of(prompts)
+            if numbers and (cover(numbers) or (self.by_number and set(map(int, self.used)) <= set(numbers))):
+                return numbers, names
+            raise self.refuse(
+                entries[0].place,
+                f"the second column holds numbers ({', '.join(prompts[:3])}), which neither number the classes 0 to "
+                f"{len(entries) - 1} nor are words for CLIP; remove it, or write name,prompt name",
+            )
+        for texts, others in () if self.are_used(names) else ((names, prompts), (prompts, names)):
+            if (numbers := numbers_of(texts, with_words=True)) and cover(numbers):  # class_2
+                return numbers, others
+        return None, prompts
 
     def checked(self, entries: list[Entry]) -> list[tuple[str, str]]:
         """(name, prompt name) of each entry. Raises DataError for a name that cannot be one, or is there twice."""
