@@ -29,6 +29,7 @@ NUMBER_TITLES = ("#", "id", "index", "idx", "number", "no", "no.", "nr", "label_
 NAME_TITLES = ("name", "names", "folder", "class name", "classnames", "classes", "labels", "wnid", "synset", *LABELS)
 TITLES = {*NAME_TITLES, *PROMPT_TITLES, *NUMBER_TITLES, "class index", ""}
 IMAGENET_ID = re.compile(r"n\d+")
+CODE = re.compile(r".*\d.*")
 QUOTED = re.compile(r"""(["'])((?:(?!\1).)+)\1,?""")
 BULLET = re.compile(r"[-*\u2022]\s+(\S.*)")
 FORMS = "a name a line, name,prompt name in a .csv, or a JSON or YAML list or mapping of names"
@@ -45,7 +46,8 @@ class Entry(NamedTuple):
     place: str  # "line 3"
 
 
-Line = tuple[int, str]
+Line = tuple[int, str]  # its number and its text
+Row = tuple[int, list[str]]
 
 
 def read_classnames(file: str, used: Collection[str] = ()) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
@@ -98,6 +100,7 @@ class _Reader:
                     return self.unshifted(entries, lines[0])
             rows = [(number, [line]) for number, line in lines]
         first = (rows[0][0], ",".join(rows[0][1]))
+        self.require_words(rows)
         headed = self.is_header(rows, is_table)
         if headed and len(rows) == 1:
             raise DataError(f"{self.file} has a header and no class names; it needs a line for each class")
@@ -108,7 +111,6 @@ class _Reader:
             elif len(titles) == 1 and not is_table:
                 self.note(f"line {first[0]}, '{first[1]}', is read as a header")
         entries = [Entry(row[0], row[-1] or row[0], f"line {number}") for number, row in rows]
-        self.require_words(entries)
         if len(rows[0][1]) == 2:
             entries = self.pairs(entries, in_file_order=True)
         return entries if headed else self.unshifted(entries, first)
@@ -143,7 +145,7 @@ class _Reader:
         self.note(f"lines that begin with # are left out as comments ({len(hashed):,})")
         return [line for line in lines if line not in hashed]
 
-    def table(self, wanted: set[int]) -> list[tuple[int, list[str]]]:
+    def table(self, wanted: set[int]) -> list[Row]:
         """The wanted rows of a table, with their lines; all have one field, or all have two. Raises DataError."""
         rows = [
             (line, [unicodedata.normalize("NFC", cell).strip() for cell in row])
@@ -151,7 +153,7 @@ class _Reader:
             if line in wanted
         ]
         for line, row in rows:
-            if len(row) > 2 or (not row[0] and not _are_titles(row)):
+            if len(row) > 2:
                 raise self.refuse(f"line {line}", f"{EXPECTED} {','.join(row)[:100]!r}; {QUOTE}")
         if not rows:
             raise DataError(f"{self.file} has comments and no class names; it needs a line for each class")
@@ -164,7 +166,7 @@ class _Reader:
             )
         return rows
 
-    def is_header(self, rows: list[tuple[int, list[str]]], is_table: bool = True) -> bool:
+    def is_header(self, rows: list[Row], is_table: bool = True) -> bool:
         """Whether the first row contains titles, not a class. Raises DataError if it may be a class, too."""
         (line, first), others = rows[0], [row for _, row in rows[1:]]
         below = [row[0] for row in others]
@@ -198,16 +200,16 @@ class _Reader:
             )
         return entries
 
-    def require_words(self, entries: list[Entry]) -> None:
+    def require_words(self, rows: list[Row]) -> None:
         """Raises DataError for an empty line, and for one such as [ or --- that the data do not use as a name."""
-        for entry in entries:
-            if not entry.name:
-                raise self.refuse(entry.place, f"{EXPECTED} ''; {QUOTE}")
-            if entry.name not in self.used and not any(map(str.isalnum, entry.name)):
+        for line, row in rows:
+            if not row[0] and not _are_titles(row):
+                raise self.refuse(f"line {line}", f"{EXPECTED} {','.join(row)[:100]!r}; {QUOTE}")
+            if row[0] and row[0] not in self.used and not any(map(str.isalnum, row[0])):
                 raise self.refuse(
-                    entry.place,
-                    f"{entry.name[:100]!r} has neither a letter nor a digit; remove the line, or write the names as a "
-                    "JSON list if it is one",
+                    f"line {line}",
+                    f"{row[0][:100]!r} has neither a letter nor a digit; remove the line, or write the names as a JSON "
+                    "list if it is one",
                 )
 
     def numbered(self, lines: list[Line], place: str = "line") -> list[Entry] | None:
@@ -224,7 +226,7 @@ class _Reader:
 
     def fields(self, lines: list[Line]) -> list[Entry] | None:
         """Lines of a name that the data use, or ImageNet's id, then a prompt name; or of two fields with a tab."""
-        codes = all(re.search(r"\d", name) for name in self.used)
+        codes = all(map(CODE.fullmatch, self.used))
         for sign in "\t,; ":
             parts = [[part.strip() for part in line.partition(sign)[::2]] for _, line in lines]
             firsts = [first for first, _ in parts]
@@ -264,14 +266,15 @@ class _Reader:
         return (None if self.are_used(names) else self.numbered([*enumerate(names, 1)], "entry")) or entries
 
     def named_by_lists(self, rows: list[list[Any]]) -> list[Entry]:
-        """key -> [name, ...]: the first name counts; or key -> [name in the data or ImageNet's id, prompt name]."""
+        """key -> [name, ...]: the first name counts; or key -> [code, prompt name]: ImageNet's, or one in the data."""
         lists = [row[1] if isinstance(row[1], list) else [row[1]] for row in rows]
         for number, names in enumerate(lists, 1):
             if not names or not all(isinstance(name, str) and name.strip() for name in names):
                 raise self.refuse(f"entry {number}", f"expected a list of names, found {shown(names)}; write {FORMS}")
         firsts = {f"entry {number}": names[0].strip() for number, names in enumerate(lists, 1)}
         are_used = self.are_used(firsts.values())
-        are_ids = are_used or all(map(IMAGENET_ID.fullmatch, firsts.values()))
+        code = CODE if are_used else IMAGENET_ID
+        are_ids = all(map(code.fullmatch, firsts.values()))
         chosen = [names[:2][-1] if are_ids else names[0] for names in lists]
         entries = self.pairs(self.entries([(row[0], name) for row, name in zip(rows, chosen, strict=True)]))
         return [entry._replace(name=firsts[entry.place]) for entry in entries] if are_used else entries
@@ -332,7 +335,7 @@ class _Reader:
                 f"the second column holds numbers ({', '.join(prompts[:3])}), which neither number the classes 0 to "
                 f"{len(entries) - 1} nor are words for CLIP; remove it, or write name,prompt name",
             )
-        for texts, others in () if self.are_used(names) else ((names, prompts), (prompts, names)):
+        for texts, others in ((names, prompts), (prompts, names))[self.are_used(names) :]:
             if (numbers := numbers_of(texts, with_words=True)) and cover(numbers):  # class_2
                 return numbers, others
         return None, prompts
