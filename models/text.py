@@ -145,7 +145,7 @@ def text_notes(
 def _read_tokens(text: str) -> tuple[int, ...]:
     """The token ids of a text, without start and end, as far as the tower reads: up to the first end token."""
     tokens = _tokenizer().encode(_spaced(text))
-    end = _tokenizer().eot_token_id  # a text that contains "<end_of_text>" has one of its own
+    end = _tokenizer().eot_token_id  # a text can contain one: "<end&#95;of&#95;text>"
     return tuple(tokens[: tokens.index(end)] if end in tokens else tokens)
 
 
