@@ -81,7 +81,7 @@ class _Reader:
         self.notes.append(f"{self.file}: {text}")
 
     def are_used(self, names: Collection[str]) -> bool:
-        """Whether the data use these names, and no others."""
+        """Whether these include all names that the data use."""
         return bool(self.used) and self.used <= set(names)
 
     # ---- lines and tables ----
@@ -255,7 +255,7 @@ class _Reader:
             raise self.refuse("", f"it holds neither a list nor a mapping; expected {FORMS}")
         if not rows:
             raise DataError(f"{self.file} holds no class names; expected {FORMS}")
-        if any(isinstance(cell, list) for row in rows for cell in row[1:]):
+        if all(len(row) == 2 for row in rows) and any(isinstance(row[1], list) for row in rows):
             return self.named_by_lists(rows)
         entries = self.entries(rows)
         if len({len(row) for row in rows}) > 1:

@@ -394,6 +394,7 @@ ODD = {  # what is refused: file name, content, what the data use, part of the a
         "line 1: there are two fields, but one field in line 2; put a name with a comma into quotes",
     ),
     "entries of different widths": ("n.json", '["a", ["b", "c"]]', LABELS, "some of its entries have one text"),
+    "JSON of lists and names": ("n.json", '[["a"], ["b", ["c"]]]', LABELS, "entry 2: expected a name"),
     "an index and a name": (
         "n.json",
         '{"n01": [0, "a"], "n02": [1, "b"]}',
