@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from datasets.base import DataError
+from datasets.class_numbers import cover
 from datasets.lists import Listed
 from datasets.name_files import read_classnames
 
@@ -27,6 +28,7 @@ def label_classes(splits: list[Listed], file: str | None) -> tuple[list[str], li
     if file is not None:
         entries, notes = read_classnames(file, used.keys())
         names, label_of = [prompt for _, prompt in entries], _labels_by_file(entries, used, file, numbers)
+        notes += _mapping_note(names, label_of, used, file)
     elif numbers:
         names = [str(label) for label in range(_count_labels(splits[0]))]
         label_of = {text: int(text) for text in used if int(text) < len(names)}
@@ -47,11 +49,25 @@ def label_classes(splits: list[Listed], file: str | None) -> tuple[list[str], li
     return names, [np.array([label_of[name] for name in split.classes], np.int64) for split in splits], notes
 
 
+def _mapping_note(names: list[str], label_of: dict[str, int], used: Iterable[str], file: str) -> tuple[str, ...]:
+    """What the first and the last label of the data are called, so that a file shifted by a line is noticed."""
+    labels = sorted((name for name in used if name.isdecimal() and name in label_of), key=int)
+    if not labels or not all(name.isdecimal() for name in used):
+        return ()
+    first, last = labels[0], labels[-1]
+    others = f"{', ...' * (len(labels) > 2)}, {int(last)} '{names[label_of[last]]}'" * (len(labels) > 1)
+    return (f"{file}: label {int(first)} is '{names[label_of[first]]}'{others}",)
+
+
 # ---- names that are codes ----
 
-# names by themselves: numbers, ImageNet's WordNet ids, hashes and UUIDs, article numbers
-CODE = re.compile(r"\d+|n\d{8}|(?=.*\d)[0-9a-f]{8,}(-[0-9a-f]{4,})*|(?=.*[A-Z])(?=(.*\d){3})[A-Z0-9]{8,}")
-SERIAL = re.compile(r"(.*?)[ _.-]?(\d+)")
+# names by themselves: numbers, ids of ImageNet, Wikidata and Freebase, hashes and UUIDs, article numbers
+CODE = re.compile(
+    r"[-+]?\d+(\.0+)?|n\d{8}|Q\d{3,}|/?m[./_]0\w+|(?=.*\d)[0-9a-f]{8,}(-[0-9a-f]{4,})*"
+    r"|(?=.*[A-Z])(?=(.*\d){3})[A-Z0-9]{8,}"
+)
+SERIAL = re.compile(r"(.*?)([ _.:-]?)(\d+)")
+ABBREVIATION = re.compile(r"[^\W\d_]{1,5}")
 YEARS = range(1500, 2101)
 GENERIC = (
     "class",
@@ -74,22 +90,25 @@ GENERIC += ("folder", "dir", "species", "sp", "subject", "person", "product", "a
 def are_codes(names: Sequence[str]) -> list[bool]:
     """Which names are plainly codes, that tell nobody what is in the pictures.
 
-    By themselves, or as one series: the same beginning and a number, where the beginning is a word such as `class`, or
-    the numbers have leading zeros. A4, boeing 747 and A320 are names, and so are numbers that are all years.
+    By themselves, or as one series: the same beginning and a number, where the beginning is a word such as `class`, the
+    numbers have leading zeros, or most names are of the series and either count from 0 or 1 (c0, c1, c2) or have a
+    short beginning with a separator (tax_9606). A4, boeing 747 and A320 are names; so are numbers that are all years.
     """
     codes = [CODE.fullmatch(name) is not None for name in names]
     numbers = [int(name) for name in names if name.isdecimal()]
     if len(numbers) == len(names) and all(number in YEARS for number in numbers):
         return [False] * len(names)
-    series: dict[str, list[int]] = collections.defaultdict(list)  # beginning -> places of its members
+    series: dict[str, list[tuple[int, re.Match]]] = collections.defaultdict(list)  # beginning -> places, parts
     for place, name in enumerate(names):
         if match := SERIAL.fullmatch(name):
-            series[match[1].casefold()].append(place)
-    for beginning, places in series.items():
-        digits = [SERIAL.fullmatch(names[place])[2] for place in places]
+            series[match[1].casefold()].append((place, match))
+    for beginning, members in series.items():
+        digits = [match[3] for _, match in members]
         padded = any(text[0] == "0" and len(text) > 1 for text in digits) and len(set(map(len, digits))) == 1
-        if len(places) > 1 and (padded or beginning in GENERIC):
-            for place in places:
+        separated = ABBREVIATION.fullmatch(beginning) and all(match[2] in ("_", ".", ":") for _, match in members)
+        of_most = 2 * len(members) > len(names) and (separated or cover([int(text) for text in digits]))
+        if len(members) > 1 and (padded or beginning in GENERIC or of_most):
+            for place, _ in members:
                 codes[place] = True
     return codes
 

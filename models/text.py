@@ -3,7 +3,7 @@
 import collections
 import functools
 import importlib.util
-import unicodedata
+import re
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
@@ -15,6 +15,11 @@ from models.vit import HEAD_DIM
 
 VOCABULARY = 49408
 CONTEXT = 77
+# Unicode's Default_Ignorable_Code_Point: fillers, joiners, variation selectors, tags
+INVISIBLE = re.compile(
+    r"[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 
 
 class TextTransformer(nn.Module):
@@ -95,8 +100,8 @@ def text_notes(
     """A sentence for each fault of the class texts: cut, without the name, the same as another's, or so to the eye.
 
     prompts: name -> the texts of that class; None = `class_prompts`. Texts are compared by their tokens, as the tower
-    reads them: cut at 77, and without differences in case, in spaces and in `_`. renamable: whether a user can give
-    other names, which the sentences then advise.
+    reads them: cut at 77 or at an end token in the text, and without differences in case, in spaces and in `_`.
+    renamable: whether a user can give other names, which the sentences then advise.
     """
     texts = [list(prompts(name) if prompts else class_prompts([name])) for name in classnames]
     firsts = [_cut_tokens(its[0]) for its in texts]
@@ -106,7 +111,7 @@ def text_notes(
         for part in _equal([tuple(map(_cut_tokens, texts[index])) for index in group])
     ]
     same = [index for group in same for index in group]
-    visible = ["".join(sign for sign in name if unicodedata.category(sign) != "Cf") for name in classnames]
+    visible = [INVISIBLE.sub("", name) for name in classnames]
     faults = [
         (
             [index for index, its in enumerate(texts) if any(map(_is_cut, its))],
@@ -114,7 +119,7 @@ def text_notes(
             "a classnames file gives shorter names",
         ),
         (
-            [index for index, name in enumerate(classnames) if not _encode(name)],
+            [index for index, name in enumerate(classnames) if not _read_tokens(name)],
             "CLIP reads nothing of the name",
             "a classnames file gives words to read",
         ),
@@ -137,17 +142,20 @@ def text_notes(
     ]
 
 
-def _encode(text: str) -> tuple[int, ...]:
-    """All token ids of a text, without start and end."""
-    return tuple(_tokenizer().encode(_spaced(text)))
+def _read_tokens(text: str) -> tuple[int, ...]:
+    """The token ids of a text, without start and end, as far as the tower reads: up to the first end token."""
+    tokens = _tokenizer().encode(_spaced(text))
+    end = _tokenizer().eot_token_id  # a text can contain one: "<end&#95;of&#95;text>"
+    return tuple(tokens[: tokens.index(end)] if end in tokens else tokens)
 
 
 def _cut_tokens(text: str) -> tuple[int, ...]:
-    return _encode(text)[: CONTEXT - 2]  # beside start and end
+    return _read_tokens(text)[: CONTEXT - 2]  # beside start and end
 
 
 def _is_cut(text: str) -> bool:
-    return len(text.encode()) > CONTEXT - 2 and len(_encode(text)) > CONTEXT - 2  # a token has one byte at least
+    # a token has one byte at least
+    return len(text.encode()) > CONTEXT - 2 and len(_read_tokens(text)) > CONTEXT - 2
 
 
 def _equal(keys: Sequence[Hashable]) -> list[list[int]]:
@@ -161,4 +169,5 @@ def _equal(keys: Sequence[Hashable]) -> list[list[int]]:
 def _some(names: list[str]) -> str:
     """The first three names, shortened, and how many more there are."""
     short = [repr(name if len(name) <= 40 else f"{name[:37]}...") for name in names[:3]]
+    short = [INVISIBLE.sub(lambda sign: ascii(sign[0])[1:-1], name) for name in short]
     return ", ".join(short) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")

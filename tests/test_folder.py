@@ -731,14 +731,16 @@ def test_prompt_names_replace_names(files, header, make):
 
 
 def test_labels_are_places_in_the_class_names(make):
-    root = make(NUMBERED | {"n.txt": "tench, Tinca tinca\ngoldfish\nshark\n"})
+    root = make(NUMBERED | {"n.txt": "tench, Tinca tinca\ngoldfish\nshark\nray\n"})
     data = build(root, *BOTH, "classnames", "ROOT/n.txt")
-    assert data.classnames == ["tench, Tinca tinca", "goldfish", "shark"]
+    assert data.classnames == ["tench, Tinca tinca", "goldfish", "shark", "ray"]
     assert data.train.labels.tolist() == [0] * 4 + [1] * 4
+    assert f"{root}/n.txt: label 0 is 'tench, Tinca tinca', 1 'goldfish'" in data.notes
     make({"n.csv": "1,goldfish\n0,tench\n"})  # numbers as names: their rows may stand in any order
     data = build(root, *BOTH, "classnames", "ROOT/n.csv")
     assert data.classnames == ["goldfish", "tench"]
     assert data.train.labels.tolist() == [1] * 4 + [0] * 4
+    assert f"{root}/n.csv: label 0 is 'tench', 1 'goldfish'" in data.notes
 
 
 def test_numbered_folders_are_places_in_the_class_names(make):
@@ -749,6 +751,7 @@ def test_numbered_folders_are_places_in_the_class_names(make):
     assert labelled(data.train, data) | labelled(data.test, data) == {
         path: data.classnames[int(path.split("/")[0])] for path in files
     }
+    assert f"{root}/n.txt: label 0 is 'zero', ..., 10 'ten'" in data.notes
     assert build(root, "test_fraction", 0.5).classnames[:3] == ["0", "1", "10"]
 
 

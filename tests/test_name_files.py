@@ -96,6 +96,10 @@ FORMS = {
 }
 
 
+PLAIN = ("lines", "no suffix", "darknet's", "labels", "Windows", "a byte order mark", "UTF-16", "a comment", "csv")
+PLAIN += ("empty lines at the end", "comments between", "quotes", "quotes and commas", "bullets", "stars")
+
+
 @pytest.mark.parametrize("used", [LABELS, ["0", "1"], NAMES, NAMES[:2], []], ids=str)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_names_in_the_order_of_the_labels(form, used, tmp_path):
@@ -105,6 +109,11 @@ def test_every_form_gives_the_names_in_the_order_of_the_labels(form, used, tmp_p
     if used == ["0", "1"] and (form.startswith("header") or form.endswith("and a header")):
         message = refusal(tmp_path, *FORMS[form], used)
         assert "may be a header or the class of label 0; remove it if it is a header, or write" in message
+        return
+    if used == ["0", "1"] and form in PLAIN:
+        message = refusal(tmp_path, *FORMS[form], used)
+        assert "there is one name more than labels 0 to 1 need, and this line is " in message
+        assert "tench" in message and "remove it if it is a header; if the last class has no pictures yet" in message
         return
     entries, notes = read(tmp_path, *FORMS[form], used)
     names, prompts = ([entry[column] for entry in entries] for column in (0, 1))
@@ -122,6 +131,139 @@ NOTES = {  # how many each form gets: of a header, of comments, of numbers
     "quotes and a header": 1,
     "numbered with a header and tabs": 0,  # a table
 }
+
+
+NUMBERED = {  # how a line, or the rows of a table, number the classes
+    "n.txt": "{c},{n}|{c} {n}|{c}: {n}|{c}={n}|{c} = {n}|{n}={c}|({n}) {c}|{c} ({n})|[{n}] {c}|{c} [{n}]|{n} {c}"
+    "|class {n}: {c}|{c}: class {n}|label_{n} {c}|{n} -> {c}|{c} -> {n}|{n} => {c}|{n} - {c}|{c} - {n}|{n}-{c}|{c}-{n}"
+    "|{n}_{c}|{c}_{n}|{n}/{c}|{c} #{n}|{n}. {c}|{n}.{c}|{n}\t{c}|{c}\t{n}|{n}, '{c}'|{n}; {c}|\"{c}\";{n}",
+    "n.csv": "{n},{c}|{c},{n}|{n};{c}|{c},class_{n}|class_{n},{c}|{n}: {c}|{c} {n}",
+    "n.tsv": "{n}\t{c}|{c}\t{n}",
+}
+FORMATS = [(name, form) for name, forms in NUMBERED.items() for form in forms.split("|")]
+ORDERS = {"cat": 2, "F-16": 0, "3D printer": 4, "red fox": 1, "Audi A4": 3}  # names in the order of a file
+
+
+@pytest.mark.parametrize("used", [list("01234"), list(ORDERS), []], ids=["labels", "names", "nothing"])
+@pytest.mark.parametrize("number", ["{}", "{:03d}", "{}.0"])
+@pytest.mark.parametrize("name, form", FORMATS, ids=lambda text: text.replace("\t", "TAB"))
+def test_numbers_give_the_order_wherever_they_are(name, form, number, used, tmp_path):
+    lines = [form.format(c=c, n=number.format(n)) for c, n in ORDERS.items()]
+    expected = sorted(ORDERS, key=ORDERS.get)
+    entries, _ = read(tmp_path, name, "\n".join(lines), used)
+    if used == list("01234"):
+        assert sorted(entries) == list(zip(used, expected, strict=True))
+    else:
+        assert [prompt for _, prompt in entries] == expected
+        assert not used or [name for name, _ in entries] == expected
+
+
+def test_numbers_in_documents_give_the_order(tmp_path):
+    names = sorted(ORDERS, key=ORDERS.get)
+    for content in (
+        {f"{n:03d}": c for c, n in ORDERS.items()},
+        {f"class_{n}": c for c, n in ORDERS.items()},
+        {f"{n}.0": c for c, n in ORDERS.items()},
+        {c: float(n) for c, n in ORDERS.items()},
+        {c: f"0{n}" for c, n in ORDERS.items()},
+        {n: [c] for c, n in ORDERS.items()},
+        {n: {"name": c} for c, n in ORDERS.items()},
+        [f"{n}: {c}" for c, n in ORDERS.items()],
+        [[c, n] for c, n in ORDERS.items()],
+        [[n, c] for c, n in ORDERS.items()],
+        [{"id": n, "label": c} for c, n in ORDERS.items()],
+        [{"label": n, "name": c} for c, n in ORDERS.items()],
+    ):
+        for used in (list("01234"), names):
+            entries = sorted(read(tmp_path, "n.json", json.dumps(content), used)[0])
+            assert entries == sorted(zip(used, names, strict=True)), content
+
+
+def test_numbers_that_the_data_use_in_another_spelling(tmp_path):
+    for used in (["001", "002", "003"], ["1", "2", "3"]):
+        entries, _ = read(tmp_path, "n.csv", "2,goldfish\n1,tench\n3,great white shark", used)
+        assert sorted(entries) == list(zip(used, NAMES, strict=True))
+
+
+def test_class_folders_called_by_numbered_words(tmp_path):
+    used = ["class_0", "class_1"]
+    for name, content in (
+        ("n.txt", "class_1 dog\nclass_0 cat"),
+        ("n.csv", "class_1,dog\nclass_0,cat"),
+        ("n.json", '{"class_1": "dog", "class_0": "cat"}'),
+    ):
+        assert sorted(read(tmp_path, name, content, used)[0]) == [("class_0", "cat"), ("class_1", "dog")]
+
+
+@pytest.mark.parametrize("header", ["species", "Class Names:", "category_name", "animal", "// my classes", "3"])
+@pytest.mark.parametrize("name", ["n.txt", "n.csv", "n.labels"])
+def test_a_name_more_than_the_labels_need_is_refused(name, header, tmp_path):
+    message = refusal(tmp_path, name, f"{header}\n{LINES}", LABELS)
+    assert message.startswith(
+        f", line 1: there is one name more than labels 0 to 2 need, and this line is '{header}'; "
+    )
+    assert "remove it if it is a header; if the last class has no pictures yet, number the lines" in message
+
+
+def test_more_names_than_labels(tmp_path):
+    """One more in a JSON list or with numbers, or two more: these are classes without pictures."""
+    four = [*NAMES, "ray"]
+    for name, content in (
+        ("n.json", json.dumps(four)),
+        ("n.txt", json.dumps(four)),
+        ("n.txt", "\n".join(f"{i}: {name}" for i, name in enumerate(four))),
+        ("n.csv", "\n".join(f"{i},{name}" for i, name in enumerate(four))),
+        ("n.csv", "name,prompt name\n" + "\n".join(f"{name[:3]},{name}" for name in four)),
+    ):
+        assert [prompt for _, prompt in read(tmp_path, name, content, LABELS)[0]] == four
+    assert len(read(tmp_path, "n.txt", "\n".join([*four, "eel"]), LABELS)[0]) == 5
+    message = refusal(tmp_path, "n.csv", "art,wort\n" + "\n".join(f"{name[:3]},{name}" for name in NAMES), LABELS)
+    assert "this line is 'art,wort'" in message
+
+
+DOCUMENTS = {  # of the three names, below another suffix
+    "--- and a list": "---\n- tench\n- goldfish\n- great white shark\n",
+    "names: and a list": "names:\n- tench\n- goldfish\n- great white shark\n",
+    "names: and an indented list": "nc: 3\nnames:\n  - tench\n  - goldfish\n  - great white shark\n",
+    "names: and a mapping": "train: images\nnames:\n  2: great white shark\n  0: tench\n  1: goldfish\n",
+    "names: in brackets": "names: [tench, goldfish, great white shark]\n",
+    "a list of mappings": "- id: 2\n  name: great white shark\n- id: 0\n  name: tench\n- id: 1\n  name: goldfish\n",
+    "comments and JSON": "# classes\n# of mine\n" + json.dumps(NAMES),
+    "comments and JSON over lines": "# classes\n\n" + json.dumps(NAMES, indent=2) + "\n",
+    "Windows": "# classes\r\n" + json.dumps(NAMES, indent=2).replace("\n", "\r\n"),
+    "label_names": json.dumps({"label_names": NAMES}),
+    "another key": json.dumps({"data": NAMES}),
+    "objects": json.dumps([{"name": name} for name in NAMES]),
+}
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv", "names"])
+@pytest.mark.parametrize("form", DOCUMENTS)
+def test_documents_are_read_below_any_suffix(form, suffix, tmp_path):
+    for used in (LABELS, NAMES):
+        entries, notes = read(tmp_path, f"n.{suffix}", DOCUMENTS[form], used)
+        assert [prompt for _, prompt in entries] == NAMES
+        assert notes == ()
+
+
+def test_the_first_of_several_names_counts(tmp_path):
+    content = json.dumps({"1": ["dog", "hound"], "0": ["cat"], "2": ["fish", "pisces"]})
+    for used in (LABELS, ["cat", "dog", "fish"]):
+        assert [prompt for _, prompt in read(tmp_path, "n.json", content, used)[0]] == ["cat", "dog", "fish"]
+    content = json.dumps({i: [CODES[i], NAMES[i]] for i in (1, 0, 2)})  # ImageNet's ids are not names
+    assert [prompt for _, prompt in read(tmp_path, "n.json", content, LABELS)[0]] == NAMES
+    content = json.dumps({"1": ["D07", "scratch"], "0": ["D01", "bridge"]})  # nor are codes that the data use
+    assert read(tmp_path, "n.json", content, ["D01", "D07"])[0] == [("D01", "bridge"), ("D07", "scratch")]
+
+
+def test_lines_of_ids_numbers_and_names(tmp_path):
+    content = "n02119789 1 kit_fox\nn02100735 2 English_setter\nn02110185 3 husky"  # as in ILSVRC's map_clsloc.txt
+    used = ["n02119789", "n02100735", "n02110185"]
+    names = ["kit_fox", "English_setter", "husky"]
+    assert read(tmp_path, "n.txt", content, used)[0] == list(zip(used, names, strict=True))
+    assert "numbered 1 to 3" in refusal(tmp_path, "n.txt", content, LABELS)
+    entries, _ = read(tmp_path, "n.txt", content.replace(" 3 ", " 0 "), LABELS)
+    assert entries == [("0", "husky"), ("1", "kit_fox"), ("2", "English_setter")]
 
 
 PROMPTS = ["tench, Tinca tinca", "goldfish", "great white shark"]
@@ -167,6 +309,13 @@ REAL = {  # lines that look like something else, and are names: content, what th
     "hashtags": ("#cat\n#dog", ["0", "1"]),
     "one hashtag": ("#cat\ndog", ["#cat", "dog"]),
     "brackets": ("[CLS]\n[PAD]", ["0", "1"]),
+    "ages": ("0-1\n1-2\n2-3", ["0", "1", "2"]),
+    "decimal numbers": ("0.5 litres\n1 litre\n2 litres", ["0", "1", "2"]),
+    "numbers behind names": ("Boeing 747\nAudi 2012\nvitamin B6", ["0", "1", "2"]),
+    "grades": ("Grade 0\nGrade 1\nGrade 2", ["0", "1", "2"]),
+    "numbers behind names that the data use": ("fish 2\ncat 0\ndog 1", ["cat 0", "dog 1", "fish 2"]),
+    "a dash that the data use": ("dog\n---", ["---", "dog"]),
+    "an enormous number": (f"{9999 * '9'} cats\n0 dogs", ["0", "1"]),
     "quotes in a name": ('the "Beagle"\nthe "Endurance"', ["0", "1"]),
     "a dash": ("- nothing\nsomething", ["0", "1"]),
     "a point": ("1. FC Nürnberg\n2. Liga\nVfB", ["0", "1", "2"]),
@@ -231,6 +380,29 @@ ODD = {  # what is refused: file name, content, what the data use, part of the a
     "what may be a comment": ("n.txt", "#a\nb\nc", ["0", "1"], ", line 1: '#a' may be a comment or a class name"),
     "an empty line": ("n.txt", "a\n\nb", LABELS, ", line 2: expected a class name"),
     "three columns": ("n.csv", "0,a,b\n1,c,d", LABELS, "line 1: expected a class name"),
+    "a bracket": ("n.txt", "CLASSES = [\n'a',\n'b',\n]", LABELS, ", line 4: '\\]' has neither a letter nor a digit"),
+    "a rule below a header": ("n.txt", "name\n----\na\nb\nc", LABELS, ", line 2: '----' has neither a letter"),
+    "a slash": ("n.csv", "//\na\nb\nc", LABELS, ", line 1: '//' has neither a letter nor a digit"),
+    "counts": ("n.csv", "name,count\na,500\nb,300", ["a", "b"], "line 2: the second column holds numbers .500, 300.,"),
+    "counts in JSON": ("n.json", '{"a": 500, "b": 300}', LABELS, "entry 1: the second column holds numbers"),
+    "shares": ("n.csv", "a,0.5\nb,0.3\nc,20%", LABELS, "line 1: the second column holds numbers"),
+    "counts with tabs": ("n.txt", "a\t500\nb\t300\nc\t20", LABELS, "line 1: the second column holds numbers"),
+    "rows of different widths": (
+        "n.csv",
+        "tench, Tinca\ncat\ndog",
+        LABELS,
+        "line 1: there are two fields, but one field in line 2; put a name with a comma into quotes",
+    ),
+    "entries of different widths": ("n.json", '["a", ["b", "c"]]', LABELS, "some of its entries have one text"),
+    "JSON of lists and names": ("n.json", '[["a"], ["b", ["c"]]]', LABELS, "entry 2: expected a name"),
+    "an index and a name": (
+        "n.json",
+        '{"n01": [0, "a"], "n02": [1, "b"]}',
+        LABELS,
+        "entry 1: expected a list of names",
+    ),
+    "a number of a name twice": ("n.txt", "2: a\n0: a\n1: b", LABELS, "line 1: the prompt name 'a' stands in line 2"),
+    "numbers behind names from 1": ("n.json", '["a 2", "b 1"]', ["0", "1"], "1 to 2, .*if these .* part of the names"),
     "control characters": ("n.txt", "a\x0cb\nc", ["0", "1"], ", line 1: .* cannot be a class name"),
     "commas alone": ("n.csv", ",\n,,\n", LABELS, " has separators alone; it needs a line for each"),
     "a header alone": ("n.csv", "name\n", LABELS, " has a header and no class names"),

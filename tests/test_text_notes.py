@@ -52,6 +52,53 @@ def test_names_that_only_look_alike_are_told():
     assert text_notes(["می\u200cخواهم", "dog"]) == []  # as Persian is written
 
 
+# characters without a glyph that are not of category Cf, and one that is
+UNSEEN = [
+    *range(0xFE00, 0xFE10),
+    *range(0xE0100, 0xE01F0),
+    0x034F,
+    0x115F,
+    0x1160,
+    0x3164,
+    *range(0x180B, 0x1810),
+    0xAD,
+]
+
+
+def test_all_characters_without_a_glyph_are_known():
+    for code in UNSEEN:
+        name = f"c{chr(code)}at"
+        notes = text_notes(["dog", "cat", name])
+        if tokens(name) == tokens("cat"):
+            assert "CLIP reads the same text" in notes[0]
+        else:
+            assert notes[0].startswith(
+                "2 of 3 classes: the name differs from another one in invisible characters alone"
+            )
+            assert f"('cat', 'c{ascii(chr(code))[1:-1]}at')" in notes[0]  # one sees the difference in the message
+    for seen in ("\u0301", "\u0903", "\u06dd", "\u3000x", "\U0001f600"):  # marks, a sign of category Cf, a picture
+        assert text_notes(["dog", "cat", f"c{seen}at"]) == []
+
+
+END = "<end&#95;of&#95;text>"  # CLIP's end token in a name; with `_`, which becomes a space, it is text like any other
+
+
+def test_texts_are_compared_up_to_the_end_token():
+    """The tower takes the state at the first end token, and a name can contain one."""
+    for names in ([f"red {END} fox", f"red {END} eel"], [f"red {END}", f"Red{END} z"]):
+        first, second = map(tokens, names)
+        end = first.index(max(first))  # where open_clip's text tower takes the state
+        assert end == second.index(max(second)) < len(tokens("red")) - 2
+        assert first[: end + 1] == second[: end + 1] and first != second
+        (note,) = text_notes(["dog", *names])
+        assert note.startswith("2 of 3 classes: CLIP reads the same text as for another one")
+    assert text_notes([f"red {END} fox", f"blue {END} fox"]) == []
+    assert text_notes(["red <end_of_text> fox", "red <end_of_text> eel"]) == []
+    (note,) = text_notes(["dog", f"{END} fox"])
+    assert note.startswith(f"1 of 2 classes: CLIP reads nothing of the name ('{END} fox')")
+    assert text_notes(["dog", f"cat {END}" + " fox" * 80]) == []  # nothing is read behind it, so nothing is cut
+
+
 @pytest.mark.parametrize("name", ["&nbsp;", "_", " ", "&#32;"])
 def test_a_name_of_nothing_is_told(name):
     assert tokens(name) == tokens("")
@@ -151,6 +198,16 @@ def test_runs_tell_it_where_they_read_names(options, method, told, config, monke
         ["Class 1", "class 12"],
         ["label-0", "label-1"],
         ["D01", "D02", "D07"],
+        ["c0", "c1", "c2"],
+        ["s3", "s1", "s2"],
+        ["Stage0", "stage1"],
+        ["tax_9606", "tax_9685"],
+        ["tax.9606", "tax.10090", "tax.7227"],
+        ["m.01yrx", "m.0bt9lr"],
+        ["/m/01yrx", "/m/0bt9lr"],
+        ["Q146", "Q144", "Q152"],
+        ["1.0", "2.0"],
+        ["-1", "1"],
         ["B07XJ8C8F5", "B08N5WRWNW"],
         ["d41d8cd98f00b204e9800998ecf8427e", "9e107d9d372bb6826bd81d3542a419d6"],
         ["123e4567-e89b-12d3-a456-426614174000", "223e4567-e89b-12d3-a456-426614174000"],
@@ -166,6 +223,14 @@ def test_codes_are_codes(names):
     [
         ["A4", "boeing 747", "zero"],
         ["A3", "A4", "A6"],
+        ["B737", "B747"],
+        ["A", "B", "C"],
+        ["Q3", "Q5", "Q7", "Q8"],
+        ["ICD10", "ICD11"],
+        ["boeing_737", "boeing_747"],
+        ["audi 80", "audi 100"],
+        ["0.5", "1.5"],
+        ["bus", "tram", "A1", "A2"],
         ["A318", "A319", "A320", "A330-200", "A300B4"],
         ["707-320", "727-200", "737-200", "BAE 146-200", "Boeing 717", "C-130", "C-47", "DC-10", "MD-80", "F-16A-B"],
         ["1984", "2001"],
