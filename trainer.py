@@ -51,7 +51,7 @@ class Trainer:
         self.cfg, self.command = cfg, command
         self.testing, self.split = cfg.test_only or cfg.test_train, "train" if cfg.test_train else "test"
         self.run_dir, self.world = Path(cfg.output_dir), World()
-        self.origin, self.list_name, self.trained_images = {}, cfg.test_name, []  # see find_run, count_trained_on
+        self.origin, self.list_name, self.ways, self.trained_images = {}, cfg.test_name, {}, []  # see find_run
         self.name_files()
         self.seconds, self.rates = {"train": 0.0, "test": 0.0}, {"train": None, "test": None}
 
@@ -166,15 +166,19 @@ class Trainer:
                 "give the aft_seed, aft_ratio and aft_loc that it was trained with"
             )
         self.log.info(f"{'testing' if self.testing else 'start':10}{trained}")
-        if self.testing:
-            self.note_other_ways(absent)
+        for key, (then, now) in self.ways.items():
+            self.log.info(f"note      the run was trained with {key} {then}; this test takes {key} {now}")
 
-    def note_other_ways(self, trained_with: dict) -> None:
-        """Logs what a test computes in another way than the training that it tests."""
-        for key in ("interpolation", "variant", "reducing_gap", "exif_orientation"):
-            then = trained_with.get(key, KEYS[key].default)
-            if self.cfg[key] != then:
-                self.log.info(f"note      the run was trained with {key} {then}; this test takes {key} {self.cfg[key]}")
+    def other_ways(self, settings: dict, seed: int | None) -> dict:
+        """{key: (its value in training, now)} of what a test computes otherwise than the training that it tests.
+
+        settings, seed: of that training; {} and None where there are no results of it.
+        """
+        keys = ("interpolation", "variant", "reducing_gap", "exif_orientation") if settings else ()
+        then = {key: settings.get(key, KEYS[key].default) for key in keys}
+        if self.cfg.tte and self.cfg.tte_draws and seed is not None:
+            then["seed"] = seed  # of the random crops
+        return {key: (value, self.cfg[key]) for key, value in then.items() if value != self.cfg[key]}
 
     # ---- training ----
 
@@ -331,7 +335,8 @@ class Trainer:
         """The files of this run: `what` is tested is in their names."""
         cfg = self.cfg
         crops = (cfg.test_train, cfg.tte, cfg.tte_crops, cfg.tte_draws)
-        self.files = results.run_files(self.run_dir, *crops, testing=self.testing, name=self.list_name)
+        ways = [f"{key}_{now}" for key, (_, now) in self.ways.items()]
+        self.files = results.run_files(self.run_dir, *crops, testing=self.testing, name=self.list_name, ways=ways)
         self.what = self.files.word
 
     def find_run(self) -> Path | None:
@@ -355,6 +360,8 @@ class Trainer:
         else:
             list_file = cfg.train_list if cfg.test_train else cfg.test_list
             self.list_name = results.list_name(cfg.test_name, list_file, data.name, fingerprint, own, self.split)
+        trained_as = results.trained_as(source)
+        self.ways = self.other_ways(trained_as.get("settings", {}), trained_as.get("seed"))
         self.name_files()
         self.files.require_free(fingerprint)
         if path and self.origin:

@@ -263,7 +263,10 @@ class _Reader:
         if len(rows[0]) == 2:
             return self.pairs(entries)
         names = [entry.name for entry in entries]
-        return (None if self.are_used(names) else self.numbered([*enumerate(names, 1)], "entry")) or entries
+        numbered = None if self.are_used(names) else self.numbered([*enumerate(names, 1)], "entry")
+        if numbered:
+            self.note("its entries are numbered; the numbers are left out of the names")
+        return numbered or entries
 
     def named_by_lists(self, rows: list[list[Any]]) -> list[Entry]:
         """key -> [name, ...]: the first name counts; or key -> [code, prompt name]: ImageNet's, or one in the data."""

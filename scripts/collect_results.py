@@ -50,7 +50,12 @@ OLDER_FILES = {
 OLDER_DOWNLOADS = {"model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"}
 
 
-COMPUTED = ("interpolation", "variant")  # of a test, which may be other than in training
+COMPUTED = (
+    "interpolation",
+    "variant",
+    "reducing_gap",
+    "exif_orientation",
+)  # of a test, which may be other than in training
 
 
 class Result(NamedTuple):
@@ -93,12 +98,13 @@ class Row(NamedTuple):
 def collect(paths: Iterable[Path], output: Path) -> list[Row]:
     """The rows of results files below `output`, by data set and accuracy; names on stderr what cannot be read."""
     groups: dict[str, list[Result]] = {}
+    found = []
     for path in sorted(paths):
         try:
-            result = read(path, output)
+            found.append(read(path, output))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             print(f"left out: {path} is damaged or not ours ({type(error).__name__}: {error})", file=sys.stderr)
-            continue
+    for result in _with_contents(found):
         copy = 0  # a seed that was run twice is no second seed: it goes to the next row of the same settings
         while any(other.seed == result.seed for other in groups.get(_key(result, copy), [])):
             copy += 1
@@ -109,6 +115,28 @@ def collect(paths: Iterable[Path], output: Path) -> list[Row]:
     return sorted(rows, key=lambda row: (row.runs[0].data, statistics.mean(row.values("overall"))))
 
 
+def _with_contents(results: list[Result]) -> list[Result]:
+    """The results, those of older files, which know images by their names, with the contents that newer ones know.
+
+    Where newer files know different contents of the same names, nobody can tell which an older one is of.
+    """
+    known: dict[str, set[str]] = {}
+    for result in results:
+        for fingerprint in (result.images, result.settings.get("training images", "")):
+            known.setdefault(fingerprint.partition("-")[0], set()).add(fingerprint)
+
+    def whole(fingerprint: str) -> str:
+        longer = [each for each in known[fingerprint.partition("-")[0]] if "-" in each]
+        return longer[0] if len(longer) == 1 else fingerprint
+
+    completed = []
+    for result in results:
+        training = result.settings.get("training images")
+        settings = result.settings | ({"training images": whole(training)} if training else {})
+        completed.append(result._replace(images=whole(result.images), settings=settings))
+    return completed
+
+
 def _key(result: Result, copy: int) -> str:
     return json.dumps([result.data, result.test, result.images, result.settings, result.tested, copy], sort_keys=True)
 
@@ -116,7 +144,7 @@ def _key(result: Result, copy: int) -> str:
 def _words(result: Result, others: list[Result]) -> str:
     """How a run was tested; with the fingerprint of its images where another one of this name has other ones."""
     alike = [other for other in others if _label(other) == _label(result) and other.images != result.images]
-    return f"{result.test}, images {result.images[:8] or 'unknown'}" if alike else result.test
+    return f"{result.test}, images {result.images[-8:] or 'unknown'}" if alike else result.test
 
 
 def _label(result: Result) -> tuple[str, ...]:
@@ -189,7 +217,10 @@ def _way_in_words(content: dict) -> list[str]:
 def _other_way(content: dict) -> list[str]:
     """What a test computed in another way than its training."""
     test, trained_way = _test_of(content), DEFAULTS | content["settings"]
-    return [str(test[key]) for key in COMPUTED if test[key] != trained_way.get(key)]
+    other = [f"{key} {test[key]}" for key in COMPUTED if test[key] != trained_way.get(key)]
+    if "seed" in test and test["seed"] != content.get("seed"):
+        other.append(f"drawn by seed {test['seed']}")
+    return other
 
 
 def _images_in_words(content: dict) -> list[str]:
@@ -238,10 +269,10 @@ def _is_repetition(content: dict, training: dict) -> bool:
         return False
 
     def test_of(run: dict) -> list:
-        split = run["data"]["split"]
-        return [split, run["data"].get("fingerprint", {}).get(split), {**_test_of(run), "precision": None}]
+        return [run["data"]["split"], {**_test_of(run), "precision": None}]
 
-    return test_of(training) == test_of(content)
+    lists = [run["data"].get("fingerprint", {}).get(run["data"]["split"]) for run in (training, content)]
+    return test_of(training) == test_of(content) and results.same_images(*lists)
 
 
 def weights_of(content: dict, backbone: str) -> tuple[str, bool]:

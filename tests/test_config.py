@@ -428,6 +428,7 @@ def test_different_trainings_have_different_directories():
         (("v.fft", True, "v.fft_layers", 1), ("v.fft", True, "v.fft_layers", "[1]")),
     ):
         assert load(*one, **model).output_dir != load(*other, **model).output_dir
+    assert load("vpt_shallow", True, **model).output_dir.endswith("_v.pt_True_v.pt_layers_0_v.pt_len_10")  # as ever
     same = {load("full_tuning", True, "partial", part, **model).output_dir for part in (0, "[3,3]")}
     assert len(same) == 1
 
@@ -446,6 +447,8 @@ def test_a_test_of_another_run_needs_no_seed():
 def test_messages_that_contradict_one_another():
     assert load("prompt", "descriptor", "prompt_file", "x.json", backbone=None, method="zsclip_vit_b16").zero_shot
     assert "or [a,b] (blocks a to b - 1)" in refusal("partial", -1)
+    assert "or [a,b] (blocks a to b - 1)" in refusal("partial", "[]")
+    assert load("expand", 10, "tte_expand", 20, "expand", 30, "tte", "True").expand == 30  # the last one counts
     lines = []
     load_config("digits_lt", "clip_tiny", "lift+", ["tte", "True", "tte_draws", "2", "expand", "9"], lines.append)
     assert "expand has no effect" in lines[0]

@@ -601,15 +601,32 @@ def test_results_of_other_images_never_share_a_row(results, tmp_path, capsys, mo
     results(f"{BASE} lr 1 test_only True", 31.0, "results_test_fp32.json", test=fp32, **images("ffffffff6", list="a"))
     rows, _ = collected(capsys, tmp_path, monkeypatch=monkeypatch)
     assert {key[3]: (row[0], row[-1]) for key, row in rows.items()} == {
-        "1 crop, images aaaaaaaa": ("81.00 ± 1.41", "2"),
-        "1 crop, images bbbbbbbb": ("60.00", "1"),
-        "1 crop, images eeeeeeee": ("40.00", "1"),
+        "1 crop, images aaaaaaa1": ("81.00 ± 1.41", "2"),
+        "1 crop, images bbbbbbb2": ("60.00", "1"),
+        "1 crop, images eeeeeee5": ("40.00", "1"),
         "1 crop, tested again": ("80.00", "1"),
         "1 crop, list a": ("30.00", "1"),
         "1 crop, list a, tested again": ("30.00", "1"),
         "1 crop, list a, tested again in fp32": ("31.00", "1"),
-        "1 crop, list val, images cccccccc": ("50.00", "1"),
-        "1 crop, list val, images dddddddd": ("52.00", "1"),
+        "1 crop, list val, images ccccccc3": ("50.00", "1"),
+        "1 crop, list val, images ddddddd4": ("52.00", "1"),
+    }
+
+
+def test_older_files_know_images_by_name_alone(results, tmp_path, capsys, monkeypatch):
+    """Seeds of before and after share a row, unless two contents go by these names."""
+    old, new, other = "aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaa-1111111111111111", "bbbbbbbbbbbbbbbb-2222222222222222"
+    results(BASE, 80.0, **images(old))
+    results(f"{BASE} seed 1", 82.0, **images(new))
+    results(f"{BASE} seed 1 test_only True", 82.0, "results_test.json", **images(new))
+    results(f"{BASE} lr 1", 30.0, **images(other))
+    results(f"{BASE} lr 1 seed 1", 32.0, **images(other[:-1] + "3"))
+    rows, _ = collected(capsys, tmp_path, monkeypatch=monkeypatch)
+    assert {key[3]: (row[0], row[-1]) for key, row in rows.items()} == {
+        "1 crop": ("81.00 ± 1.41", "2"),
+        "1 crop, tested again": ("82.00", "1"),
+        "1 crop, images 22222222": ("30.00", "1"),
+        "1 crop, images 22222223": ("32.00", "1"),
     }
 
 

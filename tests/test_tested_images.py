@@ -553,7 +553,7 @@ def test_a_test_that_resizes_otherwise_stays_apart(run, lists):
     assert tested["test"]["interpolation"] == "bilinear"
     assert (
         "trained with interpolation bicubic; this test takes interpolation bilinear"
-        in (RUN / "log_test.txt").read_text()
+        in (RUN / "log_test_interpolation_bilinear.txt").read_text()
     )
     assert tested["settings"]["interpolation"] == "bicubic"  # of its training
     assert run(*a, *saves, *TESTED)["logits"] == "logits_test.npz"
@@ -579,3 +579,19 @@ def test_a_name_that_tells_another_way_of_testing_is_a_lists_name(run, lists):
     run(*lists[0])
     run(*lists[0], *TESTED, "test_name", "expand_8")
     assert "results_test_list_expand_8.json" in names()
+
+
+def test_a_test_that_computes_otherwise_never_replaces_the_usual_one(run, lists):
+    """With logits or without."""
+    a = lists[0]
+    run(*a)
+    usual = run(*a, *TESTED)
+    for options, name in (
+        (("interpolation", "bilinear"), "results_test_interpolation_bilinear.json"),
+        (("reducing_gap", 2), "results_test_reducing_gap_2.0.json"),
+        (("variant", "lift"), "results_test_variant_lift.json"),
+        (("tte", "True", "tte_draws", 2, "seed", 5), "results_tte_draws2_seed_5.json"),
+    ):
+        run(*a, *TESTED, *options, "model_dir", "output/run")
+        assert name in names()
+    assert results.read(RUN / "results_test.json") == usual

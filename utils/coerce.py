@@ -90,6 +90,8 @@ def _layers(value: Any) -> int | tuple[int, ...]:
 
 
 def _range(value: Any) -> int | tuple[int, ...]:
+    if value in ([], ()) or str(value).strip() in ("[]", "()"):
+        _fail()
     blocks = _layers(value)
     return _fail() if isinstance(blocks, tuple) and (len(blocks) != 2 or blocks[0] > blocks[1]) else blocks
 

@@ -70,7 +70,7 @@ def load_config(
     for name in {"dataset", "backbone"} & set(options[::2]):
         raise ConfigError(f"{name} is chosen by {'-d' if name == 'dataset' else '-b'}, not by an option")
     before, _ = _merge(layers)
-    layers.append(_Layer("", dict(zip(options[::2], options[1::2], strict=True))))
+    layers.append(_Layer("", _last_of_each(options)))
     values, given = _merge(layers, warn)
     if backbone is None:
         finish(values, given, warn)
@@ -89,6 +89,15 @@ def load_config(
     name = "_".join(part for part in (data, backbone, method) if part)
     values["output_dir"] = str(_run_directory(name, before, values))
     return _freeze(values)
+
+
+def _last_of_each(options: list[str]) -> dict[str, str]:
+    """KEY VALUE pairs by key, in the order of what counts: of a key given twice, the last."""
+    pairs: dict[str, str] = {}
+    for name, value in zip(options[::2], options[1::2], strict=True):
+        pairs.pop(name, None)
+        pairs[name] = value
+    return pairs
 
 
 def _describe_other_weights(values: dict[str, Any], described: set[str], given: dict[str, None]) -> None:
@@ -218,10 +227,9 @@ def _merge(
         values.update(ours)
         if number == last:
             given.update(dict.fromkeys(ours))
-            read.append((f"{name} {_shown(value)}", list(ours)))
+            read.append((f"{name} {_shown(value)}", ours))
     if read:
-        meanings = ((name, ", ".join(f"{key} {values[key]}" for key in keys) or "nothing") for name, keys in read)
-        warn("LIFT's names were read: " + "; ".join(f"{name} as {meaning}" for name, meaning in meanings))
+        warn("LIFT's names were read: " + "; ".join(f"{name} as {_meaning(ours, values)}" for name, ours in read))
     return values, given
 
 
@@ -233,6 +241,11 @@ def _read_lift_key(name: str, value: Any, values: dict[str, Any], where: str) ->
     except ValueError as error:
         raise ConfigError(f"{where}{error}") from error
     return {key: coerce(key, KEYS[key], each, where) for key, each in ours.items()}
+
+
+def _meaning(ours: dict[str, Any], values: dict[str, Any]) -> str:
+    """What a name of LIFT's set, but for what a later one has set otherwise."""
+    return ", ".join(f"{key} {value}" for key, value in ours.items() if values[key] == value) or "nothing of its own"
 
 
 def _shown(value: Any) -> str:
@@ -330,7 +343,7 @@ def _run_directory(name: str, before: dict[str, Any], values: dict[str, Any]) ->
     for key, value in values.items():
         from_weights = key in ("mean", "std") and value is None
         if KEYS[key].names_run and value != before[key] and not from_weights:
-            value = _in_name(value)
+            value = _in_name(key, value)
             name += f"_{key}_{value}"
     for key in ("train_list", "classnames", "prompt_file"):
         if values[key] != before[key]:
@@ -342,11 +355,13 @@ def _run_directory(name: str, before: dict[str, Any], values: dict[str, Any]) ->
     return OUTPUT / _short(re.sub(r"[^\w.+@=-]+", "-", name))
 
 
-def _in_name(value: Any) -> Any:
+def _in_name(key: str, value: Any) -> Any:
     """The value of a key as a run directory's name shows it: of a known normalisation its name.
 
-    [1], the block 1, ends in a dash; 1 is the last block.
+    [1], the block 1, ends in a dash; 1 is the last block. Prompts in block 0, VPT's usual form, are plain 0.
     """
+    if key.endswith(".pt_layers") and value in (0, (0,)):
+        return "none" if value == 0 else 0
     known = next((name for name, constants in NORMALISATIONS.items() if value in constants), None)
     if known or not isinstance(value, tuple):
         return known or value

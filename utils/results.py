@@ -5,6 +5,7 @@ import json
 import os
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +112,19 @@ def run_files(
     draws: int | None = None,
     testing: bool = True,
     name: str | None = None,
+    ways: Sequence[str] = (),
 ) -> RunFiles:
-    """The files of a run. name: of the tested list, for a test of other images than the training run's; any text."""
+    """The files of a run. name: of the tested list, for a test of other images than the training run's; any text.
+
+    ways: what a test computes otherwise than its training.
+    """
     word = what_is_tested(on_train, tte, crops, draws)
     if testing and name:
         name = re.sub(r"[^\w.+@=-]+", "-", name)[:100]
         if OTHER_WORDS.match(name):  # with the word before it, this would be another word
             name = f"list_{name}"
         word += f"_{name}"
-    return RunFiles(directory, word, testing)
+    return RunFiles(directory, "_".join([word, *ways]), testing)
 
 
 def list_name(
