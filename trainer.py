@@ -28,7 +28,6 @@ from models import (
     count_parameters,
     entries_fingerprint,
     prompt_notes,
-    usual_description,
 )
 from utils import checkpoint, compilation, memory, results, runtime
 from utils.config import Config, training_options
@@ -61,6 +60,7 @@ class Trainer:
         with self.world.joined(self.device):
             with self.world.main_first():
                 self.data = build_data(self.cfg)
+            self.lists = self.data.fingerprints()  # once: contents are read from the disk
             trained = self.find_run() if self.testing or self.cfg.model_dir else None  # to test, or to start from
             with RunLog(self.run_dir, self.files.log.name, speaks=self.world.main) as self.log:
                 self.build(trained)
@@ -98,25 +98,26 @@ class Trainer:
         self.frozen = runtime.FrozenWeights(self.model, self.train_dtype, self.test_dtype)
         params = count_parameters(self.model)
         self.trained = params["trained"] > 0
-        lists = {"train": data.train.fingerprint(data.root), "test": data.test.fingerprint(data.root)}
         # what a checkpoint fits, and what makes a run the same run
         self.identity = {"backbone": cfg.backbone, "weights": weights["sha256"], "classes": data.classes_fingerprint}
         described = {"mean": list(backbone.mean), "std": list(backbone.std)}
-        described |= {key: getattr(backbone.geometry, key) for key in ("activation", "heads", "text_heads")}
+        of_towers = ("activation", "heads", "text_heads")
+        described |= {key: getattr(backbone.geometry, key) for key in of_towers}
         self.identity |= described
         self.computed = {key: cfg[key] for key in ("classifier", "classifier_scale", "coop_cls_pos")}
         # files of earlier versions do not record these: their towers had one activation, and heads of one width
-        self.absent = described | self.computed | usual_description(backbone)
+        usual = {key: getattr(backbone.geometry.usual, key) for key in of_towers}
+        self.absent = described | self.computed | usual
         if (entries := entries_fingerprint(self.model)) is not None:
             self.identity["aft entries"] = entries
-        same = {"precision": runtime.name_of(self.train_dtype), "training images": lists["train"]}
+        same = {"precision": runtime.name_of(self.train_dtype), "training images": self.lists["train"]}
         files = {"prompt file": cfg.prompt_file, "start": None if self.testing else trained}
         files = {name: sha256(Path(file)) for name, file in files.items() if file}
         self.settings = training_options(cfg) | self.identity | same | files
         self.about = {
             "params": params,
             "seed": cfg.seed,
-            "data": {"name": data.name, "split": self.split, "fingerprint": lists},
+            "data": {"name": data.name, "split": self.split, "fingerprint": self.lists},
             "test": {"crops": crops.count, "expand": crops.expand, "precision": runtime.name_of(self.test_dtype)}
             | self.test_options(),
             "settings": self.settings,
@@ -135,10 +136,8 @@ class Trainer:
     def test_options(self) -> dict:
         """What a test computes beside its crops: recorded, as it may be other than in the training that it tests."""
         cfg = self.cfg
-        options = {"interpolation": cfg.interpolation, "variant": cfg.variant}
-        options |= {"draws": cfg.tte_draws, "seed": cfg.seed} if cfg.tte and cfg.tte_draws else {}
-        rest = {"reducing_gap": cfg.reducing_gap, "exif_orientation": cfg.exif_orientation}
-        return options | {key: value for key, value in rest.items() if value is not None}
+        options = {key: cfg[key] for key in results.WAYS if cfg[key] is not None}
+        return options | ({"draws": cfg.tte_draws, "seed": cfg.seed} if cfg.tte and cfg.tte_draws else {})
 
     @torch.inference_mode()
     def class_features(self, backbone: torch.nn.Module) -> tuple[Tensor, Tensor]:
@@ -174,8 +173,7 @@ class Trainer:
 
         settings, seed: of that training; {} and None where there are no results of it.
         """
-        keys = ("interpolation", "variant", "reducing_gap", "exif_orientation") if settings else ()
-        then = {key: settings.get(key, KEYS[key].default) for key in keys}
+        then = {key: settings.get(key, KEYS[key].default) for key in results.WAYS if settings}
         if self.cfg.tte and self.cfg.tte_draws and seed is not None:
             then["seed"] = seed  # of the random crops
         return {key: (value, self.cfg[key]) for key, value in then.items() if value != self.cfg[key]}
@@ -260,7 +258,7 @@ class Trainer:
         """Writes down the configuration. What an earlier run of these settings left stays until this one has ended."""
         if not self.world.main:
             return
-        test_images = self.about["data"]["fingerprint"]["test"]
+        test_images = self.lists["test"]
         checkpoint.require_same_run(self.run_dir, self.settings, test_images, self.absent)
         self.log.rewind(0)
         (self.run_dir / "config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
@@ -352,7 +350,7 @@ class Trainer:
         about = checkpoint.describe(path) if path else {}
         self.trained_images = about.get("trained_on", [])
         self.origin = results.training_record(source, about)
-        fingerprint = getattr(data, self.split).fingerprint(data.root)
+        fingerprint = self.lists[self.split]
         own = self.origin or results.first_test(self.run_dir, self.split)
         if cfg.zero_shot and own.get("name", data.name) != data.name:
             own = {}  # its shot groups are those of another data set, whatever the tested images
@@ -370,7 +368,7 @@ class Trainer:
 
     def settle_files(self) -> None:
         """Logits of a test never replace those of another one, nor lie unmarked beside its results."""
-        split = self.about["data"]["fingerprint"][self.split]
+        split = self.lists[self.split]
         tested = {"fingerprint": split, **self.about["test"]}
         self.tested = {key: value for key, value in tested.items() if value is not None}  # draws have no expand
         if self.trained and not self.testing:
@@ -391,7 +389,7 @@ class Trainer:
         data, images = self.data, getattr(self.data, self.split)
         if not self.trained or not self.world.main:
             return 0 if not self.trained else None
-        lists, known = self.about["data"]["fingerprint"], self.origin.get("fingerprint", {})
+        lists, known = self.lists, self.origin.get("fingerprint", {})
         if not self.testing:
             self.trained_images = [overlap.record(data.train, data.root), *self.inherited_images()]
         elif not self.trained_images:  # of an older version, or of LIFT+: known if it is the list of this command
@@ -411,7 +409,7 @@ class Trainer:
 
     def about_training_images(self) -> dict:
         """What a checkpoint says of the images of its run; see results.training_record and datasets/overlap.py."""
-        data = {"name": self.data.name, "fingerprint": self.about["data"]["fingerprint"]}
+        data = {"name": self.data.name, "fingerprint": self.lists}
         return {"data": data | {"counts": self.data.class_counts.tolist()}, "trained_on": self.trained_images}
 
     def inherited_images(self) -> list[dict]:
@@ -424,7 +422,7 @@ class Trainer:
     def about_tested(self) -> dict:
         """What the results say of the tested images: the list's name, how many were trained on, the groups' borders."""
         cfg, about = self.cfg, {}
-        known, tested = self.origin.get("fingerprint", {}).get("test"), self.about["data"]["fingerprint"]["test"]
+        known, tested = self.origin.get("fingerprint", {}).get("test"), self.lists["test"]
         if self.trained and self.split == "test" and results.same_images(known, tested):
             about["name"] = self.origin["name"]  # the very images of the run, whatever they are called now
         listed = self.list_name or (Path(cfg.test_list).stem if cfg.test_list and self.split == "test" else None)

@@ -105,6 +105,10 @@ class DataSet:
         counts = self.class_counts if self.group_counts is None else self.group_counts
         return shot_groups(counts, self.many_threshold, self.few_threshold)
 
+    def fingerprints(self, contents: bool = True) -> dict[str, str]:
+        """Those of both lists, {train, test}; see ImageList.fingerprint."""
+        return {split: getattr(self, split).fingerprint(self.root, contents) for split in ("train", "test")}
+
     def counted_as(self, counts: list[int], name: str) -> "DataSet":
         """This data set with the training counts [C] of a run that was trained on `name`, for its shot groups."""
         if counts == self.class_counts.tolist() or len(counts) != len(self.classnames):

@@ -135,6 +135,7 @@ class TestDraws:
 
     resolution = property(lambda self: self.crop.resolution)
     reducing_gap = property(lambda self: self.crop.reducing_gap)
+    interpolation = property(lambda self: self.crop.interpolation)
     expand = None  # an image is not resized before it is cropped
 
     def __call__(self, image: Tensor, epoch: int = 0, index: int = 0) -> Tensor:
@@ -172,8 +173,7 @@ def build_test_crops(cfg, resolution: int) -> AnyTestCrops:
 
 def centre_crop(crops: AnyTestCrops) -> TestCrops:
     """Short side to the resolution, centre crop, otherwise as `crops`: for features that a head starts from."""
-    interpolation = (crops.crop if isinstance(crops, TestDraws) else crops).interpolation
-    return TestCrops(crops.resolution, 0, 1, crops.reducing_gap, interpolation)
+    return TestCrops(crops.resolution, 0, 1, crops.reducing_gap, crops.interpolation)
 
 
 def largest_reduction(side: int, needed: int, gap: float | None) -> int:

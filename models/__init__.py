@@ -12,7 +12,7 @@ from models.heads import HEADS
 from models.lift_checkpoint import convert_upstream
 from models.peft.aft import entries_fingerprint
 from models.prompts import class_texts, prompt_notes
-from models.weights import Weights, load_backbone, usual_description
+from models.weights import Weights, load_backbone
 
 __all__ = [
     "Classifier",
@@ -24,7 +24,6 @@ __all__ = [
     "entries_fingerprint",
     "load_backbone",
     "prompt_notes",
-    "usual_description",
 ]
 
 

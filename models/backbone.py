@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.resnet import ResNet
 from models.text import CONTEXT, TextTransformer, class_prompts, ends, tokenize
 from models.transformer import normal_parameter
-from models.vit import VisionTransformer
+from models.vit import HEAD_DIM, VisionTransformer
 from utils.errors import UserError
 
 
@@ -35,6 +35,16 @@ class Geometry:
     activation: str | None = None
     heads: int | None = None  # of the image tower
     text_heads: int | None = None
+
+    @property
+    def usual(self) -> "Geometry":
+        """With activation and heads as in OpenAI's CLIP or timm's ViT: what a Geometry without them means."""
+        return dataclasses.replace(
+            self,
+            activation="quick_gelu" if self.clip else None if self.resnet else "gelu",
+            heads=None if self.resnet else max(self.dim // HEAD_DIM, 1),
+            text_heads=max(self.text_dim // HEAD_DIM, 1) if self.clip else None,
+        )
 
     @property
     def clip(self) -> bool:

@@ -238,24 +238,21 @@ def _timm_vit(model: torch.nn.Module, source: str) -> Description:
     from timm.layers import GELU, QuickGELU
     from timm.models.vision_transformer import Block
 
-    for feature, plain in (
-        (f"pooling '{model.global_pool}'", model.global_pool == "token"),
-        (f"{model.num_prefix_tokens} tokens before the patches", model.num_prefix_tokens == 1),
-        ("positions on the patches alone", not getattr(model, "no_embed_class", False)),
-        (f"blocks of the kind {type(model.blocks[0]).__name__}", all(type(block) is Block for block in model.blocks)),
-    ):
+    def require(plain: bool, feature: str) -> None:
         if not plain:
             raise ModelError(f"{source} has {feature}, which the ViT here lacks; choose weights of a plain ViT")
-    block, activation = model.blocks[0], model.blocks[0].mlp.act
+
+    require(model.global_pool == "token", f"pooling '{model.global_pool}'")
+    require(model.num_prefix_tokens == 1, f"{model.num_prefix_tokens} tokens before the patches")
+    require(not getattr(model, "no_embed_class", False), "positions on the patches alone")
+    block = model.blocks[0]
+    require(all(type(each) is Block for each in model.blocks), f"blocks of the kind {type(block).__name__}")
+    activation = block.mlp.act
     quick, exact = isinstance(activation, QuickGELU), isinstance(activation, (torch.nn.GELU, GELU))
     exact = exact and getattr(activation, "approximate", "none") == "none"
+    require(quick or exact, f"the activation {type(activation).__name__}")
     eps = {getattr(norm, "eps", None) for norm in (block.norm1, model.norm)}
-    for feature, plain in (
-        (f"the activation {type(activation).__name__}", quick or exact),
-        (f"norms with eps {', '.join(map(str, eps))}", eps == {1e-6}),
-    ):
-        if not plain:
-            raise ModelError(f"{source} has {feature}, which the ViT here lacks; choose weights of a plain ViT")
+    require(eps == {1e-6}, f"norms with eps {', '.join(map(str, eps))}")
     sizes = {"dim": model.embed_dim, "depth": len(model.blocks), "patch": model.patch_embed.patch_size[0]}
     return Description("quick_gelu" if quick else "gelu", heads=block.attn.num_heads, sizes=sizes)
 

@@ -1,10 +1,10 @@
 """Finds weight files: local ones, those of the repository, and published ones, downloaded once."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from models.backbone import ModelError
+from utils.files import sha256
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 OPENAI_CACHE = Path("~/.cache/clip").expanduser()  # where openai-clip kept its downloads
@@ -67,10 +67,8 @@ def _find_openai(model: str) -> Path:
     if not published:
         raise ModelError(f"open_clip publishes no OpenAI weights for {model}")
     earlier = OPENAI_CACHE / Path(published["url"]).name
-    if earlier.is_file():
-        digest = hashlib.sha256(earlier.read_bytes()).hexdigest()
-        if digest in published["url"]:  # OpenAI's address holds the file's checksum
-            return earlier
+    if earlier.is_file() and sha256(earlier) in published["url"]:  # OpenAI's address holds the file's checksum
+        return earlier
     return _download_open_clip(f"CLIP {model}", published)
 
 

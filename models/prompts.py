@@ -46,13 +46,14 @@ def _read_sentences(file: str) -> dict[str, list[str]]:
             content = json.load(opened)
     except (OSError, ValueError) as error:
         raise ModelError(f"prompt_file {file} cannot be read as JSON ({error}); correct or replace it") from error
-    wrong = next(iter([] if isinstance(content, dict) else [content]), None)
     if isinstance(content, dict):
-        wrong = next(({name: texts} for name, texts in content.items() if not _are_sentences(texts)), None)
-    if wrong is not None:
+        wrong = [{name: texts} for name, texts in content.items() if not _are_sentences(texts)]
+    else:
+        wrong = [content]
+    if wrong:
         raise ModelError(
             f"prompt_file {file} has to hold {{class name: [sentences]}}, a sentence or more for each class, "
-            f"found {json.dumps(wrong)[:100]}"
+            f"found {json.dumps(wrong[0])[:100]}"
         )
     return content
 

@@ -138,15 +138,6 @@ def _require_size(name: str, found: Geometry, path: Path) -> None:
         raise ModelError(f"{path} does not hold a {name}: it has {', '.join(differing)}; -b {other} takes any size")
 
 
-def usual_description(backbone: Backbone) -> dict[str, object]:
-    """Activation and heads as a Geometry without them means them: OpenAI's or timm's, heads 64 wide."""
-    geometry = backbone.geometry
-    activation = "quick_gelu" if geometry.clip else None if geometry.resnet else "gelu"
-    heads = None if geometry.resnet else max(geometry.dim // HEAD_DIM, 1)
-    text_heads = max(geometry.text_dim // HEAD_DIM, 1) if geometry.clip else None
-    return {"activation": activation, "heads": heads, "text_heads": text_heads}
-
-
 def _published_address(address: str, path: Path, digest: str) -> str:
     """The address under which a file is published: its own, or that of the same file; "" where it is not known."""
     if path.resolve().parent == ASSETS:
@@ -160,8 +151,10 @@ def _describe_address(address: str) -> Description | None:
     source = next((source for source in BACKBONES.values() if source.address == address), None)
     if source is not None:
         mean, std = NORMALISATIONS[source.normalisation]
-        activation = "quick_gelu" if source.geometry.clip else "gelu"
-        return Description(activation, head_width=HEAD_DIM, mean=mean, std=std, source=address)
+        usual = source.geometry.usual
+        return Description(
+            usual.activation, usual.heads, text_heads=usual.text_heads, mean=mean, std=std, source=address
+        )
     if kind == "clip":
         return openai_description(address)
     if kind == "timm":
@@ -183,21 +176,20 @@ def _complete(
                 f"{description.source} describes another model than {path}: {key} {size}, found "
                 f"{getattr(geometry, key)}; correct or remove it"
             )
-    unknown = [key for key in ("mean", "std") if not getattr(description, key)]
-    if not description.activation and (geometry.clip or not geometry.resnet):
-        unknown.insert(0, "activation")
-    if not (description.heads or description.head_width or geometry.resnet or name in BACKBONES):
-        unknown.insert(-2 if "std" in unknown else len(unknown), "heads")
+    usual, has_activation = geometry.usual, geometry.clip or not geometry.resnet
+    has_heads = description.heads or description.head_width or name in BACKBONES or geometry.resnet
+    lacking = {"activation": has_activation and not description.activation, "heads": not has_heads}
+    lacking |= {key: not getattr(description, key) for key in ("mean", "std")}
+    unknown = [key for key, lacks in lacking.items() if lacks]
     if unknown:
         raise ModelError(_how_to_describe(path, unknown, geometry))
-    heads = description.heads or max(geometry.dim // (description.head_width or HEAD_DIM), 1)
-    heads = None if geometry.resnet else heads
-    text_heads = description.text_heads or max(geometry.text_dim // HEAD_DIM, 1)
-    text_heads = text_heads if geometry.clip else None
+    heads = description.heads or (description.head_width and max(geometry.dim // description.head_width, 1))
+    heads = None if geometry.resnet else heads or usual.heads
+    text_heads = (description.text_heads or usual.text_heads) if geometry.clip else None
     for what, count, width in (("heads", heads, geometry.dim), ("text_heads", text_heads, geometry.text_dim)):
         if count and width % count:
             raise ModelError(f"{what} {count} does not divide the width {width} of the tower in {path}")
-    activation = description.activation if geometry.clip or not geometry.resnet else None
+    activation = description.activation if has_activation else None
     geometry = dataclasses.replace(geometry, activation=activation, heads=heads, text_heads=text_heads)
     return geometry, description.mean, description.std
 

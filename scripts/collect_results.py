@@ -50,14 +50,6 @@ OLDER_FILES = {
 OLDER_DOWNLOADS = {"model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"}
 
 
-COMPUTED = (
-    "interpolation",
-    "variant",
-    "reducing_gap",
-    "exif_orientation",
-)  # of a test, which may be other than in training
-
-
 class Result(NamedTuple):
     """What a results file says of one run."""
 
@@ -217,7 +209,7 @@ def _way_in_words(content: dict) -> list[str]:
 def _other_way(content: dict) -> list[str]:
     """What a test computed in another way than its training."""
     test, trained_way = _test_of(content), DEFAULTS | content["settings"]
-    other = [f"{key} {test[key]}" for key in COMPUTED if test[key] != trained_way.get(key)]
+    other = [f"{key} {test[key]}" for key in results.WAYS if test[key] != trained_way.get(key)]
     if "seed" in test and test["seed"] != content.get("seed"):
         other.append(f"drawn by seed {test['seed']}")
     return other
@@ -243,7 +235,7 @@ def _images_in_words(content: dict) -> list[str]:
 def _test_of(content: dict) -> dict:
     """How a run was tested; what an older file does not tell was as in its training."""
     trained_way = DEFAULTS | content["settings"]
-    return {key: trained_way.get(key) for key in COMPUTED} | content["test"]
+    return {key: trained_way.get(key) for key in results.WAYS} | content["test"]
 
 
 def _crops_in_words(test: dict) -> str:

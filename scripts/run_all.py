@@ -84,8 +84,7 @@ def fingerprints(cfg: Config) -> dict[str, str]:
     key = tuple(cfg[name] for name in ("dataset", "root", *FOLDER_KEYS, "bad_images"))
     if cfg.dataset == "folder" and key not in _known_lists:
         try:
-            data = build_data(cfg)
-            lists = {"train": data.train.fingerprint(data.root), "test": data.test.fingerprint(data.root)}
+            lists = build_data(cfg).fingerprints()
         except DataError:  # main.py says what is wrong
             lists = {}
         _known_lists[key] = lists

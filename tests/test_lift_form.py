@@ -239,6 +239,7 @@ def test_a_run_reads_its_prompt(method, config):
     [
         ("{", "cannot be read as JSON"),
         ("[]", "has to hold {class name: [sentences]}"),
+        ("null", "has to hold {class name: [sentences]}"),
         ('{"zero": "a text"}', 'found {"zero": "a text"}'),
         ('{"zero": []}', 'found {"zero": []}'),
         ('{"zero": [" "]}', "has to hold"),

@@ -5,8 +5,9 @@ progress.safetensors     while a run lasts, after each epoch: the same, their mo
 checkpoint.pth.tar       of LIFT+ itself, {"tuner": tensors}, or of LIFT, {"tuner": tensors, "head": tensors}; read only
 """
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,33 +59,29 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file of ours and what it says of itself. Raises CheckpointError."""
-    from safetensors import SafetensorError, safe_open
-
-    require(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["about"])
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (no mapping)
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise _damaged(path, error) from error
+    with _opened(path) as (file, about):
+        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (no mapping)
 
 
 def describe(path: Path) -> dict[str, Any]:
     """What a file of ours says of itself, its tensors unread; {} for one of LIFT or LIFT+. Raises CheckpointError."""
-    from safetensors import SafetensorError, safe_open
-
     if path.name == UPSTREAM:
         return {}
+    with _opened(path) as (_, about):
+        return about
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A file of ours, and what it says of itself. Raises CheckpointError, while its tensors are read, too."""
+    from safetensors import SafetensorError, safe_open
+
     require(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(json.loads((file.metadata() or {})["about"]))
+            yield file, dict(json.loads((file.metadata() or {})["about"]))
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged or no checkpoint of ours ({error}); train again")
+        raise CheckpointError(f"{path} is damaged or no checkpoint of ours ({error}); train again") from error
 
 
 def find(run_dir: Path) -> Path:

@@ -30,9 +30,10 @@ def what_is_tested(on_train: bool, tte: bool, crops: int, draws: int | None = No
     return "_".join(filter(None, ("train" if on_train else "", crops_word))) or "test"
 
 
-# beginnings of names that tell the way of testing: see what_is_tested and RunFiles.apart
+WAYS = ("interpolation", "variant", "reducing_gap", "exif_orientation")  # keys that a test may set otherwise
+# beginnings of names that tell the way of testing: see what_is_tested, run_files and RunFiles.apart
 OTHER_WORDS = re.compile(
-    r"(tte\d*|draws\d+|fp16|bf16|fp32|(crops|expand|draws|seed|interpolation|variant|reducing_gap|exif_orientation)_\w+)(_|$)"
+    rf"(tte\d*|draws\d+|fp16|bf16|fp32|({'|'.join(('crops', 'expand', 'draws', 'seed', *WAYS))})_\w+)(_|$)"
 )
 OLDER_TESTS = {"interpolation": "bicubic", "variant": "lift+"}  # of files that do not record these
 
