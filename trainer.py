@@ -17,28 +17,31 @@ from torch import Tensor
 
 from datasets import build_data, overlap
 from datasets.base import ImageList
-from datasets.loader import TEST_BATCH, Loader, TrainSteps, in_order, workers_note
-from datasets.transforms import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
+from datasets.loading.crops import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
+from datasets.loading.loader import TEST_BATCH, Loader, TrainSteps, in_order, workers_note
 from models import (
     Classifier,
-    ModelError,
     build_backbone,
     build_model,
     convert_upstream,
     count_parameters,
     entries_fingerprint,
+    precision,
     prompt_notes,
 )
-from utils import checkpoint, compilation, memory, results, runtime
+from models import compile as compilation
+from models.losses import build_loss
+from utils.cache import FeatureCache
 from utils.config import Config, training_options
-from utils.distributed import World
-from utils.feature_cache import FeatureCache
+from utils.config.schema import KEYS
+from utils.device import memory, runtime
+from utils.device.distributed import World
+from utils.errors import ModelError
 from utils.files import sha256
-from utils.log import RunLog
-from utils.losses import build_loss
 from utils.metrics import score
+from utils.run import checkpoint, results
+from utils.run.log import RunLog
 from utils.schedule import cosine_lr
-from utils.schema import KEYS
 
 LIFT_HARMONIC_FLOOR = 1e-3  # percent: LIFT raises a class's accuracy to this in the harmonic mean
 
@@ -95,7 +98,7 @@ class Trainer:
         self.cache = FeatureCache(cfg.feature_cache, computed, self.world, self.log.info)
         features = functools.partial(self.class_features, backbone)
         self.model = build_model(cfg, backbone, data.classnames, features, start=trained is None).to(self.device)
-        self.frozen = runtime.FrozenWeights(self.model, self.train_dtype, self.test_dtype)
+        self.frozen = precision.FrozenWeights(self.model, self.train_dtype, self.test_dtype)
         params = count_parameters(self.model)
         self.trained = params["trained"] > 0
         # what a checkpoint fits, and what makes a run the same run

@@ -22,11 +22,11 @@ from benchmarks.report import Row, compare
 from benchmarks.timing import waiter
 from benchmarks.work import Bench, build_ours, config, our_step
 from datasets.base import ImageList
-from datasets.loader import Loader, TrainSteps, in_order
-from datasets.transforms import TestCrops, TrainCrop
-from models import kernels, transformer
-from models.head_init import HEAD_INITS
-from models.weights import load_backbone
+from datasets.loading.crops import TestCrops, TrainCrop
+from datasets.loading.loader import Loader, TrainSteps, in_order
+from models.backbones import kernels, transformer
+from models.heads import HEAD_INITS
+from models.weights.load import load_backbone
 
 Undone = Callable[[], contextlib.AbstractContextManager]
 
@@ -161,7 +161,7 @@ def text(bench: Bench) -> list[Row]:
         bench,
         "texts cut at the longest prompt",
         lambda: HEAD_INITS["semantic"](backbone, names, None),
-        lambda: patch("models.text.cut", lambda tokens: tokens),
+        lambda: patch("models.backbones.text.cut", lambda tokens: tokens),
         len(names),
         "4",
     )
@@ -195,7 +195,7 @@ def images(bench: Bench) -> list[Row]:
     cfg = config(bench.folder, bench.weights, bench.device, plan)
     constants = (torch.tensor(values).view(3, 1, 1) for values in (cfg.mean, cfg.std))
     floats = _Float(crop, *constants)
-    pillow = patch("datasets.images._decode_plain_jpeg", lambda file: None)
+    pillow = patch("datasets.loading.decode._decode_plain_jpeg", lambda file: None)
     as_it_is = contextlib.nullcontext()
 
     def seconds(undone: contextlib.AbstractContextManager, crop: object) -> float:

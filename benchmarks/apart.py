@@ -16,9 +16,9 @@ from torch import Tensor
 
 from benchmarks.baseline import PlainClassifier, PlainImages, PlainText, PlainTrainer, plain_loader, plain_semantic
 from benchmarks.timing import CLOCK, NEIGHBOURS, waiter
-from models.backbone import Geometry
-from models.text import VOCABULARY, class_prompts, tokenize
-from models.weights import load_backbone
+from models.backbones.backbone import Geometry
+from models.backbones.text import VOCABULARY, class_prompts, tokenize
+from models.weights.load import load_backbone
 
 Work = Callable[[], object]
 

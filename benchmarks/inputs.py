@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.base import DataSet, ImageList, long_tail_counts
-from models.backbone import Backbone, Geometry
-from models.descriptions import write_beside
-from models.naming import to_openai_names
+from models.backbones.backbone import Backbone, Geometry
+from models.weights.descriptions import write_beside
+from models.weights.naming import to_openai_names
 from utils.config import Config
 
 PHOTO_SIZES = ((500, 375), (500, 333), (375, 500), (500, 400), (333, 500), (480, 360), (640, 427), (500, 375))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import median, spread
-from utils import runtime
+from utils.device import runtime
 
 
 @dataclasses.dataclass

@@ -28,7 +28,7 @@ from benchmarks.inputs import photographs, write_weights
 from benchmarks.stages import STAGES
 from benchmarks.timing import CLOCK, NEIGHBOURS, matrix_products, median, tokens
 from benchmarks.work import CPU, GPU, Bench, Plan
-from utils import runtime
+from utils.device import runtime
 
 QUICK = {"names": 64}  # what is left out: the plain program alone takes minutes for 8,142 names on a CPU
 

@@ -13,7 +13,7 @@ from benchmarks.report import Row, compare
 from benchmarks.stages_host import init, pipeline, start
 from benchmarks.timing import forward_flops, training_flops
 from benchmarks.work import Bench, Ours, build_ours, config, our_step, ready_to_test
-from datasets.transforms import TTE_EXPAND
+from datasets.loading.crops import TTE_EXPAND
 
 # ---- training ----
 

@@ -11,11 +11,11 @@ from benchmarks.report import Row, compare
 from benchmarks.timing import median, spread
 from benchmarks.work import Bench, config
 from datasets.base import ImageList
-from datasets.loader import Loader, TrainSteps, in_order
-from datasets.transforms import TestCrops, TrainCrop
-from models.head_init import HEAD_INITS
-from models.text import tokenize
-from models.weights import load_backbone
+from datasets.loading.crops import TestCrops, TrainCrop
+from datasets.loading.loader import Loader, TrainSteps, in_order
+from models.backbones.text import tokenize
+from models.heads import HEAD_INITS
+from models.weights.load import load_backbone
 
 # ---- images ----
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from models.backbone import Geometry
+from models.backbones.backbone import Geometry
 
 CLOCK = {"now": time.perf_counter}  # or time.process_time: of one thread, whatever the neighbours do
 

@@ -16,9 +16,9 @@ from benchmarks.apart import Apart
 from benchmarks.inputs import make_data
 from benchmarks.timing import matrix_products, take_turns, waiter
 from datasets.base import DataSet, ImageList
-from datasets.loader import Loader
-from models.backbone import Geometry
-from models.weights import BACKBONES
+from datasets.loading.loader import Loader
+from models.backbones import BACKBONES
+from models.backbones.backbone import Geometry
 from trainer import Trainer
 from utils.config import Config, load_config
 

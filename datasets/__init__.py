@@ -6,9 +6,11 @@
 import dataclasses
 from collections.abc import Callable
 
-from datasets import cifar100_lt, digits_lt, folder, imagenet_lt, inat2018, places_lt
-from datasets.bad_images import leave_out_bad
-from datasets.base import DataError, DataSet
+from datasets.base import DataSet
+from datasets.check.bad_images import leave_out_bad
+from datasets.own import folder
+from datasets.sets import cifar100_lt, digits_lt, imagenet_lt, inat2018, places_lt
+from utils.errors import DataError
 
 DATASETS: dict[str, Callable[..., DataSet]] = {
     "cifar100": cifar100_lt.build,

@@ -10,14 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from datasets.contents import content_hashes
-from utils.errors import UserError
 
 CONTENT_FILES = 20_000  # the contents of a longer list are not all looked at
 SAMPLE = 1_000  # files of such a list
-
-
-class DataError(UserError):
-    """Bad data; the message says what was wrong, what was found and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,15 +4,16 @@ import torch
 from torch import Tensor, nn
 
 from models import peft
-from models.backbone import Backbone, ModelError
-from models.clip_head import build_text_similarity
-from models.descriptions import Description
-from models.head_init import HEAD_INITS, Features
-from models.heads import HEADS
-from models.lift_checkpoint import convert_upstream
+from models.backbones.backbone import Backbone
+from models.heads import HEAD_INITS, HEADS
+from models.heads.init import Features
+from models.heads.prompts import class_texts, prompt_notes
+from models.heads.text_similarity import build_text_similarity
 from models.peft.aft import entries_fingerprint
-from models.prompts import class_texts, prompt_notes
-from models.weights import Weights, load_backbone
+from models.weights.descriptions import Description
+from models.weights.lift import convert_upstream
+from models.weights.load import Weights, load_backbone
+from utils.errors import ModelError
 
 __all__ = [
     "Classifier",

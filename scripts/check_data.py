@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from datasets import FOLDER_KEYS, build_data
-from datasets.bad_images import BAD_IMAGES, REPORT
-from utils.config import OUTPUT, Config, ConfigError, config_names, load_config
-from utils.errors import UserError
-from utils.results import write_json
+from datasets.check.bad_images import BAD_IMAGES, REPORT
+from utils.config import OUTPUT, Config, config_names, load_config
+from utils.errors import ConfigError, UserError
+from utils.run.results import write_json
 
 LIST_KEYS = ("root", *FOLDER_KEYS)  # which images and labels
 KEYS = (*LIST_KEYS, "many_threshold", "few_threshold", "exif_orientation", "num_workers")
@@ -104,7 +104,7 @@ def run(arguments: list[str]) -> int:
     # heavy imports stand after what needs none: --help and a wrong key answer at once
     import data_report
 
-    from datasets.check import check_images
+    from datasets.check.check import check_images
 
     cores = len(os.sched_getaffinity(0))
     check = check_images(data, cores if cfg.num_workers is None else cfg.num_workers)

@@ -24,9 +24,9 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils import results
 from utils.config import Config, load_config, training_options
-from utils.schema import KEYS
+from utils.config.schema import KEYS
+from utils.run import results
 
 ACCURACIES = {"overall": "overall", "mean_class": "mean class", "many": "many", "medium": "medium", "few": "few"}
 PUBLISHED = Path(__file__).with_name("published.yaml")

@@ -17,11 +17,12 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 
-from models import ModelError, build_model, count_parameters
-from models.backbone import Backbone
+from models import build_model, count_parameters
+from models.backbones import BACKBONES
+from models.backbones.backbone import Backbone
 from models.peft import METHODS
-from models.weights import BACKBONES
-from utils.config import Config, ConfigError, config_names, load_config
+from utils.config import Config, config_names, load_config
+from utils.errors import ConfigError, ModelError
 
 DATA = "cifar100"  # any whose file changes nothing that is counted
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.bad_images import BAD_IMAGES
 from datasets.base import DataSet
-from datasets.check import SMALL_SIDE, Check
+from datasets.check.bad_images import BAD_IMAGES
+from datasets.check.check import SMALL_SIDE, Check
 
 COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#C1272D"}
 SHOWN = 10  # of each kind; the files have all

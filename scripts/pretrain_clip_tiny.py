@@ -37,12 +37,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datasets.digits_lt import CLASSNAMES, build
-from models.backbone import Backbone, Geometry
-from models.descriptions import write_beside
-from models.naming import to_openai_names
-from models.text import tokenize
-from models.weights import BACKBONES, load_backbone
+from datasets.sets.digits_lt import CLASSNAMES, build
+from models.backbones import BACKBONES
+from models.backbones.backbone import Backbone, Geometry
+from models.backbones.text import tokenize
+from models.weights.descriptions import write_beside
+from models.weights.load import load_backbone
+from models.weights.naming import to_openai_names
 from scripts.glyphs import CONCEPTS, SIDE, Fonts, Strokes, paint
 
 GEOMETRY = Geometry(dim=128, depth=6, patch=8, resolution=SIDE, joint=64, text_dim=64, text_depth=3)

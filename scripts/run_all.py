@@ -36,10 +36,10 @@ sys.path.insert(0, str(ROOT))
 import collect_results
 
 from datasets import FOLDER_KEYS, build_data
-from datasets.base import DataError
 from main import parse
-from utils.config import OUTPUT, Config, ConfigError, load_config
-from utils.results import read, run_files, same_images
+from utils.config import OUTPUT, Config, load_config
+from utils.errors import ConfigError, DataError
+from utils.run.results import read, run_files, same_images
 
 NEED_NO_ROOT = {"digits_lt"}  # inside scikit-learn
 OWN_DIRECTORY = ("expand", "tte_expand")  # a results file has one name for all their values

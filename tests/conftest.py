@@ -5,11 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from datasets import DATASETS, digits_lt
+from datasets import DATASETS
 from datasets.base import ImageList
-from models.backbone import Backbone, Geometry
-from models.descriptions import write_beside
-from models.naming import to_openai_names
+from datasets.sets import digits_lt
+from models.backbones.backbone import Backbone, Geometry
+from models.weights.descriptions import write_beside
+from models.weights.naming import to_openai_names
 from utils.config import load_config
 
 torch.set_num_threads(1)  # the models are tiny, and machines that run tests are busy

@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-from datasets import DATASETS, digits_lt
+from datasets import DATASETS
 from datasets.base import ImageList
+from datasets.sets import digits_lt
 from trainer import Trainer
 from utils.config import load_config
 

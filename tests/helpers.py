@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from models.descriptions import Description
-from models.weights import load_backbone
+from models.weights.descriptions import Description
+from models.weights.load import load_backbone
 
 HALF = (0.5, 0.5, 0.5)
 GIVEN = {  # by family, what the tensors of the small models below do not say
@@ -162,3 +162,19 @@ def web_server(files: dict[str, bytes], headers: dict[str, str] | None = None):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def train(cfg):
+    """Runs `cfg`; returns the trainer and its results."""
+    from trainer import Trainer
+
+    run = Trainer(cfg, "python main.py")
+    results = run.run()
+    return run, results
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    """Copies of a trainer's trained tensors, by name."""
+    from utils.run import checkpoint
+
+    return {name: tensor.detach().clone() for name, tensor in checkpoint.trained_tensors(run.model).items()}

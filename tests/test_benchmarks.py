@@ -19,13 +19,13 @@ from benchmarks.stages import STAGES
 from benchmarks.stages_host import init
 from benchmarks.timing import NEIGHBOURS, forward_flops, spread, take_turns, training_flops
 from benchmarks.work import CPU, Plan
-from datasets.images import decode
-from datasets.transforms import TestCrops, TrainCrop
-from models.backbone import Geometry
-from models.head_init import HEAD_INITS
-from models.text import VOCABULARY, class_prompts, tokenize
-from models.vit import VisionTransformer
-from models.weights import load_backbone
+from datasets.loading.crops import TestCrops, TrainCrop
+from datasets.loading.decode import decode
+from models.backbones.backbone import Geometry
+from models.backbones.text import VOCABULARY, class_prompts, tokenize
+from models.backbones.vit import VisionTransformer
+from models.heads import HEAD_INITS
+from models.weights.load import load_backbone
 
 GEOMETRY = Geometry(dim=128, depth=2, patch=8, resolution=32, joint=64, text_dim=64, text_depth=2)
 TINY = Plan(GEOMETRY, 12, 4, 4, 1, 5, 4, 4, 3, 4, 2, (64,), names=8, repeats=2, starts=1, photos=6, workers=1)

@@ -7,7 +7,8 @@ import pytest
 from safetensors import safe_open
 
 import main as cli
-from models.weights import ASSETS, BACKBONES, load_backbone
+from models.backbones import BACKBONES
+from models.weights.load import ASSETS, load_backbone
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ UNCONFIRMED = {("cifar100_ir100", 1), ("cifar100_ir50", 1), ("cifar100_ir10", 1)
 @pytest.fixture(scope="module", autouse=True)
 def each_file_is_read_once():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "_read_yaml", functools.cache(config._read_yaml))
+        patch.setattr(config.files, "read_yaml", functools.cache(config.files.read_yaml))
         yield
 
 

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 import main as cli
-from datasets import DATASETS, digits_lt
+from datasets import DATASETS
 from datasets.base import DataSet, ImageList
-from datasets.transforms import build_test_crops
-from models.head_init import HEAD_INITS
-from models.heads import HEADS
+from datasets.loading.crops import build_test_crops
+from datasets.sets import digits_lt
+from models.heads import HEAD_INITS, HEADS
+from models.losses import LOSSES
 from models.peft import METHODS
-from models.weights import load_backbone
+from models.weights.load import load_backbone
 from trainer import Trainer
-from utils import checkpoint
 from utils.config import config_names
-from utils.losses import LOSSES
-from utils.schema import KEYS
+from utils.config.schema import KEYS
+from utils.run import checkpoint
 
 CHANCE = 10  # percent
 FULL_CLIP = ("weights", "asset:clip_tiny.safetensors")

@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets import DATASETS, base, cifar100_lt, digits_lt, overlap
+from datasets import DATASETS, base, overlap
 from datasets.base import DataSet, ImageList
+from datasets.sets import cifar100_lt, digits_lt
 from trainer import Trainer
-from utils import checkpoint, results
-from utils.checkpoint import CheckpointError
-from utils.config import ConfigError, load_config
+from utils.config import load_config
+from utils.errors import CheckpointError, ConfigError
+from utils.run import checkpoint, results
 
 CLASSES = ("bus", "cat", "dog")
 TRAIN, TEST = 6, 3  # images of each class

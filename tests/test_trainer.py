@@ -9,27 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import train, weights
 
 import trainer
-from datasets import DATASETS, digits_lt
+from datasets import DATASETS
 from datasets.base import ImageList
-from models.weights import load_backbone
+from datasets.sets import digits_lt
+from models.losses import LOSSES
+from models.weights.load import load_backbone
 from trainer import Trainer
-from utils import checkpoint, runtime
-from utils.checkpoint import CheckpointError
-from utils.config import ConfigError
-from utils.log import RunLog
-from utils.losses import LOSSES
-
-
-def train(cfg):
-    run = Trainer(cfg, "python main.py")
-    results = run.run()
-    return run, results
-
-
-def weights(run):
-    return {name: tensor.detach().clone() for name, tensor in checkpoint.trained_tensors(run.model).items()}
+from utils.device import runtime
+from utils.errors import CheckpointError, ConfigError
+from utils.run import checkpoint
+from utils.run.log import RunLog
 
 
 def checkpoint_bytes(run):

@@ -1,5 +1,40 @@
-"""The one base class of errors that a user can do something about."""
+"""Errors that a user can do something about: one base class, so that the command line catches one type."""
+
+import os
 
 
 class UserError(Exception):
-    """Wrong input: the message says in one sentence what was wrong, what was found and what to do."""
+    """Wrong input. The message is one sentence: what was wrong, what was found and what to do.
+
+    Programs and tests read the fields: `kind` names the rule that was broken, `path` and `line` (from 1) the place in
+    a file, `key` the key of the configuration. A field that does not apply is None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+        line: int | None = None,
+        key: str | None = None,
+    ):
+        super().__init__(message)
+        self.kind, self.line, self.key = kind, line, key
+        self.path = None if path is None else os.fspath(path)
+
+
+class ConfigError(UserError):
+    """A wrong command line or configuration."""
+
+
+class DataError(UserError):
+    """Bad images, lists or class names."""
+
+
+class ModelError(UserError):
+    """Weights, a backbone or a method that do not fit."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged, or of another run."""

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from models.backbone import ModelError
+from models.backbones.resnet import ResNet
+from models.backbones.transformer import Block
 from models.peft import adapter, adaptformer, aft, bitfit, bn_tuning, fft, ln_tuning, lora, lora_mlp, pt, ssf, ssf_ln
-from models.resnet import ResNet
-from models.transformer import Block
+from utils.errors import ModelError
 
 
 def automatic_size(share: int) -> Callable[[int, Sequence[Block]], int]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.transformer import Block, LayerNorm, Linear
+from models.backbones.transformer import Block, LayerNorm, Linear
 
 
 class Bottleneck(nn.Module):

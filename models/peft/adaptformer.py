@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.backbones.transformer import Block
 from models.peft.adapter import Bottleneck
-from models.transformer import Block
 
 
 class AdaptFormer(Bottleneck):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.transformer import Block, Linear, linears
+from models.backbones.transformer import Block, Linear, linears
 
 
 class Entries(nn.Module):

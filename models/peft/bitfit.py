@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from models.resnet import ResNet
+from models.backbones.resnet import ResNet
 
 
 def attach(blocks: Iterable[nn.Module]) -> None:

@@ -7,7 +7,7 @@ So a step's images are computed together: with accum_step or on several processe
 statistics (utils/config.py refuses both).
 """
 
-from models.resnet import ResNet
+from models.backbones.resnet import ResNet
 
 
 def attach(tower: ResNet) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from models.transformer import Block
+from models.backbones.transformer import Block
 
 
 def attach(blocks: Sequence[Block]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.transformer import Block, Linear
+from models.backbones.transformer import Block, Linear
 
 
 class LowRank(nn.Module):

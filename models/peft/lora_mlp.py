@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from models.backbones.transformer import Block, linears
 from models.peft.lora import LowRank
-from models.transformer import Block, linears
 
 
 class LoraLinear(nn.Module):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.transformer import Block
+from models.backbones.transformer import Block
 
 LIFT_LENGTH = 10  # tokens, where LIFT is given no vpt_len
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.resnet import ResNet
-from models.transformer import Block, linears
+from models.backbones.resnet import ResNet
+from models.backbones.transformer import Block, linears
 
 
 class ScaleShift(nn.Module):

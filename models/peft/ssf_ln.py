@@ -7,8 +7,8 @@ scale starts at N(1, 0.02), shift at N(0, 0.02), as in `ssf`. The norms' own wei
 
 from collections.abc import Sequence
 
+from models.backbones.transformer import Block
 from models.peft.ssf import ScaleShift
-from models.transformer import Block
 
 
 def attach(blocks: Sequence[Block]) -> None:

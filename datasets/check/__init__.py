@@ -1,0 +1,1 @@
+"""A look at every image, and what is left out after it."""

@@ -1,0 +1,1 @@
+"""From image lists to batches on the device: decoding, crops, order, workers."""

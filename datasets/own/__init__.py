@@ -1,0 +1,1 @@
+"""One's own pictures: folders, lists, class names, splits."""

@@ -1,0 +1,126 @@
+"""JSON and YAML documents in the user's files, read without losing a key or changing a name."""
+
+import json
+import re
+from typing import Any
+
+import yaml
+
+from datasets.own.class_numbers import numbers_of
+from utils.errors import DataError
+
+DOCUMENTS = ("json", "yaml", "yml")  # suffixes
+KEYS = ("id2label", "idx_to_class", "names", "classnames", "class_names", "label_names", "classes", "categories")
+KEYS += ("labels", "label2id", "class_to_idx")  # of a larger mapping, in this order
+
+
+# YAML in a text file: `---`, or a block below a key, a list beside a key, a list of mappings
+YAML = re.compile(r"\A---\s|^\w+:[ \t]*\n(?:[ \t]*- |[ \t]+\S)|^\w+:[ \t]*\[|^- \w+:.*\n[ \t]+\w+:", re.MULTILINE)
+COMMENTS = re.compile(r"\A(?:[ \t]*(?:#.*)?\n)+")
+
+
+def is_document(text: str) -> bool:
+    """Whether a text file holds JSON or YAML, below any lines of comments.
+
+    JSON opens a bracket that its first line does not close, or is one line.
+    """
+    text = COMMENTS.sub("", text.strip())
+    first = text.split("\n")[0].rstrip()
+    if first[:1] == "[":
+        return first.count("[") > first.count("]") or (first == text and first[-1] == "]")
+    return first[:1] == "{" or YAML.search(text) is not None
+
+
+def read_document(file: str, text: str, suffix: str, forms: str) -> Any:
+    """The content of a document; scalars of YAML are text, as written. Raises a DataError that advises `forms`."""
+    text = COMMENTS.sub(lambda match: "\n" * match[0].count("\n"), text.replace("\r\n", "\n"))
+    is_yaml = suffix in ("yaml", "yml") or (suffix not in DOCUMENTS and text.strip()[:1] not in ("[", "{"))
+    kind = "YAML" if is_yaml else "JSON"
+
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return _distinct(pairs, file)
+
+    try:
+        return json.loads(text, object_pairs_hook=distinct) if kind == "JSON" else _read_yaml(text, file)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        if suffix not in DOCUMENTS:  # a list as Python writes it
+            try:
+                content = _read_yaml(text, file)
+            except (yaml.YAMLError, RecursionError):
+                content = None
+            if isinstance(content, (list, dict)):
+                return content
+        line = getattr(error, "lineno", None) or getattr(getattr(error, "problem_mark", None), "line", -1) + 1
+        reason = getattr(error, "msg", None) or getattr(error, "problem", None) or str(error)
+        place = f", line {line}" if line else ""
+        raise DataError(f"{file}{place}: this is not {kind} ({reason}); expected {forms}") from error
+
+
+def _distinct(pairs: list[tuple[str, Any]], file: str) -> dict[str, Any]:
+    """A mapping of these pairs. Raises a DataError for a key that is there twice, which would be lost."""
+    seen = dict(pairs)
+    if len(seen) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DataError(f"{file}: '{twice}' stands there twice; give every class its own entry")
+    return seen
+
+
+def _read_yaml(text: str, file: str) -> Any:
+    """A YAML document, its scalars as they are written: `no` and `007` are names, too."""
+
+    class Loader(yaml.BaseLoader):
+        def construct_mapping(self, node, deep=False):
+            parts = [[self.construct_object(part, deep=True) for part in pair] for pair in node.value]
+            return _distinct([tuple(pair) for pair in parts], file)
+
+    try:
+        return yaml.load(text, Loader)
+    except TypeError as error:  # a key that is a list
+        raise yaml.YAMLError("a key is not a name") from error
+
+
+# ---- the classes in a document ----
+
+
+def document_rows(content: Any) -> list[list[Any]] | None:
+    """[name] or [key, value] of each item of a list or mapping; None if it is neither.
+
+    A mapping may contain the list or mapping under a known key, and a list under its only key.
+    """
+    if isinstance(content, dict):
+        inner = [content[key] for key in KEYS if isinstance(content.get(key), (list, dict))]
+        if len(content) == 1:
+            inner += [value for value in content.values() if isinstance(value, list)]
+        return document_rows(inner[0]) if inner else [[key, _named(value)] for key, value in content.items()]
+    return [_row(item) for item in content] if isinstance(content, list) else None
+
+
+def _named(value: Any) -> Any:
+    """The name in a description such as {"name": "cat"}; other values as they are."""
+    return value.get("name", value) if isinstance(value, dict) else value
+
+
+def _row(item: Any) -> list[Any]:
+    """The cells of an item: [name], [name, prompt name], {"name": "cat"}, {"id": 0, "name": "cat"}."""
+    if not isinstance(item, dict):
+        return item if isinstance(item, list) else [item]
+    title = next((key for key in ("name", "label") if isinstance(item.get(key), str)), None)
+    if title is None:
+        return [item]
+    number = next((item[key] for key in ("id", "index", "label") if key in item and key != title), None)
+    return [number, item[title]] if numbers_of([str(number)]) else [item[title]]
+
+
+def scalar(cell: Any) -> str | None:
+    """A name as text; null is an empty one; None for what is neither text nor a whole number."""
+    if cell is None:
+        return ""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    return str(cell).strip() if isinstance(cell, (str, int)) and not isinstance(cell, bool) else None
+
+
+def shown(content: Any) -> str:
+    """Content as a message shows it: JSON of one line."""
+    return json.dumps(content, ensure_ascii=False)[:100]

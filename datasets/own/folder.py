@@ -1,0 +1,224 @@
+"""Your own pictures, in class folders or by lists. docs/data.md shows each layout with its command.
+
+ROOT/train/CLASS/* and ROOT/test/CLASS/* (or val)   the folders' names are the class names
+ROOT/CLASS/* with test_fraction                     the same; of each class some pictures are held out for testing
+train_list with test_list or test_fraction          lists of path,label or path,classname; paths are taken from ROOT
+
+Pictures are turned as their EXIF says, as every viewer shows them.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.base import DataSet, ImageList, long_tail_counts
+from datasets.own.classnames import label_classes
+from datasets.own.lists import Listed, class_name, read_list, require_apart, shown
+from datasets.own.splits import hold_out, thin
+from utils.errors import DataError
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+TEST_FOLDERS = {"test", "tests", "testing", "val", "valid", "validation", "dev"}
+_NEEDED = "root must hold train/CLASS/ and test/CLASS/ (or val/CLASS/), or class folders alone with test_fraction 0.2"
+
+
+def build(
+    name: str,
+    root: str | None,
+    train_list: str | None = None,
+    test_list: str | None = None,
+    test_fraction: float | None = None,
+    classnames: str | None = None,
+    imbalance: float | None = None,
+    outside_root: bool = False,
+) -> DataSet:
+    """The data set below `root`, by folders or by lists; utils/schema.py says what each key does. Raises DataError."""
+    if train_list or test_list:
+        root, splits = _by_lists(root, train_list, test_list, test_fraction, outside_root)
+    elif root is None:
+        raise DataError(
+            "-d folder needs your pictures: add root FOLDER, with FOLDER/train/CLASS/ and FOLDER/test/CLASS/, "
+            "or train_list FILE"
+        )
+    else:
+        root, splits = str(Path(root)), _by_folders(Path(root), test_fraction)
+    names, labels, notes = label_classes(splits, classnames)
+    train, *rest = (ImageList(split.paths, y, exif_orientation=True) for split, y in zip(splits, labels, strict=True))
+    test = rest[0] if rest else None
+    if test_fraction:
+        train, test = hold_out(train, test_fraction, root)
+    counts = np.bincount(train.labels, minlength=len(names))
+    lacking = [
+        ("no training images", counts == 0),
+        ("no test images", np.bincount(test.labels, minlength=len(names)) == 0),
+        ("the same name but for upper and lower case", _alike(names)),
+    ]
+    if imbalance:
+        wanted = np.array(long_tail_counts(int(counts.max()), len(names), 1 / imbalance)).clip(1)
+        train = thin(train, wanted)
+        lacking += [(f"fewer training images than imbalance {imbalance:g} asks for, so all stay", counts < wanted)]
+    notes = [*(note for split in splits for note in split.notes), *notes]
+    notes += [
+        f"{of.sum():,} of {len(names):,} classes: {what} ({_some(names, of)})" for what, of in lacking if of.any()
+    ]
+    return DataSet(name, names, train, test, root, notes=tuple(notes))
+
+
+def _some(names: Sequence[str], mask: Iterable[bool]) -> str:
+    """The first names of those that `mask` picks."""
+    picked = [repr(name) for name, pick in zip(names, mask, strict=True) if pick]
+    return ", ".join(picked[:3]) + (f" and {len(picked) - 3:,} more" if len(picked) > 3 else "")
+
+
+def _alike(names: list[str]) -> np.ndarray:
+    """Mask of the names that differ from another one in upper and lower case only."""
+    folded = [name.casefold() for name in names]
+    times = Counter(folded)
+    return np.array([times[name] > 1 for name in folded])
+
+
+# ---- lists ----
+
+
+def _by_lists(
+    root: str | None, train_list: str | None, test_list: str | None, test_fraction: float | None, outside_root: bool
+) -> tuple[str | None, list[Listed]]:
+    """The folder of all images (None: they may lie anywhere), and the training list, then the test list if any."""
+    if train_list is None:
+        raise DataError("test_list needs a train_list beside it, for the classes and their training images; add one")
+    if test_list is None and test_fraction is None:
+        raise DataError(
+            "train_list needs test_list FILE, or test_fraction 0.2 to hold some images out; add one of them"
+        )
+    if test_list is not None and test_fraction is not None:
+        raise DataError(
+            "test_list says which images are tested, so test_fraction has nothing to do; leave one of them out"
+        )
+    folders = {os.path.dirname(file) or "." for file in (train_list, test_list) if file}
+    if root is None and len({os.path.abspath(folder) for folder in folders}) > 1:
+        raise DataError(
+            f"train_list and test_list lie in two folders, {' and '.join(sorted(folders))}; add root FOLDER"
+        )
+    root = str(Path(root or min(folders)))
+    if not os.path.isdir(root):
+        state = "is a file" if os.path.exists(root) else "does not exist"
+        raise DataError(f"root {root} {state}; give the folder that the lists' paths start from")
+    if outside_root:
+        root = os.path.abspath(root)
+    splits = [read_list(file, root, outside_root) for file in (train_list, test_list) if file]
+    if test_list:
+        require_apart(*splits)
+    return (None if outside_root else root), splits
+
+
+# ---- folders ----
+
+
+def _by_folders(top: Path, test_fraction: float | None) -> list[Listed]:
+    """The pictures to train with, followed by those to test with unless they are to be held out."""
+    if test_fraction is None:
+        test = top / "val" if (top / "val").is_dir() and not (top / "test").is_dir() else top / "test"
+        return [_classes(top / "train", top), _classes(test, top)]
+    if not (top / "train").is_dir() or not any(map(_is_folder, _entries(top / "train"))):  # 'train' may be a class
+        return [_classes(top, top)]
+    for entry in _entries(top):
+        if entry.name.lower() in TEST_FOLDERS and _is_folder(entry):
+            raise DataError(
+                f"{top} has {entry.name}/ to test with, so test_fraction has nothing to do; leave it out (that folder "
+                f"must be called test or val), or split the training pictures alone with root {top / 'train'}"
+            )
+    return [_classes(top / "train", top)]
+
+
+def _classes(split: Path, top: Path) -> Listed:
+    """The pictures of each class folder in `split`, sorted, with those in its subfolders."""
+    if not split.is_dir():
+        raise DataError(_no_folder(split, top))
+    pictures: dict[str, list[str]] = {}
+    folders: Counter[str] = Counter()  # of each class; more than one if their names are equal in NFC
+    others: Counter[str] = Counter()  # files that are passed over, by suffix
+    for entry in sorted(_entries(split), key=lambda entry: entry.name):
+        if _is_folder(entry):
+            name = class_name(entry.name, entry.path)
+            folders[name] += 1
+            pictures.setdefault(name, []).extend(sorted(_find(entry, others)))
+        else:
+            others[f"{_suffix(entry)} outside the class folders"] += 1
+    empty = [not paths for paths in pictures.values()]
+    if all(empty):
+        raise DataError(
+            f"{split} holds no pictures in class folders (found {_counted(others) or 'no files'}); expected "
+            f"{split}/CLASS/*.jpg (or png, webp, ...)"
+        )
+    twice = [number > 1 for number in folders.values()]
+    told = [
+        (others, f"passed over {_counted(others)}"),
+        (any(empty), f"no pictures in {sum(empty):,} folders ({_some([*pictures], empty)})"),
+        (any(twice), f"folders whose names are two Unicode forms of one are one class ({_some([*folders], twice)})"),
+    ]
+    paths = [path for found in pictures.values() for path in found]
+    classes = [name for name, found in pictures.items() for _ in found]
+    notes = tuple(f"{shown(str(split))}: {note}" for condition, note in told if condition)
+    return Listed(paths, classes, lambda i: f"{split}/{classes[i]}", notes=notes)
+
+
+def _find(folder: os.DirEntry, others: Counter[str], links: tuple[str, ...] = ()) -> Iterator[str]:
+    """The pictures in a folder and its subfolders; counts other files. links: the folders whose links led here."""
+    if folder.is_symlink():
+        links = (*links, os.path.realpath(os.path.dirname(folder.path)))
+        target = os.path.join(os.path.realpath(folder.path), "")
+        if any(os.path.join(link, "").startswith(target) for link in links):
+            raise DataError(f"{shown(folder.path)} is a link that leads back to {target}, in a circle; remove it")
+    for entry in _entries(folder.path):
+        suffix = _suffix(entry)
+        if _is_folder(entry):
+            yield from _find(entry, others, links)
+        elif suffix in EXTENSIONS and (entry.is_file() or entry.is_symlink()):  # no pipe; the loader tells a lost link
+            yield entry.path
+        else:
+            others[suffix] += 1
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry]:
+    """What a folder holds, but for hidden files. Raises DataError."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(
+            f"{shown(str(folder))} cannot be read ({error.strerror}); make it readable (chmod u+rx) or remove it"
+        ) from error
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        raise DataError(f"{shown(entry.path)} cannot be followed ({error.strerror}); remove it") from error
+
+
+def _suffix(entry: os.DirEntry) -> str:
+    return os.path.splitext(entry.name)[1].lower() or "without suffix"
+
+
+def _counted(files: Counter[str]) -> str:
+    """How many files there are, of the most frequent kinds by name."""
+    named = files.most_common(4)
+    others = files.total() - sum(number for _, number in named)
+    return ", ".join(f"{number:,} {kind}" for kind, number in named) + (f" and {others:,} others" if others else "")
+
+
+def _no_folder(split: Path, top: Path) -> str:
+    """Says that the folder of a split is missing, and what might be meant."""
+    if not top.is_dir():
+        return f"{split} is not a folder (root itself {'is a file' if top.exists() else 'does not exist'}); {_NEEDED}"
+    found = sorted(entry.name for entry in _entries(top))
+    more = f" and {len(found) - 5:,} more" if len(found) > 5 else ""
+    message = f"{split} is not a folder (beside it: {', '.join(found[:5]) or 'nothing'}{more}); "
+    for other in (top.absolute().parent, *(top / name for name in found[:100])):
+        if (other / "train").is_dir() and ((other / "test").is_dir() or (other / "val").is_dir()):
+            return f"{message}give root {other}, which holds train/ and what to test with"
+    return message + _NEEDED

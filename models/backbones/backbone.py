@@ -1,0 +1,129 @@
+"""A backbone: an image tower and, in a CLIP, the text tower and the two projections into their joint space."""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.backbones.resnet import ResNet
+from models.backbones.text import CONTEXT, TextTransformer, class_prompts, ends, tokenize
+from models.backbones.transformer import normal_parameter
+from models.backbones.vit import HEAD_DIM, VisionTransformer
+from utils.errors import ModelError
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """The sizes of a backbone. `joint`, `text_dim` and `text_depth` are 0 for a backbone without a text tower."""
+
+    dim: int  # width of the image tower's feature
+    depth: int  # its number of blocks
+    patch: int  # side of a patch, pixels; of a ResNet the stride of its last stage
+    resolution: int  # side of an image, pixels
+    joint: int = 0  # width of CLIP's joint space
+    text_dim: int = 0  # width of the text tower
+    text_depth: int = 0  # its number of blocks
+    context: int = CONTEXT  # longest text, tokens
+    stages: tuple[int, ...] = ()  # of a ResNet: blocks of each stage
+    width: int = 0  # of a ResNet: channels of the first stage's 3 x 3 convolutions
+    # what the tensors do not say; None: as in OpenAI's CLIP (quick GELU) or timm's ViT (exact GELU), heads 64 wide
+    activation: str | None = None
+    heads: int | None = None  # of the image tower
+    text_heads: int | None = None
+
+    @property
+    def usual(self) -> "Geometry":
+        """With activation and heads as in OpenAI's CLIP or timm's ViT: what a Geometry without them means."""
+        return dataclasses.replace(
+            self,
+            activation="quick_gelu" if self.clip else None if self.resnet else "gelu",
+            heads=None if self.resnet else max(self.dim // HEAD_DIM, 1),
+            text_heads=max(self.text_dim // HEAD_DIM, 1) if self.clip else None,
+        )
+
+    @property
+    def clip(self) -> bool:
+        return self.joint > 0
+
+    @property
+    def resnet(self) -> bool:
+        return bool(self.stages)
+
+    @property
+    def family(self) -> str:
+        """In words. Weights of one family fit, in any size, every backbone of it."""
+        tower = "ResNet" if self.resnet else "ViT"
+        return f"CLIP {tower}" if self.clip else f"{tower} without a text tower"
+
+
+class Backbone(nn.Module):
+    """`image` maps images [B, 3, R, R] to [B, dim]; `text`, where there is one, token ids [C, 77] to [C, text_dim].
+
+    `mean` and `std` are the normalisation that its images take, RGB in 0..1; None where the caller has to know.
+
+    A CLIP has `image_projection` [dim, joint] and `text_projection` [text_dim, joint]. A CLIP ResNet has no image
+    projection (None): its attention pool ends in one, so that its feature lies in the joint space and dim = joint.
+    """
+
+    def __init__(self, geometry: Geometry):
+        super().__init__()
+        g = self.geometry = geometry
+        self.mean: tuple[float, ...] | None = None
+        self.std: tuple[float, ...] | None = None
+        if g.resnet:
+            self.image = ResNet(g.stages, g.width, g.resolution, g.joint)
+        else:
+            self.image = VisionTransformer(g.dim, g.depth, g.patch, g.resolution, g.clip, g.activation, g.heads)
+        self.text = self.image_projection = None
+        if g.clip:
+            self.text = TextTransformer(g.text_dim, g.text_depth, g.context, g.activation, g.text_heads)
+            if not g.resnet:
+                self.image_projection = normal_parameter(g.dim**-0.5, g.dim, g.joint)
+            self.text_projection = normal_parameter(g.text_dim**-0.5, g.text_dim, g.joint)
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def encode_classnames(self, classnames: list[str]) -> Tensor:
+        """Text features of "a photo of a {name}.": unit length in the joint space, float32 [C, joint], no gradient.
+
+        Raises ModelError, as `require_words` does.
+        """
+        return self.encode_texts(classnames, [[text] for text in class_prompts(classnames)])
+
+    @torch.no_grad()
+    def encode_texts(self, classnames: list[str], texts: list[list[str]]) -> Tensor:
+        """Features of each class's texts: their unit vectors' mean, of unit length again, float32 [C, joint].
+
+        texts: of each class one or more. Raises ModelError, as `require_words` does.
+        """
+        tokens = tokenize([text for of_class in texts for text in of_class])
+        counts = torch.tensor([len(of_class) for of_class in texts])
+        of_text = torch.arange(len(texts)).repeat_interleave(counts)
+        self.require_words([classnames[c] for c in of_text.tolist()], tokens)
+        projection = self.text_projection.float()
+        order = ends(tokens).argsort()  # each part is cut at its longest text
+        parts = tokens[order].to(projection.device).split(256)
+        features = torch.cat([self.text(part).float() @ projection for part in parts])[order.argsort()]
+        features = nn.functional.normalize(features, dim=-1)
+        if len(features) == len(texts):
+            return features
+        sums = features.new_zeros(len(texts), features.shape[1]).index_add_(0, of_text.to(features.device), features)
+        return nn.functional.normalize(sums, dim=-1)
+
+    def require_words(self, classnames: list[str], tokens: Tensor) -> None:
+        """Raises ModelError where there is no text tower, or where it was never taught a word of a class's `tokens`.
+
+        tokens: int64 [C, N]; 0 stands for nothing. Only a tower with a reduced vocabulary lacks words.
+        """
+        if self.text is None:
+            raise ModelError(
+                "this backbone has no text tower, so class names cannot be read; "
+                "choose a CLIP backbone, or a classifier with classifier_init class_mean (or None)"
+            )
+        known = self.text.token_embedding.weight.any(dim=1).cpu()
+        for name, known_tokens in zip(classnames, known[tokens] | (tokens == 0), strict=True):
+            if not known_tokens.all():
+                raise ModelError(
+                    f"the text tower of this backbone does not know the words of class '{name}'; "
+                    "choose one with the whole vocabulary, or a classifier with classifier_init class_mean (or None)"
+                )

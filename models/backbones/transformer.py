@@ -1,0 +1,126 @@
+"""The transformer block that every tower is made of, image and text.
+
+Two conventions carry the rest of the project:
+
+* Every layer computes in the precision of its input. A frozen weight is stored in that precision, so its cast is
+  free; a trained weight is stored in float32 and cast where it is used, so its gradient arrives in float32.
+* A block has two slots, `prompt` and `side`, where a fine-tuning method may stand. Empty slots cost nothing. A method
+  that wraps a layer keeps it as `wrapped`.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.backbones.kernels import attend, linear, quick_gelu
+
+
+class Linear(nn.Linear):
+    """nn.Linear that computes in the precision of its input. [..., in] -> [..., out]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return linear(x, self.weight.to(x.dtype), bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm that computes in the precision of its input (its statistics are float32 in any case)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the activation that OpenAI trained CLIP with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return quick_gelu(x)
+
+
+class Nothing(nn.Module):
+    """An empty parallel slot: adds zero."""
+
+    def forward(self, x: Tensor) -> int:
+        return 0
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017). [B, N, D] -> [B, N, D], or [B, 1, D] with `first_only`."""
+
+    def __init__(self, dim: int, heads: int, causal: bool = False):
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
+
+    def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if first_only:
+            q = q[:, :, :1]
+        x = attend(q, k, v, self.causal)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two Linears, four times as wide between them. [B, N, D] -> [B, N, D]."""
+
+    def __init__(self, dim: int, activation: nn.Module):
+        super().__init__()
+        self.fc1 = Linear(dim, 4 * dim)
+        self.act = activation
+        self.fc2 = Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block. [B, N, D] -> [B, N, D], or another N where `prompt` changes the tokens.
+
+    `prompt` is a slot in series before the attention, `side` one in parallel to the MLP. With `first_only` the block
+    gives its first token alone, [B, 1, D]: all tokens are attended to, but only one is computed further.
+    """
+
+    def __init__(self, dim: int, heads: int, activation: nn.Module, eps: float = 1e-5, causal: bool = False):
+        super().__init__()
+        self.dim = dim
+        self.prompt = nn.Identity()
+        self.norm1 = LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, heads, causal)
+        self.norm2 = LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, activation)
+        self.side = Nothing()
+
+    def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
+        x = self.prompt(x)
+        attended = self.attn(self.norm1(x), first_only)
+        x = (x[:, :1] if first_only else x) + attended
+        return x + self.mlp(self.norm2(x)) + self.side(x)
+
+
+def normal_parameter(std: float, *shape: int) -> nn.Parameter:
+    """Drawn from N(0, std^2); not on the meta device, where that would import the whole compiler, a second."""
+    values = torch.empty(shape)
+    return nn.Parameter(values if values.is_meta else values.normal_(std=std))
+
+
+def linears(block: Block, where: str = "all") -> Iterator[tuple[nn.Module, str, Linear]]:
+    """The Linears of a block's `attn`, `mlp` or `all`: (module, attribute, Linear), however wrapped they are.
+
+    The module's attribute is the Linear itself, or the outermost of what wraps it.
+    """
+    for part, names in (("attn", ("qkv", "proj")), ("mlp", ("fc1", "fc2"))):
+        parent = _unwrapped(getattr(block, part))
+        for name in names if where in (part, "all") else ():
+            yield parent, name, _unwrapped(getattr(parent, name))
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    while hasattr(module, "wrapped"):
+        module = module.wrapped
+    return module

@@ -1,0 +1,56 @@
+"""Heads: from an image feature [B, D] to logits [B, C], in float32.
+
+Every head takes a scale and a variant, so that one call builds any of them; only the cosine head uses the scale, and
+only the linear head starts otherwise in the variant "lift".
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _Head(nn.Module):
+    """The weight [C, D] of a head; without an initialisation, rows uniform(-1, 1) scaled to unit length."""
+
+    def __init__(self, num_classes: int, dim: int, scale: float = 1.0, variant: str = "lift+"):
+        super().__init__()
+        self.weight = nn.Parameter(F.normalize(torch.empty(num_classes, dim).uniform_(-1, 1), dim=-1))
+
+
+class LinearClassifier(_Head):
+    """W f + b; b starts at zero. LIFT's W starts at N(0, 2 / D), and not at rows of unit length."""
+
+    def __init__(self, num_classes: int, dim: int, scale: float = 1.0, variant: str = "lift+"):
+        super().__init__(num_classes, dim)
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+        if variant == "lift":
+            nn.init.normal_(self.weight, std=(2 / dim) ** 0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.weight, self.bias)
+
+
+class CosineClassifier(_Head):
+    """scale * <f / |f|, W_c / |W_c|>."""
+
+    def __init__(self, num_classes: int, dim: int, scale: float, variant: str = "lift+"):
+        super().__init__(num_classes, dim)
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+class L2NormClassifier(_Head):
+    """<f, W_c / |W_c|>."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features, F.normalize(self.weight, dim=-1))
+
+
+class LayerNormClassifier(_Head):
+    """<LN(f), W_c / |W_c|>, LN without affine, eps 1e-12."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = F.layer_norm(features, features.shape[-1:], eps=1e-12)
+        return F.linear(features, F.normalize(self.weight, dim=-1))

@@ -1,0 +1,83 @@
+"""First weights of a head, [C, D] with rows of unit length, from what the bare backbone knows of the classes."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.backbones.backbone import Backbone
+from models.heads import logistic
+from utils.errors import ModelError
+
+Features = Callable[[], tuple[Tensor, Tensor]]  # () -> the backbone's features [n, D] float32 and labels [n] int64
+PATIENCE_SECONDS = 60.0  # with scikit-learn's logistic regression, by models.logistic.sklearn_seconds
+
+
+@torch.no_grad()
+def semantic(
+    backbone: Backbone, classnames: list[str], features: Features, texts: list[list[str]] | None = None
+) -> Tensor:
+    """The text feature t of each class, mapped back to the image feature space: t P^T, or t where the tower has no P.
+
+    texts: of each class (models/prompts.py); None = "a photo of a {name}."
+    """
+    rows = backbone.encode_texts(classnames, texts) if texts else backbone.encode_classnames(classnames)
+    if backbone.image_projection is not None:  # a CLIP ResNet's own feature lies in the joint space
+        rows = rows @ backbone.image_projection.float().T
+    return F.normalize(rows, dim=-1)
+
+
+@torch.no_grad()
+def class_mean(backbone: Backbone, classnames: list[str], features: Features) -> Tensor:
+    """The mean training feature of each class. Raises ModelError for a class without training images."""
+    vectors, labels = features()
+    counts = _images_per_class(labels, classnames)
+    sums = vectors.new_zeros(len(classnames), vectors.shape[1]).index_add_(0, labels, vectors)
+    return F.normalize(sums / counts[:, None], dim=-1)
+
+
+@torch.no_grad()
+def linear_probing(backbone: Backbone, classnames: list[str], features: Features) -> Tensor:
+    """The weights of scikit-learn's LogisticRegression, balanced class weights, at most 100 iterations.
+
+    Where they could take it more than a minute, models/logistic.py computes the same on the features' device.
+    Raises ModelError for a class without training images, and for a single class.
+    """
+    if len(classnames) == 1:
+        raise ModelError(
+            f"linear_probing tells classes apart, and there is one only, '{classnames[0]}'; "
+            "set classifier_init class_mean, semantic or None"
+        )
+    vectors, labels = features()
+    _images_per_class(labels, classnames)
+    slow = logistic.sklearn_seconds(*vectors.shape, len(classnames)) > PATIENCE_SECONDS
+    weight = logistic.fit(vectors, labels, len(classnames)) if slow else _sklearn_probe(vectors, labels)
+    if len(classnames) == 2:  # scikit-learn gives the row of class 1 only
+        weight = torch.cat([-weight, weight])
+    return F.normalize(weight, dim=-1)
+
+
+def _sklearn_probe(vectors: Tensor, labels: Tensor) -> Tensor:
+    """scikit-learn's coefficients, [C, D], or of two classes [1, D], computed on the CPU."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    probe = LogisticRegression(class_weight="balanced", max_iter=logistic.ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 100 iterations are the definition, converged or not
+        probe.fit(vectors.cpu().numpy(), labels.cpu().numpy())
+    return torch.from_numpy(probe.coef_).to(vectors)
+
+
+def _images_per_class(labels: Tensor, classnames: list[str]) -> Tensor:
+    """How many of `labels` each class has, [C]. Raises ModelError for a class that has none."""
+    counts = torch.bincount(labels, minlength=len(classnames))
+    if not counts.all():
+        name = classnames[int(counts.argmin())]
+        raise ModelError(
+            f"class '{name}' has no training image, so its head cannot start from training features; "
+            "set classifier_init semantic or None"
+        )
+    return counts

@@ -1,0 +1,62 @@
+"""The texts that stand for a class: one prompt, the 80 of CLIP's paper, or sentences of the user's own.
+
+default     "a photo of a NAME."
+classname   "NAME"
+ensemble    the 80 templates that CLIP's authors made for ImageNet (Radford et al. 2021), as open_clip lists them
+descriptor  the class's sentences in a JSON file, {class name: [sentences]}
+"""
+
+import json
+
+from models.backbones.text import class_prompts, text_notes
+from utils.errors import ModelError
+
+
+def class_texts(classnames: list[str], prompt: str, file: str | None = None) -> list[list[str]]:
+    """The texts of each class, at least one. Raises ModelError for a descriptor `file` that lacks a class."""
+    if prompt == "classname":
+        return [[name] for name in classnames]
+    if prompt == "ensemble":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES  # heavy: imported where it is used
+
+        return [[template(name) for template in OPENAI_IMAGENET_TEMPLATES] for name in classnames]
+    if prompt == "descriptor":
+        sentences = _read_sentences(file)
+        missing = [name for name in classnames if name not in sentences]
+        if missing:
+            more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
+            known = ", ".join(repr(name) for name in list(sentences)[:3])
+            raise ModelError(
+                f"prompt_file {file} has no sentences for {', '.join(map(repr, missing[:3]))}{more} "
+                f"(it has {known}, ...); its keys have to be the class names"
+            )
+        return [sentences[name] for name in classnames]
+    return [[text] for text in class_prompts(classnames)]
+
+
+def prompt_notes(classnames: list[str], prompt: str, file: str | None, renamable: bool) -> list[str]:
+    """The faults of these texts in a sentence each (models.text.text_notes). Raises ModelError, as `class_texts`."""
+    texts = dict(zip(classnames, class_texts(classnames, prompt, file), strict=True))
+    return text_notes(classnames, texts.__getitem__, renamable)
+
+
+def _read_sentences(file: str) -> dict[str, list[str]]:
+    try:
+        with open(file, encoding="utf-8-sig") as opened:
+            content = json.load(opened)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"prompt_file {file} cannot be read as JSON ({error}); correct or replace it") from error
+    if isinstance(content, dict):
+        wrong = [{name: texts} for name, texts in content.items() if not _are_sentences(texts)]
+    else:
+        wrong = [content]
+    if wrong:
+        raise ModelError(
+            f"prompt_file {file} has to hold {{class name: [sentences]}}, a sentence or more for each class, "
+            f"found {json.dumps(wrong[0])[:100]}"
+        )
+    return content
+
+
+def _are_sentences(texts: object) -> bool:
+    return isinstance(texts, list) and bool(texts) and all(isinstance(text, str) and text.strip() for text in texts)

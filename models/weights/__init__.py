@@ -1,0 +1,1 @@
+"""Weight files: where they are published, how they are read without running code, and how their names become ours."""

@@ -1,0 +1,202 @@
+"""Checkpoints of LIFT (arXiv 2309.10019), {"tuner": tensors, "head": tensors}, and of LIFT+: which is which.
+
+LIFT numbers the blocks that a method trains from the first of them, and the tensors of some methods through all blocks.
+So our tensors are listed under LIFT's names, as views of LIFT's shapes, and a file is copied into these.
+"""
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from models.backbones.resnet import ResNet
+from models.weights.lift_plus import from_lift_plus, published_name
+from utils.errors import ModelError
+
+LAYERS = {"attn.qkv": "attn_in", "attn.proj": "attn_out", "mlp.fc1": "mlp_in", "mlp.fc2": "mlp_out"}
+BOTTLENECK = {
+    f"{theirs}.{kind}": f"{ours}.{kind}"
+    for theirs, ours in (("ln", "norm"), ("down_proj", "down"), ("up_proj", "up"))
+    for kind in ("weight", "bias")
+}
+# {the name in LIFT's file: ours in a block}, by method; i: the block's number among those of the method
+BLOCK_NAMES: dict[str, dict[str, str]] = {
+    "fft": {
+        **{f"block_tuned.i.ln_{n}.{kind}": f"norm{n}.{kind}" for n in "12" for kind in ("weight", "bias")},
+        **{f"block_tuned.i.attn.in_proj_{kind}": f"attn.qkv.{kind}" for kind in ("weight", "bias")},
+        **{
+            f"block_tuned.i.{theirs}.{kind}": f"{ours}.{kind}"
+            for theirs, ours in (("attn.out_proj", "attn.proj"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"))
+            for kind in ("weight", "bias")
+        },
+    },
+    "pt": {"vpt_list.i.prompt": "prompt.tokens"},
+    "lora": {
+        f"lora_list.i.{part}.lora_{theirs}": f"attn.qkv.{part}.{ours}.weight"
+        for part in "qv"
+        for theirs, ours in (("A", "down"), ("B", "up"))
+    },
+    "adapter": {f"adapter_list.i.{theirs}": f"mlp.adapter.{ours}" for theirs, ours in BOTTLENECK.items()},
+    "adaptformer": {
+        **{f"adaptformer_list.i.{theirs}": f"side.{ours}" for theirs, ours in BOTTLENECK.items()},
+        "adaptformer_list.i.scale": "side.scale",
+    },
+    "ssf": {
+        f"ssf_{theirs.partition('_')[0]}_list.i.{theirs}.{kind}": f"{ours}.{kind}"
+        for ours, theirs in LAYERS.items()
+        for kind in ("scale", "shift")
+    },
+    "ssf_ln": {f"ssf_ln_list.i.ln_{n}.{kind}": f"norm{n}.{kind}" for n in "12" for kind in ("scale", "shift")},
+    "aft": {
+        f"masked_linear_list.i.{theirs}.optimized_{kind}": f"{ours}.{kind}.values"
+        for ours, theirs in LAYERS.items()
+        for kind in ("weight", "bias")
+    },
+}
+# numbered through all blocks of the method, so many a block
+BIASES = ("attn.qkv.bias", "attn.proj.bias", "norm1.bias", "mlp.fc1.bias", "mlp.fc2.bias", "norm2.bias")
+NORMS = ("norm1", "norm2")
+# the names of a timm tower's block, which `block_tuned` has there, and CLIP's
+TIMM_BLOCK = (
+    (r"norm([12])\.", r"ln_\1."),
+    (r"attn\.qkv\.", "attn.in_proj_"),
+    (r"attn\.proj\.", "attn.out_proj."),
+    (r"mlp\.fc1\.", "mlp.c_fc."),
+    (r"mlp\.fc2\.", "mlp.c_proj."),
+)
+LISTS = re.compile(r"\w+_list\.\d+(\.|$)|(block|bias|ln)_tuned\.\d+(\.|$)|ssf_attn\.")  # LIFT's names begin so
+# methods of which LIFT trains other tensors than LIFT+ does, and the names of these
+OTHER_IN_LIFT_PLUS = {"aft": "masked_linear_list.", "fft": "full_list.", "bitfit": "bias_list."}
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def convert_upstream(
+    model: nn.Module, content: dict[str, dict[str, Tensor]]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of `model` and of a checkpoint of LIFT or LIFT+, under the same names; a copy is to be strict.
+
+    content: {"tuner": tensors}, of LIFT with "head": tensors. Raises ModelError.
+    """
+    tuner = content["tuner"]
+    if "head" in content or any(LISTS.match(name) for name in tuner):
+        return from_lift(model, tuner, content.get("head", {}))
+    tensors = from_lift_plus(model, tuner)  # it may exchange parameters, so it goes first
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}, tensors
+
+
+def from_lift(
+    model: nn.Module, tuner: dict[str, Tensor], head: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What trains in `model` and what a file of LIFT holds, both under LIFT's names and in its shapes.
+
+    The first are views of the model's tensors. Those that LIFT has no name for keep ours, and are so found missing.
+    Raises ModelError for places or statistics that the file was not made with.
+    """
+    tower = model.tower
+    for method, prefix in OTHER_IN_LIFT_PLUS.items():
+        name = next((name for name in tuner if name.startswith(prefix)), None)
+        if name and method in tower.attached and tower.variant != "lift":
+            raise ModelError(
+                f"the LIFT checkpoint holds {name}, and LIFT trains other tensors of v.{method} than LIFT+ does; "
+                "test it in LIFT's form (-d DATA -m MODEL), or add variant lift"
+            )
+    tensors = _with_clip_names(tuner) | {f"head.{name}": tensor for name, tensor in head.items()}
+    names = list(_names_in_resnet(tower, tensors) if isinstance(tower, ResNet) else _names_in_blocks(tower))
+    ours = dict(model.named_parameters()) | dict(model.named_buffers())
+    targets, holders = {}, {}
+    for theirs, name in names:
+        targets[theirs] = _in_their_shape(theirs, ours[name].detach())
+        holders.setdefault(name, []).append(theirs)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name not in holders:
+            targets[name] = parameter
+    for same in holders.values():  # one tensor under the names of two methods, as full and bias tuning have it
+        found = [tensors[theirs] for theirs in same if theirs in tensors]
+        if any(not torch.equal(found[0], other) for other in found[1:]):
+            raise ModelError(f"the LIFT checkpoint contradicts itself: {' and '.join(same)} are one tensor, but differ")
+    return targets, tensors
+
+
+def _in_their_shape(theirs: str, tensor: Tensor) -> Tensor:
+    """A view of a tensor of ours: low-rank matrices multiply from the right, and a scalar has a dimension."""
+    if ".lora_" in theirs:
+        return tensor.T
+    return tensor.view(1) if theirs.endswith(".scale") and tensor.ndim == 0 else tensor
+
+
+def _with_clip_names(tuner: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The file's tensors, those of a timm tower's blocks under the names of CLIP's."""
+    renamed = {}
+    for name, tensor in tuner.items():
+        block = re.fullmatch(r"(block_tuned\.\d+\.)(.+)", name)
+        part = block[2] if block else ""
+        for timm, clip in TIMM_BLOCK:
+            part = re.sub(f"^{timm}", clip, part)
+        other = block[1] + part if block else name
+        renamed[name if other in tuner else other] = tensor
+    return renamed
+
+
+def _names_in_blocks(tower: nn.Module) -> Iterator[tuple[str, str]]:
+    """(LIFT's name, ours) of what trains in the blocks."""
+    for method, layers in tower.attached.items():
+        for i, layer in enumerate(layers):
+            block = tower.blocks[layer]
+            ours = {name.replace(".wrapped", ""): name for name, _ in block.named_parameters()}
+            for theirs, name in _names_in_block(method, i):
+                if name in ours:  # ssf and aft may be in some of the Linears only
+                    yield theirs, f"tower.blocks.{layer}.{ours[name]}"
+
+
+def _names_in_block(method: str, i: int) -> Iterator[tuple[str, str]]:
+    if method == "bitfit":
+        yield from ((f"bias_tuned.{len(BIASES) * i + n}", name) for n, name in enumerate(BIASES))
+    elif method == "ln_tuning":
+        for n, norm in enumerate(NORMS):
+            yield from ((f"ln_tuned.{len(NORMS) * i + n}.{kind}", f"{norm}.{kind}") for kind in ("weight", "bias"))
+    else:
+        names = BLOCK_NAMES.get(method, {})  # LIFT's own lora_mlp never ran, so it has no names
+        yield from ((theirs.replace(".i.", f".{i}."), name) for theirs, name in names.items())
+
+
+def _names_in_resnet(tower: ResNet, tensors: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """(LIFT's name, ours) of what trains in a ResNet; the file decides between the two forms of `bn_list`."""
+    names = parameter_order(tower)
+    if "fft" in tower.attached:
+        yield from ((f"full_list.{n}", f"tower.{name}") for n, name in enumerate(names))
+    if "bitfit" in tower.attached:
+        biases = [name for name in names if name.endswith("bias")]
+        yield from ((f"bias_list.{n}", f"tower.{name}") for n, name in enumerate(biases))
+    if "bn_tuning" in tower.attached:
+        norms = {name for name, module in tower.named_modules() if isinstance(module, nn.BatchNorm2d)}
+        affine = [name for name in names if name.rpartition(".")[0] in norms]  # weight and bias of each, in turns
+        whole = any(re.match(r"bn_list\.\d+\.", name) for name in tensors)
+        for n, name in enumerate(affine):
+            norm, _, kind = name.rpartition(".")
+            yield f"bn_list.{n // 2}.{kind}" if whole else f"bn_list.{n}", f"tower.{name}"
+            if whole and kind == "weight":
+                yield from ((f"bn_list.{n // 2}.{statistic}", f"tower.{norm}.{statistic}") for statistic in STATISTICS)
+    if "ssf" in tower.attached:
+        yield from ((f"ssf_attn.{kind}", f"tower.after.{kind}") for kind in ("scale", "shift"))
+
+
+def parameter_order(tower: ResNet) -> list[str]:
+    """Our names of a ResNet's parameters in the order of its published module: OpenAI's of CLIP's form, or timm's."""
+    names = [f"net.{name}" for name, _ in tower.net.named_parameters()]
+    published = {name: published_name(name) for name in names}
+    if not any(name.startswith("attnpool.") for name in published.values()):
+        return names
+    return sorted(names, key=lambda name: _place(published[name]))
+
+
+def _place(name: str) -> tuple:
+    """Sorts the names of OpenAI's ModifiedResNet: stem, layer1 to layer4, attention pool."""
+    *modules, kind = name.split(".")
+    places = {"positional_embedding": 0, "k_proj": 1, "q_proj": 2, "v_proj": 3, "c_proj": 4}
+    if modules[0] == "attnpool":
+        return (5, places[modules[1] if len(modules) > 1 else kind], kind != "weight")
+    layer, block = (int(modules.pop(0)[-1]), int(modules.pop(0))) if modules[0].startswith("layer") else (0, 0)
+    if modules[0] == "downsample":
+        return (layer, block, 4, int(modules[1]), kind != "weight")
+    return (layer, block, int(modules[0][-1]), modules[0].startswith("bn"), kind != "weight")

@@ -1,0 +1,242 @@
+"""Weights of the backbones: where they are published, what sizes they have, and how they are loaded, strictly."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.backbones import BACKBONES, FAMILIES
+from models.backbones.backbone import Backbone, Geometry
+from models.backbones.resnet import CHANNEL_MULTIPLE, STRIDE
+from models.backbones.vit import HEAD_DIM
+from models.weights.descriptions import (
+    OPENAI_SHA256,
+    Description,
+    beside,
+    describe_open_clip,
+    describe_timm,
+    openai_description,
+)
+from models.weights.find import ASSETS, SCHEMES, find_weights, open_clip_entry, timm_entry
+from models.weights.naming import to_our_names
+from models.weights.read import read_tensors
+from utils.config.parsing import NORMALISATIONS
+from utils.errors import ModelError
+from utils.files import sha256
+
+
+class Weights(NamedTuple):
+    """The file that a backbone was loaded from, and what a user should know of it."""
+
+    path: Path
+    name: str  # its address, or the file's name
+    sha256: str
+    published: bool  # whether these are the weights that are published under the backbone's name
+    notes: tuple[str, ...] = ()
+
+
+RESNET_RESOLUTION = 224  # a mean over the feature map takes any size, so the tensors do not tell
+
+
+def load_backbone(name: str, weights: str | None = None, given: Description | None = None) -> tuple[Backbone, Weights]:
+    """The backbone `name` with its published weights, or those of `weights`, in float32; and where they came from.
+
+    `weights` is a local file, or the address of other published weights (timm:MODEL.TAG, open_clip:MODEL/TAG). The
+    sizes are read from the tensors, and have to be those of `name`, unless that is one of FAMILIES. `given` goes before
+    what is known of the weights otherwise: see models/descriptions.py. Raises ModelError.
+    """
+    if name in FAMILIES and not weights:
+        raise ModelError(
+            f"{name} takes files of any size; say which: weights FILE, or timm:MODEL.TAG, open_clip:MODEL/TAG"
+        )
+    address = weights or BACKBONES[name].address
+    known = _describe_address(address)  # before a download, which may be in vain
+    path = find_weights(address)
+    digest = sha256(path)
+    state = {key: value.float() for key, value in to_our_names(read_tensors(path), path).items()}
+    geometry = read_geometry(state, path)
+    _require_size(name, geometry, path)
+    published = _published_address(address, path, digest)
+    known = known or _describe_address(published) or beside(path)
+    geometry, mean, std = _complete(geometry, (given or Description()).or_else(known), path, name)
+    with torch.device("meta"):
+        backbone = Backbone(geometry)
+    wanted = backbone.state_dict()
+    # BatchNorm's counts of training steps: in no use with fixed statistics, and not in every file
+    counts = {key for key in wanted if key.endswith(".num_batches_tracked")}
+    _check(state, {key: value for key, value in wanted.items() if key not in counts}, path, name)
+    backbone.load_state_dict(state | {key: torch.tensor(0) for key in counts}, assign=True)
+    backbone.mean, backbone.std = mean, std
+    scheme = address.partition(":")[0]
+    known_as = address if scheme in SCHEMES and scheme != "asset" else path.name
+    own = name in BACKBONES and published == BACKBONES[name].address
+    notes = known.notes if own else (*known.notes, _in_words(known_as, backbone))
+    return backbone, Weights(path, known_as, digest, own, notes)
+
+
+def _in_words(weights: str, backbone: Backbone) -> str:
+    """How weights other than the backbone's published ones are computed, for the log."""
+    geometry = backbone.geometry
+    towers = [f"activation {geometry.activation}"] if geometry.activation else []
+    towers += [f"{geometry.heads} heads"] if geometry.heads else []
+    mean, std = (" ".join(f"{value:.4g}" for value in constants) for constants in (backbone.mean, backbone.std))
+    return f"{weights}: {', '.join([*towers, f'mean {mean}', f'std {std}'])}"
+
+
+def _require_size(name: str, found: Geometry, path: Path) -> None:
+    """Raises ModelError unless a file of these sizes goes by the backbone's name."""
+    family = FAMILIES[name] if name in FAMILIES else BACKBONES[name].geometry.family
+    if found.family != family:
+        raise ModelError(
+            f"{name} is a {family}, but {path} holds a {found.family}; choose the backbone that fits the file"
+        )
+    wanted = found if name in FAMILIES else BACKBONES[name].geometry
+    if found != wanted:
+        sizes = dataclasses.asdict(wanted).items()
+        differing = [f"{key} {getattr(found, key)} (not {size})" for key, size in sizes if getattr(found, key) != size]
+        other = next(key for key, value in FAMILIES.items() if value == family)
+        raise ModelError(f"{path} does not hold a {name}: it has {', '.join(differing)}; -b {other} takes any size")
+
+
+def _published_address(address: str, path: Path, digest: str) -> str:
+    """The address under which a file is published: its own, or that of the same file; "" where it is not known."""
+    if path.resolve().parent == ASSETS:
+        return f"asset:{path.name}"
+    return OPENAI_SHA256.get(digest, address if address.partition(":")[0] in SCHEMES else "")
+
+
+def _describe_address(address: str) -> Description | None:
+    """What is known of published weights; None for a file. Raises ModelError for what our towers lack."""
+    kind, _, model = address.partition(":")
+    source = next((source for source in BACKBONES.values() if source.address == address), None)
+    if source is not None:
+        mean, std = NORMALISATIONS[source.normalisation]
+        usual = source.geometry.usual
+        return Description(
+            usual.activation, usual.heads, text_heads=usual.text_heads, mean=mean, std=std, source=address
+        )
+    if kind == "clip":
+        return openai_description(address)
+    if kind == "timm":
+        return describe_timm(model, timm_entry(model), address)
+    if kind == "open_clip":
+        config, published = open_clip_entry(model)
+        quick = bool(config.get("quick_gelu") or published.get("quick_gelu"))
+        return describe_open_clip(config | {"quick_gelu": quick}, published, address)
+    return None
+
+
+def _complete(
+    geometry: Geometry, description: Description, path: Path, name: str
+) -> tuple[Geometry, tuple[float, ...], tuple[float, ...]]:
+    """The geometry with activation and heads, and mean and std of the images. Raises ModelError for what is unknown."""
+    for key, size in description.sizes.items():
+        if getattr(geometry, key) != size:
+            raise ModelError(
+                f"{description.source} describes another model than {path}: {key} {size}, found "
+                f"{getattr(geometry, key)}; correct or remove it"
+            )
+    usual, has_activation = geometry.usual, geometry.clip or not geometry.resnet
+    has_heads = description.heads or description.head_width or name in BACKBONES or geometry.resnet
+    lacking = {"activation": has_activation and not description.activation, "heads": not has_heads}
+    lacking |= {key: not getattr(description, key) for key in ("mean", "std")}
+    unknown = [key for key, lacks in lacking.items() if lacks]
+    if unknown:
+        raise ModelError(_how_to_describe(path, unknown, geometry))
+    heads = description.heads or (description.head_width and max(geometry.dim // description.head_width, 1))
+    heads = None if geometry.resnet else heads or usual.heads
+    text_heads = (description.text_heads or usual.text_heads) if geometry.clip else None
+    for what, count, width in (("heads", heads, geometry.dim), ("text_heads", text_heads, geometry.text_dim)):
+        if count and width % count:
+            raise ModelError(f"{what} {count} does not divide the width {width} of the tower in {path}")
+    activation = description.activation if has_activation else None
+    geometry = dataclasses.replace(geometry, activation=activation, heads=heads, text_heads=text_heads)
+    return geometry, description.mean, description.std
+
+
+def _how_to_describe(path: Path, unknown: list[str], geometry: Geometry) -> str:
+    """Says what the tensors of a file do not tell, and how to give it."""
+    json = "open_clip_config.json" if geometry.clip else "config.json (timm's)"
+    keys = {
+        "activation": "activation gelu (LAION, DataComp, BioCLIP) or quick_gelu (OpenAI, MetaCLIP, most of DFN)",
+        "heads": f"heads N (width {geometry.dim}: {geometry.dim // HEAD_DIM} if they are {HEAD_DIM} wide)",
+        "mean": "mean clip, imagenet, half or [R,G,B]",
+        "std": "std likewise" if "mean" not in unknown else "",
+    }
+    add = ", ".join(keys[key] for key in unknown if keys[key])
+    return (
+        f"the tensors in {path} do not determine {', '.join(unknown)}, and the features depend on it; "
+        f"put its {json} beside it, or add {add}"
+    )
+
+
+def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, name: str) -> None:
+    """Raises ModelError, which names the tensors, unless `state` has exactly the names and shapes of `wanted`."""
+    shapes = {key: (tuple(value.shape), tuple(state[key].shape)) for key, value in wanted.items() if key in state}
+    for problem, names in (
+        ("lacks", sorted(wanted.keys() - state.keys())),
+        ("has unexpected tensors:", sorted(state.keys() - wanted.keys())),
+        ("has wrong shapes (needed, found):", [f"{k} {a} {b}" for k, (a, b) in shapes.items() if a != b]),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ModelError(
+                f"{path} is not a complete weight file for {name}: it {problem} {', '.join(names[:3])}{more}"
+            )
+
+
+# ---- sizes ----
+
+
+def read_geometry(state: dict[str, Tensor], path: Path | str = "the file") -> Geometry:
+    """The sizes of a backbone, read from its tensors (in our naming)."""
+    clip, resnet = (any(name.startswith(prefix) for name in state) for prefix in ("text.", "image.net."))
+    try:
+        sizes = (_clip_resnet if clip else _resnet)(state) if resnet else _vit(state)
+        if clip:
+            context, text_dim = state["text.positional_embedding"].shape
+            joint = sizes["dim"] if resnet else state["image_projection"].shape[1]
+            depth = _count(state, "text.blocks.")
+            sizes |= {"joint": joint, "text_dim": text_dim, "text_depth": depth, "context": context}
+    except KeyError as error:
+        raise ModelError(f"{path} is not a complete weight file: it lacks {error}") from error
+    except (ValueError, IndexError, TypeError) as error:
+        raise ModelError(f"{path} has a tensor of the wrong shape: {error}") from error
+    if clip and resnet and sizes["width"] % CHANNEL_MULTIPLE:
+        raise ModelError(
+            f"{path}: the first stage is {sizes['width']} channels wide, which is no multiple of {CHANNEL_MULTIPLE}"
+        )
+    return Geometry(**sizes)
+
+
+def _vit(state: dict[str, Tensor]) -> dict:
+    dim, _, patch, _ = state["image.patch_embed.weight"].shape
+    side = (len(state["image.positional_embedding"]) - 1) ** 0.5
+    return {"dim": dim, "depth": _count(state, "image.blocks."), "patch": patch, "resolution": round(side) * patch}
+
+
+def _clip_resnet(state: dict[str, Tensor]) -> dict:
+    stages = tuple(_count(state, f"image.net.stages.{i}.") for i in (0, 1, 2, 3))
+    width = len(state["image.net.stages.0.0.conv1_1x1.conv.weight"])
+    dim = len(state["image.net.head.proj.weight"])
+    side = (len(state["image.net.head.pos_embed"]) - 1) ** 0.5
+    sizes = {"dim": dim, "depth": sum(stages), "patch": STRIDE, "resolution": round(side) * STRIDE}
+    return sizes | {"stages": stages, "width": width}
+
+
+def _resnet(state: dict[str, Tensor]) -> dict:
+    stages = tuple(_count(state, f"image.net.layer{i}.") for i in (1, 2, 3, 4))
+    width = len(state["image.net.layer1.0.conv1.weight"])
+    sizes = {"dim": 32 * width, "depth": sum(stages), "patch": STRIDE, "resolution": RESNET_RESOLUTION}
+    return sizes | {"stages": stages, "width": width}
+
+
+def _count(state: dict[str, Tensor], prefix: str) -> int:
+    """The number of blocks `prefix`0, `prefix`1, ... Raises KeyError for none."""
+    numbers = [name.removeprefix(prefix).partition(".")[0] for name in state if name.startswith(prefix)]
+    blocks = [int(number) for number in numbers if number.isdecimal()]
+    if not blocks:
+        raise KeyError(f"{prefix}0")
+    return 1 + max(blocks)

@@ -1,0 +1,104 @@
+"""Reads the tensors of a weight file, and nothing but tensors: no file can run code here."""
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from utils.errors import ModelError
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a weight file by name: safetensors, a plain state dict (torch.save) or a TorchScript archive.
+
+    Raises ModelError for anything else, and for a file that would run code when loaded.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        if _is_torchscript(path):
+            return _read_torchscript(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers of foreign bytes raise whatever they stumble over
+        message = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
+        raise ModelError(f"{path} is damaged, or no weight file that loads without running code ({message})") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"{path} holds {type(state).__name__}, not a state dict (tensors by name)")
+    return state
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+class _Inert:
+    """Stands in for every module class of a TorchScript archive: keeps its attributes, has none of its code."""
+
+    def __setstate__(self, state: object) -> None:
+        self.__dict__.update(state if isinstance(state, dict) else {})
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Reads the data of a TorchScript archive; knows tensors and inert modules, and refuses every other name."""
+
+    def __init__(self, archive: zipfile.ZipFile, prefix: str):
+        super().__init__(io.BytesIO(archive.read(prefix + "data.pkl")))
+        self.archive, self.prefix = archive, prefix
+
+    def find_class(self, module: str, name: str) -> object:
+        if module.startswith("__torch__"):
+            return _Inert
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild_tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+    def persistent_load(self, reference: tuple) -> Tensor:
+        _, dtype, key, _, numel = reference
+        data = bytearray(self.archive.read(f"{self.prefix}data/{key}"))
+        return torch.frombuffer(data, dtype=dtype)[:numel] if data else torch.empty(0, dtype=dtype)
+
+
+_STORAGES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+}
+
+
+def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: object) -> Tensor:
+    return storage.as_strided(size, stride, offset)
+
+
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    with zipfile.ZipFile(path) as archive:
+        prefix = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
+        root = _TensorUnpickler(archive, prefix).load()
+    tensors = {}
+
+    def collect(module: _Inert, prefix: str) -> None:
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                tensors[prefix + name] = value
+            elif isinstance(value, _Inert):
+                collect(value, f"{prefix}{name}.")
+
+    collect(root, "")
+    return tensors

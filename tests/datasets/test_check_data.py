@@ -1,0 +1,430 @@
+"""The check of a data set: what it finds in photographs damaged one by one, and what bad_images skip leaves out."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import photograph
+from PIL import Image
+
+from datasets import build_data
+from datasets.base import DataSet, ImageList
+from datasets.check import bad_images, check
+from utils import config
+from utils.errors import DataError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import check_data  # noqa: E402
+import data_report  # noqa: E402
+
+COUNTS = {"zero": 101, "one": 20, "two": 5, "three": 1}  # a class above 100, one at 20, two below
+GROUPS = ("medium", "few", "few", "many")  # of one, three, two, zero
+draw = data_report.draw
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A folder of its own for every test, and no picture of the tail but where it is looked at: these take long."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEBUG", raising=False)
+    monkeypatch.setattr(data_report, "draw", lambda data, path: None)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """root: parts of two photographs, each at a place of its own, in class folders."""
+    photos, place = [photograph("china.jpg"), photograph("flower.jpg")], 0
+    for split in ("train", "test"):
+        for name, count in COUNTS.items():
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count if split == "train" else 3):
+                place += 1
+                part = photos[place % 2][place : place + 40, 2 * place : 2 * place + 50]
+                Image.fromarray(part).save(folder / f"{i}.jpg")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def run(capsys):
+    """run(options...) -> (exit status, what was printed, what stands on stderr)."""
+
+    def run(*options, data="folder", workers=0):
+        status = check_data.main(["-d", data, *map(str, (*options, "num_workers", workers))])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def damage(root):
+    """One image of every kind of trouble; returns {name: a word of the reason}."""
+    train, test = root / "train", root / "test"
+    (train / "zero/0.jpg").unlink()
+    (train / "zero/0.jpg").symlink_to("nowhere.jpg")
+    whole = (train / "zero/1.jpg").read_bytes()
+    (train / "zero/1.jpg").write_bytes(whole[: len(whole) // 2])
+    (train / "one/2.jpg").write_bytes(b"")
+    (train / "three/0.jpg").write_text("<!DOCTYPE html><title>404</title>")
+    (test / "two/1.jpg").write_bytes(os.urandom(500))
+    return {
+        "train/zero/0.jpg": "nowhere.jpg",
+        "train/zero/1.jpg": "runcated",
+        "train/one/2.jpg": "empty",
+        "train/three/0.jpg": "web page",
+        "test/two/1.jpg": "none of JPEG",
+    }
+
+
+def report(folder="check_folder_pictures"):
+    return json.loads((Path("output") / folder / "report.json").read_text())
+
+
+def listed(folder="check_folder_pictures"):
+    return (Path("output") / folder / "bad_images.txt").read_text().splitlines()
+
+
+def skipping(root, *options):
+    """The data of a run with bad_images skip."""
+    options = ("root", root, "bad_images", "skip", *options)
+    return build_data(config.load_config("folder", "clip_tiny", "lp", [str(option) for option in options]))
+
+
+# ---- what is found ----
+
+
+def test_good_pictures(run, pictures, monkeypatch):
+    monkeypatch.setattr(data_report, "draw", draw)
+    status, said, error = run("root", pictures)
+    assert (status, error) == (0, "")
+    folder = Path("output/check_folder_pictures")
+    files = {"report.txt", "report.json", "bad_images.txt", "duplicates.txt", "long_tail.png"}
+    assert {path.name for path in folder.iterdir()} == files
+    assert listed() == []
+    assert (folder / "report.txt").read_text() == (
+        f"$ python scripts/check_data.py -d folder root {pictures} num_workers 0\n{said}"
+    )
+    with Image.open(folder / "long_tail.png") as picture:
+        pixels = np.array(picture.convert("RGB"))
+    for colour in ((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00), (0xC1, 0x27, 0x2D)):
+        assert (pixels == colour).all(axis=2).sum() > 1000  # every group has its bars
+
+
+def test_a_picture_of_many_classes(tmp_path):
+    """Some without images, and with names that matplotlib could take for formulas."""
+    labels = np.repeat(np.arange(60), np.r_[200:150:-1, [0] * 10])
+    data = DataSet(
+        "own", [f"$x_{c}^" for c in range(60)], ImageList(["a"] * len(labels), labels), ImageList([], labels[:0])
+    )
+    for few in (data, DataSet("$own", data.classnames[:3], ImageList(["a"], np.array([2])), data.test)):
+        draw(few, tmp_path / "tail.png")
+        with Image.open(tmp_path / "tail.png") as picture:
+            assert picture.size == (1500, 750)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_pictures_are_named_with_their_reasons(run, pictures, workers):
+    bad = damage(pictures)
+    status, said, _ = run("root", pictures, workers=workers)
+    assert status == 1
+    found = dict(line.split("\t") for line in listed())
+    assert found.keys() == bad.keys()
+    for name, word in bad.items():
+        assert word in found[name]
+        assert f"{name}: {found[name]}" in said
+    kinds = {row["image"]: row["kind"] for row in report()["bad"]}
+    assert [name for name, kind in kinds.items() if kind == "missing"] == ["train/zero/0.jpg"]
+    assert "missing: 1" in said and "unreadable: 4" in said and "1 class would have no training image" in said
+
+
+def test_counts_and_groups(run, pictures):
+    """Against the numbers of files."""
+    damage(pictures)
+    run("root", pictures)
+    assert report()["classes"] == [
+        {"name": name, "train": COUNTS[name], "train_good": COUNTS[name] - lost, "test": 3, "group": group}
+        for name, lost, group in zip(sorted(COUNTS), (1, 1, 0, 2), GROUPS, strict=True)
+    ]
+    _, said, _ = run("root", pictures, "many_threshold", 10, "few_threshold", 2)
+    assert [row["group"] for row in report()["classes"]] == ["many", "few", "medium", "many"]
+    assert re.search(r"^many +2 +121 +118 +6$", said, re.M)
+
+
+def test_duplicates(run, pictures):
+    copies = {"train/one/90.jpg": "train/zero/5.jpg", "test/two/91.jpg": "train/two/3.jpg"}
+    copies |= {"train/zero/92.jpg": "train/zero/7.jpg", "test/one/93.jpg": "test/one/0.jpg"}
+    for copy, original in copies.items():
+        shutil.copy(pictures / original, pictures / copy)
+    status, said, _ = run("root", pictures, workers=2)
+    assert status == 1
+    found = [{row["image"] for row in images} for images in report()["duplicates"]]
+    assert sorted(map(sorted, found)) == sorted(sorted(pair) for pair in copies.items())
+    assert "in training and in test: 1\n    train/two/3.jpg (two) = test/two/91.jpg (two)" in said
+    assert "under two labels: 1\n    train/one/90.jpg (one) = train/zero/5.jpg (zero)" in said
+    assert "more than once in one list and class: 2" in said
+    blocks = Path("output/check_folder_pictures/duplicates.txt").read_text().strip().split("\n\n")
+    assert "train/one/90.jpg\ttrain\tone\ntrain/zero/5.jpg\ttrain\tzero" in blocks
+    assert len(blocks) == 4
+
+
+@pytest.mark.parametrize(("copy", "status"), [("train/one", 0), ("test/one", 1), ("train/two", 1)])
+def test_what_kind_of_duplicate_is_wrong(run, pictures, copy, status):
+    shutil.copy(pictures / "train/one/0.jpg", pictures / copy / "copy.jpg")
+    assert run("root", pictures)[0] == status
+
+
+def test_small_pictures_are_no_error(run, pictures):
+    Image.new("RGB", (31, 99)).save(pictures / "train/two/tiny.png")
+    Image.new("RGB", (32, 99)).save(pictures / "train/two/not so tiny.png")
+    status, said, _ = run("root", pictures)
+    assert status == 0
+    assert "small, a side below 32 pixels: 1\n    train/two/tiny.png: 31 x 99" in said
+    assert [(row["height"], row["width"]) for row in report()["small"]] == [(99, 31)]
+
+
+def test_a_picture_that_kills_the_decoder_is_named(pictures, monkeypatch):
+    """Every other image of its process is still looked at."""
+    decode = check.decode
+
+    def fragile(path, **options):
+        if path.endswith("train/one/3.jpg"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(path, **options)
+
+    monkeypatch.setattr(check, "decode", fragile)
+    data = build_data(config.load_config("folder", "clip_tiny", "lp", ["root", str(pictures)]))
+    found = check.check_images(data, processes=2)
+    ((image, look),) = found.bad.items()
+    assert found.names[image] == "train/one/3.jpg"
+    assert "kills" in look.reason and "SIGKILL" in look.reason
+    assert (found.sizes.min(axis=1) == 0).sum() == 1
+
+
+def test_a_list_with_missing_files(tmp_path):
+    """As of published lists, whose files nobody has counted."""
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    data = DataSet(
+        "own",
+        ["x", "y"],
+        ImageList([f"{tmp_path}/a.png", f"{tmp_path}/b.png"], np.array([0, 1])),
+        ImageList([f"{tmp_path}/c.png"], np.array([1])),
+        str(tmp_path),
+    )
+    found = check.check_images(data, processes=1)
+    assert [(found.names[image], look.kind, look.reason) for image, look in found.bad.items()] == [
+        ("b.png", "missing", "is missing"),
+        ("c.png", "missing", "is missing"),
+    ]
+    assert found.good_counts.tolist() == [1, 0]
+
+
+# ---- images in memory ----
+
+
+def test_digits(run):
+    from sklearn.datasets import load_digits
+
+    status, said, _ = run(data="digits_lt")
+    assert status == 0
+    found = report("check_digits_lt")
+    assert [row["train"] for row in found["classes"]] == [int(124 * 0.02 ** (c / 9)) for c in range(10)]
+    assert len({image.tobytes() for image in load_digits().images}) == 1797  # no two are equal
+    assert found["duplicates"] == []
+    assert "small, a side below 32 pixels: all 842" in said
+
+
+def test_made_up_cifar(run, tmp_path, monkeypatch):
+    """The first training image is a test image; the second and the third are equal, of two classes."""
+    from types import SimpleNamespace
+
+    def cifar(root, train, download):
+        labels = np.arange(300 if train else 50) % 100
+        pixels = np.random.default_rng(train).integers(0, 255, (len(labels), 32, 32, 3), np.uint8)
+        pixels[0] = 7
+        if train:
+            pixels[2] = pixels[1]
+        return SimpleNamespace(data=pixels, targets=labels.tolist(), classes=[str(c) for c in range(100)])
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR100", cifar)
+    status, said, _ = run("root", tmp_path, data="cifar100")
+    assert status == 1
+    assert "train[0] (0) = test[0] (0)" in said and "train[1] (1) = train[2] (2)" in said
+    folder = f"check_cifar100_{tmp_path.name}"
+    assert (len(report(folder)["duplicates"]), listed(folder)) == (2, [])
+    (Path("output") / folder / "bad_images.txt").write_text("test[0]\ntrain[2]\ttrain\t2\n")
+    options = ["root", str(tmp_path), "bad_images", "skip"]
+    data = build_data(config.load_config("cifar100", "clip_tiny", "lp", options))
+    assert data.train.images.tobytes() == np.delete(cifar("", True, True).data, 2, axis=0).tobytes()
+    assert (len(data.train.labels), len(data.test)) == (299, 49)
+    assert data.class_counts[:4].tolist() == [3, 3, 2, 3]
+
+
+# ---- bad_images skip ----
+
+
+def test_skip_leaves_out_exactly_what_is_listed(run, pictures):
+    bad = damage(pictures)
+    run("root", pictures)
+    data = skipping(pictures)
+    for split in ("train", "test"):
+        files = sorted(str(path.relative_to(pictures)) for path in (pictures / split).glob("*/*.jpg"))
+        assert list(bad_images.image_names(data, split)) == [name for name in files if name not in bad]
+        names = [data.classnames[label] for label in getattr(data, split).labels]
+        assert names == [Path(path).parent.name for path in getattr(data, split).images]
+    assert data.class_counts.tolist() == [19, 0, 5, 99]
+    assert data.groups["medium"].tolist() == [False, False, False, True]  # 20 became 19, and 101 became 99
+    note = (
+        "output/check_folder_pictures/bad_images.txt: 4 training and 1 test images; no training image is left of three"
+    )
+    assert note in data.summary()
+
+
+def test_skip_in_a_run(run, pictures, random_clip):
+    """The log says what was left out; a test run without the option finds the training run; stop names the file."""
+    import main
+
+    damage(pictures)
+    (pictures / "train/three/0.jpg").unlink()
+    (pictures / "train/three/1.jpg").write_bytes((pictures / "test/three/0.jpg").read_bytes()[::-1] + b"no image")
+    shutil.copy(pictures / "train/zero/9.jpg", pictures / "train/three/2.jpg")
+    quick = ["num_epochs", "1", "num_workers", "0", "batch_size", "64", "weights", str(random_clip), "gpu", "-1"]
+    command = ["-d", "folder", "-b", "clip_vit", "-m", "lp", "root", str(pictures), *quick]
+    assert main.main(command) == 2  # stop
+    assert run("root", pictures)[0] == 1
+    assert main.main([*command, "bad_images", "skip"]) == 0
+    folder = Path("output/folder_clip_vit_lp_num_epochs_1_batch_size_64")
+    assert "4 training and 1 test images" in (folder / "log.txt").read_text()
+    results = json.loads((folder / "results.json").read_text())
+    data = skipping(pictures)
+    assert results["data"]["fingerprint"]["train"] == data.train.fingerprint(data.root)
+    assert sum(row["test"] for row in results["per_class"]) == 11
+    assert main.main([*command, "test_only", "True", "bad_images", "skip"]) == 0
+    (pictures / "test/two/1.jpg").unlink()
+    assert main.main([*command, "test_only", "True"]) == 0  # the test list is whole again
+
+
+def test_without_a_report_the_command_is_named(run, pictures):
+    command = f"python scripts/check_data.py -d folder root {pictures}"
+    with pytest.raises(DataError, match=f"folder was not checked; run {command}$"):
+        skipping(pictures)
+    os.makedirs("output/check_folder_pictures")
+    for damaged in ("[damaged", "[1]", "7", "{}"):
+        Path("output/check_folder_pictures/report.json").write_text(damaged)
+        with pytest.raises(DataError, match="was not checked"):
+            skipping(pictures)
+
+
+@pytest.mark.parametrize("change", ["a picture more", "a picture less", "another class"])
+def test_a_stale_report_is_refused(run, pictures, change):
+    damage(pictures)
+    run("root", pictures)
+    if change == "a picture more":
+        shutil.copy(pictures / "train/one/5.jpg", pictures / "train/two/5.jpg")
+    elif change == "a picture less":
+        (pictures / "test/one/0.jpg").unlink()
+    else:
+        (pictures / "train/one/5.jpg").rename(pictures / "train/two/50.jpg")
+    command = f"python scripts/check_data.py -d folder root {pictures}"
+    with pytest.raises(DataError, match=f"changed since the check in output/check_folder_pictures.*: {command}$"):
+        skipping(pictures)
+    run("root", pictures)
+    skipping(pictures)
+
+
+@pytest.mark.parametrize("name", ["train/zero/0.jpg", "train/one/2.jpg"])
+def test_a_mended_picture_makes_the_report_stale(run, pictures, name):
+    damage(pictures)
+    run("root", pictures)
+    (pictures / name).unlink()
+    shutil.copy(pictures / "test/one/0.jpg", pictures / name)
+    with pytest.raises(DataError, match=f"{name} has changed since the check.*run it again: python scripts/check_data"):
+        skipping(pictures)
+
+
+def test_the_list_may_be_edited_by_hand(run, pictures):
+    run("root", pictures)
+    path = Path("output/check_folder_pictures/bad_images.txt")
+    path.write_text("test/zero/0.jpg\n\ntrain/two/1.jpg\ttrain\ttwo\n")
+    data = skipping(pictures)
+    assert (len(data.train), len(data.test)) == (sum(COUNTS.values()) - 1, 11)
+    path.write_text("train/two/1.jpeg\n")
+    with pytest.raises(DataError, match=r"names 'train/two/1.jpeg', which is in neither list"):
+        skipping(pictures)
+    path.write_text("".join(f"{name}\n" for name in bad_images.image_names(data, "test")) + "test/zero/0.jpg\n")
+    with pytest.raises(DataError, match="leaves no image in the test list"):
+        skipping(pictures)
+    path.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        skipping(pictures)
+
+
+def test_a_moved_folder_keeps_its_report(run, pictures, tmp_path):
+    damage(pictures)
+    run("root", pictures)
+    pictures.rename(tmp_path / "elsewhere")
+    assert len(skipping(tmp_path / "elsewhere").train) == sum(COUNTS.values()) - 4
+
+
+def test_two_folders_do_not_overwrite_each_other(run, pictures, tmp_path):
+    other = tmp_path / "other/pictures"
+    shutil.copytree(pictures, other)
+    (other / "train/one/0.jpg").unlink()
+    for root in (pictures, other, pictures, other):
+        run("root", root)
+    assert sorted(os.listdir("output")) == ["check_folder_pictures", "check_folder_pictures-2"]
+    assert report()["checked"]["root"] == str(pictures)
+    assert report("check_folder_pictures-2")["images"]["train"] == report()["images"]["train"] - 1
+
+
+# ---- the command line ----
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ("nonsense", (), "unknown data 'nonsense'"),
+        ("folder", (), "root FOLDER"),
+        ("folder", ("root", "nowhere"), "nowhere"),
+        ("folder", ("root",), "'root' stands alone"),
+        ("folder", ("rooot", "x"), "did you mean 'root'"),
+        ("folder", ("root", "x", "lr", "1"), "leave lr out"),
+        ("folder", ("root", "x", "bad_images", "skip"), "leave bad_images out"),
+    ],
+)
+def test_wrong_input(data, options, message, capsys):
+    assert check_data.main(["-d", data, *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and len(error.splitlines()) == 1 and message in error
+    assert not Path("output").exists()
+
+
+def test_a_failure_of_ours_is_no_finding(run, pictures, monkeypatch):
+    monkeypatch.setattr(check, "check_images", lambda *_: 1 / 0)
+    status, _, error = run("root", pictures)
+    assert (status, error) == (3, "failed: ZeroDivisionError: division by zero (DEBUG=1 shows where)\n")
+    assert not Path("output/check_folder_pictures/report.json").exists()
+    Path("output/check_folder_pictures").rmdir()
+    Path("output").rmdir()
+    Path("output").write_text("in the way")
+    status, _, error = run("root", pictures)
+    assert status == 2 and "cannot write to output/check_folder_pictures" in error
+
+
+def test_names_that_are_no_text(run, pictures):
+    """A file name of bytes that are not UTF-8 comes through all files and back."""
+    name = os.fsdecode(b"train/one/caf\xe9.jpg")
+    (pictures / name).write_bytes(b"")
+    status, said, _ = run("root", pictures)
+    assert status == 1 and r"caf\udce9.jpg: the file is empty" in said
+    assert len(skipping(pictures).train) == sum(COUNTS.values())
+
+
+def test_the_same_folder_for_all_who_know_it():
+    assert bad_images.OUTPUT == config.OUTPUT

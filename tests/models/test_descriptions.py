@@ -1,0 +1,379 @@
+"""What tensors do not say: activation, heads, mean and std, against open_clip's and timm's own modules."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import HALF, assert_near, normal_images, open_clip_resnet, randomize, weights_of
+from safetensors.torch import save_file
+
+import main as cli
+from models.backbones import BACKBONES
+from models.backbones.backbone import Geometry
+from models.backbones.text import tokenize
+from models.weights import load as loading
+from models.weights.descriptions import OPENAI_SHA256, Description, beside, describe_open_clip, describe_timm
+from models.weights.find import open_clip_entry, timm_entry
+from models.weights.load import load_backbone
+from utils.config.parsing import NORMALISATIONS
+from utils.errors import ModelError
+
+CLIP_MEAN, CLIP_STD = NORMALISATIONS["clip"]
+
+
+def open_clip_config(quick_gelu=False, width=128, head_width=64, text_width=64, text_heads=1):
+    """The model_cfg of a small CLIP ViT in open_clip's own terms."""
+    vision = {"image_size": 32, "layers": 2, "width": width, "head_width": head_width, "patch_size": 8}
+    text = {"context_length": 77, "vocab_size": 49408, "width": text_width, "heads": text_heads, "layers": 2}
+    return {"embed_dim": 48, "quick_gelu": quick_gelu, "vision_cfg": vision, "text_cfg": text}
+
+
+def open_clip_model(config):
+    from open_clip.model import CLIP
+
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    return randomize(CLIP(config["embed_dim"], vision, text, quick_gelu=config["quick_gelu"])).eval()
+
+
+@pytest.fixture
+def save(tmp_path):
+    """save(model, content, file) -> the path of a file of its weights, with a JSON of that content beside it."""
+
+    def save(model, content=None, file="open_clip_config.json"):
+        save_file(
+            {name: value for name, value in weights_of(model).items() if name != "attn_mask"},
+            tmp_path / "w.safetensors",
+        )
+        if content is not None:
+            (tmp_path / file).write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(tmp_path / "w.safetensors")
+
+    return save
+
+
+CONFIGS = {
+    "gelu": {},
+    "quick gelu": {"quick_gelu": True},
+    "heads 32 wide": {"head_width": 32},
+    "heads 80 wide, as ViT-H": {"width": 160, "head_width": 80},
+    "text heads 16 wide": {"text_heads": 4},
+}
+
+
+@pytest.mark.parametrize("change", CONFIGS.values(), ids=CONFIGS)
+@torch.no_grad()
+def test_open_clips_json_beside_the_file_gives_open_clips_features(change, save):
+    config = open_clip_config(**change)
+    theirs = open_clip_model(config)
+    path = save(theirs, {"model_cfg": config, "preprocess_cfg": {"mean": HALF, "std": [0.25, 0.5, 0.75]}})
+    ours, found = load_backbone("clip_vit", path)
+    images = normal_images(3, 32)
+    assert_near(ours.image(images) @ ours.image_projection, theirs.encode_image(images))
+    tokens = tokenize(["a photo of a cat.", "zero"])
+    assert_near(ours.text(tokens) @ ours.text_projection, theirs.encode_text(tokens))
+    assert (ours.mean, ours.std) == (HALF, (0.25, 0.5, 0.75))
+    assert not found.published
+    assert "mean 0.5 0.5 0.5, std 0.25 0.5 0.75" in found.notes[-1]
+    activation = "quick_gelu" if config["quick_gelu"] else "gelu"
+    assert f"activation {activation}, {ours.geometry.heads} heads" in found.notes[-1]
+
+
+@torch.no_grad()
+def test_keys_go_before_the_description(save):
+    config = open_clip_config(quick_gelu=True)
+    path = save(open_clip_model(config), {"model_cfg": config})
+    ours, _ = load_backbone("clip_vit", path, Description("gelu", heads=4, text_heads=2, mean=HALF, std=HALF))
+    config = open_clip_config(head_width=32, text_heads=2)
+    theirs = open_clip_model(config)  # the same random weights
+    assert_near(ours.image(normal_images(2, 32)) @ ours.image_projection, theirs.encode_image(normal_images(2, 32)))
+    assert ours.mean == HALF
+
+
+def test_a_json_without_preprocessing_means_open_clips_default(save):
+    config = open_clip_config()
+    ours, _ = load_backbone("clip_vit", save(open_clip_model(config), {"model_cfg": config}))
+    assert (ours.mean, ours.std) == (CLIP_MEAN, CLIP_STD)
+
+
+def test_a_file_without_a_description_is_refused_with_all_that_is_missing(save):
+    path = save(open_clip_model(open_clip_config()))
+    with pytest.raises(ModelError) as error:
+        load_backbone("clip_vit", path)
+    for text in ("activation, heads, mean, std", "open_clip_config.json", "activation gelu", "heads N", "mean clip"):
+        assert text in str(error.value)
+    with pytest.raises(ModelError, match="determine heads, and"):
+        load_backbone("clip_vit", path, Description("gelu", mean=HALF, std=HALF))
+    with pytest.raises(ModelError, match="determine mean, std, and"):
+        load_backbone("clip_vit", path, Description("gelu", heads=2))
+    with pytest.raises(ModelError, match="determine std, and"):
+        load_backbone("clip_vit", path, Description("gelu", heads=2, mean=HALF))
+
+
+def test_a_named_backbone_needs_the_activation_of_another_file(save, monkeypatch):
+    """Its heads are those of the name."""
+    monkeypatch.setitem(
+        BACKBONES, "clip_vit_b16", BACKBONES["clip_vit_b16"]._replace(geometry=Geometry(128, 2, 8, 32, 48, 64, 2))
+    )
+    path = save(open_clip_model(open_clip_config()))
+    with pytest.raises(ModelError, match="determine activation, mean, std, and"):
+        load_backbone("clip_vit_b16", path)
+    backbone, found = load_backbone("clip_vit_b16", path, Description("gelu", mean=CLIP_MEAN, std=CLIP_STD))
+    assert backbone.geometry.heads == 2
+    assert not found.published
+
+
+@pytest.mark.parametrize("heads, text_heads, what", [(3, None, "heads 3"), (2, 5, "text_heads 5")])
+def test_heads_that_do_not_divide_the_width(heads, text_heads, what, save):
+    given = Description("gelu", heads=heads, text_heads=text_heads, mean=HALF, std=HALF)
+    with pytest.raises(ModelError, match=f"{what} does not divide"):
+        load_backbone("clip_vit", save(open_clip_model(open_clip_config())), given)
+
+
+REFUSED = {
+    "another model's": (lambda c: c["vision_cfg"].update(width=256), "describes another model.*dim 256, found 128"),
+    "a deeper model's": (lambda c: c["text_cfg"].update(layers=3), "describes another model.*text_depth 3, found 2"),
+    "tanh GELU": (lambda c: c["vision_cfg"].update(act_kwargs={"approximate": "tanh"}), "vision_cfg.act_kwargs"),
+    "eps": (lambda c: c["text_cfg"].update(norm_kwargs={"eps": 1e-6}), "text_cfg.norm_kwargs"),
+    "pooling": (lambda c: c["vision_cfg"].update(pool_type="avg"), "vision_cfg.pool_type avg"),
+    "no causal mask": (lambda c: c["text_cfg"].update(no_causal_mask=True), "text_cfg.no_causal_mask"),
+    "last token": (lambda c: c["text_cfg"].update(pool_type="last"), "text_cfg.pool_type last"),
+    "a tower of timm's": (lambda c: c["vision_cfg"].update(timm_model_name="x"), "vision_cfg.timm_model_name"),
+    "a bias": (lambda c: c.update(init_logit_bias=-10), "init_logit_bias"),
+    "a later field": (lambda c: c["vision_cfg"].update(rope=True), "vision_cfg.rope"),
+}
+
+
+@pytest.mark.parametrize("change, expected", REFUSED.values(), ids=REFUSED)
+def test_a_description_that_asks_for_more_is_refused_by_the_feature(change, expected, save):
+    config = open_clip_config()
+    model = open_clip_model(config)
+    change(config)
+    with pytest.raises(ModelError, match=expected):
+        load_backbone("clip_vit", save(model, {"model_cfg": config}))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_cfg": 3}', '{"model_cfg": {"vision_cfg": {}}}'])
+def test_a_damaged_description_is_an_error_that_names_it(content, save):
+    with pytest.raises(ModelError, match=r"open_clip_config.json is not a description"):
+        load_backbone("clip_vit", save(open_clip_model(open_clip_config()), content))
+
+
+def test_resizing_that_is_not_ours_is_told():
+    notes = describe_open_clip(open_clip_config(), {"resize_mode": "squash", "interpolation": "bilinear"}, "it").notes
+    assert "bilinear" in notes[0]
+    assert "squash" in notes[1]
+
+
+WRONG = {  # a change of the JSON, and what is said of it
+    "width": (lambda c, p: c["vision_cfg"].update(width="128"), "width takes a whole number above 0, found '128'"),
+    "head width 0": (lambda c, p: c["vision_cfg"].update(head_width=0), "head_width takes a whole number"),
+    "head width -64": (lambda c, p: c["vision_cfg"].update(head_width=-64), "head_width takes a whole number"),
+    "head width 256": (lambda c, p: c["vision_cfg"].update(head_width=256), "head_width 256 does not divide"),
+    "text heads": (lambda c, p: c["text_cfg"].update(heads=0), "heads takes a whole number"),
+    "half a head": (lambda c, p: c["text_cfg"].update(heads=1.5), "heads takes a whole number"),
+    "patch": (lambda c, p: c["vision_cfg"].update(patch_size=32), "another model.*patch 32, found 8"),
+    "joint space": (lambda c, p: c.update(embed_dim=512), "another model.*joint 512, found 48"),
+    "context": (lambda c, p: c["text_cfg"].update(context_length=64), "another model.*context 64, found 77"),
+    "text": (lambda c, p: p.update(mean=["0.5"] * 3), "mean takes three numbers"),
+    "one number": (lambda c, p: p.update(mean=[0.5]), "mean takes three numbers"),
+    "0 to 255": (lambda c, p: p.update(mean=[122.8, 116.7, 104.1]), "mean takes three numbers from 0 to 1"),
+    "no deviation": (lambda c, p: p.update(std=[0, 0, 0]), "std takes three numbers"),
+    "no number": (lambda c, p: p.update(std=[float("nan")] * 3), "std takes three numbers"),
+}
+
+
+@pytest.mark.parametrize("change, expected", WRONG.values(), ids=WRONG)
+def test_wrong_values_in_a_description_are_named(change, expected, save):
+    config, preprocess = open_clip_config(), {}
+    model = open_clip_model(config)
+    change(config, preprocess)
+    with pytest.raises(ModelError, match=f"(?s)open_clip_config.json.*{expected}"):
+        load_backbone("clip_vit", save(model, {"model_cfg": config, "preprocess_cfg": preprocess}))
+
+
+def test_whole_numbers_may_be_floats(save):
+    config = open_clip_config()
+    model = open_clip_model(config)
+    config["vision_cfg"].update(width=128.0, head_width=64.0)
+    config["text_cfg"].update(heads=1.0)
+    geometry = load_backbone("clip_vit", save(model, {"model_cfg": config}))[0].geometry
+    assert (type(geometry.heads), type(geometry.text_heads)) == (int, int)
+
+
+def test_another_resnets_description_is_refused(tmp_path):
+    model = open_clip_resnet()
+    save_file({n: v for n, v in weights_of(model).items() if n != "attn_mask"}, tmp_path / "w.safetensors")
+    vision = {"image_size": 96, "layers": [3, 4, 6, 3], "width": 8, "patch_size": None}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
+    content = {"model_cfg": {"embed_dim": 48, "vision_cfg": vision, "text_cfg": text}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"another model.*stages \(3, 4, 6, 3\), found \(1, 2, 1, 1\)"):
+        load_backbone("clip_rn", str(tmp_path / "w.safetensors"))
+
+
+def test_features_of_another_activation_are_not_taken_from_the_cache(save, tmp_path, monkeypatch):
+    import utils.cache
+
+    monkeypatch.setattr(utils.cache, "LEAST_WORK", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    options = ["weights", save(open_clip_model(open_clip_config())), "mean", "half", "num_workers", "0"]
+    logits = []
+    for number, given in enumerate((("gelu", "2"), ("quick_gelu", "2"), ("gelu", "4"), ("gelu", "2"))):
+        own = ["activation", given[0], "heads", given[1], "save_logits", "True", "output_dir", str(number)]
+        assert cli.main(["-d", "digits_lt", "-b", "clip_vit", "-m", "zs", *options, *own]) == 0
+        logits.append(np.load(tmp_path / f"output/{number}/logits_test.npz")["logits"])
+    assert not np.allclose(logits[0], logits[1]) and not np.allclose(logits[0], logits[2])
+    assert np.array_equal(logits[0], logits[3])
+
+
+# ---- registries ----
+
+
+def test_openais_checksums_are_open_clips():
+    import open_clip
+
+    theirs = {}
+    for model, tag in open_clip.list_pretrained():
+        if tag == "openai" and not model.endswith("-quickgelu"):
+            theirs[open_clip.get_pretrained_cfg(model, tag)["url"].split("/")[-2]] = f"clip:{model}"
+    assert theirs == OPENAI_SHA256
+
+
+@pytest.mark.parametrize(
+    "name, activation, heads, text_heads, mean",
+    [
+        ("ViT-L-14/laion2b_s32b_b82k", "gelu", 16, 12, HALF),
+        ("ViT-B-16/datacomp_xl_s13b_b90k", "gelu", 12, 8, CLIP_MEAN),
+        ("ViT-B-16/dfn2b", "quick_gelu", 12, 8, CLIP_MEAN),
+        ("ViT-L-14/dfn2b_s39b", "gelu", 16, 12, CLIP_MEAN),
+        ("ViT-B-16-quickgelu/metaclip_400m", "quick_gelu", 12, 8, CLIP_MEAN),
+        ("ViT-H-14/laion2b_s32b_b79k", "gelu", 16, 16, CLIP_MEAN),
+        ("RN50/cc12m", "quick_gelu", None, 8, CLIP_MEAN),
+    ],
+)
+def test_open_clips_registry(name, activation, heads, text_heads, mean, monkeypatch):
+    """As loading.load_backbone reads it, before any download."""
+    found = loading._describe_address(f"open_clip:{name}")
+    assert (found.activation, found.heads, found.text_heads, found.mean) == (activation, heads, text_heads, mean)
+
+
+@pytest.mark.parametrize(
+    "name, feature",
+    [
+        ("ViT-B-16-SigLIP2/webli", "init_logit_bias"),
+        ("EVA02-B-16/merged2b_s8b_b131k", "timm_model_name"),
+        ("ViT-bigG-14/laion2b_s39b_b160k", "mlp_ratio"),
+    ],
+)
+def test_what_the_towers_lack_is_refused_before_a_download(name, feature, monkeypatch):
+    monkeypatch.setattr(loading, "find_weights", None)
+    with pytest.raises(ModelError, match=feature):
+        load_backbone("clip_vit", f"open_clip:{name}")
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-16/no_tag", "no-model/openai", "", "hf-hub:laion/x"])
+def test_unknown_weights_of_open_clip(name):
+    with pytest.raises(ModelError, match=re.escape(f"no weights {name};")):
+        open_clip_entry(name)
+
+
+@pytest.mark.parametrize(
+    "name, heads, mean",
+    [
+        ("vit_small_patch16_224.dino", 6, NORMALISATIONS["imagenet"][0]),
+        ("vit_huge_patch14_224.orig_in21k", 16, HALF),
+        ("vit_base_patch16_224.mae", 12, NORMALISATIONS["imagenet"][0]),
+        ("resnet50.a1_in1k", None, NORMALISATIONS["imagenet"][0]),
+    ],
+)
+def test_timms_registry(name, heads, mean):
+    found = describe_timm(name, timm_entry(name), f"timm:{name}")
+    assert (found.activation, found.heads, found.mean) == ("gelu" if heads else None, heads, mean)
+
+
+@pytest.mark.parametrize(
+    "name, feature",
+    [
+        ("vit_base_patch16_clip_224.openai", "eps 1e-05"),
+        ("vit_medium_patch16_gap_256.sw_in12k_ft_in1k", "pooling 'avg'"),
+        ("deit3_small_patch16_224.fb_in1k", "positions on the patches alone"),
+        ("vit_base_patch14_reg4_dinov2.lvd142m", "5 tokens before the patches"),
+        ("vit_betwixt_patch16_reg4_gap_256.sbb_in1k", "pooling 'avg'"),
+        ("eva_large_patch14_196.in22k_ft_in1k", "pooling 'avg'"),
+        ("beit3_base_patch16_224.in22k_ft_in1k", "pooling 'avg'"),
+        ("resnetblur50.bt_in1k", "ResNet with layers"),
+        ("resnet50d.ra2_in1k", "ResNet with layers"),
+        ("convnext_base.fb_in22k_ft_in1k", "ConvNeXt"),
+    ],
+)
+def test_timms_models_that_the_towers_lack(name, feature):
+    with pytest.raises(ModelError, match=feature):
+        describe_timm(name, timm_entry(name), f"timm:{name}")
+
+
+@torch.no_grad()
+def test_timms_json_beside_the_file_gives_timms_features(save):
+    import timm
+
+    args = {"img_size": 32, "patch_size": 8, "embed_dim": 160, "depth": 2, "num_heads": 2}  # heads 80 wide
+    theirs = randomize(timm.create_model("vit_huge_patch14_224", pretrained=False, **args)).eval()
+    content = {"architecture": "vit_huge_patch14_224", "model_args": args}
+    content |= {"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}}
+    ours, _ = load_backbone("vit", save(theirs, content, "config.json"))
+    images = normal_images(2, 32)
+    assert_near(ours.image(images), theirs.forward_head(theirs.forward_features(images), pre_logits=True))
+    assert (ours.mean, ours.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_timms_json_of_another_patch_is_refused(save):
+    import timm
+
+    args = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 2, "num_heads": 2}
+    model = timm.create_model("vit_base_patch16_224", pretrained=False, **args)
+    content = {"architecture": "vit_base_patch16_224", "model_args": args | {"patch_size": 4}}
+    content |= {"pretrained_cfg": {"mean": HALF, "std": HALF}}
+    with pytest.raises(ModelError, match="another model.*patch 4, found 8"):
+        load_backbone("vit", save(model, content, "config.json"))
+
+
+@pytest.mark.parametrize("change", [{"architecture": "hf-hub:x/y"}, {"model_args": {"checkpoint_path": "x.pt"}}])
+def test_a_json_that_makes_timm_load_a_file_is_refused(change, save):
+    content = {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {"mean": HALF, "std": HALF}} | change
+    with pytest.raises(ModelError, match="load another file"):
+        beside(Path(save(open_clip_model(open_clip_config()), content, "config.json")))
+
+
+def test_another_librarys_config_json_is_not_a_description(save):
+    with pytest.raises(ModelError, match="do not determine"):
+        load_backbone("clip_vit", save(open_clip_model(open_clip_config()), {"model_type": "clip"}, "config.json"))
+
+
+# ---- the command line ----
+
+
+def test_a_run_names_and_keeps_what_the_weights_are(save, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = open_clip_config()
+    path = save(open_clip_model(config), {"model_cfg": config, "preprocess_cfg": {"mean": HALF, "std": HALF}})
+    command = ["-d", "digits_lt", "-b", "clip_vit", "-m", "lp", "weights", path, "num_epochs", "1", "num_workers", "0"]
+    assert cli.main(command) == 0
+    assert "activation gelu, 2 heads, mean 0.5 0.5 0.5" in capsys.readouterr().out
+    results = json.loads((tmp_path / "output/digits_lt_clip_vit_lp_num_epochs_1/results.json").read_text())
+    assert results["weights"]["name"] == "w.safetensors"
+    assert results["weights"]["published"] is False
+    settings = results["settings"]
+    assert (settings["mean"], settings["activation"], settings["heads"]) == (list(HALF), "gelu", 2)
+    assert cli.main([*command, "mean", "clip", "test_only", "True"]) == 2
+    assert "mean" in capsys.readouterr().err
+
+
+def test_a_wrong_size_under_a_name_is_wrong_input(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asset = str(loading.ASSETS / "clip_tiny.safetensors")
+    assert cli.main(["-d", "digits_lt", "-b", "clip_vit_l14@336px", "-m", "zs", "weights", asset]) == 2
+    assert "does not hold a clip_vit_l14@336px" in capsys.readouterr().err
+    assert cli.main(["-d", "digits_lt", "-b", "clip_vit", "-m", "zs", "weights", asset]) == 0  # our own file is known

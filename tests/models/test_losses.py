@@ -1,0 +1,295 @@
+"""Losses against formulas written sample by sample, and a step in parts against a step whole."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from models.losses import LOSSES, build_loss
+
+COUPLING = [name for name in LOSSES if LOSSES[name].couples_samples]
+SEPARATE = [name for name in LOSSES if not LOSSES[name].couples_samples]
+
+
+# ---- formulas, in plain Python: z the logits of one sample or (Z) of a step, y its label, n the class counts ----
+
+
+def log_sum_exp(values):
+    largest = max(values)
+    return math.log(sum(math.exp(v - largest) for v in values)) + largest
+
+
+def cross_entropy(z, y):
+    """-log softmax(z)_y."""
+    return log_sum_exp(z) - z[y]
+
+
+def focal(z, y):
+    """(1 - p_y)^2 CE."""
+    others = sum(math.exp(v - log_sum_exp(z)) for c, v in enumerate(z) if c != y)
+    return others**2 * cross_entropy(z, y)
+
+
+def ldam(z, y, n, scale):
+    """z_y - scale m_y in place of z_y; m_c = n_c^(-1/4), times what makes the largest 0.5."""
+    factor = 0.5 / max(k**-0.25 for k in n if k)
+    return cross_entropy([v - scale * factor * n[y] ** -0.25 if c == y else v for c, v in enumerate(z)], y)
+
+
+def adjusted(z, y, n, shift):
+    """Cross entropy of z + shift(n_c); a class without images is at minus infinity, out of the sum."""
+    moved = [v + shift(k) for v, k in zip(z, n, strict=True) if k]
+    return log_sum_exp(moved) - z[y] - shift(n[y])
+
+
+def logit_adjusted(z, y, n):
+    return adjusted(z, y, n, lambda k: math.log(k / sum(n)))
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def weighted(Z, labels, n, weigh):
+    """sum w_y CE / sum w_y, w divided by its mean over the classes with images."""
+    middle = mean([weigh(k) for k in n if k])
+    weights = [weigh(n[y]) / middle for y in labels]
+    return sum(w * cross_entropy(z, y) for w, z, y in zip(weights, Z, labels, strict=True)) / sum(weights)
+
+
+def lade(Z, labels, n):
+    """LA's loss plus 0.1 times the regulariser, in which a class without images has the factor pi_c = 0."""
+    regulariser = 0.0
+    for c, k in enumerate(n):
+        if k:
+            prior = k / sum(n)
+            own = [z[c] for z, y in zip(Z, labels, strict=True) if y == c]
+            spread = log_sum_exp([z[c] - math.log(prior) + math.log(1 / len(n)) for z in Z]) - math.log(len(Z))
+            regulariser -= prior * ((mean(own) if own else 0) - spread - 0.1 * spread**2)
+    return mean([logit_adjusted(z, y, n) for z, y in zip(Z, labels, strict=True)]) + 0.1 * regulariser
+
+
+def of_samples(formula):
+    """The mean over a step of the formula of one sample."""
+    return lambda Z, labels, n, scale: mean([formula(z, y, n, scale) for z, y in zip(Z, labels, strict=True)])
+
+
+# the loss of a whole step: logits (lists), labels, class counts, the head's scale -> a number
+FORMULAS = {
+    "CE": of_samples(lambda z, y, n, scale: cross_entropy(z, y)),
+    "Focal": of_samples(lambda z, y, n, scale: focal(z, y)),
+    "LDAM": of_samples(ldam),
+    "CB": lambda Z, labels, n, scale: weighted(Z, labels, n, lambda k: (1 - 0.9999) / (1 - 0.9999**k)),
+    "GRW": lambda Z, labels, n, scale: weighted(Z, labels, n, lambda k: 1 / (k / sum(n))),
+    "BS": of_samples(lambda z, y, n, scale: adjusted(z, y, n, math.log)),
+    "LA": of_samples(lambda z, y, n, scale: logit_adjusted(z, y, n)),
+    "LADE": lambda Z, labels, n, scale: lade(Z, labels, n),
+}
+
+
+def numeric_gradient(function, z, step=1e-5):
+    """Of a function of a list of lists, by central differences."""
+    gradient = [[0.0] * len(row) for row in z]
+    for i, row in enumerate(z):
+        for j in range(len(row)):
+            ends = []
+            for sign in (1, -1):
+                moved = [list(r) for r in z]
+                moved[i][j] += sign * step
+                ends.append(function(moved))
+            gradient[i][j] = (ends[0] - ends[1]) / (2 * step)
+    return torch.tensor(gradient, dtype=torch.float64)
+
+
+# ---- the loss of a step ----
+
+
+def step_loss(loss, logits, labels, parts=1):
+    """As in a training step: the sum over the parts of the samples' losses, divided by the weight of the whole step."""
+    weight = loss.total_weight(labels)
+    size = -(-len(labels) // parts)
+    return sum(loss(z, y).sum() / weight for z, y in zip(logits.split(size), labels.split(size), strict=True))
+
+
+def random_case(case):
+    """Logits of varied size, labels, counts of a long tail, and a scale. In every other case some classes are empty."""
+    generator = torch.Generator().manual_seed(case)
+    batch, classes = (int(torch.randint(2, 8, (), generator=generator)) for _ in range(2))
+    logits = 10 * torch.rand((), generator=generator) * torch.randn(batch, classes, generator=generator)
+    counts = (10 ** (4 * torch.rand(classes, generator=generator))).long()  # 1 to 10,000
+    if case % 2:
+        counts *= torch.rand(classes, generator=generator) < 0.7
+        counts[case % classes] = 5
+    present = counts.nonzero().squeeze(1)
+    labels = present[torch.randint(len(present), (batch,), generator=generator)]
+    return logits.double(), labels, counts, 1 + 30 * float(torch.rand((), generator=generator))
+
+
+@pytest.mark.parametrize("case", range(24))
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_is_its_formula_in_value_and_gradient(name, case):
+    logits, labels, counts, scale = random_case(case)
+    logits.requires_grad_()
+    loss = LOSSES[name](counts, scale=scale)
+    value = step_loss(loss, logits, labels)
+    (gradient,) = torch.autograd.grad(value, logits)
+
+    def formula(z):
+        return FORMULAS[name](z, labels.tolist(), counts.tolist(), scale)
+
+    assert loss(logits, labels).shape == labels.shape
+    assert value.item() == pytest.approx(formula(logits.tolist()), rel=1e-6, abs=1e-9)
+    assert torch.allclose(gradient, numeric_gradient(formula, logits.tolist()), rtol=1e-5, atol=1e-6)
+
+
+def test_the_cases_reach_what_is_special():
+    """Classes without images, classes that are not in the batch, and several samples of one class."""
+    cases = [random_case(case) for case in range(24)]
+    assert sum(not counts.all() for _, _, counts, _ in cases) >= 5
+    assert sum(len(labels.unique()) < len(counts.nonzero()) for _, labels, counts, _ in cases) >= 5
+    assert sum(len(labels.unique()) < len(labels) for _, labels, _, _ in cases) >= 5
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_float32_is_good_enough(name):
+    """The type in which training computes, on logits of a cosine head and a tail like that of ImageNet-LT."""
+    generator = torch.Generator().manual_seed(0)
+    counts = (1280 * 0.004 ** (torch.arange(100) / 99)).long()
+    logits, labels = 25 * torch.rand(64, 100, generator=generator), torch.randint(100, (64,), generator=generator)
+    loss = LOSSES[name](counts, scale=25.0)
+    values = [step_loss(loss, logits.to(dtype), labels) for dtype in (torch.float32, torch.float64)]
+    assert values[0].dtype == torch.float32
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-5)
+
+
+def test_margins_and_weights_worked_out_by_hand():
+    margins = LOSSES["LDAM"](torch.tensor([10000, 1, 16]), scale=2.0).shifts
+    assert margins.tolist() == pytest.approx([2 * 0.05, 2 * 0.5, 2 * 0.25])
+    weights = LOSSES["GRW"](torch.tensor([1, 2, 4])).weights
+    assert weights.tolist() == pytest.approx([12 / 7, 6 / 7, 3 / 7])
+    weights = LOSSES["CB"](torch.tensor([1, 2])).weights  # 1 and 1 / (1 + beta)
+    assert weights.tolist() == pytest.approx([2 * 1.9999 / 2.9999, 2 / 2.9999])
+
+
+def test_lade_with_a_class_absent_from_the_batch():
+    """All logits zero, so that the means are zero and every logsumexp is log B - log pi_c + log(1/C)."""
+    logits = torch.zeros(3, 2, requires_grad=True)
+    value = step_loss(LOSSES["LADE"](torch.tensor([30, 10])), logits, torch.zeros(3, dtype=torch.long))
+    regulariser = sum(p * (math.log(0.5 / p) + 0.1 * math.log(0.5 / p) ** 2) for p in (0.75, 0.25))
+    assert value.item() == pytest.approx(-math.log(0.75) + 0.1 * regulariser)
+    value.backward()
+    absent = 0.25 / 3 + 0.1 * 0.25 * (1 + 0.2 * math.log(2)) / 3  # softmax, and the logsumexp alone
+    assert logits.grad[:, 1].tolist() == pytest.approx([absent] * 3)
+
+
+# ---- classes without training images, and extreme logits ----
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_class_without_training_images_leaves_the_loss_finite(name):
+    """Even that of a sample of this very class."""
+    counts = torch.tensor([900, 0, 90, 10])
+    for labels in (torch.arange(4), torch.ones(4, dtype=torch.long), torch.tensor([0, 0, 2, 3])):
+        logits = torch.zeros(4, 4, requires_grad=True)
+        value = step_loss(LOSSES[name](counts, scale=25.0), logits, labels)
+        value.backward()
+        assert value.isfinite()
+        assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["LA", "BS"])
+@pytest.mark.parametrize("counts", [[900, 0, 90, 10], [1, 0, 0, 1]])
+@pytest.mark.parametrize("size", [1, 100])
+def test_logit_adjustment_is_as_if_the_class_without_images_were_not_there(name, counts, size):
+    logits = size * torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    logits[:, 1] = 2 * size  # the class without images may have the largest logit
+    kept = [c for c in range(4) if counts[c]]
+    for label in kept:
+        labels = torch.full((5,), label)
+        found = LOSSES[name](torch.tensor(counts))(logits, labels)
+        smaller = LOSSES[name](torch.tensor([counts[c] for c in kept]))
+        expected = smaller(logits[:, kept], torch.full((5,), kept.index(label)))
+        assert torch.allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["LDAM", "CB", "GRW"])
+def test_margins_and_weights_are_as_if_the_class_without_images_were_not_there(name):
+    (with_empty,) = LOSSES[name](torch.tensor([900, 0, 90, 10]), scale=25.0).buffers()
+    (without,) = LOSSES[name](torch.tensor([900, 90, 10]), scale=25.0).buffers()
+    assert torch.allclose(with_empty[[0, 2, 3]], without)
+    assert with_empty[1] >= without.max()  # itself it counts as rare
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("size", [1e4, 65504.0])  # the largest number of float16
+def test_loss_of_large_logits_is_finite(name, size):
+    for label in range(3):
+        logits = torch.tensor([[size, -size, 0.0], [0.0, -size, size]], requires_grad=True)
+        value = step_loss(LOSSES[name](torch.tensor([5, 3, 1]), scale=25.0), logits, torch.tensor([label, 0]))
+        value.backward()
+        assert value.isfinite()
+        assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_from_half_precision(name, dtype):
+    """The caller makes them float32; their own rounding aside, nothing is lost."""
+    logits, labels, counts, scale = random_case(2)
+    loss, half = LOSSES[name](counts, scale=scale), logits.to(dtype)
+    found, expected = step_loss(loss, half.float(), labels), step_loss(loss, half.double(), labels)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+# ---- a step in parts ----
+
+
+@pytest.mark.parametrize("name", SEPARATE)
+@pytest.mark.parametrize("size", [8, 7, 5, 1])  # the last step of an epoch is smaller
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_step_in_parts_equals_the_step_whole(name, parts, size):
+    generator = torch.Generator().manual_seed(size)
+    logits = torch.randn(size, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(6, (size,), generator=generator)
+    loss = LOSSES[name](torch.tensor([500, 200, 80, 30, 10, 2]), scale=25.0)
+    whole, in_parts = step_loss(loss, logits, labels), step_loss(loss, logits, labels, parts)
+    assert in_parts.item() == pytest.approx(whole.item(), rel=1e-12)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (whole, in_parts)]
+    assert torch.allclose(*gradients, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", COUPLING)
+@pytest.mark.parametrize("parts", [2, 4])
+def test_step_in_parts_differs_where_samples_are_coupled(name, parts):
+    """Which is why the configuration refuses it; a mark that is not needed fails here."""
+    logits = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    loss = LOSSES[name](torch.tensor([500, 200, 80, 30, 10, 2]), scale=25.0)
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 3, 5])
+    assert abs(step_loss(loss, logits, labels) - step_loss(loss, logits, labels, parts)) > 1e-3
+
+
+def test_lade_alone_couples_samples():
+    assert COUPLING == ["LADE"]
+
+
+# ---- where it runs, and how it is built ----
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_moves_with_its_device_and_never_waits_for_it(name):
+    """The device "meta" has no values: whatever stays behind on the CPU, or reads a number back, is an error there."""
+    loss = LOSSES[name](torch.tensor([500, 200, 0, 2]), scale=25.0).to("meta")
+    logits, labels = torch.zeros(8, 4, device="meta"), torch.zeros(8, dtype=torch.long, device="meta")
+    value = step_loss(loss, logits, labels, parts=2)
+    assert value.device.type == "meta"
+    assert value.dtype == torch.float32
+    assert not list(loss.parameters())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_configuration_names_the_loss_and_its_scale(name):
+    logits, labels, counts, _ = random_case(0)
+    built = build_loss(SimpleNamespace(loss_type=name, classifier_scale=7.0), counts)
+    assert type(built) is LOSSES[name]
+    assert torch.equal(built(logits, labels), LOSSES[name](counts, scale=7.0)(logits, labels))

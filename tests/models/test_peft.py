@@ -1,0 +1,800 @@
+"""Fine-tuning methods against their formulas: what they compute, what trains, their sizes, and how they compose."""
+
+import itertools
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+import torch
+from helpers import normal_images, randomize
+
+from models import Classifier, count_parameters, peft
+from models.backbones import BACKBONES
+from models.backbones.backbone import Backbone
+from models.backbones.resnet import ResNet
+from models.backbones.text import TextTransformer
+from models.backbones.vit import VisionTransformer
+from models.heads.classifiers import CosineClassifier
+from models.peft import LIFT, METHODS, RESNET_METHODS, select_layers
+from models.peft.aft import PartlyTrainedLinear
+from models.precision import FrozenWeights
+from trainer import Trainer
+from utils.errors import CheckpointError, ModelError
+
+FIXED_ORDER = ["fft", "bitfit", "ln_tuning", "pt", "lora", "lora_mlp", "adapter", "adaptformer", "ssf", "ssf_ln", "aft"]
+FIXED_RESNET_ORDER = ["fft", "bitfit", "ssf", "bn_tuning"]
+
+NORMS = {"norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"}
+LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+LINEARS = {f"{linear}.{kind}" for linear in LAYERS for kind in ("weight", "bias")}
+BOTTLENECK = {f"{layer}.{kind}" for layer in ("norm", "down", "up") for kind in ("weight", "bias")}
+# what trains in a block, by name
+TRAINED = {
+    "fft": NORMS | LINEARS,
+    "bitfit": {name for name in NORMS | LINEARS if name.endswith("bias")},
+    "ln_tuning": NORMS,
+    "pt": {"prompt.tokens"},
+    "lora": {f"attn.qkv.{part}.{matrix}.weight" for part in "qv" for matrix in ("down", "up")},
+    "lora_mlp": {f"mlp.{layer}.lora.{matrix}.weight" for layer in ("fc1", "fc2") for matrix in ("down", "up")},
+    "adapter": {f"mlp.adapter.{name}" for name in BOTTLENECK},
+    "adaptformer": {f"side.{name}" for name in BOTTLENECK} | {"side.scale"},
+    "ssf": {f"{linear}.{kind}" for linear in LAYERS for kind in ("scale", "shift")},
+    "ssf_ln": {f"norm{number}.{kind}" for number in (1, 2) for kind in ("scale", "shift")},
+    "aft": {f"{name}.values" for name in LINEARS},
+}
+ALL = [*METHODS, "+".join(METHODS)]  # each alone, then all at once
+IDENTITY = ["lora", "lora_mlp", "adapter", "adaptformer", "aft"]  # a fresh one changes nothing
+
+
+def options(methods, layers=None, size=None, where="all"):
+    """Of peft.attach: the methods on, at these layers, with this size, in these Linears."""
+    chosen, table = {}, METHODS | RESNET_METHODS
+    for name in methods:
+        own = {"len": size, "dim": size, "ratio": size and size / 10, "loc": where, "seed": 0}
+        chosen |= {name: True, f"{name}_layers": layers}
+        chosen |= {f"{name}_{option}": own[option] for option in table[name].own}
+    return chosen
+
+
+def plain(name):
+    """The name of a parameter without what stands around its layer."""
+    return name.replace(".wrapped", "")
+
+
+def tiny_tower(seed=0, dim=128, depth=3, clip=True, methods=(), layers=None, size=2, variant="lift+"):
+    """An image tower of four patches with methods attached, every parameter random."""
+    tower = VisionTransformer(dim, depth, patch=2, resolution=4, clip=clip)
+    peft.attach(tower, options(methods, layers, size), num_classes=10, variant=variant)
+    return randomize(tower, seed)
+
+
+# ---- the formulas: a tower over one image, token by token, in whatever precision its tensors have ----
+
+
+def layer_norm(row, weight, bias, eps):
+    return (row - row.mean()) / (row.var(correction=0) + eps).sqrt() * weight + bias
+
+
+def prompt_formula(tokens, block):
+    """[x_0, p_1, ..., p_p, x_1, ...]; earlier prompt tokens go."""
+    kept = [(kind, row) for kind, row in tokens if kind != "prompt"]
+    return kept[:1] + [("prompt", row) for row in block["prompt.tokens"]] + kept[1:]
+
+
+def lora_formula(row, y, block, name):
+    """y + [(1/r) (x A_q) B_q, 0, (1/r) (x A_v) B_v] for y = qkv"""
+    if name != "attn.qkv":
+        return y
+
+    def update(part):
+        a, b = block[f"attn.qkv.{part}.down.weight"].T, block[f"attn.qkv.{part}.up.weight"].T
+        return row @ a @ b / a.shape[1]
+
+    return y + torch.cat([update("q"), torch.zeros_like(row), update("v")])
+
+
+def lora_mlp_formula(row, y, block, name):
+    """y + (1/r) (x A) B for x -> y = fc1 or fc2"""
+    if not name.startswith("mlp."):
+        return y
+    a, b = block[f"{name}.lora.down.weight"].T, block[f"{name}.lora.up.weight"].T
+    return y + row @ a @ b / a.shape[1]
+
+
+def bottleneck_formula(row, block, prefix):
+    """Up(ReLU(Down(LN(x))))"""
+    h = layer_norm(row, block[f"{prefix}.norm.weight"], block[f"{prefix}.norm.bias"], 1e-5)
+    h = block[f"{prefix}.down.weight"] @ h + block[f"{prefix}.down.bias"]
+    h = torch.where(h > 0, h, 0 * h)
+    return block[f"{prefix}.up.weight"] @ h + block[f"{prefix}.up.bias"]
+
+
+def ssf_formula(row, y, block, name):
+    """y * scale + shift"""
+    return y * block[f"{name}.scale"] + block[f"{name}.shift"]
+
+
+def ssf_ln_formula(y, block, name):
+    """y * scale + shift of y = LN1 or LN2"""
+    return y * block[f"{name}.scale"] + block[f"{name}.shift"]
+
+
+def aft_formula(tensor, block, name):
+    """The tensor, but for the learnt values in their places."""
+    places, values = block[f"{name}.index"], block[f"{name}.values"]
+    kept = torch.ones(tensor.numel(), dtype=tensor.dtype)
+    kept[places] = 0
+    learnt = torch.zeros(tensor.numel(), dtype=tensor.dtype).index_put((places,), values)
+    return tensor * kept.view_as(tensor) + learnt.view_as(tensor)
+
+
+# what a method puts where in the block below; of several `after_linear` the later one sees what the earlier gave
+FORMULAS = {
+    "fft": {},
+    "bitfit": {},
+    "ln_tuning": {},
+    "pt": {"prompt": prompt_formula},
+    "lora": {"after_linear": lora_formula},
+    "lora_mlp": {"after_linear": lora_mlp_formula},
+    "adapter": {"after_mlp": lambda h, block: h + bottleneck_formula(h, block, "mlp.adapter")},
+    "adaptformer": {"side": lambda x, block: block["side.scale"] * bottleneck_formula(x, block, "side")},
+    "ssf": {"after_linear": ssf_formula},
+    "ssf_ln": {"after_norm": ssf_ln_formula},
+    "aft": {"of_tensor": aft_formula},
+}
+
+
+def block_formula(tokens, block, heads, quick_gelu, eps, methods, causal):
+    """One block over tokens [(kind, row)]; block: its tensors by plain name; methods: what is attached to it."""
+    extras = {slot: [FORMULAS[m][slot] for m in FIXED_ORDER if m in methods and slot in FORMULAS[m]]
+              for slot in ("prompt", "after_norm", "after_linear", "after_mlp", "side", "of_tensor")}  # fmt: skip
+
+    def linear(row, name):
+        weight, bias = block[f"{name}.weight"], block[f"{name}.bias"]
+        for change in extras["of_tensor"]:
+            weight, bias = change(weight, block, f"{name}.weight"), change(bias, block, f"{name}.bias")
+        y = weight @ row + bias
+        for change in extras["after_linear"]:
+            y = change(row, y, block, name)
+        return y
+
+    def norm(row, name):
+        y = layer_norm(row, block[f"{name}.weight"], block[f"{name}.bias"], eps)
+        for change in extras["after_norm"]:
+            y = change(y, block, name)
+        return y
+
+    for change in extras["prompt"]:
+        tokens = change(tokens, block)
+    kinds, x = zip(*tokens, strict=True)
+    normed = [norm(row, "norm1") for row in x]
+    qkv = torch.stack([linear(row, "attn.qkv") for row in normed])
+    q, k, v = (part.unflatten(1, (heads, -1)) for part in qkv.chunk(3, dim=1))
+    out = []
+    for i, row in enumerate(x):
+        seen, mixed = i + 1 if causal else len(x), []
+        for h in range(heads):
+            attention = (k[:seen, h] @ q[i, h] / q.shape[2] ** 0.5).softmax(0)
+            mixed.append(attention @ v[:seen, h])
+        row = row + linear(torch.cat(mixed), "attn.proj")
+        hidden = linear(norm(row, "norm2"), "mlp.fc1")
+        hidden = hidden * (1.702 * hidden).sigmoid() if quick_gelu else hidden * (1 + (hidden / 2**0.5).erf()) / 2
+        hidden = linear(hidden, "mlp.fc2")
+        for change in extras["after_mlp"]:
+            hidden = change(hidden, block)
+        out.append(row + hidden + sum(change(row, block) for change in extras["side"]))
+    return list(zip(kinds, out, strict=True))
+
+
+def blocks_formula(tokens, p, dim, depth, quick_gelu, eps, methods, layers, causal=False):
+    """All blocks; p: the tower's tensors by plain name."""
+    for i in range(depth):
+        prefix = f"blocks.{i}."
+        block = {name.removeprefix(prefix): value for name, value in p.items() if name.startswith(prefix)}
+        here = methods if i in layers else ()
+        tokens = block_formula(tokens, block, max(dim // 64, 1), quick_gelu, eps, here, causal)
+    return tokens
+
+
+def image_formula(image, p, depth, patch, clip, methods, layers):
+    """The feature of one image [3, R, R]; p: the tower's tensors by plain name."""
+    dim = len(p["class_token"])
+    rows = range(0, image.shape[1], patch)
+    patches = [image[:, top : top + patch, left : left + patch].flatten() for top in rows for left in rows]
+    bias = 0 if clip else p["patch_embed.bias"]
+    x = [p["class_token"], *(p["patch_embed.weight"].flatten(1) @ pixels + bias for pixels in patches)]
+    x = [row + position for row, position in zip(x, p["positional_embedding"], strict=True)]
+    if clip:
+        x = [layer_norm(row, p["norm_pre.weight"], p["norm_pre.bias"], 1e-5) for row in x]
+    tokens = [("class", x[0]), *(("patch", row) for row in x[1:])]
+    eps = 1e-5 if clip else 1e-6
+    tokens = blocks_formula(tokens, p, dim, depth, clip, eps, methods, layers)
+    return layer_norm(tokens[0][1], p["norm.weight"], p["norm.bias"], eps)
+
+
+def text_formula(ids, p, depth, methods, layers):
+    """The feature of one text, its token ids [77]: the state of its last token, which has the largest id."""
+    ids = ids.tolist()
+    ids = ids[: ids.index(max(ids)) + 1]
+    x = [p["token_embedding.weight"][i] + p["positional_embedding"][place] for place, i in enumerate(ids)]
+    tokens = [("token", row) for row in x]
+    tokens = blocks_formula(tokens, p, len(x[0]), depth, True, 1e-5, methods, layers, causal=True)
+    return layer_norm(tokens[-1][1], p["norm.weight"], p["norm.bias"], 1e-5)
+
+
+def assert_is_formula(tower, inputs, formula):
+    """`tower` of inputs, and the gradients of what trains, are those of `formula(one input, tensors by plain name)`."""
+    features = tower(inputs)
+    direction = torch.randn(features.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    trained = {plain(name): parameter for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    gradients = torch.autograd.grad((features * direction).sum(), list(trained.values()))
+
+    tensors = {plain(name): buffer for name, buffer in tower.named_buffers()}
+    for name, value in tower.named_parameters():
+        tensors[plain(name)] = value.detach().clone().requires_grad_(plain(name) in trained)
+    expected = torch.stack([formula(one, tensors) for one in inputs])
+    wanted = torch.autograd.grad((expected * direction).sum(), [tensors[name] for name in trained], allow_unused=True)
+
+    assert torch.allclose(features, expected, rtol=1e-10, atol=1e-10)
+    for name, found, right in zip(trained, gradients, wanted, strict=True):
+        assert torch.allclose(found, 0 * found if right is None else right, rtol=1e-8, atol=1e-10), name
+    assert any(right is not None and right.any() for right in wanted)
+
+
+def random_case(case):
+    """A way to draw whole numbers, and a random place of the methods with loc."""
+    generator = torch.Generator().manual_seed(case)
+
+    def draw(low, high):
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    depth = draw(1, 4)
+    layers = sorted({draw(0, depth - 1) for _ in range(draw(1, depth))})
+    return draw, depth, layers
+
+
+@pytest.mark.parametrize("case", range(12))
+@pytest.mark.parametrize("names", ALL)
+def test_image_tower_is_its_formula_in_value_and_gradient(names, case):
+    """Random sizes, layers and weights; in float64 the two agree to rounding, as do all gradients of what trains.
+
+    Of both variants: they start otherwise, and aft trains other entries, but they compute the same.
+    """
+    methods, clip, variant = names.split("+"), case % 2 == 0, ("lift+", "lift")[case % 4 // 2]
+    draw, depth, layers = random_case(case)
+    dim, side = (6, 10, 128)[draw(0, 2)], draw(1, 3)
+    tower = VisionTransformer(dim, depth, 2, 2 * side, clip)
+    peft.attach(tower, options(methods, layers, size=draw(3, 7)), num_classes=10, variant=variant)
+    tower = randomize(tower, seed=case).double()
+    images = normal_images(2, 2 * side, seed=case).double()
+    assert_is_formula(tower, images, lambda image, p: image_formula(image, p, depth, 2, clip, methods, layers))
+
+
+@pytest.mark.parametrize("case", range(12))
+@pytest.mark.parametrize("names", ALL)
+def test_text_tower_is_its_formula_in_value_and_gradient(names, case):
+    """As of the image tower; the texts have different lengths, and prompt tokens move their ends."""
+    methods, variant = names.split("+"), ("lift+", "lift")[case % 2]
+    draw, depth, layers = random_case(case)
+    tower = TextTransformer((6, 10, 128)[draw(0, 2)], depth, context=8)
+    tower.token_embedding = torch.nn.Embedding(12, tower.dim)
+    peft.attach(tower, options(methods, layers, size=draw(3, 7)), num_classes=10, variant=variant)
+    tower = randomize(tower, seed=case).double()
+    tokens = torch.zeros(3, 8, dtype=torch.int64)
+    for row in tokens:
+        length = draw(2, 7)
+        row[:length] = torch.tensor([10, *(draw(1, 9) for _ in range(length - 2)), 11])
+    assert_is_formula(tower, tokens, lambda ids, p: text_formula(ids, p, depth, methods, layers))
+
+
+# ---- first state ----
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", IDENTITY)
+@torch.no_grad()
+def test_fresh_method_leaves_the_output_bit_identical(method, dtype):
+    tower = tiny_tower()
+    images = normal_images(2, 4)
+    tower.to(dtype)
+    before = tower(images)
+    peft.attach(tower, options([method], size=4), num_classes=10)
+    assert any(parameter.requires_grad for parameter in tower.parameters())
+    assert torch.equal(tower(images), before)
+
+
+def assert_uniform(weight, bound):
+    """Uniform in [-bound, bound], going by its extremes and its deviation."""
+    assert 0.99 * bound < weight.abs().max() <= bound
+    assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert abs(weight.mean()) < 0.05 * bound
+
+
+def test_first_values():
+    """A uniform to 1 / sqrt(rank), Down to 1 / sqrt(width of the tower); the rest as the paper has it."""
+    block = fresh_block("lift+")
+    prompt = block.prompt.tokens
+    assert prompt.shape == (64, 128)
+    assert prompt.std().item() == pytest.approx(0.02, rel=0.05)
+    assert abs(prompt.mean()) < 0.001
+    assert prompt.abs().max() > 0.05  # normal, not uniform
+    assert_lora_starts(block)
+    assert block.side.scale == 1
+    for bottleneck in (block.side, block.mlp.adapter):
+        assert_uniform(bottleneck.down.weight, 128**-0.5)
+        assert (bottleneck.norm.weight == 1).all()
+        for zero in (bottleneck.norm.bias, bottleneck.down.bias, bottleneck.up.weight, bottleneck.up.bias):
+            assert not zero.any()
+    assert_ssf_starts(block)
+
+
+def fresh_block(variant):
+    """A block, 64 wide methods in it, of a tower 128 wide with patches of 14 pixels."""
+    torch.manual_seed(0)
+    tower = VisionTransformer(128, 1, 14, 28, clip=True)
+    methods = ("pt", "lora", "lora_mlp", "adapter", "adaptformer", "ssf", "ssf_ln")
+    peft.attach(tower, options(methods, size=64), num_classes=10, variant=variant)
+    return tower.blocks[0]
+
+
+def assert_lora_starts(block):
+    """A [d, 64] uniform to 1 / sqrt(64), whatever d; B zero."""
+    qkv, fc1, fc2 = (layer.wrapped for layer in (block.attn.qkv, block.mlp.wrapped.fc1, block.mlp.wrapped.fc2))
+    parts = (qkv.q, qkv.v, fc1.lora, fc2.lora)
+    for part in parts:
+        assert_uniform(part.down.weight, 1 / 8)
+        assert not part.up.weight.any()
+    assert [tuple(part.down.weight.T.shape) for part in parts] == [(128, 64)] * 3 + [(512, 64)]
+    assert len({part.down.weight[0, 0].item() for part in parts}) == 4
+
+
+def assert_ssf_starts(block):
+    """N(1, .02) and N(0, .02), on the Linears and on the norms."""
+    for layer, width in ((block.mlp.wrapped.fc1, 512), (block.norm1, 128), (block.norm2, 128)):
+        for values, mean in ((layer.scale, 1), (layer.shift, 0)):
+            assert values.shape == (width,)
+            assert values.mean().item() == pytest.approx(mean, abs=0.006)
+            assert values.std().item() == pytest.approx(0.02, rel=0.15)
+            assert (values - mean).abs().max() > 0.04
+
+
+def assert_normal(weight, deviation):
+    """Normal around zero, going by its deviation and its tails."""
+    assert weight.std().item() == pytest.approx(deviation, rel=0.05)
+    assert weight.abs().max() > 3 * deviation
+    assert abs(weight.mean()) < 0.05 * deviation
+    assert (weight.abs() < deviation).double().mean().item() == pytest.approx(0.683, abs=0.02)
+
+
+def test_first_values_of_lift():
+    """Prompts uniform by the size of a patch, Down normal with deviation 1 / sqrt(3 d), the rest as LIFT+'s."""
+    block = fresh_block("lift")
+    assert_uniform(block.prompt.tokens, (6 / (3 * 14 * 14 + 128)) ** 0.5)
+    assert_lora_starts(block)
+    assert block.side.scale == 1
+    for bottleneck in (block.side, block.mlp.adapter):
+        assert_normal(bottleneck.down.weight, (3 * 128) ** -0.5)
+        assert (bottleneck.norm.weight == 1).all()
+        for zero in (bottleneck.norm.bias, bottleneck.down.bias, bottleneck.up.weight, bottleneck.up.bias):
+            assert not zero.any()
+    assert_ssf_starts(block)
+
+
+def test_prompts_of_a_text_tower_start_alike_in_both_variants():
+    """It has no patches."""
+    for variant in ("lift+", "lift"):
+        torch.manual_seed(0)
+        tower = TextTransformer(64, 1, context=8)
+        peft.attach(tower, options(["pt"], size=200), num_classes=10, variant=variant)
+        assert_normal(tower.blocks[0].prompt.tokens, 0.02)
+
+
+# ---- what trains ----
+
+
+@pytest.mark.parametrize("names", ALL)
+def test_exactly_the_intended_tensors_train(names):
+    tower = tiny_tower(methods=names.split("+"), layers=[0, 2])
+    trained = [plain(name) for name, parameter in tower.named_parameters() if parameter.requires_grad]
+    parts = set().union(*(TRAINED[name] for name in names.split("+")))
+    assert len(trained) == len(set(trained))
+    assert set(trained) == {f"blocks.{i}.{part}" for i in (0, 2) for part in parts}
+
+
+@pytest.mark.parametrize("names", ALL)
+def test_steps_move_all_that_trains_and_nothing_else(names):
+    tower = tiny_tower(methods=names.split("+"), layers=[0, 2])
+    before = {name: parameter.detach().clone() for name, parameter in tower.named_parameters()}
+    trained = {name: parameter for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    optimizer = torch.optim.SGD(trained.values(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    for step in range(3):
+        tower(normal_images(4, 4, seed=step)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, parameter in tower.named_parameters():
+        assert torch.equal(parameter, before[name]) == (name not in trained), name
+        assert parameter.grad is None
+
+
+def test_attach_freezes_what_was_not():
+    tower = VisionTransformer(6, 2, 2, 4, clip=False)
+    assert all(parameter.requires_grad for parameter in tower.parameters())
+    peft.attach(tower, {}, num_classes=10)
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("names", ALL)
+def test_frozen_in_half_precision_trained_in_float32(names, dtype):
+    """The features come in half precision, close to float32's; gradients arrive in float32, close to float32's."""
+    tower = tiny_tower(methods=names.split("+"), layers=[0, 2])
+    images = normal_images(4, 4)
+    trained = {name: parameter for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    direction = normal_images(4, 128, seed=1)[:, 0, 0]
+    exact = tower(images)
+    exact_gradients = torch.autograd.grad((exact * direction).sum(), list(trained.values()))
+    FrozenWeights(tower).cast(dtype)
+    features = tower(images)
+    (features.float() * direction).sum().backward()
+    assert features.dtype == dtype
+    assert ((features.float() - exact).norm() / exact.norm()) < 0.05
+    for name, parameter in tower.named_parameters():
+        assert parameter.dtype == (torch.float32 if name in trained else dtype), name
+        assert (parameter.grad is not None) == (name in trained), name
+    for (name, parameter), gradient in zip(trained.items(), exact_gradients, strict=True):
+        assert parameter.grad.dtype == torch.float32, name
+        assert (parameter.grad - gradient).norm() < 0.1 * gradient.norm(), name
+
+
+# ---- layers and sizes ----
+
+
+@pytest.mark.parametrize(
+    "layers, expected",
+    [
+        (None, [0, 1, 2, 3, 4]),
+        (0, []),
+        (1, [4]),
+        (3, [2, 3, 4]),
+        (5, [0, 1, 2, 3, 4]),
+        ([], []),
+        ((0, 2), [0, 2]),
+        ([4, 0], [0, 4]),
+        ([3, 3], [3]),
+    ],
+)
+def test_layers(layers, expected):
+    """None = all, k = the last k, 0 = none, a list = those."""
+    assert select_layers(5, layers) == expected
+
+
+@pytest.mark.parametrize("layers", [6, -1, [5], [0, 7], [-1]])
+def test_layers_out_of_range_are_an_error_that_names_them(layers):
+    with pytest.raises(ModelError, match="lora_layers .*5 blocks") as error:
+        select_layers(5, layers, "lora")
+    assert str(layers) in str(error.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layers, blocks", [(None, {0, 1, 2}), (0, set()), (1, {2}), ((0, 2), {0, 2})])
+def test_method_stands_in_its_layers_only(method, layers, blocks):
+    tower = tiny_tower(methods=[method], layers=layers)
+    trained = {name for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    assert {int(name.split(".")[1]) for name in trained} == blocks
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_layers_and_no_size_leave_the_tower_bare(method):
+    tower = tiny_tower()
+    names = [name for name, _ in tower.named_parameters()]
+    peft.attach(tower, options([method], layers=0), num_classes=10)
+    assert [name for name, _ in tower.named_parameters()] == names
+
+
+SHARES = {"pt": 1, "lora": 4, "lora_mlp": 4, "adapter": 2, "adaptformer": 2}  # of 2^floor(log2(C / (share * layers)))
+SIZES = {"attn": lambda d: 4 * d + 4, "mlp": lambda d: 8 * d + 5, "all": lambda d: 12 * d + 9}
+
+
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.automatic])
+def test_automatic_size_is_its_formula(method):
+    for layers, classes in itertools.product((1, 2, 3, 5, 6, 12, 24), range(2, 9001, 1 if method in SHARES else 50)):
+        blocks = [torch.nn.Module()] * layers
+        if method in SHARES:
+            exponent = math.floor(math.log2(classes / (SHARES[method] * layers)))
+            assert METHODS[method].automatic(classes, blocks) == 2 ** max(exponent, 0), (classes, layers)
+            continue
+        blocks[0].dim = 768
+        for where, size in SIZES.items():
+            expected = min(classes / (layers * size(768)), 1)
+            assert METHODS["aft"].automatic(classes, blocks, where, 0) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "method, layers, classes, shape",
+    [
+        ("pt", None, 100, (32, 128)),  # 100 / 3
+        ("pt", 1, 2, (2, 128)),
+        ("lora", None, 100, (8, 128)),  # 100 / 12
+        ("lora", (0,), 8142, (1024, 128)),  # 8142 / 4 = 2035
+        ("lora_mlp", (0, 2), 100, (8, 128)),  # 100 / 8
+        ("adapter", None, 100, (16, 128)),  # 100 / 6
+        ("adaptformer", None, 100, (16, 128)),
+        ("adaptformer", None, 2, (1, 128)),
+    ],
+)
+def test_attach_takes_the_automatic_size(method, layers, classes, shape):
+    tower = VisionTransformer(128, 3, 2, 4, clip=True)
+    peft.attach(tower, options([method], layers), classes)
+    shapes = {plain(name): tuple(p.shape) for name, p in tower.named_parameters() if p.requires_grad}
+    shapes = {name: shape for name, shape in shapes.items() if not name.endswith("fc2.lora.down.weight")}  # 4 d wide
+    assert {value for name, value in shapes.items() if name.endswith(("tokens", "down.weight"))} == {shape}
+
+
+@pytest.mark.parametrize("layers", [None, 1, (0, 2)])
+@pytest.mark.parametrize("classes", [2, 10, 100, 365, 1000, 8142])
+def test_automatic_sizes_of_lift_count_all_blocks_of_the_tower(classes, layers):
+    """2^max(0, trunc(log2(C / 2L))) of every bottleneck and rank, ten prompt tokens, and a ratio in thousandths."""
+    tower = VisionTransformer(64, 3, 2, 4, clip=True)
+    methods = ["pt", "lora", "lora_mlp", "adapter", "adaptformer"]
+    peft.attach(tower, options(methods, layers), classes, variant="lift")
+    block = tower.blocks[2]
+    size = 2 ** max(0, math.trunc(math.log2(classes / (2 * 3))))
+    downs = block.attn.qkv.q, block.attn.qkv.v, block.mlp.wrapped.fc1.lora, block.mlp.adapter, block.side
+    assert {len(module.down.weight) for module in downs} == {size}
+    assert len(block.prompt.tokens) == 10
+
+
+@pytest.mark.parametrize("depth, dim", [(1, 64), (3, 128), (12, 768), (24, 1024)])
+def test_automatic_ratio_of_lift(depth, dim):
+    """max(.001, C / (12 L d) cut down to a multiple of .001), in exact decimals; at most everything."""
+    blocks = [torch.nn.Module()] * depth
+    blocks[0].dim = dim
+    for classes in [*range(2, 300), 365, 1000, 8142]:
+        cut = Fraction(classes, 12 * depth * dim) // Fraction(1, 1000)
+        expected = float(Decimal(min(max(cut, 1), 1000)) / 1000)
+        assert LIFT["aft"].automatic(classes, blocks, "all", 0) == expected, classes
+
+
+def test_lift_cuts_the_ratio_where_a_float_would_round_up():
+    """1000 C / (12 L d) of these is a whole number; CIFAR-100, Places-LT, ImageNet-LT, iNaturalist on ViT-B/16."""
+    blocks = [torch.nn.Module()] * 5
+    blocks[0].dim = 125
+    assert [LIFT["aft"].automatic(classes, blocks, "all", 0) for classes in (15, 30, 435)] == [0.002, 0.004, 0.058]
+    blocks = [torch.nn.Module()] * 12
+    blocks[0].dim = 768
+    found = [LIFT["aft"].automatic(classes, blocks, "all", 0) for classes in (100, 365, 1000, 8142)]
+    assert found == [0.001, 0.003, 0.009, 0.073]
+
+
+# ---- arbitrary fine-tuning ----
+
+
+def entries_of(tower):
+    return {name: module for name, module in tower.named_modules() if isinstance(module, PartlyTrainedLinear)}
+
+
+@pytest.mark.parametrize("where, size", [(where, SIZES[where](128)) for where in SIZES])
+def test_aft_trains_as_many_entries_as_a_head_has_weights(where, size):
+    """C d in all, but for cutting down each tensor's share."""
+    tower = VisionTransformer(128, 3, 2, 4, clip=True)
+    peft.attach(tower, options(["aft"], where=where), num_classes=100)
+    trained = sum(p.numel() for p in tower.parameters() if p.requires_grad)
+    assert 100 * 128 - 24 <= trained <= 100 * 128
+    layers = {"attn": LAYERS[:2], "mlp": LAYERS[2:], "all": LAYERS}[where]
+    assert set(entries_of(tower)) == {f"blocks.{i}.{layer}" for i in range(3) for layer in layers}
+    for linear in entries_of(tower).values():
+        ratio = 100 / (3 * size)
+        for kind in ("weight", "bias"):
+            entries, tensor = getattr(linear, kind), getattr(linear.wrapped, kind)
+            assert len(entries.values) == int(ratio * tensor.numel())
+            assert len(set(entries.index.tolist())) == len(entries.values)
+            assert torch.equal(entries.values, tensor.flatten()[entries.index])
+
+
+def test_aft_chooses_by_its_seed_alone_and_evenly():
+    def chosen(seed, torch_seed):
+        torch.manual_seed(torch_seed)
+        tower = VisionTransformer(128, 2, 2, 4, clip=True)
+        peft.attach(tower, options(["aft"], size=2) | {"aft_seed": seed}, num_classes=10)
+        return [linear.weight.index for linear in entries_of(tower).values()]
+
+    one, same, other = chosen(0, 0), chosen(0, 1), chosen(1, 0)
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert torch.equal(one[0], one[4])  # the same layer of the next block: a fresh generator for every tensor
+    rows = torch.bincount(one[0] // 128, minlength=384).double()  # 25.6 of 128 in each row, on average
+    assert rows.mean() == pytest.approx(25.6, rel=0.01)
+    assert 3 < rows.std() < 6  # the binomial's is 4.5
+
+
+@pytest.mark.parametrize("where", SIZES)
+@pytest.mark.parametrize("seed, ratio", [(0, 0.1), (7, 0.0137)])
+def test_aft_chooses_the_entries_of_lift_plus(seed, ratio, where):
+    """A fresh generator for every tensor; its first int(ratio n) entries; other methods around it change nothing."""
+    tower = VisionTransformer(64, 3, 2, 4, clip=True)
+    chosen = options(["lora", "lora_mlp", "adapter", "ssf", "aft"], [0, 2], where=where, size=4)
+    peft.attach(tower, chosen | {"aft_ratio": ratio, "aft_seed": seed}, num_classes=10)
+    assert len(entries_of(tower)) == {"attn": 4, "mlp": 4, "all": 8}[where]
+    for linear in entries_of(tower).values():
+        for kind in ("weight", "bias"):
+            tensor, entries = getattr(linear.wrapped, kind), getattr(linear, kind)
+            order = torch.randperm(tensor.numel(), generator=torch.Generator().manual_seed(seed))
+            mask = torch.zeros(tensor.numel(), dtype=torch.bool)
+            mask[order[: int(ratio * tensor.numel())]] = True
+            assert torch.equal(entries.values, tensor[mask.view_as(tensor)])  # row by row
+            assert torch.equal(entries.index, mask.nonzero().flatten())
+
+
+@pytest.mark.parametrize("where", SIZES)
+@pytest.mark.parametrize("seed, ratio", [(0, 0.1), (7, 0.0137)])
+def test_aft_of_lift_chooses_the_entries_of_lift(seed, ratio, where):
+    """One generator for all Linears; of weight and bias together, the bias the last column."""
+    tower = VisionTransformer(64, 3, 2, 4, clip=True)
+    chosen = options(["lora", "lora_mlp", "adapter", "ssf", "aft"], [0, 2], where=where, size=4)
+    peft.attach(tower, chosen | {"aft_ratio": ratio, "aft_seed": seed}, num_classes=10, variant="lift")
+    found = {plain(name): linear for name, linear in entries_of(tower).items()}
+    generator = torch.Generator().manual_seed(seed)
+    layers = {"attn": LAYERS[:2], "mlp": LAYERS[2:], "all": LAYERS}[where]
+    for name in [f"blocks.{i}.{layer}" for i in (0, 2) for layer in layers]:
+        linear = found.pop(name)
+        out, width = linear.wrapped.weight.shape
+        mask = torch.zeros(out * (width + 1), dtype=torch.bool)
+        mask[torch.randperm(mask.numel(), generator=generator)[: int(ratio * mask.numel())]] = True
+        mask = mask.view(out, width + 1)
+        assert torch.equal(linear.weight.values, linear.wrapped.weight[mask[:, :width]])
+        assert torch.equal(linear.bias.values, linear.wrapped.bias[mask[:, width]])
+        assert torch.equal(linear.weight.index, mask[:, :width].flatten().nonzero().flatten())
+        assert torch.equal(linear.bias.index, mask[:, width].nonzero().flatten())
+    assert not found
+
+
+@pytest.mark.parametrize("option", [("v.aft_seed", 1), ("variant", "lift")])
+def test_a_test_of_other_entries_is_refused(option, config):
+    """A checkpoint holds values and no places; of another seed they are as many."""
+    aft = ("v.aft_ratio", 0.1)
+    run = Trainer(config("num_epochs", 1, *aft, method="aft"))
+    results = run.run()
+    test = ("test_only", "True", "model_dir", run.run_dir)
+    assert Trainer(config(*aft, *test, method="aft")).run()["per_class"] == results["per_class"]
+    with pytest.raises(CheckpointError, match="other aft entries|trained with another method"):
+        Trainer(config(*aft, *test, *option, method="aft")).run()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_aft_of_nothing_and_of_everything(ratio):
+    tower = tiny_tower()
+    images = normal_images(2, 4)
+    before = tower(images)
+    peft.attach(tower, options(["aft"]) | {"aft_ratio": ratio}, num_classes=10)
+    assert torch.equal(tower(images), before)
+    trained = sum(p.numel() for p in tower.parameters() if p.requires_grad)
+    assert trained == (3 * sum(p.numel() for p in tiny_tower(depth=1).blocks[0].parameters()) - 3 * 4 * 128) * ratio
+
+
+# ---- ResNets ----
+
+
+def resnet(joint=0):
+    torch.manual_seed(0)
+    return ResNet((1, 1, 1, 1), 8, 64, joint)
+
+
+@pytest.mark.parametrize("joint", [0, 64])
+@pytest.mark.parametrize("names", ["fft", "bitfit", "ssf", "fft+ssf"])
+def test_what_trains_in_a_resnet(names, joint):
+    """LIFT+: inside the four stages, all parameters or all biases; scale and shift on the pooled feature."""
+    tower = resnet(joint)
+    inside = {id(parameter) for stage in tower.stages for parameter in stage.parameters()}
+    names_inside = {name for name, parameter in tower.named_parameters() if id(parameter) in inside}
+    images = normal_images(2, 64)
+    bare = tower(images)
+    peft.attach(tower, options(names.split("+")), num_classes=10)
+    trained = {name for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    expected = names_inside if "fft" in names else set()
+    if "bitfit" in names:
+        expected = {name for name in names_inside if name.endswith("bias")}
+        assert 0 < len(expected) < len(names_inside)
+    if "ssf" in names:
+        expected = expected | {"after.scale", "after.shift"}
+        assert torch.allclose(tower(images), bare * tower.after.scale + tower.after.shift, rtol=1e-5, atol=1e-6)
+    assert trained == expected
+
+
+@pytest.mark.parametrize("joint", [0, 64])
+@pytest.mark.parametrize("names", ["fft", "bitfit", "bn_tuning", "bn_tuning+ssf", "ssf"])
+def test_what_trains_in_a_resnet_of_lift(names, joint):
+    """The whole visual tower: stem, stages, attention pool."""
+    tower = resnet(joint)
+    parameters = {name for name, _ in tower.named_parameters()}
+    norms = {name for name, module in tower.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    in_norms = {f"{name}.{kind}" for name in norms for kind in ("weight", "bias")}
+    pool = {f"net.head.{layer}.bias" for layer in ("q", "k", "v", "proj")} if joint else set()
+    peft.attach(tower, options(names.split("+")), num_classes=10, variant="lift")
+    trained = {name for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    expected = {
+        "fft": parameters,
+        "bitfit": {name for name in in_norms if name.endswith("bias")} | pool,
+        "bn_tuning": in_norms,
+        "ssf": {"after.scale", "after.shift"},
+    }
+    assert trained == set().union(*(expected[name] for name in names.split("+")))
+
+
+@pytest.mark.parametrize("variant", ["lift+", "lift"])
+@pytest.mark.parametrize("build", [tiny_tower, lambda: TextTransformer(64, 1, context=8)])
+def test_a_transformer_refuses_bn_tuning_before_anything_is_changed(build, variant):
+    tower = build()
+    state = {name: parameter.requires_grad for name, parameter in tower.named_parameters()}
+    with pytest.raises(ModelError, match=r"^bn_tuning needs a ResNet.*fft, bitfit"):
+        peft.attach(tower, options(["ssf"]) | {"bn_tuning": True}, num_classes=10, variant=variant)
+    assert {name: parameter.requires_grad for name, parameter in tower.named_parameters()} == state
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - RESNET_METHODS))
+def test_other_methods_refuse_a_resnet_before_anything_is_changed(method):
+    tower = resnet()
+    state = {name: parameter.requires_grad for name, parameter in tower.named_parameters()}
+    with pytest.raises(ModelError, match=rf"^{method} needs a transformer.*fft, bitfit, ssf, bn_tuning"):
+        peft.attach(tower, options(["fft", "ssf", method]), num_classes=10)
+    assert {name: parameter.requires_grad for name, parameter in tower.named_parameters()} == state
+
+
+def test_layers_mean_nothing_in_a_resnet():
+    with pytest.raises(ModelError, match="bitfit_layers"):
+        peft.attach(resnet(), options(["bitfit"], layers=2), num_classes=10)
+
+
+@pytest.mark.parametrize("classes, count", [(100, 101_436), (365, 175_212), (1000, 617_868), (8142, 4_749_324)])
+def test_adaptformer_on_vit_b16_has_the_published_number_of_parameters(classes, count):
+    with torch.device("meta"):
+        tower = Backbone(BACKBONES["clip_vit_b16"].geometry).image
+        frozen = sum(parameter.numel() for parameter in tower.parameters())
+        peft.attach(tower, options(["adaptformer"]), classes)
+        model = Classifier(tower, CosineClassifier(classes, 768, scale=25.0), mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert frozen == 85_799_424  # torchvision's vit_b_16 has 85,798,656 without its head; CLIP's: no patch bias, ln_pre
+    head = classes * 768
+    wanted = {"total": frozen + count + head, "trained": count + head, "peft": count, "head": head}
+    assert count_parameters(model) == wanted
+
+
+# ---- composition ----
+
+
+def test_methods_attach_in_the_fixed_order():
+    assert list(METHODS) == list(LIFT) == FIXED_ORDER
+    assert list(RESNET_METHODS) == FIXED_RESNET_ORDER
+
+
+def test_order_of_the_options_changes_nothing():
+    """The same tensors, in the same order, with the same random values."""
+    towers = []
+    for methods in (METHODS, reversed(METHODS)):
+        torch.manual_seed(0)
+        tower = VisionTransformer(6, 2, 2, 4, clip=True)
+        peft.attach(tower, options(methods, size=2), num_classes=10)
+        towers.append(tower)
+    first, second = (list(tower.named_parameters()) for tower in towers)
+    assert [name for name, _ in first] == [name for name, _ in second]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(first, second, strict=True))
+
+
+def test_earlier_prompt_is_dropped_only_where_there_is_a_new_one():
+    """Blocks 0 and 2 of 4 have 3 prompt tokens beside 1 + 4: never 6, and block 1 and 3 keep those before them."""
+    tower = tiny_tower(depth=5, methods=["pt"], layers=[1, 3], size=3)
+    tokens = []
+    for block in tower.blocks:
+        block.attn.register_forward_hook(lambda module, args, output: tokens.append(args[0].shape[1]))
+    tower(normal_images(1, 4))
+    assert tokens == [5, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize("case", range(30))
+def test_any_combination_is_its_formula(case):
+    generator = torch.Generator().manual_seed(100 + case)
+    methods = [name for name in METHODS if torch.rand((), generator=generator) < 0.5] or ["ssf"]
+    tower = VisionTransformer(10, 2, 2, 4, clip=True)
+    peft.attach(tower, options(methods, layers=[1], size=3), num_classes=10)
+    tower = randomize(tower, seed=case).double()
+    images = normal_images(1, 4, seed=case).double()
+    assert_is_formula(tower, images, lambda image, p: image_formula(image, p, 2, 2, True, methods, [1]))

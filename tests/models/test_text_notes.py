@@ -1,0 +1,277 @@
+"""What is said of class names that CLIP cannot read or tell apart, and of names that are codes."""
+
+import re
+
+import open_clip
+import pytest
+from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
+
+from datasets.own.classnames import are_codes
+from datasets.sets import digits_lt
+from models.backbones.text import text_notes
+from trainer import Trainer
+
+
+def tokens(name, template="a photo of a {}."):
+    """As open_clip's own tokenizer reads a class, `_` being a space."""
+    return tuple(open_clip.tokenize([template.format(name.replace("_", " "))])[0].tolist())
+
+
+FIVES = ["four five", "four_five", "Four Five", "four five ", " four  five", "four&nbsp;five", "four\tfive"]
+
+
+@pytest.mark.parametrize("other", FIVES[1:])
+def test_names_of_one_text_are_told(other):
+    assert tokens(other) == tokens(FIVES[0])
+    (note,) = text_notes(["dog", FIVES[0], "cat", other])
+    assert note == (
+        "2 of 4 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
+        f"({FIVES[0]!r}, {other!r}); a classnames file gives each its own words"
+    )
+
+
+def test_all_names_of_one_text_are_counted_side_by_side():
+    names = ["a", *FIVES[:3], "b", "A", "c"]
+    (note,) = text_notes(names)
+    assert note.startswith(
+        "5 of 7 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
+        "('a', 'A', 'four five' and 2 more)"
+    )
+
+
+def test_names_that_only_look_alike_are_told():
+    """CLIP has a token for a zero-width space, which nobody sees."""
+    for name in ("cat\u200b", "c\u200dat", "\u2060cat"):
+        (note,) = text_notes(["cat", "dog", name])
+        if tokens(name) == tokens("cat"):
+            assert "CLIP reads the same text" in note
+        else:
+            assert note.startswith(
+                "2 of 3 classes: the name differs from another one in invisible characters alone ('cat'"
+            )
+    assert text_notes(["می\u200cخواهم", "dog"]) == []  # as Persian is written
+
+
+# characters without a glyph that are not of category Cf, and one that is
+UNSEEN = [
+    *range(0xFE00, 0xFE10),
+    *range(0xE0100, 0xE01F0),
+    0x034F,
+    0x115F,
+    0x1160,
+    0x3164,
+    *range(0x180B, 0x1810),
+    0xAD,
+]
+
+
+def test_all_characters_without_a_glyph_are_known():
+    for code in UNSEEN:
+        name = f"c{chr(code)}at"
+        notes = text_notes(["dog", "cat", name])
+        if tokens(name) == tokens("cat"):
+            assert "CLIP reads the same text" in notes[0]
+        else:
+            assert notes[0].startswith(
+                "2 of 3 classes: the name differs from another one in invisible characters alone"
+            )
+            assert f"('cat', 'c{ascii(chr(code))[1:-1]}at')" in notes[0]  # one sees the difference in the message
+    for seen in ("\u0301", "\u0903", "\u06dd", "\u3000x", "\U0001f600"):  # marks, a sign of category Cf, a picture
+        assert text_notes(["dog", "cat", f"c{seen}at"]) == []
+
+
+END = "<end&#95;of&#95;text>"  # CLIP's end token in a name; with `_`, which becomes a space, it is text like any other
+
+
+def test_texts_are_compared_up_to_the_end_token():
+    """The tower takes the state at the first end token, and a name can contain one."""
+    for names in ([f"red {END} fox", f"red {END} eel"], [f"red {END}", f"Red{END} z"]):
+        first, second = map(tokens, names)
+        end = first.index(max(first))  # where open_clip's text tower takes the state
+        assert end == second.index(max(second)) < len(tokens("red")) - 2
+        assert first[: end + 1] == second[: end + 1] and first != second
+        (note,) = text_notes(["dog", *names])
+        assert note.startswith("2 of 3 classes: CLIP reads the same text as for another one")
+    assert text_notes([f"red {END} fox", f"blue {END} fox"]) == []
+    assert text_notes(["red <end_of_text> fox", "red <end_of_text> eel"]) == []
+    (note,) = text_notes(["dog", f"{END} fox"])
+    assert note.startswith(f"1 of 2 classes: CLIP reads nothing of the name ('{END} fox')")
+    assert text_notes(["dog", f"cat {END}" + " fox" * 80]) == []  # nothing is read behind it, so nothing is cut
+
+
+@pytest.mark.parametrize("name", ["&nbsp;", "_", " ", "&#32;"])
+def test_a_name_of_nothing_is_told(name):
+    assert tokens(name) == tokens("")
+    (note,) = text_notes(["dog", name])
+    assert note.startswith(f"1 of 2 classes: CLIP reads nothing of the name ({name!r}); a classnames file gives words")
+
+
+def test_a_text_is_cut_after_77_tokens_and_not_before():
+    """A name of n words, each one token: the prompt has five more, start and end."""
+    for words, cut in ((69, False), (70, False), (71, True), (200, True)):
+        name = " ".join(["cat"] * words)
+        assert (len(open_clip.get_tokenizer("ViT-B-16").encode(f"a photo of a {name}.")) + 2 > 77) == cut
+        notes = text_notes(["dog", name])
+        assert len(notes) == cut
+        assert not cut or re.match(
+            r"1 of 2 classes: CLIP cuts the text after 77 tokens \('cat .{33}\.\.\.'\); a class", notes[0]
+        )
+
+
+def test_names_that_differ_behind_the_cut_are_one_text():
+    names = [" ".join(["cat"] * 80 + [end]) for end in ("dog", "fox")]
+    assert tokens(names[0]) == tokens(names[1])
+    cut, same = text_notes([*names, "eel"])
+    assert cut.startswith("2 of 3 classes: CLIP cuts the text")
+    assert same.startswith("2 of 3 classes: CLIP reads the same text")
+
+
+def test_other_prompts_are_asked_for():
+    """Names alone, 80 templates, or descriptions."""
+    long = "It has " + "very " * 80 + "long ears."
+    described = {"hare": ["It has ears.", long], "rabbit": ["It has ears.", "It is small."], "mole": ["It digs."]}
+    (note,) = text_notes(list(described), described.__getitem__)
+    assert note.startswith("1 of 3 classes: CLIP cuts the text after 77 tokens ('hare')")
+    same = {
+        "hare": ["It has ears.", "It runs."],
+        "rabbit": ["It has  ears.", "it runs."],
+        "mole": ["It has ears.", "It digs."],
+    }
+    (note,) = text_notes(list(same), same.__getitem__)
+    assert note.startswith("2 of 3 classes: CLIP reads the same text as for another one, ")
+    assert "('hare', 'rabbit')" in note
+    (note,) = text_notes(["a", "A", "b"], lambda name: [name])
+    assert note.startswith("2 of 3 classes: CLIP reads the same text")
+    (note,) = text_notes(["a", "A", "b"], lambda name: [template(name) for template in OPENAI_IMAGENET_TEMPLATES])
+    assert note.startswith("2 of 3 classes: CLIP reads the same text")
+
+
+def test_published_names():
+    """open_clip's names of ImageNet's classes hold two pairs of equal ones; the digits' are sound."""
+    (note,) = text_notes(IMAGENET_CLASSNAMES, renamable=False)
+    twice = sorted({name for name in IMAGENET_CLASSNAMES if IMAGENET_CLASSNAMES.count(name) > 1})
+    assert twice == ["missile", "sunglasses"]
+    assert note == (
+        "4 of 1,000 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
+        "('missile', 'missile', 'sunglasses' and 1 more)"
+    )
+    assert text_notes(digits_lt.CLASSNAMES) == []
+
+
+@pytest.mark.parametrize(
+    "options, method, told",
+    [
+        ((), "zs", True),
+        ((), "lift+", True),
+        ((), "coop", True),
+        (("l.bitfit", True, "classifier", None, "v.adaptformer", False), "lift+", True),
+        (("classifier_init", "class_mean"), "lift+", False),
+    ],
+)
+def test_runs_tell_it_where_they_read_names(options, method, told, config, monkeypatch, capsys):
+    monkeypatch.setattr(digits_lt, "CLASSNAMES", ["zero", "Zero", *digits_lt.CLASSNAMES[2:]])
+    run = Trainer(config("num_epochs", 1, *options, method=method))
+    run.run()
+    sentence = (
+        "2 of 10 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
+        "('zero', 'Zero')\n"
+    )
+    assert capsys.readouterr().out.count(sentence) == told
+    assert (run.run_dir / "log.txt").read_text().count(sentence) == told
+    if method == "lift+" and not options:
+        Trainer(config("num_epochs", 1, "test_only", True)).run()
+        assert sentence not in capsys.readouterr().out  # the head is loaded, and no name is read
+
+
+# ---- codes ----
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["1", "2", "3"],
+        ["0001", "0002", "0010"],
+        ["n01440764", "n01443537"],
+        ["C05", "C06", "C11"],
+        ["sp_017", "sp_018", "sp_123"],
+        ["class_1", "class_2"],
+        ["Class 1", "class 12"],
+        ["label-0", "label-1"],
+        ["D01", "D02", "D07"],
+        ["c0", "c1", "c2"],
+        ["s3", "s1", "s2"],
+        ["Stage0", "stage1"],
+        ["tax_9606", "tax_9685"],
+        ["tax.9606", "tax.10090", "tax.7227"],
+        ["m.01yrx", "m.0bt9lr"],
+        ["/m/01yrx", "/m/0bt9lr"],
+        ["Q146", "Q144", "Q152"],
+        ["1.0", "2.0"],
+        ["-1", "1"],
+        ["B07XJ8C8F5", "B08N5WRWNW"],
+        ["d41d8cd98f00b204e9800998ecf8427e", "9e107d9d372bb6826bd81d3542a419d6"],
+        ["123e4567-e89b-12d3-a456-426614174000", "223e4567-e89b-12d3-a456-426614174000"],
+    ],
+    ids=str,
+)
+def test_codes_are_codes(names):
+    assert are_codes(names) == [True] * len(names)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["A4", "boeing 747", "zero"],
+        ["A3", "A4", "A6"],
+        ["B737", "B747"],
+        ["A", "B", "C"],
+        ["Q3", "Q5", "Q7", "Q8"],
+        ["ICD10", "ICD11"],
+        ["boeing_737", "boeing_747"],
+        ["audi 80", "audi 100"],
+        ["0.5", "1.5"],
+        ["bus", "tram", "A1", "A2"],
+        ["A318", "A319", "A320", "A330-200", "A300B4"],
+        ["707-320", "727-200", "737-200", "BAE 146-200", "Boeing 717", "C-130", "C-47", "DC-10", "MD-80", "F-16A-B"],
+        ["1984", "2001"],
+        ["MP3", "MP4", "R2D2", "7up", "4x4"],
+        ["vitamin B6", "vitamin B12"],
+        ["1 euro", "2 euros", "5 euros"],
+        ["E. coli K12", "H1N1", "U2", "Sum 41"],
+        ["one", "two", "facade", "decade"],
+        ["class", "label", "id"],
+        list(digits_lt.CLASSNAMES),
+        list(IMAGENET_CLASSNAMES),
+    ],
+    ids=lambda names: ", ".join(names)[:60],
+)
+def test_names_are_no_codes(names):
+    assert are_codes(names) == [False] * len(names)
+
+
+def test_a_note_for_folders_called_by_codes(tmp_path):
+    from PIL import Image
+
+    from datasets import build_data
+    from utils.config import load_config
+
+    def notes(names, *options):
+        for name in names:
+            for split in ("train", "test"):
+                (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8)).save(tmp_path / split / name / "1.png")
+        return build_data(load_config("folder", "clip_tiny", "zs", ["root", str(tmp_path), *options])).notes
+
+    (tmp_path / "names.csv").write_text("n01440764,tench\nn01443537,goldfish\nn01484850,shark\n")
+    assert notes(["n01440764", "n01443537"]) == (
+        "its classes are called n01440764, n01443537; a classnames file gives CLIP words to read",
+    )
+    assert "a classnames file gives CLIP words" not in str(notes([], "classnames", str(tmp_path / "names.csv")))
+    (tmp_path / "codes.txt").write_text("n01440764\nn01443537\n")
+    assert notes([], "classnames", str(tmp_path / "codes.txt")) == (
+        f"its classes are called n01440764, n01443537; prompt names in {tmp_path}/codes.txt give CLIP words to read",
+    )
+    assert notes(["n01484850", "n01491361"])[0].startswith(
+        "its classes are called n01440764, n01443537, n01484850, ...; a classnames file"
+    )
+    assert notes(["cat", "dog", "eel", "fox"]) == ()

@@ -1,0 +1,333 @@
+"""CLIP's own head against its formula and open_clip's logits: fixed texts, texts that train, learnt contexts."""
+
+from types import SimpleNamespace
+
+import helpers
+import open_clip
+import pytest
+import torch
+from helpers import CLIP_RESOLUTION, TEXT_DIM, normal_images, randomize
+
+from models import build_model, peft
+from models.backbones.text import tokenize
+from models.heads.text_similarity import TextSimilarity
+from models.heads.texts import FixedTexts, TrainedTexts, build_texts, coop_prompts, photo_prompts
+from utils.config.schema import PEFT, TEXT_PEFT
+from utils.errors import ModelError
+
+NAMES = ["cat", "fire_truck", "Mimosa pudica L.", "x"]
+OFF = {name: key.default for name, key in PEFT.items()}
+TEXT_OFF = {name: key.default for name, key in TEXT_PEFT.items()}
+
+
+@pytest.fixture
+def clip_pair(tmp_path):
+    return helpers.clip_pair(tmp_path)
+
+
+def run_cfg(text=(), **changed):
+    """What is read of a configuration; text: methods that are on in the text tower."""
+    cfg = {
+        "seed": 0,
+        "variant": "lift+",
+        "prompt": "default",
+        "prompt_file": None,
+        "classifier": None,
+        "coop": False,
+        "coop_init": None,
+        "coop_ctx_len": 4,
+        "coop_cls_pos": "end",
+        "proj_tuning": False,
+        "clip_adapter": False,
+        "clip_adapter_dim": 4,
+        "v": OFF,
+        "l": TEXT_OFF | dict.fromkeys(text, True),
+    }
+    return SimpleNamespace(**(cfg | changed))
+
+
+def build(backbone, names=NAMES, **changed):
+    return build_model(run_cfg(**changed), backbone, names, lambda: pytest.fail("features are not needed"))
+
+
+def trained_names(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+# ---- the formula ----
+
+
+def unit(row):
+    return row / row.square().sum().sqrt()
+
+
+def adapter_formula(h, p, side):
+    """h + Up(ReLU(Down(LN(h))))"""
+    if f"{side}_adapter.norm.weight" not in p:
+        return h
+    normed = (h - h.mean()) / (h.var(correction=0) + 1e-5).sqrt()
+    normed = normed * p[f"{side}_adapter.norm.weight"] + p[f"{side}_adapter.norm.bias"]
+    hidden = p[f"{side}_adapter.down.weight"] @ normed + p[f"{side}_adapter.down.bias"]
+    return h + p[f"{side}_adapter.up.weight"] @ (hidden * (hidden > 0)) + p[f"{side}_adapter.up.bias"]
+
+
+@pytest.mark.parametrize("case", range(24))
+def test_head_is_its_formula_in_value_and_gradient(case):
+    tune, width, projected = case % 2 == 1, (None, 3)[case // 2 % 2], case % 3 > 0
+    generator = torch.Generator().manual_seed(case)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    dim, text_dim, joint, scale = 5, 4, 6, normal(1)[0]
+    p = normal(dim, joint) if projected else None
+    head = TextSimilarity(FixedTexts(normal(3, text_dim)), p, normal(text_dim, joint), scale, tune, width).double()
+    randomize(head, seed=case)
+    features = normal(2, dim if projected else joint).requires_grad_()
+    logits, direction = head(features), normal(2, 3)
+    inputs = [features, *head.parameters()]
+    gradients = torch.autograd.grad((logits * direction).sum(), inputs)
+
+    f = features.detach().clone().requires_grad_()
+    tensors = {name: value.detach().clone().requires_grad_() for name, value in head.named_parameters()}
+    everything = dict(head.named_buffers()) | tensors
+    rows = []
+    for feature in f:
+        image = feature @ everything["image_projection"] if projected else feature
+        image = unit(adapter_formula(image, everything, "image"))
+        texts = [
+            unit(adapter_formula(g @ everything["text_projection"], everything, "text")) for g in head.texts.features
+        ]
+        rows.append(torch.stack([scale.exp() * (image * text).sum() for text in texts]))
+    wanted = torch.autograd.grad((torch.stack(rows) * direction).sum(), [f, *tensors.values()])
+
+    assert len(tensors) == (2 if tune and projected else tune) + (12 if width else 0)
+    assert torch.allclose(logits, torch.stack(rows), rtol=1e-10, atol=1e-10)
+    for found, right in zip(gradients, wanted, strict=True):
+        assert torch.allclose(found, right, rtol=1e-8, atol=1e-10)
+    assert all(right.any() for right in wanted[:1])
+
+
+# ---- zero-shot ----
+
+
+def open_clip_logits(theirs, images, prompts):
+    """open_clip's own, from its encode_image and encode_text."""
+    tokens = open_clip.get_tokenizer("ViT-B-16")(prompts)
+    texts = theirs.encode_text(tokens, normalize=True)
+    return theirs.logit_scale.exp() * theirs.encode_image(images, normalize=True) @ texts.T
+
+
+def our_logits(model, images):
+    return model.head(model.tower(images))
+
+
+def photo(name):
+    return f"a photo of a {name.replace('_', ' ')}."
+
+
+@pytest.mark.parametrize("changed", [{}, {"clip_adapter": True}, {"proj_tuning": True}, {"text": ["lora"]}])
+@torch.no_grad()
+def test_fresh_head_is_open_clips_zero_shot(changed, clip_pair):
+    """Nothing on, or what changes nothing while it is fresh."""
+    theirs, ours = clip_pair
+    images = normal_images(5, CLIP_RESOLUTION)
+    model = build(ours, **changed).eval()
+    expected = open_clip_logits(theirs, images, [photo(name) for name in NAMES])
+    assert torch.allclose(our_logits(model, images), expected, rtol=1e-4, atol=1e-4)
+    assert bool(trained_names(model)) == bool(changed)
+
+
+@torch.no_grad()
+def test_zero_shot_model_is_open_clip_on_normalised_images(clip_pair):
+    theirs, ours = clip_pair
+    ours.mean, ours.std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    images = torch.randint(0, 256, (3, 3, CLIP_RESOLUTION, CLIP_RESOLUTION), dtype=torch.uint8)
+    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    expected = open_clip_logits(theirs, (images / 255 - mean) / std, [photo(name) for name in NAMES])
+    assert torch.allclose(build(ours)(images), expected, rtol=1e-4, atol=1e-4)
+
+
+# ---- learnt contexts ----
+
+PROMPTS = {
+    "end": "one small drawing showing {}.",
+    "front": "{} one small drawing showing.",
+    "middle": "one small {} drawing showing.",
+}
+
+
+@pytest.mark.parametrize("position", PROMPTS)
+@torch.no_grad()
+def test_coop_logits_are_open_clips(position, clip_pair):
+    """With the embeddings of four words in the learnt places, the texts are those sentences."""
+    theirs, ours = clip_pair
+    model = build(ours, coop=True, coop_cls_pos=position)
+    words = tokenize(["one small drawing showing"])[0, 1:5]
+    model.head.texts.context.vectors.copy_(theirs.token_embedding.weight[words])
+    images = normal_images(5, CLIP_RESOLUTION)
+    prompts = [PROMPTS[position].format(name.replace("_", " ")) for name in NAMES]
+    assert torch.allclose(our_logits(model, images), open_clip_logits(theirs, images, prompts), rtol=1e-4, atol=1e-4)
+    assert trained_names(model) == {"head.texts.context.vectors"}
+
+
+@torch.no_grad()
+def test_photo_context_starts_as_zero_shot(clip_pair):
+    """Also of a name that ends in a full stop, whose last two stops are one token, which stays."""
+    theirs, ours = clip_pair
+    model = build(ours, coop=True, coop_init="photo")
+    images = normal_images(5, CLIP_RESOLUTION)
+    expected = open_clip_logits(theirs, images, [photo(name) for name in NAMES])
+    assert torch.allclose(our_logits(model, images), expected, rtol=1e-4, atol=1e-4)
+    vectors = model.head.texts.context.vectors
+    words = tokenize(["a photo of a."])[0, 1:6]
+    assert torch.equal(vectors, theirs.token_embedding.weight[words])
+    _, which = photo_prompts(NAMES)
+    assert [(row == 4).sum().item() for row in which] == [1, 1, 0, 1]
+    vectors[4] += torch.randn(TEXT_DIM)  # the full stop is learnt, too
+    moved = (our_logits(model.train(), images) - expected).abs().amax(0)
+    assert (moved > 1e-3).tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 16])
+@pytest.mark.parametrize("position", PROMPTS)
+def test_placeholders_are_found(position, length):
+    """As many as asked for, in order, wherever the name stands, and even if it is itself an x."""
+    tokens, which = coop_prompts(NAMES, length, position)
+    before = {"end": length, "front": 0, "middle": length // 2}[position]
+    for name, ids, numbers in zip(NAMES, tokens.tolist(), which.tolist(), strict=True):
+        words = tokenize([name])[0].tolist()
+        words = words[1 : words.index(max(words))]
+        places = [number for number in numbers if number >= 0]
+        assert places == list(range(length))
+        assert numbers[0] == -1
+        assert numbers[1 : 1 + before] == list(range(before))
+        assert ids[1 + before : 1 + before + len(words) - 1] == words[:-1]  # a last "." may join the prompt's
+        end = ids.index(max(ids))
+        assert max((i for i, number in enumerate(numbers) if number >= 0), default=0) <= end - 2
+
+
+def test_random_context_is_small_and_by_the_seed(clip_pair):
+    vectors = build(clip_pair[1], coop=True, coop_ctx_len=16).head.texts.context.vectors
+    again = build(clip_pair[1], coop=True, coop_ctx_len=16).head.texts.context.vectors
+    other = build(clip_pair[1], coop=True, coop_ctx_len=16, seed=1).head.texts.context.vectors
+    assert vectors.shape == (16, TEXT_DIM)
+    assert vectors.std().item() == pytest.approx(0.02, rel=0.1)
+    assert torch.equal(vectors, again)
+    assert not torch.equal(vectors, other)
+
+
+@pytest.mark.parametrize("position", ["front", "middle"])
+def test_name_that_leaves_no_room_is_an_error_that_names_it(position):
+    long = "very " * 80 + "long"
+    with pytest.raises(ModelError, match="too long for 4 learnt tokens.*coop_ctx_len"):
+        coop_prompts(["cat", long], 4, position)
+    assert coop_prompts(["cat", long], 4, "end")[0].shape == (2, 77)  # there the name is cut, as by CLIP itself
+
+
+@pytest.mark.parametrize("position", PROMPTS)
+@pytest.mark.parametrize("length", [74, 75, 100])
+def test_context_that_leaves_no_room_for_any_name_is_refused(position, length):
+    with pytest.raises(ModelError, match=f"{length} learnt tokens leave no room.*coop_ctx_len"):
+        coop_prompts(["cat"], length, position)
+    assert coop_prompts(["cat"], 73, position)[0].shape == (1, 77)
+
+
+def test_context_is_not_asked_for_its_placeholders_words(clip_pair):
+    """A reduced vocabulary must hold the words of the names, and of no placeholder."""
+    _, ours = clip_pair
+    known = {*tokenize(["cat dog a photo of a."])[0].tolist()} - {0}
+    for row in range(len(ours.text.token_embedding.weight)):
+        if row not in known:
+            ours.text.token_embedding.weight.data[row] = 0
+    assert isinstance(build(ours, ["cat", "dog"], coop=True).head.texts, TrainedTexts)
+    with pytest.raises(ModelError, match="does not know the words of class 'truck'"):
+        build(ours, ["cat", "truck"], coop=True)
+    with pytest.raises(ModelError, match="does not know the words of class 'truck'"):
+        build(ours, ["cat", "truck"])
+
+
+# ---- what trains ----
+
+
+@pytest.mark.parametrize(
+    "changed, expected",
+    [
+        ({}, set()),
+        ({"proj_tuning": True}, {"head.image_projection", "head.text_projection"}),
+        (
+            {"clip_adapter": True},
+            {
+                f"head.{side}_adapter.{layer}.{kind}"
+                for side in ("image", "text")
+                for layer in ("norm", "down", "up")
+                for kind in ("weight", "bias")
+            },
+        ),
+        ({"coop": True}, {"head.texts.context.vectors"}),
+        ({"text": ["bitfit"], "l": TEXT_OFF | {"bitfit": True, "bitfit_layers": 0}}, set()),
+    ],
+)
+def test_exactly_the_intended_tensors_train(changed, expected, clip_pair):
+    model = build(clip_pair[1], **changed)
+    assert trained_names(model) == expected
+    assert isinstance(model.head.texts, TrainedTexts if "coop" in changed else FixedTexts)
+
+
+@pytest.mark.parametrize("method", peft.METHODS)
+def test_text_tower_trains_by_every_method(method, clip_pair):
+    """Its gradients arrive, those of the frozen do not, and a step changes the class texts of the next one."""
+    model = build(clip_pair[1], text=[method]).train()
+    names = trained_names(model)
+    assert names
+    assert all(name.startswith("head.texts.tower.blocks.") for name in names)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    before = model.head.texts().detach()
+    for step in range(2):  # with a zero Up or B only the second step moves the rest
+        our_logits(model, normal_images(4, CLIP_RESOLUTION, seed=step)).square().mean().backward()
+        assert {name for name, p in model.named_parameters() if p.grad is not None} == names
+        optimizer.step()
+        optimizer.zero_grad()
+    assert not torch.equal(model.head.texts(), before)
+
+
+def test_texts_are_encoded_once_in_testing_and_anew_after_training(clip_pair):
+    model = build(clip_pair[1], coop=True)
+    calls = []
+    model.head.texts.tower.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    images = normal_images(2, CLIP_RESOLUTION)
+    with torch.inference_mode():
+        model.eval()
+        before = our_logits(model, images)
+        our_logits(model, images)
+    assert len(calls) == 1
+    model.train()
+    for _ in range(2):
+        our_logits(model, images).sum().backward()
+    assert len(calls) == 3
+    with torch.no_grad():
+        model.head.texts.context.vectors.normal_()
+    with torch.inference_mode():
+        assert not torch.equal(our_logits(model.eval(), images), before)
+    assert len(calls) == 4
+
+
+def test_fixed_texts_leave_the_text_tower_behind(clip_pair):
+    model = build(clip_pair[1], clip_adapter=True)
+    assert not any(name.startswith("head.texts") for name, _ in model.named_parameters())
+
+
+def test_many_classes_are_encoded_in_parts(clip_pair):
+    names = [f"thing {i}" for i in range(300)]
+    texts = build_texts(run_cfg(coop=True), clip_pair[1], names)
+    whole, sizes = texts(), []
+    texts.tower.blocks[0].register_forward_hook(lambda module, args, output: sizes.append(len(args[0])))
+    assert torch.equal(texts(), whole)
+    assert sizes == [256, 44]
+
+
+def test_text_without_a_text_tower_is_an_error_that_says_what_to_do(tmp_path):
+    vit = helpers.vit_pair(tmp_path)[1]
+    for changed in ({}, {"coop": True}, {"text": ["lora"]}):
+        with pytest.raises(ModelError, match="no text tower.*class_mean"):
+            build(vit, **changed)

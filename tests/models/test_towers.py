@@ -1,0 +1,178 @@
+"""The towers against open_clip's and timm's own modules with the same weights, and the block against its equation."""
+
+import helpers
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import CLIP_RESOLUTION, assert_near, normal_images, randomize
+from torch import nn
+
+from models.backbones.text import tokenize
+from models.backbones.transformer import Block, QuickGELU
+from models.precision import FrozenWeights
+
+PROMPTS = ["a cat.", "a photo of a very small dog that sleeps in the sun.", "x"]
+
+
+@pytest.fixture(scope="module")
+def clip_pair(tmp_path_factory):
+    return helpers.clip_pair(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def vit_pair(tmp_path_factory):
+    return helpers.vit_pair(tmp_path_factory.mktemp("weights"))
+
+
+@torch.no_grad()
+def test_clip_image_tower_is_open_clips(clip_pair):
+    theirs, ours = clip_pair
+    images = normal_images(3, CLIP_RESOLUTION)
+    features = ours.image(images)
+    assert_near(features @ ours.image_projection, theirs.encode_image(images))
+    projection, theirs.visual.proj = theirs.visual.proj, None
+    try:
+        assert_near(features, theirs.encode_image(images))  # before the projection, too
+    finally:
+        theirs.visual.proj = projection
+
+
+@torch.no_grad()
+def test_clip_text_tower_is_open_clips(clip_pair):
+    import open_clip
+
+    theirs, ours = clip_pair
+    tokens = open_clip.get_tokenizer("ViT-B-16")(PROMPTS)
+    assert torch.equal(tokens, tokenize(PROMPTS))
+    assert_near(ours.text(tokens) @ ours.text_projection, theirs.encode_text(tokens))
+
+
+@torch.no_grad()
+def test_text_is_cut_at_the_longest_prompt_and_loses_nothing(clip_pair):
+    theirs, ours = clip_pair
+    lengths = []
+    handle = ours.text.blocks[0].register_forward_hook(lambda module, args, output: lengths.append(args[0].shape[1]))
+    tokens = tokenize(PROMPTS)
+    together = ours.text(tokens)
+    alone = torch.cat([ours.text(row[None]) for row in tokens])
+    handle.remove()
+    words = [int((row != 0).sum()) for row in tokens]  # start, words, end
+    assert lengths == [max(words), *words]
+    assert_near(alone, together)
+    assert_near(alone @ ours.text_projection, theirs.encode_text(tokens))  # open_clip computes all 77 tokens
+
+
+@torch.no_grad()
+def test_class_names_become_open_clips_text_features(clip_pair):
+    import open_clip
+
+    theirs, ours = clip_pair
+    names = ["cat", "fire_truck", "Mimosa pudica L.", *(f"thing {i}" for i in range(300))]  # more than one part
+    prompts = [f"a photo of a {name.replace('_', ' ')}." for name in names]
+    expected = theirs.encode_text(open_clip.get_tokenizer("ViT-B-16")(prompts), normalize=True)
+    found = ours.encode_classnames(names)
+    assert found.dtype == torch.float32
+    assert_near(found, expected)
+    assert torch.allclose(found.norm(dim=1), torch.ones(len(names)))
+
+
+@torch.no_grad()
+def test_timm_tower_is_timms(vit_pair):
+    theirs, ours = vit_pair
+    images = normal_images(3, 64)
+    assert_near(ours.image(images), theirs.forward_head(theirs.forward_features(images), pre_logits=True))
+    assert ours.text is None
+
+
+@torch.no_grad()
+def test_attention_is_four_dimensional(clip_pair, monkeypatch):
+    """Given 3-D tensors, scaled_dot_product_attention leaves its fused kernels."""
+    _, ours = clip_pair
+    shapes, attention = [], F.scaled_dot_product_attention
+
+    def spy(q, k, v, **options):
+        shapes.append((q.shape, k.shape, v.shape))
+        return attention(q, k, v, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    ours.image(normal_images(2, CLIP_RESOLUTION))
+    whole, one = (2, 2, 17, 64), (2, 2, 1, 64)
+    assert shapes == [(whole,) * 3, (whole,) * 3, (one, whole, whole)]  # of the last block, the class token alone
+    shapes.clear()
+    ours.text(tokenize(["x"]))
+    assert shapes == [((1, 1, 3, 64),) * 3] * 2
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.03), (torch.float16, 0.004)])
+@pytest.mark.parametrize("pair", ["clip_pair", "vit_pair"])
+@torch.no_grad()
+def test_frozen_tower_in_half_precision_stays_close(pair, dtype, tolerance, request):
+    tower = request.getfixturevalue(pair)[1].image.requires_grad_(False)
+    images = normal_images(4, 64)
+    exact = tower(images)
+    frozen = FrozenWeights(tower)
+    frozen.cast(dtype)
+    rounded = tower(images)
+    frozen.cast(torch.float32)
+    assert rounded.dtype == dtype
+    distance = ((rounded.float() - exact).norm(dim=1) / exact.norm(dim=1)).max()
+    assert 1e-5 < distance < tolerance  # it was rounded, and not much
+    assert torch.equal(tower(images), exact)  # the originals came back
+
+
+class Square(nn.Module):
+    """Something to stand in a slot: x^2 / 4."""
+
+    def forward(self, x):
+        return x * x / 4
+
+
+def block_equation(x, block, heads, causal, act, eps):
+    """One image's tokens x [N, D] through the block, token by token and head by head in float64."""
+    p = {name: value.detach() for name, value in block.named_parameters()}
+
+    def norm(row, name):
+        row = (row - row.mean()) / (row.var(correction=0) + eps).sqrt()
+        return row * p[f"{name}.weight"] + p[f"{name}.bias"]
+
+    def linear(row, name):
+        return p[f"{name}.weight"] @ row + p[f"{name}.bias"]
+
+    x = [row * row / 4 for row in x]  # prompt
+    parts = [linear(norm(row, "norm1"), "attn.qkv").view(3, heads, -1) for row in x]
+    for i in range(len(x)):
+        mixed = []
+        for h in range(heads):
+            seen = parts[: i + 1] if causal else parts
+            scores = torch.stack([parts[i][0, h] @ other[1, h] for other in seen]) / parts[i][0, h].numel() ** 0.5
+            weights = scores.exp() / scores.exp().sum()
+            mixed.append(sum(w * other[2, h] for w, other in zip(weights, seen, strict=True)))
+        x[i] = x[i] + linear(torch.cat(mixed), "attn.proj")
+    return torch.stack([row + linear(act(linear(norm(row, "norm2"), "mlp.fc1")), "mlp.fc2") + row**2 / 4 for row in x])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("eps", [1e-5, 1e-1])
+@pytest.mark.parametrize(
+    "activation, act",
+    [
+        (QuickGELU(), lambda x: x / (1 + (-1.702 * x).exp())),
+        (nn.GELU(), lambda x: x * (1 + (x / 2**0.5).erf()) / 2),
+    ],
+)
+@torch.no_grad()
+def test_block_is_its_equation(activation, act, causal, eps):
+    """x <- prompt(x);  x <- x + Attn(LN1(x));  x <- x + MLP(LN2(x)) + side(x)."""
+    block = randomize(Block(12, 3, activation, eps, causal).double())
+    block.prompt, block.side = Square(), Square()
+    x = torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    expected = torch.stack([block_equation(tokens, block, 3, causal, act, eps) for tokens in x])
+    assert torch.allclose(block(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_block_of_the_first_token_alone_is_the_same_block():
+    block = randomize(Block(12, 3, QuickGELU()).double())
+    block.prompt, block.side = Square(), Square()
+    x = torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(block(x, first_only=True), block(x)[:, :1], rtol=1e-12, atol=1e-12)

@@ -1,0 +1,680 @@
+"""The experiment scripts: what they would run, what they skip, what they say; and the tables made of results."""
+
+import csv
+import importlib
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import main as cli
+from datasets import build_data
+from utils.config import config_names, load_config, training_options
+from utils.config.schema import KEYS
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+collect_results, count_parameters, run_all = map(
+    importlib.import_module, ("collect_results", "count_parameters", "run_all")
+)
+SCRIPTS = sorted((ROOT / "scripts").glob("run_*.sh"))
+GROUPS = (
+    "main ablation backbones methods aft_ratios partial_ft widths classifiers inits losses epochs mda tte_expand "
+    "zero_shot pel digits "
+    "lift_main lift_ablation lift_methods lift_inits lift_train_accuracy lift_ensembling lift_prompts lift_epochs "
+    "lift_classifiers lift_losses lift_backbones lift_zero_shot lift_mask_ratios lift_widths lift_partial lift_expand"
+)
+EVERY_ROOT = [f"--root={data}=/images" for data in ("imagenet_lt", "places_lt", "inat2018")]
+
+
+def call(name, *arguments, cwd=ROOT, lines=None):
+    """A script, or the helper with `lines` as a script's output."""
+    command = [sys.executable, ROOT / "scripts/run_all.py"] if lines is not None else [ROOT / f"scripts/run_{name}.sh"]
+    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *arguments], input=lines, capture_output=True, text=True, cwd=cwd, env=environment, timeout=1200
+    )
+
+
+def read_command(line):
+    """A printed command -> its configuration; raises what main.py would refuse."""
+    program, script, *arguments = shlex.split(line, comments=True)
+    assert (program, script) == ("python", "main.py")
+    args = cli.parse(arguments)
+    return load_config(args.data, args.backbone, args.method, args.options)
+
+
+@pytest.fixture(scope="module")
+def dry_runs():
+    """The lines that every script prints, by its name."""
+    with ThreadPoolExecutor() as pool:
+        results = pool.map(lambda path: call(path.stem.removeprefix("run_"), "--dry-run"), SCRIPTS)
+    printed = dict(zip([path.stem.removeprefix("run_") for path in SCRIPTS], results, strict=True))
+    for name, result in printed.items():
+        assert (result.returncode, result.stderr) == (0, ""), name
+    return {name: result.stdout.splitlines() for name, result in printed.items()}
+
+
+# ---- what would run ----
+
+
+def test_every_group_has_its_script(dry_runs):
+    assert set(dry_runs) == set(GROUPS.split())
+    for path in SCRIPTS:
+        lines = path.read_text().splitlines()
+        assert lines[0] == "#!/usr/bin/env bash"
+        assert os.access(path, os.X_OK)
+        assert f"scripts/{path.name}" in path.read_text()
+        assert "run_all.py" in lines[-1]
+
+
+@pytest.mark.parametrize("name", GROUPS.split())
+def test_main_accepts_every_command(dry_runs, name):
+    """Each in a results file of its own; a test comes after the run that it tests, and finds its checkpoint."""
+    seen = set()
+    for line in dry_runs[name]:
+        cfg = read_command(line)
+        file = run_all.results_file(cfg)
+        assert file not in seen, line
+        seen.add(file)
+        if cfg.test_only and not cfg.zero_shot:
+            assert Path(cfg.model_dir or cfg.output_dir) / "results.json" in seen, line
+    assert len(seen) > 5
+
+
+def test_the_digits_have_every_method_and_loss(dry_runs):
+    """The papers' grids: tests/test_grids.py."""
+    assert {re.search(r"-m (\S+)", line)[1] for line in dry_runs["digits"]} == set(config_names("method"))
+    assert {read_command(line).loss_type for line in dry_runs["digits"]} == set(KEYS["loss_type"].choices)
+
+
+def test_digits_has_five_seeds(dry_runs):
+    seeds = {}
+    for line in dry_runs["digits"]:
+        cfg = read_command(line)
+        settings = training_options(cfg) | {"seed": None}
+        seeds.setdefault(json.dumps(settings), []).append(cfg.seed)
+        assert cfg.seed == 0 or not cfg.zero_shot
+    assert sorted(map(tuple, seeds.values())) == [(0,)] + [(0, 1, 2, 3, 4)] * (len(seeds) - 1)
+
+
+def test_only_and_what_is_added_to_all():
+    only = "places.*(CE|LADE)(?!.*test_only)"
+    out = call("losses", "--dry-run", "--only", only, "lr", "1", "--seeds", "2", "num_epochs", "3")
+    assert out.stdout.splitlines() == [
+        f"python main.py -d places_lt -b clip_vit_b16 -m lift+ loss_type {loss} lr 1 num_epochs 3{seed}"
+        for loss in ("CE", "LADE")
+        for seed in ("", " seed 1")
+    ]
+    out = call("losses", "--dry-run", "-d", "digits_lt", "-b", "clip_tiny")  # three data sets become one
+    assert len(out.stdout.splitlines()) == 2 * 7
+    out = call("losses", "--more", "--dry-run", "--only", "cifar")
+    assert len(out.stdout.splitlines()) == 2 * 8
+    out = call("main", "--dry-run", "--only", "places", "--root", "places_lt=/my pictures")
+    assert [read_command(line).root for line in out.stdout.splitlines()] == ["/my pictures"] * 4
+
+
+def test_wrong_input_is_said_before_anything_runs(tmp_path):
+    for arguments, lines, part in (
+        (["lrr", "1"], "-d digits_lt -b clip_tiny -m lift+", "did you mean 'lr'"),
+        ([], "-d digits_lt -b clip_tiny -m lift+\n-d digits_lt -b clip_big -m lift+", "unknown backbone 'clip_big'"),
+        (["--only", "nothing"], "-d digits_lt -b clip_tiny -m lift+", "no command matches --only 'nothing'"),
+        ([], "-d imagenet_lt -b clip_vit_b16 -m lift+", "--root imagenet_lt=FOLDER"),
+        (["output_dir", "x"], "-d digits_lt -b clip_tiny -m lift+", "output_dir"),
+        (["seed", "None"], "-d digits_lt -b clip_tiny -m lift+", "--seeds N"),
+        (["--root", "imagenet_lt"], "-d digits_lt -b clip_tiny -m lift+", "DATA=FOLDER"),
+        (["--jobs", "0"], "-d digits_lt -b clip_tiny -m lift+", "at least 1"),
+        ([], "-d digits_lt -b clip_tiny -m zs\n-d digits_lt -b clip_tiny -m zs tte True", "two runs would write"),
+    ):
+        result = call("", *arguments, lines=lines, cwd=tmp_path)
+        assert result.returncode == 2, arguments
+        assert part in result.stderr
+        assert "Traceback" not in result.stderr
+        assert not list(tmp_path.iterdir())
+
+
+def test_the_helper_knows_the_trainers_files():
+    from trainer import Trainer
+
+    for options, name in (
+        (("tte", "True"), "results.json"),
+        (("test_only", "True"), "results_test.json"),
+        (("test_only", "True", "tte", "True"), "results_tte.json"),
+        (("test_only", "True", "tte", "True", "tte_crops", "10"), "results_tte10.json"),
+        (("test_train", "True"), "results_train.json"),
+        (("test_train", "True", "tte", "True"), "results_train_tte.json"),
+        (("test_only", "True", "test_name", "fold 1/b"), "results_test_fold-1-b.json"),
+        (("test_train", "True", "test_name", "tte"), "results_train_list_tte.json"),  # not that of tte True
+        (("test_name", "a"), "results.json"),
+    ):
+        cfg = load_config("digits_lt", "clip_tiny", "lift+", list(options))
+        assert run_all.results_file(cfg) == Path("output/digits_lt_clip_tiny_lift+") / name
+        trainer = Trainer(cfg)
+        assert name == (f"results_{trainer.what}.json" if trainer.testing else "results.json")
+
+
+# ---- running ----
+
+FAKE_MAIN = """
+import json, os, sys, time
+from pathlib import Path
+
+sys.path.insert(0, {scripts!r})
+from run_all import results_file  # which finds the other modules
+from main import parse
+from utils.config import load_config
+
+args = parse(sys.argv[1:])
+cfg = load_config(args.data, args.backbone, args.method, args.options)
+with open("order.txt", "a") as file:
+    print(results_file(cfg), file=file)
+if cfg.lr == 13:
+    print("error: 13 is no lucky lr", file=sys.stderr)
+    sys.exit(2)
+if cfg.lr == 14:
+    Path("started").touch()
+    try:
+        time.sleep(3600)
+    except KeyboardInterrupt:
+        Path("stopped").touch()
+        sys.exit(130)
+results_file(cfg).write_text("no JSON")
+"""
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """run_all of a project whose main.py only says that it ran; returns a way to call it."""
+    (tmp_path / "main.py").write_text(FAKE_MAIN.format(scripts=str(ROOT / "scripts")))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_all, "ROOT", tmp_path)
+
+    def run(lines, *arguments):
+        monkeypatch.setattr("sys.argv", ["run_all.py", *arguments])
+        monkeypatch.setattr("sys.stdin", open_lines(lines))
+        return run_all.main()
+
+    def open_lines(lines):
+        (tmp_path / "lines").write_text("\n".join(lines))
+        return open("lines")  # noqa: SIM115 (stands for the standard input)
+
+    return run
+
+
+def ran():
+    return Path("order.txt").read_text().splitlines() if Path("order.txt").exists() else []
+
+
+BASE = "-d digits_lt -b clip_tiny -m lift+"
+RUN = "output/digits_lt_clip_tiny_lift+"
+
+
+def test_what_is_done_is_skipped_and_a_failure_stops_nothing(fake, capsys):
+    done = Path(RUN + "_lr_0.5/results.json")
+    done.parent.mkdir(parents=True)
+    done.touch()
+    lines = [f"{BASE} lr 0.5", f"{BASE} lr 13", f"{BASE} lr 13 test_only True", f"{BASE} lr 0.25"]
+    assert fake(lines) == 1
+    assert ran() == [RUN + "_lr_13.0/results.json", RUN + "_lr_0.25/results.json"]
+    said = capsys.readouterr().err
+    assert "4 runs, 1 of them done already" in said
+    assert "1/3 FAILED" in said
+    assert "3/3 done" in said
+    failures = said.partition("2 of 3 failed:\n")[2].splitlines()
+    assert failures == [
+        "  python main.py -d digits_lt -b clip_tiny -m lift+ lr 13",
+        "    error: 13 is no lucky lr",
+        "  python main.py -d digits_lt -b clip_tiny -m lift+ lr 13 test_only True",
+        "    its training run failed",
+    ]
+    assert "13 is no lucky lr" in Path(RUN + "_lr_13.0/terminal.txt").read_text()
+
+    assert fake(lines[:1] + lines[3:]) == 0
+    assert len(ran()) == 2  # nothing more to do
+    capsys.readouterr()
+    assert fake(lines, "--dry-run") == 0
+    assert [line.endswith("# done") for line in capsys.readouterr().out.splitlines()] == [True, False, False, True]
+
+
+def test_results_of_other_pictures_are_not_done(fake, tmp_path, capsys):
+    """One's own pictures are known by their lists and contents, not by the place of the results."""
+    rng = np.random.default_rng(0)
+    for root, name in itertools.product("pq", ("train/a/1", "train/b/1", "test/a/1", "test/b/1")):
+        path = tmp_path / root / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    shutil.copytree(tmp_path / "p", tmp_path / "moved")
+    data = build_data(load_config("folder", "clip_tiny", "lift+", ["root", str(tmp_path / "p")]))
+    lists = {split: getattr(data, split).fingerprint(data.root) for split in ("train", "test")}
+    done = Path("output/folder_clip_tiny_lift+/results.json")
+    done.parent.mkdir(parents=True)
+    done.write_text(json.dumps({"data": {"fingerprint": lists}}))
+    for root, expected in (("p", True), ("moved", True), ("q", False), ("nowhere", True)):
+        assert fake([f"-d folder -b clip_tiny -m lift+ root {tmp_path / root}"], "--dry-run") == 0
+        assert capsys.readouterr().out.rstrip().endswith("# done") == expected, root
+
+
+def test_tests_wait_for_their_training(fake):
+    lines = [BASE, *(f"{BASE} test_only True tte {tte} expand 4" for tte in (True, False)), f"{BASE} seed 1"]
+    assert fake(lines, "--jobs", "4") == 0
+    order = ran()
+    assert sorted(order) == sorted(
+        [f"{RUN}/results.json", f"{RUN}_seed_1/results.json"]
+        + [f"{RUN}/{what}_expand_4/results_{what}.json" for what in ("test", "tte")]
+    )
+    assert set(order[:2]) == {f"{RUN}/results.json", f"{RUN}_seed_1/results.json"}
+    Path(f"{RUN}/results.json").unlink()  # trained anew, so tested anew
+    assert fake(lines) == 0
+    assert len(ran()) == 7
+
+
+def test_only_finds_a_command_with_and_without_what_is_added(fake, capsys):
+    line, root = "-d places_lt -b clip_vit_b16 -m lift+", ("--root", "places_lt=/x")
+    lines = [line, f"{line} num_epochs 5", f"{line} num_epochs 50 v.adaptformer_layers [0,2]"]
+    added = ("lr", "1", *root, "--seeds", "2")
+    for only, arguments, endings in (
+        (r"lift\+$", (), [""]),
+        (r"lift\+$", added, [" lr 1 root /x", " lr 1 root /x seed 1"]),
+        ("num_epochs 5$", (), [" num_epochs 5"]),
+        ("num_epochs 5$", added, [" num_epochs 5 lr 1 root /x", " num_epochs 5 lr 1 root /x seed 1"]),
+        ("num_epochs 5 lr 1$", added, [" num_epochs 5 lr 1 root /x", " num_epochs 5 lr 1 root /x seed 1"]),
+        ("epochs 5 .*root /x$", added, [" num_epochs 5 lr 1 root /x", " num_epochs 5 lr 1 root /x seed 1"]),
+        (r"lift\+ lr 1 root /x seed 1$", added, [" lr 1 root /x seed 1"]),
+        (r"\[0,2\]$", (), [" num_epochs 50 v.adaptformer_layers '[0,2]'"]),
+        ("num_epochs 5$", ("num_epochs", "7"), [" num_epochs 7"]),
+        ("num_epochs 7$", ("num_epochs", "7"), [" num_epochs 7"]),
+    ):
+        assert fake(lines, "--dry-run", "--only", only, *arguments) == 0
+        assert capsys.readouterr().out.splitlines() == [f"python main.py {line}{ending}" for ending in endings], only
+
+
+def test_a_test_of_another_list_gets_its_name(fake, tmp_path):
+    """Beside the training run, in the same call or from an earlier one, as the trainer would name it."""
+    lists = "-d folder -b clip_tiny -m lift+ train_list train.csv test_list"
+    run = "output/folder_clip_tiny_lift+_train_list_train"
+    lines = [f"{lists} a.csv", f"{lists} {tmp_path}/a.csv test_only True tte True", f"{lists} b.csv test_only True"]
+    lines += [f"{lists} c.csv test_only True test_name mine expand 4"]
+    names = ["results.json", "results_tte.json", "results_test_b.json", "test_mine_expand_4/results_test_mine.json"]
+    assert fake(lines) == 0
+    assert ran() == [f"{run}/{name}" for name in names]
+    Path(run, "config.yaml").write_text("test_list: a.csv\n")
+    assert fake([lines[2].replace("b.csv", "d.csv")]) == 0  # its training run was earlier
+    assert ran()[-1] == f"{run}/results_test_d.json"
+
+
+def test_a_longer_name_that_the_trainer_chose_is_found(fake, capsys):
+    """Where only the fingerprints tell that the images are others; the command in the file shows whose it is."""
+    line = f"{BASE} test_only True"
+    for name, command in (("a", f"python main.py {line}"), ("b", "python main.py -d digits_lt")):
+        path = Path(RUN, f"results_test_{name}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"command": command}))
+    assert fake([line], "--dry-run") == 0
+    assert capsys.readouterr().out.endswith("# done\n")
+    assert fake([line, f"{line} tte True"], "--dry-run") == 0
+    assert [said.endswith("# done") for said in capsys.readouterr().out.splitlines()] == [True, False]
+
+
+def test_ctrl_c_ends_what_was_started(tmp_path):
+    (tmp_path / "main.py").write_text(FAKE_MAIN.format(scripts=str(ROOT / "scripts")))
+    code = (
+        f"import sys; from pathlib import Path; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import run_all; "
+        "run_all.ROOT = Path.cwd(); sys.exit(run_all.main())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    process.stdin.write(f"{BASE} lr 14\n{BASE} lr 1\n")
+    process.stdin.close()
+    while not (tmp_path / "started").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.terminate()  # taken as Ctrl-C is
+    assert process.wait(600) == 130
+    assert "stopped" in process.stderr.read()
+    process.stderr.close()
+    assert (tmp_path / "stopped").exists()
+    assert (tmp_path / "order.txt").read_text().splitlines() == [RUN + "_lr_14.0/results.json"]
+
+
+# ---- tables ----
+
+
+@pytest.fixture
+def results(tmp_path):
+    """results(COMMAND OPTIONS, overall accuracy, ...) writes a results file as the trainer does."""
+
+    def write(arguments, overall, file="results.json", place=None, **changes):
+        args = cli.parse(arguments.split())
+        cfg = load_config(args.data, args.backbone, args.method, args.options)
+        accuracy = {"overall": overall, "mean_class": overall - 1, "many": None, "medium": 50.0, "few": overall / 2}
+        content = {
+            "accuracy": accuracy,
+            "params": {"trained": 1234},
+            "data": {"name": cfg.dataset, "split": "test"},
+            "test": {"crops": 5 if cfg.tte else 1},
+            "settings": {"backbone": cfg.backbone, "weights": "abc"} | training_options(cfg),
+            "seed": cfg.seed,
+            "command": f"python main.py {arguments}",
+        }
+        path = tmp_path / (place or cfg.output_dir) / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content | changes))
+        return path
+
+    return write
+
+
+def collected(capsys, tmp_path, *arguments, monkeypatch=None):
+    """The table of tmp_path/output as {(data, backbone, run, test): the other cells}."""
+    monkeypatch.setattr("sys.argv", ["collect_results.py", str(tmp_path / "output"), *arguments])
+    assert collect_results.main() == 0
+    said = capsys.readouterr()
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in said.out.splitlines()[2:]]
+    return {tuple(row[:4]): row[4:] for row in rows}, said.err
+
+
+def test_mean_and_deviation_over_seeds(results, tmp_path, capsys, monkeypatch):
+    values = [81.0, 83.5, 82.0]
+    for seed, value in enumerate(values):
+        results(f"{BASE} lr 0.5 seed {seed}", value)
+    older = json.loads(results(f"{BASE} lr 0.5", values[0]).read_text())["settings"]
+    del older["classifier_init_images"]  # as if written before there was such a key
+    results(f"{BASE} lr 0.5", values[0], settings=older)
+    results(f"{BASE} lr 0.25", 40.0)
+    results(f"{BASE} lr 0.5 seed 1 test_only True tte True", 84.0, "results_tte.json")
+    results(f"{BASE} lr 0.5 test_only True tte True expand 8", 85.0, "results_tte.json", f"{RUN}_lr_0.5/tte_expand_8")
+    results(f"{BASE} lr 0.5 test_only True", 86.0, "results_test.json")
+    (tmp_path / "output/damaged").mkdir()
+    (tmp_path / "output/damaged/results.json").write_text("{")
+    rows, said = collected(capsys, tmp_path, "--csv", str(tmp_path / "table.csv"), monkeypatch=monkeypatch)
+
+    place = ("digits_lt", "clip_tiny", "lift+_lr_0.5")
+    mean, deviation = sum(values) / 3, statistics.stdev(values)
+    assert rows.pop((*place, "1 crop")) == [
+        f"{mean:.2f} ± {deviation:.2f}",
+        f"{mean - 1:.2f} ± {deviation:.2f}",
+        "-",
+        "50.00 ± 0.00",
+        f"{mean / 2:.2f} ± {deviation / 2:.2f}",
+        "1,234",
+        "3",
+    ]
+    assert {key[2:]: (row[0], row[-1]) for key, row in rows.items()} == {
+        ("lift+_lr_0.25", "1 crop"): ("40.00", "1"),
+        ("lift+_lr_0.5", "5 crops"): ("84.00", "1"),
+        ("lift+_lr_0.5", "5 crops, expand 8"): ("85.00", "1"),
+        ("lift+_lr_0.5", "1 crop, tested again"): ("86.00", "1"),
+    }
+    assert said.count("left out") == 1
+    assert "damaged/results.json" in said
+
+    with open(tmp_path / "table.csv", newline="") as file:
+        table = {(row["run"], row["test"]): row for row in csv.DictReader(file)}
+    row = table["lift+_lr_0.5", "1 crop"]
+    assert float(row["overall_mean"]) == pytest.approx(mean)
+    assert float(row["overall_deviation"]) == pytest.approx(deviation)
+    assert (row["n"], row["many_mean"], row["published_overall"]) == ("3", "", "")
+    assert table["lift+_lr_0.25", "1 crop"]["overall_deviation"] == ""
+
+
+def test_settings_and_not_names_make_a_row(results, tmp_path, capsys, monkeypatch):
+    """Folders named by hand: two seeds of the same settings, another setting, and a seed that was run twice."""
+    results(f"{BASE} seed 0", 80.0, place="output/first")
+    results(f"{BASE} seed 1", 82.0, place="output/second")
+    results(f"{BASE} seed 2 lr 0.5", 60.0, place="output/other_seed_2")
+    results(f"{BASE} seed 1", 70.0, place="output/third")
+    rows, _ = collected(capsys, tmp_path, monkeypatch=monkeypatch)
+    assert sorted((key[2], row[0], row[-1]) for key, row in rows.items()) == [
+        ("first", "81.00 ± 1.41", "2"),
+        ("other", "60.00", "1"),
+        ("third", "70.00", "1"),
+    ]
+
+
+SIZES = {"cifar100_ir100": [10847, 10000], "imagenet_lt": [115846, 50000], "inat2018": [437513, 24426]}
+PUBLISHED = """
+images: {cifar100_ir100: [10847, 10000], imagenet_lt: [115846, 50000], inat2018: [437513, 24426]}
+results:
+  - {source: first, model: clip_vit_b16_peft, overall: {cifar100_ir100: {1: 77.7, 5: 81.7}, imagenet_lt: {5: 78.3}}}
+  - {source: second, backbone: clip_vit_b16, method: lift+, options: {num_epochs: 20}, overall: {inat2018: {1: 79.1}}}
+  - {source: third, model: zsclip_vit_b16, overall: {imagenet_lt: {5: 68.3}}}
+"""
+
+
+@pytest.fixture
+def published(results, tmp_path, capsys, monkeypatch):
+    """published(COMMAND, FILE, ...) -> [published overall, source] beside a whole run of PUBLISHED's, or two blanks."""
+    (tmp_path / "published.yaml").write_text(PUBLISHED)
+    monkeypatch.setattr(collect_results, "PUBLISHED", tmp_path / "published.yaml")
+
+    def beside(arguments, file="results.json", sizes=None, **changes):
+        data = arguments.split()[1]
+        train, test = sizes or SIZES[data]
+        weights = {"name": "clip:ViT-B-16", "sha256": "abc", "published": True}
+        whole = {"weights": weights, "per_class": [{"train": train - 1, "test": test - 2}, {"train": 1, "test": 2}]}
+        path = results(arguments, 80.0, file, **(whole | changes))
+        rows = collect_results.collect([path], tmp_path / "output")
+        collect_results.show(rows)
+        printed = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")]
+        assert (rows[0].source in printed) or rows[0].published is None
+        return [rows[0].published, rows[0].source]
+
+    return beside
+
+
+LIFT = "-d cifar100_ir100 -m clip_vit_b16_peft"
+NONE = [None, ""]
+
+
+def test_a_published_value_stands_beside_what_it_is_of(published):
+    assert published(f"{LIFT} seed 3") == [81.7, "first"]
+    assert published(f"{LIFT} prec_train fp16 accum_step 4 deterministic True") == [81.7, "first"]  # HOW_ONLY
+    assert published(f"{LIFT} test_only True tte False", "results_test.json") == [77.7, "first"]
+    assert published("-d inat2018 -b clip_vit_b16 -m lift+ num_epochs 20") == [79.1, "second"]
+    tte = "-d imagenet_lt -m zsclip_vit_b16 test_only True tte True"
+    assert published(tte, "results_tte.json") == [68.3, "third"]
+    assert published("-d imagenet_lt -m zsclip_vit_b16") == NONE  # no value of one crop
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        f"{LIFT} num_epochs 20",
+        f"{LIFT} v.adaptformer_dim 64",
+        f"{LIFT} lr 0.02",
+        f"{LIFT} mean [0.5,0.5,0.5]",
+        f"{LIFT} expand 8",
+        f"{LIFT} test_only True tte False expand 8",
+        "-d cifar100_ir100 -b clip_vit_b16 -m lift+ tte True",
+        "-d cifar100_ir100 -b clip_vit_b32 -m lift tte True",
+        "-d inat2018 -b clip_vit_b16 -m lift+",
+    ],
+)
+def test_a_published_value_never_stands_beside_other_settings(published, arguments):
+    assert published(arguments) == NONE
+
+
+def test_a_published_value_never_stands_beside_other_weights_or_images(published):
+    def data(**more):
+        return {"name": "cifar100_ir100", "split": "test", "fingerprint": {"train": "t", "test": "e"}, **more}
+
+    assert published(LIFT, data=data(trained_on=0)) == [81.7, "first"]
+    assert published(LIFT, data=data(trained_on=7)) == NONE
+    assert published(LIFT, data=data(list="val")) == NONE
+    assert published(LIFT, data=data(split="train")) == NONE
+    assert published(LIFT, sizes=[10846, 10000]) == NONE
+    assert published(LIFT, sizes=[10847, 9999]) == NONE
+    assert published(LIFT, per_class=[]) == NONE
+    assert published(LIFT, started_from="output/other") == NONE
+    assert published(LIFT, unknown_training=True) == NONE
+    assert published(LIFT, test={"crops": 5, "expand": 24}) == [81.7, "first"]
+    assert published(LIFT, test={"crops": 5, "expand": 8}) == NONE
+    assert published(LIFT, test={"crops": 5, "expand": 24, "draws": 5}) == NONE
+    other = {"name": "open_clip:ViT-B-16/laion2b_s34b_b88k", "published": False}
+    assert published(LIFT, weights=other) == NONE
+    assert published(LIFT, weights={"name": "mine.pt"}) == NONE
+
+
+def test_every_published_value_stands_beside_its_own_run(published, monkeypatch):
+    """With what a trainer fills in: the normalisation of the weights, and the pixels of expand."""
+    content = yaml.safe_load((ROOT / "scripts/published.yaml").read_text())
+    monkeypatch.setattr(collect_results, "PUBLISHED", ROOT / "scripts/published.yaml")
+    seen = 0
+    for entry in content["results"]:
+        flags = f"-m {entry['model']}" if "model" in entry else f"-b {entry['backbone']} -m {entry['method']}"
+        options = " ".join(f"{key} {value}" for key, value in entry.get("options", {}).items())
+        for data, values in entry["overall"].items():
+            for crops, value in values.items():
+                command = f"-d {data} {flags} {options} {'tte True' if crops > 1 else ''} seed 1"
+                given = cli.parse(command.split())
+                cfg = load_config(given.data, given.backbone, given.method, given.options)
+                one_crop = {"@384px": 54, "@336px": 48}.get(cfg.backbone[-6:], 32)
+                expand = (21 if "l14" in cfg.backbone else 24) if crops > 1 else one_crop
+                described = {
+                    "mean": [0.1, 0.2, 0.3],
+                    "std": [1, 1, 1],
+                    "activation": "gelu",
+                    "heads": 12,
+                    "text_heads": 8,
+                }
+                name = cfg.weights or "published.pt"
+                changes = {
+                    "weights": {"name": name, "published": cfg.weights is None},
+                    "sizes": content["images"][data],
+                    "settings": {"backbone": cfg.backbone, "weights": "abc"} | training_options(cfg) | described,
+                    "test": {"crops": crops, "expand": expand, "precision": "bf16"},
+                }
+                assert published(command, **changes) == [value, entry["source"]], command
+                others = {"weights": {"name": "timm:other", "published": cfg.weights is not None}}
+                assert published(command, **(changes | others)) == NONE  # be they its backbone's usual ones
+                changes["test"]["expand"] += 1
+                assert published(command, **changes) == NONE
+                seen += 1
+    assert seen > 10
+
+
+def test_older_results_have_published_weights_where_their_file_says_so(published):
+    assert published(LIFT, weights={"name": "ViT-B-16.pt"}) == [81.7, "first"]
+    assert published(LIFT, weights={"name": "ViT-B-32.pt"}) == NONE
+    assert published(f"{LIFT} weights ViT-B-16.pt", weights={"name": "ViT-B-16.pt"}) == NONE
+    assert published(LIFT, weights={}) == NONE
+
+
+def test_the_table_names_weights_that_are_not_the_published_ones(results, tmp_path, capsys, monkeypatch):
+    results(BASE, 80.0, weights={"name": "clip_tiny.safetensors"})
+    other = {"name": "open_clip:ViT-B-16/laion2b", "published": False}
+    results(f"{BASE} lr 1", 81.0, weights=other)
+    rows, _ = collected(capsys, tmp_path, "--csv", str(tmp_path / "table.csv"), monkeypatch=monkeypatch)
+    assert {key[1] for key in rows} == {"clip_tiny", "clip_tiny (open_clip:ViT-B-16/laion2b)"}
+    with open(tmp_path / "table.csv", newline="") as file:
+        assert {row["weights"] for row in csv.DictReader(file)} == {"clip_tiny.safetensors", other["name"]}
+
+
+def images(test, train="t", split="test", **more):
+    return {"data": {"name": "digits_lt", "split": split, "fingerprint": {"train": train, "test": test}, **more}}
+
+
+def test_results_of_other_images_never_share_a_row(results, tmp_path, capsys, monkeypatch):
+    results(BASE, 80.0, **images("aaaaaaaa1"))
+    results(f"{BASE} seed 1", 82.0, **images("aaaaaaaa1"))
+    results(f"{BASE} seed 2", 60.0, **images("bbbbbbbb2"))  # trained as ever, tested on another list
+    results(f"{BASE} test_only True", 80.0, "results_test.json", **images("aaaaaaaa1"))
+    results(f"{BASE} test_only True", 50.0, "results_test_val.json", **images("cccccccc3", list="val"))
+    results(f"{BASE} seed 1 test_only True", 52.0, "results_test_val.json", **images("dddddddd4", list="val"))
+    results(f"{BASE} seed 2 test_only True", 40.0, "results_test.json", **images("eeeeeeee5"))  # an older version's
+    results(f"{BASE} lr 1", 30.0, **images("ffffffff6", list="a"))
+    results(f"{BASE} lr 1 test_only True", 30.0, "results_test.json", **images("ffffffff6", list="a"))
+    fp32 = {"crops": 1, "precision": "fp32"}
+    results(f"{BASE} lr 1 test_only True", 31.0, "results_test_fp32.json", test=fp32, **images("ffffffff6", list="a"))
+    rows, _ = collected(capsys, tmp_path, monkeypatch=monkeypatch)
+    assert {key[3]: (row[0], row[-1]) for key, row in rows.items()} == {
+        "1 crop, images aaaaaaa1": ("81.00 ± 1.41", "2"),
+        "1 crop, images bbbbbbb2": ("60.00", "1"),
+        "1 crop, images eeeeeee5": ("40.00", "1"),
+        "1 crop, tested again": ("80.00", "1"),
+        "1 crop, list a": ("30.00", "1"),
+        "1 crop, list a, tested again": ("30.00", "1"),
+        "1 crop, list a, tested again in fp32": ("31.00", "1"),
+        "1 crop, list val, images ccccccc3": ("50.00", "1"),
+        "1 crop, list val, images ddddddd4": ("52.00", "1"),
+    }
+
+
+def test_older_files_know_images_by_name_alone(results, tmp_path, capsys, monkeypatch):
+    """Seeds of before and after share a row, unless two contents go by these names."""
+    old, new, other = "aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaa-1111111111111111", "bbbbbbbbbbbbbbbb-2222222222222222"
+    results(BASE, 80.0, **images(old))
+    results(f"{BASE} seed 1", 82.0, **images(new))
+    results(f"{BASE} seed 1 test_only True", 82.0, "results_test.json", **images(new))
+    results(f"{BASE} lr 1", 30.0, **images(other))
+    results(f"{BASE} lr 1 seed 1", 32.0, **images(other[:-1] + "3"))
+    rows, _ = collected(capsys, tmp_path, monkeypatch=monkeypatch)
+    assert {key[3]: (row[0], row[-1]) for key, row in rows.items()} == {
+        "1 crop": ("81.00 ± 1.41", "2"),
+        "1 crop, tested again": ("82.00", "1"),
+        "1 crop, images 22222222": ("30.00", "1"),
+        "1 crop, images 22222223": ("32.00", "1"),
+    }
+
+
+def test_a_test_on_training_images_is_marked(results, tmp_path, capsys, monkeypatch):
+    counts = [{"train": 40, "test": 30}, {"train": 20, "test": 20}]
+    results(BASE, 80.0, per_class=counts, **images("a", trained_on=0))
+    results(f"{BASE} seed 1", 99.0, per_class=counts, **images("a", trained_on=12))
+    results(f"{BASE} test_train True", 98.0, "results_train.json", per_class=counts, **images("a", split="train"))
+    rows, _ = collected(capsys, tmp_path, monkeypatch=monkeypatch)
+    assert {key[3]: row[0] for key, row in rows.items()} == {
+        "1 crop": "80.00",
+        "1 crop, trained on 12 of these 50 images": "99.00",
+        "1 crop, train images": "98.00",
+    }
+
+
+def test_other_groups_make_another_row(results, tmp_path, capsys, monkeypatch):
+    results(BASE, 80.0, **images("a", groups=[100, 20, "own"]))
+    results(f"{BASE} seed 1", 82.0, **images("a", groups=[50, 5, "own"]))
+    results(f"{BASE} seed 2", 84.0, **images("a"))  # older
+    rows, _ = collected(capsys, tmp_path, monkeypatch=monkeypatch)
+    assert {key[3]: row[-1] for key, row in rows.items()} == {"1 crop": "2", "1 crop, many above 50, few below 5": "1"}
+
+
+def test_no_results(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["collect_results.py", str(tmp_path)])
+    assert collect_results.main() == 2
+    assert "train something first" in capsys.readouterr().err
+
+
+# ---- parameters ----
+
+
+def test_the_table_of_parameters_is_what_the_command_prints(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["count_parameters.py"])
+    assert count_parameters.main() == 0
+    printed = capsys.readouterr().out
+    assert printed == (ROOT / "docs/parameters.md").read_text()
+    cells = dict(re.findall(r"^\| (\S+) \| ([\d,]+) \|", printed, re.MULTILINE))
+    dim, layers = 768, 12
+    expected = {
+        "lift+": layers * (2 * dim + dim * 32 + 32 + 32 * dim + dim + 1),  # width 2^floor(log2(1000 / 24)) = 32
+        "lora": layers * 4 * dim * 16,
+        "pt": layers * dim * 64,
+        "bitfit": layers * (2 * dim + 3 * dim + dim + 4 * dim + dim),
+        "ssf": layers * 2 * (3 * dim + dim + 4 * dim + dim),
+        "coop": 4 * 512,
+        "zs": 0,
+    }
+    assert {name: int(cells[name].replace(",", "")) for name in expected} == expected
+    assert set(cells) == set(config_names("method"))

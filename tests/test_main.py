@@ -1,0 +1,244 @@
+"""The command line as a person meets it: exit status, one clear sentence, no traceback."""
+
+import os
+
+import pytest
+
+import main as cli
+from models.backbones import BACKBONES
+from models.backbones.backbone import Geometry
+from utils.run.checkpoint import CHECKPOINT
+
+
+@pytest.fixture
+def command(random_clip, tmp_path, monkeypatch, capsys):
+    """command(options...) -> (exit status, what stderr says), run in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEBUG", raising=False)
+
+    def run(*options, data="digits_lt", backbone="clip_vit", method="lift+"):
+        quick = ("weights", random_clip, "num_workers", 0, "num_epochs", 1)
+        try:
+            flags = ["-d", data, *(["-b", backbone] if backbone else []), "-m", method]
+            status = cli.main([*flags, *map(str, (*quick, *options))])
+        except SystemExit as exit:  # argparse's
+            status = exit.code
+        return status, capsys.readouterr().err
+
+    return run
+
+
+def one_sentence(error, *parts):
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    assert "Traceback" not in error
+    for part in parts:
+        assert part in error, error
+
+
+def test_a_run_ends_well(command, tmp_path):
+    status, error = command()
+    assert (status, error) == (0, "")
+    assert (tmp_path / "output/digits_lt_clip_vit_lift+_num_epochs_1/results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("room", "choice"), [("data", "cifar100_ir100"), ("backbone", "clip_vit_b16"), ("method", "lift+")]
+)
+def test_an_unknown_name(command, room, choice):
+    status, error = command(**{room: "nonsense"})
+    assert status == 2
+    one_sentence(error, "nonsense", choice)
+
+
+def test_bad_options(command):
+    for options, parts in (
+        (("lrr", 1), ("'lrr'", "'lr'")),
+        (("batch_size", 10, "accum_step", 4), ("accum_step 4", "batch_size 10", "choose")),
+        (("lr",), ("KEY VALUE",)),
+        (("resolution", 64), ("resolution 64", "32")),
+        (("v.lora", "True", "v.lora_layers", 5), ("lora_layers 5", "2 blocks")),
+        (("gpu", 99), ("gpu 99",)) if __import__("torch").cuda.is_available() else (("gpu", -2), ("gpu", "-1")),
+        (("weights", "nowhere.pt"), ("nowhere.pt", "not a file")),
+    ):
+        status, error = command(*options)
+        assert status == 2, error
+        one_sentence(error, *parts)
+
+
+def test_a_missing_flag(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["-b", "clip_tiny", "-m", "lift+"])
+    assert caught.value.code == 2
+    assert "-d" in capsys.readouterr().err
+    status = cli.main(["-d", "digits_lt", "-m", "lift+"])
+    assert status == 2
+    one_sentence(capsys.readouterr().err, "-m lift+ needs a backbone", "clip_tiny")
+
+
+def test_lifts_form_and_names(command, tmp_path, monkeypatch):
+    """A model of LIFT's with its options, on a small stand-in; one line tells how they were read."""
+    small = BACKBONES["clip_vit_b16"]._replace(geometry=Geometry(128, 2, 8, 32, 64, 64, 2))
+    monkeypatch.setitem(BACKBONES, "clip_vit_b16", small)
+    options = ("micro_batch_size", 2, "adapter_dim", 1, "prec", "fp32", "print_freq", 50)
+    status, error = command(*options, backbone=None, method="clip_vit_b16_peft")
+    assert status == 0
+    assert error == (
+        "note: LIFT's names were read: prec fp32 as prec_train fp32, prec_test fp32; "
+        "micro_batch_size 2 as accum_step 4; adapter_dim 1 as v.adaptformer_dim 1\n"
+    )
+    (run,) = (tmp_path / "output").iterdir()
+    assert run.name.startswith("digits_lt_clip_vit_b16_peft_prec_train_fp32_num_epochs_1_accum_step_4")
+    assert (run / "results.json").exists()
+    status, _ = command(*options, "test_only", True, backbone=None, method="clip_vit_b16_peft")
+    assert status == 0
+    assert (run / "results_tte.json").exists()
+    status, _ = command(*options, "test_train", True, backbone=None, method="clip_vit_b16_peft")
+    assert status == 0
+    assert (run / "results_train_tte.json").exists()
+
+
+def test_a_wrong_root(command, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for data, root, parts in (
+        ("cifar100", "file", ("root file is a file",)),
+        ("folder", "nowhere", ("nowhere/train", "does not exist")),
+        ("folder", ".", ("train", "beside it: file", "train/CLASS/")),
+    ):
+        status, error = command("root", root, data=data)
+        assert status == 2
+        one_sentence(error, *parts)
+        assert not (tmp_path / "output").exists()  # nothing is left of it
+    status, error = command(data="folder")
+    assert status == 2
+    one_sentence(error, "root FOLDER")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """root: a folder of two classes with pictures."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, name in (("train", "zero"), ("train", "one"), ("test", "zero"), ("test", "one")):
+        folder = tmp_path / "pictures" / split / name
+        folder.mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)).save(folder / f"{i}.jpg")
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_own_pictures_and_a_damaged_one(command, pictures, workers):
+    options = ("root", pictures, "num_workers", workers, "batch_size", 4)
+    status, error = command(*options, data="folder")
+    assert (status, error) == (0, "")
+    bad = pictures / "train/one/3.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    status, error = command(*options, data="folder")
+    assert status == 2
+    one_sentence(error, "other training images", "output_dir")  # the finished run is not of these pictures
+    status, error = command(*options, "output_dir", "other", data="folder")
+    assert status == 2
+    one_sentence(error, str(bad), "cannot be decoded")
+
+
+def test_a_picture_that_vanishes(command, pictures, monkeypatch):
+    from datasets.own import folder
+
+    find = folder._classes
+
+    def find_and_lose(split, top):
+        found = find(split, top)
+        if split.name == "test":
+            os.remove(pictures / "test/zero/2.jpg")
+        return found
+
+    monkeypatch.setattr(folder, "_classes", find_and_lose)
+    status, error = command("root", pictures, "batch_size", 4, data="folder")
+    assert status == 2
+    one_sentence(error, "test/zero/2.jpg is missing")
+
+
+def test_a_checkpoint_that_is_not_there(command, tmp_path):
+    status, error = command("test_only", "True")
+    assert status == 2
+    one_sentence(error, CHECKPOINT, "train first")
+    assert not (tmp_path / "output").exists()
+
+
+def test_no_permission_to_write(command, tmp_path, monkeypatch):
+    (tmp_path / "output").write_text("in the way")
+    status, error = command()
+    assert status == 2
+    one_sentence(error, "cannot write to the run directory", "output_dir")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    status, error = command()
+    assert status == 2
+    one_sentence(error, "Permission denied", "output_dir")
+
+
+def test_no_text_tower(command):
+    """A ViT without class names to read: the answer names the other initialisation."""
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=64, num_heads=1, depth=1)
+    torch.save(vit.state_dict(), "vit.pt")
+    options = ("weights", "vit.pt", "activation", "gelu", "heads", 1, "mean", "half")
+    status, error = command(*options, "classifier_init", "semantic", backbone="vit")
+    assert status == 2
+    one_sentence(error, "no text tower", "class_mean")
+    status, error = command(*options, backbone="vit")
+    assert (status, error) == (0, "")
+    status, error = command(*options, backbone="clip_vit")
+    assert status == 2
+    one_sentence(error, "clip_vit is a CLIP")
+
+
+def test_a_failure_of_ours_is_status_1(command, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("something broke")
+
+    monkeypatch.setattr("trainer.Trainer.fit", broken)
+    status, error = command()
+    assert status == 1
+    assert error == "failed: RuntimeError: something broke (DEBUG=1 shows where)\n"
+    monkeypatch.setenv("DEBUG", "1")
+    with pytest.raises(RuntimeError, match="something broke"):
+        command()
+
+
+def test_too_little_memory_has_a_remedy(command, monkeypatch):
+    import torch
+
+    def too_much(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("trainer.Trainer.fit", too_much)
+    status, error = command()
+    assert status == 1
+    assert len(error.splitlines()) == 1 and "out of memory" in error and "accum_step None" in error
+
+
+def test_the_log_says_why_a_run_stopped(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.Trainer.fit", lambda _: 1 / 0)
+    command()
+    log = (tmp_path / "output/digits_lt_clip_vit_lift+_num_epochs_1/log.txt").read_text()
+    assert "stopped: ZeroDivisionError" in log
+
+
+def test_stopping_by_hand(command, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.Trainer.fit", interrupt)
+    status, error = command()
+    assert status == 130
+    assert "goes on" in error

@@ -1,0 +1,626 @@
+"""The configuration: what merges, what is refused and how, and where a run lands."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import utils.config
+from datasets import DATASETS
+from datasets.loading.crops import MDA_SCHEDULES
+from models.backbones import BACKBONES, FAMILIES
+from models.heads import HEAD_INITS, HEADS
+from models.losses import LOSSES
+from models.peft import METHODS, RESNET_METHODS
+from utils.config import config_names, load_config
+from utils.config.lift_keys import LIFT_KEYS
+from utils.config.schema import KEYS, PEFT, SCHEMA, TEXT_PEFT
+from utils.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load(*options, data="digits_lt", backbone="clip_tiny", method="lift+"):
+    return load_config(data, backbone, method, [str(option) for option in options])
+
+
+def refusal(*options, **names):
+    with pytest.raises(ConfigError) as caught:
+        load(*options, **names)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("backbone", config_names("backbone"))
+def test_every_triple_merges(backbone):
+    for data, method in itertools.product(config_names("data"), config_names("method")):
+        cfg = load(data=data, backbone=backbone, method=method)
+        assert (cfg.dataset, cfg.backbone) == (data, backbone)
+        assert cfg.dataset in DATASETS
+        assert cfg.backbone in BACKBONES or cfg.backbone in FAMILIES
+
+
+def test_the_files_and_the_tables_hold_the_same_names():
+    assert set(config_names("data")) == set(DATASETS)
+    assert set(config_names("backbone")) == {*BACKBONES, *FAMILIES}
+
+
+def test_the_order_of_merging():
+    assert load().batch_size == 8  # digits_lt.yaml over the default 128
+    assert load(method="lift").num_epochs == 10  # lift.yaml over digits_lt's 20
+    assert load("num_epochs", 3, method="lift").num_epochs == 3  # the options over all
+
+
+def test_the_published_settings_of_the_methods():
+    lift_plus, lift, zs = (load(data="cifar100_ir100", method=method) for method in ("lift+", "lift", "zs"))
+    for cfg in (lift_plus, lift):
+        assert (cfg.classifier, cfg.classifier_scale, cfg.classifier_init) == ("CosineClassifier", 25, "semantic")
+        assert cfg.v.adaptformer is True
+        assert (cfg.loss_type, cfg.momentum, cfg.weight_decay) == ("LA", 0.9, 5e-4)
+    assert (lift_plus.num_epochs, lift_plus.lr, lift_plus.mda, lift_plus.mda_func) == (5, 0.02, True, "convex")
+    assert (lift.num_epochs, lift.lr, lift.mda) == (10, 0.01, False)
+    assert zs.zero_shot is True
+    assert zs.classifier is None
+
+
+MODELS_OF_LIFT = {  # of both generations of its command line: the backbone, and what is on
+    "clip_vit_b16": ("clip_vit_b16", None),
+    "clip_vit_l14": ("clip_vit_l14", None),
+    "clip_vit_l14@336px": ("clip_vit_l14@336px", None),
+    "clip_rn50": ("clip_rn50", None),
+    "clip_rn101": ("clip_rn101", None),
+    "in21k_vit_b16": ("in21k_vit_b16", None),
+    "in21k_vit_b16@384px": ("in21k_vit_b16@384px", None),
+    "in21k_vit_l16": ("in21k_vit_l16", None),
+    "zsclip_vit_b16": ("clip_vit_b16", "zero_shot"),
+    "zsclip_vit_l14": ("clip_vit_l14", "zero_shot"),
+    "zsclip_vit_l14@336px": ("clip_vit_l14@336px", "zero_shot"),
+    "zsclip_rn50": ("clip_rn50", "zero_shot"),
+    "zsclip_rn101": ("clip_rn101", "zero_shot"),
+    "clip_vit_b16_peft": ("clip_vit_b16", "v.adaptformer"),
+    "clip_vit_b16_ft": ("clip_vit_b16", "v.fft"),
+    "clip_rn50_peft": ("clip_rn50", "v.bitfit"),
+    "clip_rn101_peft": ("clip_rn101", "v.bitfit"),
+    "in21k_vit_b16_peft": ("in21k_vit_b16", "v.adaptformer"),
+}
+
+
+@pytest.mark.parametrize("model", config_names("model"))
+def test_lifts_form(model):
+    """-d DATA -m MODEL: the model names its backbone, whose file is merged below it."""
+    backbone, method = MODELS_OF_LIFT[model]
+    cfg = load(data="cifar100_ir100", backbone=None, method=model)
+    assert cfg.backbone == backbone
+    if cfg.weights is None:
+        assert cfg.mean == load(data="cifar100_ir100", backbone=backbone, method="lp").mean
+    assert cfg.output_dir == f"output/cifar100_ir100_{model}"
+    on = [f"v.{name}" for name, value in cfg.v.items() if value is True]
+    assert (cfg.variant, cfg.interpolation, cfg.shot_groups) == ("lift", "bilinear", "ir100")
+    assert cfg.tte == model.endswith("_peft")
+    assert cfg.expand == (24 if cfg.tte else None)  # one crop: whatever expand says
+    tested = load("tte", True, data="cifar100_ir100", backbone=None, method=model)
+    assert tested.expand == (21 if "l14" in model else 24)
+    if method == "zero_shot":
+        assert cfg.zero_shot
+        assert on == []
+        return
+    assert on == ([method] if method else [])
+    assert (cfg.num_epochs, cfg.lr, cfg.batch_size, cfg.weight_decay, cfg.momentum) == (10, 0.01, 128, 5e-4, 0.9)
+    assert (cfg.mda, cfg.classifier, cfg.classifier_scale, cfg.loss_type) == (False, "CosineClassifier", 25, "LA")
+    assert (cfg.classifier_init, cfg.classifier_init_images) == ("class_mean" if "in21k" in model else "semantic", None)
+
+
+def test_all_models_of_lift_are_there():
+    assert set(config_names("model")) == set(MODELS_OF_LIFT)
+
+
+def test_lifts_vit_of_imagenet_21k_is_the_one_that_its_timm_had():
+    for model in ("in21k_vit_b16", "in21k_vit_b16_peft"):
+        cfg = load(backbone=None, method=model)
+        assert cfg.weights == "timm:vit_base_patch16_224.augreg_in21k_ft_in1k"
+        assert cfg.mean is None  # that of these weights
+
+
+def test_expand_counts_with_several_crops_alone_in_lifts_form():
+    lines = []
+    cfg = load_config("digits_lt", None, "clip_vit_b16", ["expand", "8"], lines.append)
+    assert cfg.expand is None
+    assert "tte True" in lines[0]
+    assert load("expand", 8, "tte", True, backbone=None, method="clip_vit_b16").expand == 8
+    assert load("expand", 8).expand == 8  # of LIFT+'s form
+
+
+def test_zero_shot_in_lifts_form_reads_the_default_prompt():
+    assert load("prompt", "ensemble", backbone=None, method="zsclip_vit_b16").prompt == "default"
+    assert load("prompt", "ensemble", method="zs").prompt == "ensemble"
+
+
+def test_a_method_without_a_backbone_says_what_is_missing():
+    assert "-m lift+ needs a backbone: -b clip_rn|clip_rn101|" in refusal(backbone=None)
+    assert "clip_vit_b16_peft" in refusal(backbone=None, method="nonsense")
+    assert "leave -b out" in refusal(method="clip_vit_b16_peft")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/method").glob("*.yaml")), ids=lambda path: path.stem)
+def test_method_files_set_only_what_differs(path):
+    for key, value in utils.config.files.flatten(yaml.safe_load(path.read_text())):
+        assert KEYS[key].default != value
+
+
+@pytest.mark.parametrize("room", ["data", "backbone", "method", "model"])
+def test_configs_are_short_and_say_their_command(room):
+    for path in (ROOT / "configs" / room).glob("*.yaml"):
+        lines = path.read_text().splitlines()
+        assert len([line for line in lines if not line.startswith("#")]) <= 8
+        assert lines[0].startswith("#")
+        assert any("python " in line for line in lines if line.startswith("#"))
+
+
+# ---- yacs' traps ----
+
+
+def test_a_whole_number_is_good_for_a_float():
+    cfg = load("lr", 1, "classifier_scale", 30)
+    assert (cfg.lr, cfg.classifier_scale) == (1.0, 30.0)
+    assert isinstance(cfg.lr, float)
+
+
+def test_a_fraction_is_good_for_a_scale():
+    assert load("classifier_scale", 25.5).classifier_scale == 25.5
+
+
+def test_yaml_that_reads_a_number_as_text(tmp_path, monkeypatch):
+    """PyYAML takes 1e-3 for a string."""
+    for room in ("data", "backbone", "method"):
+        (tmp_path / room).mkdir()
+    (tmp_path / "data/d.yaml").write_text("dataset: digits_lt\nlr: 1e-3\n")
+    (tmp_path / "backbone/b.yaml").write_text("backbone: clip_tiny\nmean: [0.5, 0.5, 0.5]\nstd: [0.5, 0.5, 0.5]\n")
+    (tmp_path / "method/m.yaml").write_text("classifier: CosineClassifier\nlrr: 3\n")
+    monkeypatch.setattr(utils.config.files, "CONFIGS", tmp_path)
+    assert "method/m.yaml" in refusal(data="d", backbone="b", method="m")
+    (tmp_path / "method/m.yaml").write_text("classifier: CosineClassifier\n")
+    assert load(data="d", backbone="b", method="m").lr == 1e-3
+
+
+def test_an_unknown_key_names_the_nearest():
+    assert "'num_epochs'" in refusal("num_epoch", 3)
+    assert "'v.adaptformer'" in refusal("v.adaptfomer", "True")
+    assert "'l.adaptformer'" in refusal("l.adaptfomer", "True")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("lr", "fast", "a number"),
+        ("lr", "nan", "a number"),
+        ("lr", "inf", "a number"),
+        ("lr", "-0.1", "at least 0"),
+        ("lr", "True", "a number"),
+        ("seed", "1.5", "a whole number"),
+        ("num_epochs", "0", "at least 1"),
+        ("tte", "yes", "True or False"),
+        ("loss_type", "LAA", "CE, Focal, LDAM, CB, GRW, BS, LA, LADE"),
+        ("classifier", "Cosine", "LinearClassifier, CosineClassifier, L2NormClassifier, LayerNormClassifier or None"),
+        ("v.aft_ratio", "1.5", "at least 0 and at most 1"),
+        ("v.aft_loc", "qkv", "attn, mlp, all"),
+        ("coop_init", "text", "photo or None"),
+        ("micro_batch_size", "few", "a whole number"),
+        ("init_head", "5_shots", "text_feat, class_mean, linear_probe, k_shot"),
+        ("mean", "0.5,0.5", "three numbers"),
+        ("v.lora_layers", "all", "a list of block numbers"),
+        ("v.lora_layers", "[0,-1]", "at least 0"),
+        ("v.lora_dim", "2.5", "a whole number"),  # its default is None, and it has a type all the same
+        ("expand", "wide", "a whole number"),
+        ("classifier_scale", "None", "a number"),
+    ],
+)
+def test_a_wrong_value_names_key_value_and_choices(key, value, expected):
+    message = refusal(key, value)
+    assert key in message
+    assert expected in message
+    assert value in message or value == "None"
+
+
+def test_none_where_it_means_something():
+    cfg = load("classifier_init", "None", "v.lora_dim", "None", "expand", "None")
+    assert cfg.classifier_init is None
+    assert cfg.v.lora_dim is None
+    assert cfg.expand is None
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"), [("3", 3), ("0", 0), ("[0,2]", (0, 2)), ("[1]", (1,)), ("4,5", (4, 5)), ("None", None)]
+)
+def test_layers(text, layers):
+    assert load("v.lora_layers", text).v.lora_layers == layers
+
+
+def test_text_is_never_evaluated():
+    trap = "__import__('os').system('touch evaluated')"
+    assert load("root", trap).root == trap
+    assert load("root", "123").root == "123"
+    assert not os.path.exists("evaluated")
+
+
+def test_a_frozen_configuration_cannot_be_changed():
+    cfg = load()
+    for change in (
+        lambda: setattr(cfg, "lr", 1.0),
+        lambda: cfg.__setitem__("lr", 1.0),
+        lambda: cfg.v.__setitem__("lora", True),
+        lambda: cfg.update(lr=1.0),
+        lambda: cfg.pop("lr"),
+        lambda: cfg.setdefault("new", 1),
+        lambda: cfg.v.clear(),
+        lambda: cfg.__delitem__("lr"),
+    ):
+        with pytest.raises(AttributeError):
+            change()
+    assert cfg.lr == 0.02
+
+
+def test_another_name_of_a_key():
+    assert load("tte_expand", 24).expand == 24
+
+
+# ---- LIFT's names ----
+
+LAST_THREE, OFF = ("v.adaptformer_layers", 3), ("v.adaptformer", False)
+READ = [  # options in LIFT's names, and the same in ours
+    (("prec", "fp32"), ("prec_train", "fp32", "prec_test", "fp32")),
+    (("prec", "amp"), ("prec_train", "amp")),
+    (("micro_batch_size", 16, "batch_size", 64), ("batch_size", 64, "accum_step", 4)),
+    (("batch_size", 64, "micro_batch_size", 64), ("batch_size", 64, "accum_step", 1)),
+    (("micro_batch_size", "None"), ("accum_step", "None")),
+    (("micro_batch_size", 16, "batch_size", 64, "accum_step", 4), ("batch_size", 64, "accum_step", 4)),
+    (("scale", 30), ("classifier_scale", 30)),
+    (("init_head", "text_feat"), ("classifier_init", "semantic")),
+    (("init_head", "class_mean"), ("classifier_init", "class_mean", "classifier_init_images", "None")),
+    (("init_head", "linear_probe"), ("classifier_init", "linear_probing", "classifier_init_images", "None")),
+    (("init_head", "7_shot"), ("classifier_init", "class_mean", "classifier_init_images", 7)),
+    (("init_head", "10_shot"), ("classifier_init", "class_mean", "classifier_init_images", 10)),
+    (("init_head", "None"), ("classifier_init", "None")),
+    (("full_tuning", True), ("v.fft", True)),
+    (("bias_tuning", True), ("v.bitfit", True)),
+    (("ln_tuning", True), ("v.ln_tuning", True)),
+    (("vpt_shallow", True, "vpt_len", 8), ("v.pt", True, "v.pt_layers", "[0]", "v.pt_len", 8)),
+    (("vpt_deep", True, "vpt_shallow", False), ("v.pt", True, "v.pt_len", 10)),
+    (("vpt_deep", True, "vpt_len", "None"), ("v.pt", True, "v.pt_len", 10)),
+    (("vpt_deep", True, "v.pt_len", 5), ("v.pt", True, "v.pt_len", 5)),
+    (("vpt_shallow", True, "partial", 3), ("v.pt", True, "v.pt_layers", "[0]", "v.pt_len", 10, *LAST_THREE)),
+    (("vpt_deep", True, "partial", 3), ("v.pt", True, "v.pt_layers", 3, "v.pt_len", 10, *LAST_THREE)),
+    (("bn_tuning", True), ("v.bn_tuning", True)),
+    (("lora_mlp", True, "adapter_dim", 8), ("v.lora_mlp", True, "v.lora_mlp_dim", 8, "v.adaptformer_dim", 8)),
+    (("ssf_ln", True), ("v.ssf_ln", True)),
+    (("adapter_dim", "None"), ()),
+    (("mask", True, "mask_seed", 7), ("v.aft", True, "v.aft_seed", 7)),
+    (("mask", True, "mask_seed", "None"), ("v.aft", True)),
+    (("tte", True, "tte_mode", "fivecrop"), ("tte", True)),
+    (("tte", True, "tte_mode", "tencrop"), ("tte", True, "tte_crops", 10)),
+    (("tte", True, "tte_mode", "randaug"), ("tte", True, "tte_draws", 1)),
+    (("tte", True, "tte_mode", "randaug", "randaug_times", 5), ("tte", True, "tte_draws", 5)),
+    (("tte", True, "randaug_times", 5), ("tte", True)),
+    (("imb_factor", "None", "adaptformer_scale", "learnable"), ()),
+    (("classifier", "L2NormedClassifier"), ("classifier", "L2NormClassifier")),
+    (("classifier", "LayerNormedClassifier"), ("classifier", "LayerNormClassifier")),
+    (("adapter", True, "adaptformer", False), ("v.adapter", True, "v.adaptformer", False)),
+    (("lora", True, "adaptformer", False, "adapter_dim", 8), ("v.lora", True, "v.adaptformer", False, "v.lora_dim", 8)),
+    (("adapter_dim", 8), ("v.adaptformer_dim", 8)),
+    (("adapter_dim", 8, "v.adapter", True), ("v.adapter", True, "v.adapter_dim", 8, "v.adaptformer_dim", 8)),
+    (("ssf_attn", True), ("v.ssf", True, "v.ssf_loc", "attn")),
+    (("ssf_mlp", True), ("v.ssf", True, "v.ssf_loc", "mlp")),
+    (("ssf_mlp", True, "ssf_attn", True), ("v.ssf", True)),
+    (("mask", True, "mask_ratio", 0.01), ("v.aft", True, "v.aft_ratio", 0.01)),
+    (("partial", 2), ("v.adaptformer_layers", 2)),
+    (("partial", 0), ("v.adaptformer_layers", 0)),
+    (("partial", "None"), ()),
+    (("partial", "[3,5]"), ("v.adaptformer_layers", "[3,4]")),
+    (("full_tuning", True, "partial", 0), ("v.fft", True, "v.fft_layers", 0, "v.adaptformer_layers", 0)),
+    (("bias_tuning", True, "partial", 1, *OFF), ("v.bitfit", True, *OFF)),
+    (("ln_tuning", True, "partial", 1, *OFF), ("v.ln_tuning", True, *OFF)),
+    *(
+        ((theirs, True, "partial", 1, *OFF), (f"v.{ours}", True, *options, f"v.{ours}_layers", 1, *OFF))
+        for theirs, ours, options in (
+            ("adapter", "adapter", ()),
+            ("lora", "lora", ()),
+            ("lora_mlp", "lora_mlp", ()),
+            ("ssf_attn", "ssf", ("v.ssf_loc", "attn")),
+            ("ssf_ln", "ssf_ln", ()),
+            ("mask", "aft", ()),
+        )
+    ),
+    (("test_ensemble", True), ("tte", True)),
+]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), READ)
+def test_lifts_names_are_read_as_ours(theirs, ours):
+    assert load(*theirs) == load(*ours)
+
+
+@pytest.mark.parametrize("name", LIFT_KEYS)
+def test_every_name_of_lifts_is_tried_above(name):
+    assert any(name in theirs for theirs, _ in READ)
+
+
+def test_one_line_tells_how_lifts_names_were_read():
+    lines = []
+    options = ["micro_batch_size", "4", "adapter_dim", "2", "lr", "1"]
+    load_config("digits_lt", "clip_tiny", "lift+", options, lines.append)
+    assert lines == [
+        "LIFT's names were read: micro_batch_size 4 as accum_step 2; adapter_dim 2 as v.adaptformer_dim 2",
+    ]
+
+
+def test_a_command_that_means_the_same_in_both_papers_needs_no_line():
+    lines = []
+    load_config("digits_lt", None, "clip_vit_b16", ["lr", "0.02", "tte", "True", "expand", "8"], lines.append)
+    load_config("digits_lt", "clip_tiny", "lift+", ["v.ssf_ln", "True", "v.lora_mlp", "True"], lines.append)
+    assert lines == []
+
+
+def test_sizes_of_methods_that_are_off_are_told():
+    """Forgetting the switch is the usual mistake."""
+    lines = []
+    options = ["v.lora_dim", "8", "l.pt_len", "3", "v.adaptformer_dim", "4", "v.aft_loc", "attn", "v.aft", "True"]
+    load_config("digits_lt", "clip_tiny", "lift+", options, lines.append)
+    assert lines == [
+        "v.lora_dim has no effect while v.lora is False",
+        "l.pt_len has no effect while l.pt is False",
+    ]
+
+
+def test_lifts_names_that_do_not_fit():
+    assert "must divide batch_size, which is 64" in refusal("micro_batch_size", 24, "batch_size", 64)
+    assert "classifier_scale cannot be None; it takes a number" in refusal("scale", "None")
+    assert "prec_train cannot be None; it takes one of amp" in refusal("prec", "None")
+    message = refusal("micro_batch_size", 16, "batch_size", 64, "accum_step", 2)
+    assert "micro_batch_size 16: it is accum_step 4, but accum_step 2 is given; leave one" in message
+    assert "[a,b]" in refusal("partial", "[1,2,3]")
+    assert "[a,b]" in refusal("partial", "[3,1]")
+    assert "k_shot" in refusal("init_head", "0_shot")
+
+
+@pytest.mark.parametrize(
+    "in_file, options, expected",
+    [
+        ("partial: 6", ("full_tuning", True), {"v.fft_layers": 6}),
+        ("adapter_dim: 8", ("adaptformer", True), {"v.adaptformer_dim": 8}),
+        ("adaptformer: True, adapter_dim: 8", ("adaptformer", False, "lora", True), {"v.lora_dim": 8}),
+        ("batch_size: 128, micro_batch_size: 32", ("batch_size", 64), {"accum_step": 2}),
+        ("tte: True, randaug_times: 5", ("tte_mode", "randaug"), {"tte_draws": 5}),
+        ("ssf_attn: True", ("ssf_attn", False), {"v.ssf": False}),
+        ("ssf_attn: True, ssf_mlp: True", ("ssf_mlp", False), {"v.ssf": True, "v.ssf_loc": "attn"}),
+        ("vpt_deep: True", ("vpt_deep", False), {"v.pt": False}),
+        ("vpt_deep: True", ("vpt_shallow", False), {"v.pt": True}),
+        ("prec: fp32", ("prec", "amp"), {"prec_train": "amp", "prec_test": "fp16"}),
+        ("v: {adaptformer: True}", ("adaptformer", False), {"v.adaptformer": False}),
+        ("adaptformer: True", ("v.adaptformer", False), {"v.adaptformer": False}),
+    ],
+)
+def test_lifts_names_in_a_file_are_read_with_the_command_line(in_file, options, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(utils.config.files, "CONFIGS", tmp_path)
+    for section in ("data", "backbone", "model"):
+        (tmp_path / section).mkdir()
+    (tmp_path / "data/digits_lt.yaml").write_text("dataset: digits_lt")
+    (tmp_path / "backbone/clip_tiny.yaml").write_text("backbone: clip_tiny")
+    (tmp_path / "model/mine.yaml").write_text(f"{{backbone: clip_tiny, classifier: CosineClassifier, {in_file}}}")
+    cfg = load(*options, backbone=None, method="mine")
+    for key, value in expected.items():
+        node, _, name = key.rpartition(".")
+        assert (cfg[node][name] if node else cfg[name]) == value, key
+
+
+def test_a_method_of_a_file_is_switched_off_by_lifts_name():
+    assert load("ssf_attn", False, method="ssf").v.ssf_loc == "mlp"
+    assert load("vpt_deep", False, method="pt").v.pt is False
+
+
+def test_different_trainings_have_different_directories():
+    model = {"backbone": None, "method": "clip_vit_b16"}
+    for one, other in (
+        (("adaptformer", True, "partial", 1), ("adaptformer", True, "partial", "[1,2]")),
+        (("vpt_shallow", True), ("vpt_deep", True, "partial", 0)),
+        (("v.fft", True, "v.fft_layers", 1), ("v.fft", True, "v.fft_layers", "[1]")),
+    ):
+        assert load(*one, **model).output_dir != load(*other, **model).output_dir
+    assert load("vpt_shallow", True, **model).output_dir.endswith("_v.pt_True_v.pt_layers_0_v.pt_len_10")  # as ever
+    same = {load("full_tuning", True, "partial", part, **model).output_dir for part in (0, "[3,3]")}
+    assert len(same) == 1
+
+
+def test_a_long_name_is_shortened_and_stays_its_own():
+    options = ("full_tuning", True, "adaptformer", True, "lora", True, "adapter", True, "ssf_attn", True, "partial")
+    names = {load(*options, part, backbone=None, method="clip_vit_l14").output_dir for part in ("[0,24]", "[0,23]")}
+    assert len(names) == 2
+    assert all(len(name.encode()) <= len("output/") + 200 for name in names)
+
+
+def test_a_test_of_another_run_needs_no_seed():
+    assert load("seed", "None", "test_only", "True", "model_dir", "elsewhere/run").output_dir == "elsewhere/run"
+
+
+def test_messages_that_contradict_one_another():
+    assert load("prompt", "descriptor", "prompt_file", "x.json", backbone=None, method="zsclip_vit_b16").zero_shot
+    assert "or [a,b] (blocks a to b - 1)" in refusal("partial", -1)
+    assert "or [a,b] (blocks a to b - 1)" in refusal("partial", "[]")
+    assert load("expand", 10, "tte_expand", 20, "expand", 30, "tte", "True").expand == 30  # the last one counts
+    lines = []
+    load_config("digits_lt", "clip_tiny", "lift+", ["tte", "True", "tte_draws", "2", "expand", "9"], lines.append)
+    assert "expand has no effect" in lines[0]
+
+
+# ---- rules between keys ----
+
+
+def test_accum_step_divides_batch_size():
+    message = refusal("batch_size", 12, "accum_step", 5)
+    assert "12" in message
+    assert "accum_step 4" in message or "accum_step 6" in message
+
+
+def test_rules_between_keys():
+    assert "zero_shot" in refusal("v.lora", "True", method="zs")
+    assert "zero_shot" in refusal("coop", "True", method="zs")
+    assert "l.lora works on the class names' text features" in refusal("l.lora", "True")
+    for key in ("coop", "proj_tuning", "clip_adapter"):
+        assert "set classifier None" in refusal(key, "True")
+        assert load(key, "True", "classifier", "None")[key] is True
+    assert load("l.lora", "True", "v.adaptformer", "False", "classifier", "None").l.lora is True
+    assert "coop_ctx_len 4" in refusal("coop_init", "photo", "coop_ctx_len", 8, method="coop")
+    assert "coop_cls_pos end" in refusal("coop_init", "photo", "coop_cls_pos", "front", method="coop")
+    assert "LADE" in refusal("loss_type", "LADE", "accum_step", 2)
+    assert load("loss_type", "LADE").loss_type == "LADE"
+    assert "nothing to train" in refusal("v.adaptformer", "False", "classifier", "None")
+    assert "above 0" in refusal("std", "0,0.5,0.5")
+    assert "prompt_file" in refusal("prompt", "descriptor")
+    assert "prompt_file" in refusal("prompt", "ensemble", "prompt_file", "f.json")
+    assert "prompt ensemble is for" in refusal("prompt", "ensemble", "classifier_init", "None")
+    assert "prompt classname is for" in refusal("prompt", "classname", method="coop")
+    assert "seed None is another seed" in refusal("seed", "None", "test_only", "True")
+    assert "-d" in refusal("dataset", "cifar100")
+    assert "-b" in refusal("backbone", "clip_vit_b16")
+    assert "stands alone" in refusal("lr")
+
+
+@pytest.mark.parametrize(("room", "flag"), [("data", "-d"), ("backbone", "-b"), ("method", "-m")])
+def test_an_unknown_name_lists_the_choices(room, flag):
+    message = refusal(**{room: "nonsense"})
+    assert flag in message
+    assert all(name in message for name in config_names(room))
+
+
+# ---- the schema and the rest of the house ----
+
+
+def test_the_schema_offers_what_the_tables_hold():
+    assert set(KEYS["classifier"].choices) == set(HEADS)
+    assert set(KEYS["classifier_init"].choices) == set(HEAD_INITS)
+    assert set(KEYS["loss_type"].choices) == set(LOSSES)
+    assert [name for name, loss in LOSSES.items() if loss.couples_samples] == ["LADE"]  # as config.check has it
+    assert set(KEYS["mda_func"].choices) == set(MDA_SCHEDULES)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_complete(name):
+    """One file, one row of METHODS, its rows in the schema, and a configuration that switches it on."""
+    assert (ROOT / f"models/peft/{name}.py").read_text().startswith('"""')
+    for rows in (PEFT, TEXT_PEFT):
+        assert {name, f"{name}_layers", *(f"{name}_{option}" for option in METHODS[name].own)} <= set(rows)
+    assert any(load(method=other).v[name] for other in config_names("method"))
+
+
+def test_no_method_is_forgotten():
+    files = {path.stem for path in (ROOT / "models/peft").glob("*.py")} - {"__init__"}
+    switches = {name for name, key in PEFT.items() if key.kind == "bool"}
+    assert files == set(METHODS | RESNET_METHODS)
+    assert switches == set(METHODS)
+    assert set(KEYS) >= {f"v.{name}" for name in RESNET_METHODS}
+    own = {f"{name}_{option}" for name, method in METHODS.items() for option in ("layers", *method.own)}
+    assert set(PEFT) == set(TEXT_PEFT) == switches | own
+
+
+def test_the_text_towers_sizes():
+    cfg = load()
+    assert (cfg.l.pt_len, cfg.l.lora_dim, cfg.l.adapter_dim, cfg.l.adaptformer_dim) == (2, 4, 4, 4)
+    assert (cfg.v.pt_len, cfg.v.lora_dim, cfg.v.adapter_dim, cfg.v.adaptformer_dim) == (None,) * 4
+    assert load("l.lora_dim", "None").l.lora_dim is None  # automatic, as on v
+
+
+def test_help_shows_every_key_without_loading_torch():
+    code = "import sys, main\ntry: main.main(['--help'])\nfinally: print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert shown.endswith("False\n")
+    for group, keys in SCHEMA.items():
+        assert group in shown
+        for name, key in keys.items():
+            assert re.search(
+                rf"^  {re.escape(name)} +{re.escape(str(key.default))} +{re.escape(key.help)}", shown, re.M
+            )
+
+
+# ---- where a run lands ----
+
+
+def test_the_run_directory():
+    assert load().output_dir == "output/digits_lt_clip_tiny_lift+"
+    assert load("output_dir", "mine/run1").output_dir == "output/mine/run1"
+    assert load("lr", 0.02, "seed", 0).output_dir == "output/digits_lt_clip_tiny_lift+"  # the defaults, said aloud
+
+
+def test_the_order_of_options_does_not_matter():
+    assert load("seed", 1, "lr", 0.1).output_dir == load("lr", "1e-1", "seed", 1).output_dir
+    assert load("seed", 1, "lr", 0.1).output_dir == "output/digits_lt_clip_tiny_lift+_seed_1_lr_0.1"
+
+
+HOW = {"root": "r", "gpu": -1, "num_workers": 0, "print_freq": 2, "weights": "w.pt", "prec_test": "fp32"}
+HOW |= {"save_logits": True, "feature_cache": False, "bad_images": "skip"}
+HOW |= {"outside_root": True, "bad_images": "skip", "compile": "never"}
+WHAT = {"test_only": True, "test_train": True, "tte": True, "tte_crops": 10, "expand": 8}
+WHAT |= {"test_list": "t.csv", "many_threshold": 50, "few_threshold": 5}
+WHAT |= {"test_name": "t", "tte_draws": 3, "shot_groups": "ir100"}
+
+
+def test_a_test_run_finds_its_training_run():
+    trained = load("seed", 3, "v.adaptformer_layers", "[0,2]")
+    options = [part for pair in (HOW | WHAT).items() for part in pair]
+    tested = load(*options, "v.adaptformer_layers", "[0,2]", "seed", 3)
+    assert tested.output_dir == trained.output_dir == "output/digits_lt_clip_tiny_lift+_seed_3_v.adaptformer_layers_0-2"
+
+
+def test_every_option_that_changes_training_enters_the_name():
+    by_name_of_file = {"train_list", "classnames", "prompt_file", "model_dir"}
+    never = {*HOW, *WHAT, *by_name_of_file, "output_dir", "dataset", "backbone"}
+    assert {name for name, key in KEYS.items() if not key.names_run} == never
+
+
+def test_other_published_weights_enter_the_name_safely():
+    cfg = load("weights", "timm:vit_base_patch16_224.augreg_in21k", backbone="in21k_vit_b16")
+    assert cfg.output_dir.endswith("_weights_timm-vit_base_patch16_224.augreg_in21k")
+    assert Path(cfg.output_dir).parent == Path("output")
+
+
+def test_a_start_from_another_run_enters_the_name():
+    assert load("model_dir", "elsewhere/first").output_dir == "output/digits_lt_clip_tiny_lift+_from_first"
+
+
+def test_a_known_normalisation_has_a_name():
+    cfg = load("mean", "imagenet", "weights", "w.pt", backbone="clip_vit")
+    assert (cfg.mean, cfg.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert cfg.output_dir == "output/digits_lt_clip_vit_lift+_mean_imagenet_std_imagenet"
+    assert "clip, imagenet, half" in refusal("mean", "cifar")
+
+
+@pytest.mark.parametrize("weights", ["w.pt", "timm:vit_small_patch16_224.dino"])
+def test_other_weights_bring_their_own_normalisation(weights):
+    """What the backbone's file says is of its published weights."""
+    cfg = load("weights", weights, backbone="in21k_vit_b16")
+    assert (cfg.mean, cfg.std) == (None, None)
+    cfg = load("weights", weights, "mean", "clip", backbone="in21k_vit_b16")
+    assert cfg.mean == (0.48145466, 0.4578275, 0.40821073)
+
+
+def test_no_seed_is_another_one_each_time(monkeypatch):
+    lines = []
+    seeds = {load_config("digits_lt", "clip_tiny", "lift+", ["seed", "None"], lines.append).seed for _ in range(5)}
+    assert len(seeds) == 5
+    assert "seed None: this run draws seed" in lines[0]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "in each process" in refusal("seed", "None")
+
+
+def test_lists_name_the_run_by_their_files_names():
+    """Not by their folders: a list may move. What it says is part of the run's settings."""
+    options = ("train_list", "/a/long/way/fold 1.csv", "classnames", "names.txt")
+    cfg = load(*options, data="folder")
+    assert cfg.output_dir == "output/folder_clip_tiny_lift+_train_list_fold-1_classnames_names"
+    moved = load("classnames", "elsewhere/names.txt", "train_list", "fold 1.csv", "test_list", "t", data="folder")
+    assert moved.output_dir == cfg.output_dir
+
+
+def test_another_run_is_tested_in_its_own_directory():
+    assert load("model_dir", "elsewhere/run", "test_only", "True").output_dir == "elsewhere/run"

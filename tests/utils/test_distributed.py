@@ -1,0 +1,184 @@
+"""Several processes give the result of one: the same samples in every step, the same weights, the same scores."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distributed_runs import train_all
+
+from datasets.loading.loader import TrainSteps
+from utils.config import load_config
+from utils.device import runtime
+from utils.device.distributed import World
+from utils.errors import ConfigError
+from utils.run import checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = (
+    "prec_train",
+    "fp32",
+    "prec_test",
+    "fp32",
+    "num_workers",
+    "0",
+    "num_epochs",
+    "2",
+    "print_freq",
+    "4",
+    "gpu",
+    "-1",
+)
+RUNS = [  # a method and its options; 171 images, so the last step of an epoch is smaller
+    ("lift+", "batch_size", "24"),  # 3 in the last step: fewer than four processes
+    ("lift+", "batch_size", "16", "accum_step", "2", "loss_type", "CB", "classifier_init", "class_mean"),
+    ("coop", "batch_size", "24", "accum_step", "2", "v.bitfit", "True", "save_logits", "True", "tte", "True"),
+    ("lp", "batch_size", "30", "classifier", "LinearClassifier", "num_workers", "1"),
+    ("zs",),
+]
+
+
+def with_base(runs):
+    return [[method, *BASE, *options] for method, *options in runs]
+
+
+def start(processes, output, runs, folder):
+    """The runs under torchrun, on a port that it finds itself."""
+    command = ["--standalone", "--nproc_per_node", str(processes), str(ROOT / "tests/distributed_runs.py")]
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *command, output, json.dumps(with_base(runs))],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        timeout=1800,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds output/PROCESSES_RUN for 1, 2 and 4 processes."""
+    folder = tmp_path_factory.mktemp("distributed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train_all("1", with_base(RUNS))
+    for processes, runs in ((2, RUNS), (4, RUNS[:2])):
+        done = start(processes, str(processes), runs, folder)
+        assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "output"
+
+
+def results(folder, processes, run):
+    return json.loads((folder / f"{processes}_{run}/results.json").read_text())
+
+
+@pytest.mark.parametrize(("processes", "run"), [*((2, run) for run in range(len(RUNS))), (4, 0), (4, 1)])
+def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
+    one, several = results(folder, 1, run), results(folder, processes, run)
+    assert several["processes"] == processes
+    assert several["accuracy"] == pytest.approx(one["accuracy"], abs=0.81)  # two images of 250 may tip
+    assert [row["test"] for row in several["per_class"]] == [25] * 10
+    if RUNS[run][0] == "zs":
+        return
+    tensors = [checkpoint.load(folder / f"{n}_{run}" / checkpoint.CHECKPOINT)[0] for n in (1, processes)]
+    assert tensors[0].keys() == tensors[1].keys()
+    expected, found = (torch.cat([tensor.flatten() for tensor in part.values()]) for part in tensors)
+    assert (found - expected).norm() <= 1e-6 * expected.norm()
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_losses_on_the_way_are_those_of_one_process(folder, processes):
+    for run in range(2):
+        rows = [
+            [json.loads(line) for line in (folder / f"{n}_{run}/metrics.jsonl").read_text().splitlines()]
+            for n in (1, processes)
+        ]
+        for key in ("step", "loss", "accuracy", "lr"):
+            assert [row[key] for row in rows[1]] == pytest.approx([row[key] for row in rows[0]], rel=1e-5), key
+
+
+def test_saved_logits_are_those_of_one_process(folder):
+    with np.load(folder / "1_2/logits_tte.npz") as one, np.load(folder / "2_2/logits_tte.npz") as several:
+        assert (one["labels"] == several["labels"]).all()
+        assert np.allclose(one["logits"], several["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_one_process_writes(folder):
+    """What two processes leave are the files of one."""
+    for run in range(len(RUNS)):
+        names = [
+            sorted(path.name for path in (folder / f"{n}_{run}").iterdir() if "tfevents" not in path.name)
+            for n in (1, 2)
+        ]
+        assert names[0] == names[1]
+    log = (folder / "2_0/log.txt").read_text()
+    assert log.count("backbone  clip_tiny") == 1
+    for n in (1, 2):
+        assert results(folder, n, 0)["data"]["trained_on"] == 0
+    about = [checkpoint.load(folder / f"{n}_0" / checkpoint.CHECKPOINT)[1] for n in (1, 2)]
+    assert about[0] == about[1]
+    assert about[0]["trained_on"][0]["contents"]
+    assert "2 processes" in log
+
+
+def test_an_error_ends_all_processes(tmp_path):
+    done = start(2, "wrong", [("lift+", "resolution", "64")], tmp_path)
+    assert done.returncode != 0
+    assert "resolution 64 does not fit" in done.stderr
+
+
+# ---- shares ----
+
+
+@pytest.mark.parametrize("size, batch_size", [(50, 8), (51, 8), (7, 16), (33, 4)])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_processes_share_the_samples_of_the_same_steps(size, batch_size, ranks):
+    whole = list(TrainSteps(size, batch_size, seed=3, num_epochs=2))
+    shares = [list(TrainSteps(size, batch_size, 3, 2, rank=r, num_ranks=ranks)) for r in range(ranks)]
+    assert {len(share) for share in shares} == {len(whole)}
+    for step, *parts in zip(whole, *shares, strict=True):
+        together = list(itertools.chain(*parts))
+        assert len(together) == len(set(together))
+        assert sorted(together) == sorted(step)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+# ---- devices ----
+
+
+def world(monkeypatch, size, local=0):
+    for name, value in (("RANK", local), ("WORLD_SIZE", size), ("LOCAL_RANK", local)):
+        monkeypatch.setenv(name, str(value))
+    return World()
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    assert runtime.pick_device(0, world(monkeypatch, 4, local=3)) == torch.device("cuda", 3)
+    assert runtime.pick_device(None, world(monkeypatch, 4, local=2)) == torch.device("cuda", 2)
+    assert runtime.pick_device(-1, world(monkeypatch, 4, local=2)) == torch.device("cpu")
+    assert runtime.pick_device(2, world(monkeypatch, 1)) == torch.device("cuda", 2)
+    with pytest.raises(ConfigError, match="gpu 4 is not there"):
+        runtime.pick_device(0, world(monkeypatch, 8, local=4))
+
+
+def test_gpu_none_says_how_to_start(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(ConfigError, match="torchrun --nproc_per_node=4 main.py"):
+        runtime.pick_device(None, world(monkeypatch, 1))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert runtime.pick_device(None, world(monkeypatch, 1)) == torch.device("cpu")
+    assert load_config("digits_lt", "clip_tiny", "lift+", ["gpu", "None"]).gpu is None
+
+
+def test_a_loss_that_couples_samples_takes_one_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="LADE.*one process"):
+        load_config("digits_lt", "clip_tiny", "lift+", ["loss_type", "LADE"])
