@@ -1,7 +1,10 @@
 """Shared fixtures: a tiny CLIP with random weights, and a way to train with it."""
 
 import dataclasses
+import json
+import os
 
+import helpers
 import pytest
 import torch
 
@@ -14,6 +17,24 @@ from models.weights.naming import to_openai_names
 from utils.config import load_config
 
 torch.set_num_threads(1)  # the models are tiny, and machines that run tests are busy
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-messages", action="store_true", help="write tests/messages.json anew for the tests run")
+
+
+def pytest_configure(config):
+    if config.getoption("--update-messages"):
+        assert not config.getoption("numprocesses", None), "--update-messages runs in one process: leave -n out"
+        os.environ["UPDATE_MESSAGES"] = "1"
+
+
+def pytest_sessionfinish(session):
+    """Writes the messages of the tests that ran; those of tests that did not run stay."""
+    if session.config.getoption("--update-messages"):
+        messages = json.loads(helpers.MESSAGES.read_text(encoding="utf-8")) | helpers.UPDATED
+        text = json.dumps(dict(sorted(messages.items())), indent=0, ensure_ascii=False)
+        helpers.MESSAGES.write_text(text + "\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

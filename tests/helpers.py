@@ -1,10 +1,16 @@
 """What several tests share: other packages' towers with random weights, images, and a web server on 127.0.0.1."""
 
 import contextlib
+import functools
 import http.server
+import json
+import os
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -178,3 +184,38 @@ def weights(run) -> dict[str, torch.Tensor]:
     from utils.run import checkpoint
 
     return {name: tensor.detach().clone() for name, tensor in checkpoint.trained_tensors(run.model).items()}
+
+
+# ---- refusals: fields in the tests, words in one golden file ----
+
+MESSAGES = Path(__file__).with_name("messages.json")
+TEMPORARY = re.compile(r"/\S*?/pytest-of-\w+/pytest-\d+/(?:popen-gw\d+/)?[^/'\s,;:)]+")  # folders of tests
+UPDATED: dict[str, str] = {}  # messages seen in this session, by test; written by --update-messages (conftest.py)
+
+
+@contextlib.contextmanager
+def refused(error: type[Exception], **fields):
+    """The block raises `error` with these fields (kind=, path=, line=, key=), in the words of messages.json.
+
+    pytest --update-messages writes the words of the tests that run.
+    """
+    with pytest.raises(error) as caught:
+        yield caught
+    found = {name: getattr(caught.value, name) for name in fields}
+    assert found == {name: os.fspath(v) if isinstance(v, Path) else v for name, v in fields.items()}, caught.value
+    said(str(caught.value))
+
+
+def said(message: str) -> None:
+    """Compares a message with the one that messages.json has for the running test; see `refused`."""
+    test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
+    count = sum(name == test or name.startswith(f"{test} #") for name in UPDATED)
+    test = f"{test} #{count + 1}" if count else test
+    UPDATED[test] = re.sub(r"127\.0\.0\.1:\d+", "HOST", TEMPORARY.sub("TMP", message))
+    if not os.environ.get("UPDATE_MESSAGES"):
+        assert UPDATED[test] == _messages().get(test), "other words: if they are better, pytest --update-messages"
+
+
+@functools.cache
+def _messages() -> dict[str, str]:
+    return json.loads(MESSAGES.read_text(encoding="utf-8"))
