@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+from helpers import execute
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
@@ -30,7 +32,7 @@ def train_all(output: str, runs: list[list[str]]) -> None:
     with mock.patch.dict(DATASETS, {"digits_lt": lambda *_: half}):
         for number, (method, *options) in enumerate(runs):
             cfg = load_config("digits_lt", "clip_tiny", method, [*options, "output_dir", f"{output}_{number}"])
-            Trainer(cfg, "torchrun").run()
+            execute(Trainer(cfg, "torchrun"))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,15 @@ import helpers
 import numpy as np
 import pytest
 import torch
+from helpers import execute
 
 import main as cli
 from datasets import DATASETS
 from datasets.base import DataSet, ImageList
 from datasets.loading.crops import build_test_crops
 from datasets.sets import digits_lt
-from models.heads import HEAD_INITS, HEADS
+from models.heads import HEAD_INITS
+from models.heads.init import HEADS, class_mean
 from models.losses import LOSSES
 from models.peft import METHODS
 from models.weights.load import load_backbone
@@ -126,32 +128,25 @@ def test_other_methods_refuse_a_resnet_by_name(method, clip_resnet, tmp_path, mo
 
 
 @pytest.mark.parametrize("options", [("coop", "True"), ("coop", "False", "l.lora", "True", "v.adapter", "True")])
-def test_a_killed_run_of_trained_texts_goes_on_bit_by_bit(config, options, monkeypatch):
+def test_a_killed_run_of_trained_texts_resumes_bit_by_bit(config, options):
     def cfg(*more):
         return config("num_epochs", 3, "classifier_scale", 25, *options, *more, method="coop")
 
     whole = Trainer(cfg("output_dir", "whole"))
-    expected = whole.run()
-    save = Trainer.save_progress
-
-    def save_and_die(self, epoch):
-        save(self, epoch)
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "save_progress", save_and_die)
-        Trainer(cfg()).run()
+    expected = execute(whole)
+    with Trainer(cfg()) as killed:
+        killed.fit(1)
     resumed = Trainer(cfg())
-    assert resumed.run()["accuracy"] == expected["accuracy"]
-    files = [run.run_dir / checkpoint.CHECKPOINT for run in (whole, resumed)]
+    assert execute(resumed)["accuracy"] == expected["accuracy"]
+    files = [run.run_dir.path / "checkpoint.safetensors" for run in (whole, resumed)]
     assert files[0].read_bytes() == files[1].read_bytes()
-    tested = Trainer(cfg("test_only", "True")).run()
+    tested = execute(Trainer(cfg("test_only", "True")))
     assert tested["per_class"] == expected["per_class"]
 
 
 def test_frozen_text_stays_as_it_was(config):
     run = Trainer(config("coop", "False", "l.bitfit", "True", "l.bitfit_layers", 1, method="coop"))
-    run.run()
+    execute(run)
     fresh = load_backbone("clip_vit", run.cfg.weights)[0].text
     prefix, biases = "head.texts.tower.", [name for name, _ in fresh.blocks[1].named_parameters() if "bias" in name]
     names = {f"{prefix}blocks.1.{name}" for name in biases}
@@ -165,7 +160,7 @@ def test_frozen_text_stays_as_it_was(config):
 def test_parts_change_nothing_for_trained_texts(config, options):
     def weights(*more):
         run = Trainer(config("num_epochs", 1, *FULL_CLIP, *options, *more, method="coop"))
-        run.run()
+        execute(run)
         return checkpoint.trained_tensors(run.model)
 
     whole, parts = weights(), weights("accum_step", 4)
@@ -179,8 +174,8 @@ def test_parts_change_nothing_for_trained_texts(config, options):
 @pytest.mark.parametrize("method", ["zs", "lift+"])
 def test_saved_logits_are_those_of_the_test(config, method):
     run = Trainer(config("save_logits", "True", method=method))
-    results = run.run()
-    with np.load(run.run_dir / "logits_test.npz") as file:
+    results = execute(run)
+    with np.load(run.run_dir.path / "logits_test.npz") as file:
         logits, labels = file["logits"], file["labels"]
     assert (logits.dtype, logits.shape) == (np.float32, (500, 10))
     assert labels.dtype == np.int64
@@ -191,22 +186,26 @@ def test_saved_logits_are_those_of_the_test(config, method):
     with torch.no_grad():
         assert np.allclose(run.model(crop).numpy(), logits[:1], rtol=1e-4, atol=1e-4)
 
-    before = (run.run_dir / "logits_test.npz").read_bytes()
-    Trainer(config("save_logits", "True", "tte", "True", "test_only", "True", method=method)).run()
-    Trainer(config("save_logits", "True", "test_train", "True", method=method)).run()
-    assert (run.run_dir / "logits_test.npz").read_bytes() == before
+    before = (run.run_dir.path / "logits_test.npz").read_bytes()
+    execute(Trainer(config("save_logits", "True", "tte", "True", "test_only", "True", method=method)))
+    execute(Trainer(config("save_logits", "True", "test_train", "True", method=method)))
+    assert (run.run_dir.path / "logits_test.npz").read_bytes() == before
     for what, count in (("tte", 500), ("train", 342)):
-        with np.load(run.run_dir / f"logits_{what}.npz") as file:
+        with np.load(run.run_dir.path / f"logits_{what}.npz") as file:
             assert file["logits"].shape == (count, 10)
 
 
 @pytest.mark.parametrize("images", [1, 10, 100])
 def test_a_head_starts_from_so_many_images_a_class(config, images, monkeypatch):
     """PEL's 1_shot, 10_shot and 100_shot."""
-    run, gathered = Trainer(config("init_head", f"{images}_shot", method="lp")), []
-    gather = Trainer.class_features
-    monkeypatch.setattr(Trainer, "class_features", lambda *args: gathered.append(gather(*args)) or gathered[0])
-    run.run()
+    gathered = []
+
+    def record(backbone, classnames, features):
+        gathered.append(features())
+        return class_mean(backbone, classnames, lambda: gathered[0])
+
+    monkeypatch.setitem(HEAD_INITS, "class_mean", record)
+    execute(Trainer(config("init_head", f"{images}_shot", method="lp")))
     features, labels = gathered[0]
     assert np.bincount(labels).tolist() == [min(images, n) for n in (124, 80, 51, 33, 21, 14, 9, 5, 3, 2)]
     assert features.shape == (len(labels), 128)

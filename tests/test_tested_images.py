@@ -5,11 +5,11 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers import execute
 from PIL import Image
 
 from datasets import DATASETS, base, overlap
@@ -19,6 +19,7 @@ from trainer import Trainer
 from utils.config import load_config
 from utils.errors import CheckpointError, ConfigError
 from utils.run import checkpoint, results
+from utils.run.directory import RunDir
 
 CLASSES = ("bus", "cat", "dog")
 TRAIN, TEST = 6, 3  # images of each class
@@ -51,7 +52,7 @@ def run(random_clip, tmp_path, monkeypatch):
         if method == "zs":
             del keys[keys.index("classifier_init") : keys.index("classifier_init") + 2]
         cfg = load_config(data, "clip_vit", method, [str(key) for key in keys])
-        return Trainer(cfg, f"python main.py {' '.join(map(str, options))}").run()
+        return execute(Trainer(cfg, f"python main.py {' '.join(map(str, options))}"))
 
     return run
 
@@ -124,7 +125,7 @@ def test_a_name_that_is_taken_by_another_list_is_refused_before_the_test(run, li
     write_list(b[-1], of(pictures, "test", [2]))
     kept = (RUN / "results_test_b.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "build", lambda self: pytest.fail("it begins"))
+        patch.setattr("trainer.build_backbone", lambda cfg: pytest.fail("it begins"))
         with pytest.raises(ConfigError, match="results_test_b.json holds a test of other images.*test_name NAME"):
             run(*b, *TESTED)
         with pytest.raises(ConfigError, match="other images"):
@@ -171,7 +172,7 @@ def test_without_a_training_run_the_first_test_takes_the_plain_names(run, lists,
     place = ("output_dir", "theirs") if method == "zs" else ("output_dir", None, "model_dir", "theirs")
     if method == "lp":
         run(*a, "classifier", "LinearClassifier")
-        tensors, _ = checkpoint.load(RUN / checkpoint.CHECKPOINT)
+        tensors, _ = checkpoint.load(RUN / "checkpoint.safetensors")
         Path("theirs").mkdir()
         tuner = {name.replace("head.", "classifier."): tensor for name, tensor in tensors.items()}
         torch.save({"tuner": tuner}, "theirs/checkpoint.pth.tar")
@@ -382,7 +383,7 @@ def test_what_cannot_be_known_is_left_out(run, pictures, lists, tmp_path):
     """Files against pixels in memory; and a checkpoint of an older version, but for its own training list."""
     a, b, _ = lists
     run(*a)
-    path = RUN / checkpoint.CHECKPOINT
+    path = RUN / "checkpoint.safetensors"
     tensors, about = checkpoint.load(path)
     assert about["data"]["counts"] == [TRAIN] * 3
     checkpoint.save(path, tensors, {key: about[key] for key in ("backbone", "weights", "classes")})
@@ -413,13 +414,10 @@ def test_a_run_that_starts_from_another_inherits_its_images(run, pictures, lists
     assert (trained_on(started), started["started_from"]) == (0, str(RUN))
     tested = run(*second, "test_list", back, *TESTED)
     assert (trained_on(tested), tested["started_from"]) == (12, str(RUN))
-    known = checkpoint.load(Path("output/second") / checkpoint.CHECKPOINT)[1]["trained_on"]
-    assert known[1:] == checkpoint.load(RUN / checkpoint.CHECKPOINT)[1]["trained_on"]
-    trainer = Trainer(load_config("folder", "clip_tiny", "lp", []))
-    assert trainer.inherited_images() == []
-    (RUN / checkpoint.CHECKPOINT).rename(RUN / "checkpoint.pth.tar")  # of LIFT+: nobody knows
-    trainer.cfg = SimpleNamespace(model_dir=str(RUN))
-    assert trainer.inherited_images() == [overlap.UNKNOWN]
+    known = checkpoint.load(Path("output/second") / "checkpoint.safetensors")[1]["trained_on"]
+    assert known[1:] == checkpoint.load(RUN / "checkpoint.safetensors")[1]["trained_on"]
+    (RUN / "checkpoint.safetensors").rename(RUN / "checkpoint.pth.tar")  # of LIFT+: nobody knows
+    assert RunDir(RUN).training_record(RunDir(RUN).find_checkpoint()).images is None
 
 
 def test_hashes_of_files_see_size_and_blocks(tmp_path):
@@ -449,7 +447,7 @@ def test_hashes_of_files_see_size_and_blocks(tmp_path):
 
 def test_a_checkpoint_has_no_path_in_it(run, pictures):
     run("root", pictures)
-    about = json.dumps(checkpoint.load(RUN / checkpoint.CHECKPOINT)[1])
+    about = json.dumps(checkpoint.load(RUN / "checkpoint.safetensors")[1])
     assert os.fspath(pictures) not in about
     assert "bus" not in about
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_near, normal_images
+from helpers import assert_near, execute, normal_images
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -42,7 +42,7 @@ def image_tower(depth=4, **methods):
 
 def run_of(cfg):
     run = Trainer(cfg)
-    return run, run.run()
+    return run, execute(run)
 
 
 # ---- kernels ----
@@ -282,18 +282,19 @@ def test_compiled_blocks_are_the_blocks(method, compiles):
 
 
 @pytest.mark.parametrize(("options", "method"), [(("accum_step", 2), "lift+"), (("coop_ctx_len", 2), "coop")])
-def test_nothing_is_compiled_after_the_first_step(config, compiles, monkeypatch, options, method):
+def test_nothing_is_compiled_after_the_first_step(config, compiles, options, method):
     """Not for the last, smaller step (6 of 342 images), a second epoch or a test; and the run's result is the same."""
     options = (*options, "lr", 0.002, "num_epochs", 2)
     plain, _ = run_of(config(*options, "compile", "never", "output_dir", "plain", method=method))
     assert compiles() == 0
-    seen, step = [], Trainer.train_step
-    monkeypatch.setattr(Trainer, "train_step", lambda *args: (step(*args), seen.append(compiles()))[0])
-    run, _ = run_of(config(*options, "compile", "always", method=method))
-    assert len(seen) == 44
-    assert seen[0] >= 2
-    assert {*seen, compiles()} == {seen[0]}
-    plain, compiled = (checkpoint.load(r.run_dir / checkpoint.CHECKPOINT)[0] for r in (plain, run))
+    seen, run = [], Trainer(config(*options, "compile", "always", method=method))
+    run.loss.register_forward_pre_hook(lambda *_: seen.append(compiles()))
+    execute(run)
+    first = run.cfg.accum_step  # micro-batches of the first step
+    assert len(seen) == 44 * first
+    assert seen[first] >= 2
+    assert {*seen[first:], compiles()} == {seen[first]}
+    plain, compiled = (checkpoint.load(r.run_dir.path / "checkpoint.safetensors")[0] for r in (plain, run))
     assert plain.keys() == compiled.keys()
     assert all(torch.allclose(plain[name], compiled[name], atol=1e-5) for name in plain)
 
@@ -388,20 +389,19 @@ def plain_head(names):
     return F.normalize(Plain(p).texts(tokenize(class_prompts(names))) @ p["image_projection"].T, dim=-1)
 
 
-def test_200_steps_are_those_of_the_plain_path(config, monkeypatch):
+def test_200_steps_are_those_of_the_plain_path(config):
     """Losses within 1e-4 of the plain model's, trained by autograd and SGD on the same batches; the same accuracy."""
-    batches, losses, start, step = [], [], {}, Trainer.train_step
+    run = Trainer(config("weights", CLIP_TINY, "batch_size", 8, "num_epochs", 5))
+    start = {name: value.detach().clone() for name, value in run.model.named_parameters()}
+    images, batches, losses = [], [], []
+    run.parallel.register_forward_pre_hook(lambda module, args: images.append(args[0]))
 
-    def record(self, images, labels):
-        if not batches:
-            start.update({name: value.detach().clone() for name, value in self.model.named_parameters()})
-        batches.append((images, labels, self.optimizer.param_groups[0]["lr"]))
-        counters = step(self, images, labels)
-        losses.append(float(counters[0]))
-        return counters
+    def record(module, args, out):
+        batches.append((images[-1], args[1], run.optimizer.param_groups[0]["lr"]))
+        losses.append(out.mean().item())
 
-    monkeypatch.setattr(Trainer, "train_step", record)
-    run, results = run_of(config("weights", CLIP_TINY, "batch_size", 8, "num_epochs", 5))
+    run.loss.register_forward_hook(record)
+    results = execute(run)
     assert len(batches) >= 200
     start["head.weight"] = plain_head(run.data.classnames)
     trained = set(checkpoint.trained_tensors(run.model))
@@ -415,7 +415,7 @@ def test_200_steps_are_those_of_the_plain_path(config, monkeypatch):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    test = Loader(run.data.test, run.crops, in_order(np.arange(500), 500), CPU, 0)
+    test = Loader(run.data.test, run.test_crops, in_order(np.arange(500), 500), CPU, 0)
     with torch.no_grad():
         right = [(plain(images[:, 0]).argmax(1) == labels).float().mean() for images, labels in test]
     assert 100 * float(right[0]) == pytest.approx(results["accuracy"]["overall"], abs=0.201)  # one image of 500

@@ -26,6 +26,7 @@ from models.weights.lift_plus import published_name
 from utils.config import load_config
 from utils.errors import CheckpointError, ModelError
 from utils.run import checkpoint
+from utils.run.directory import RunDir
 
 CLASSES, WIDTH, TOKENS, RATIO = 5, 3, 2, 0.01
 KINDS = ("weight", "bias")
@@ -292,7 +293,7 @@ def our_model(backbone, names, layers, head="CosineClassifier", variant="lift"):
 def load(model, content, folder):
     """As a test run does with a file of that content."""
     torch.save(content, folder / "checkpoint.pth.tar")
-    checkpoint.restore(model, checkpoint.find(folder), {"backbone": "any"}, convert_upstream)
+    checkpoint.restore(model, RunDir(folder).find_checkpoint(), {"backbone": "any"}, convert_upstream)
     return model.double().eval()
 
 

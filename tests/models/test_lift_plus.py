@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from helpers import normal_images, randomize
+from helpers import execute, normal_images, randomize
 
 from models import Classifier, convert_upstream, peft
 from models.backbones.resnet import ResNet
@@ -23,6 +23,7 @@ from trainer import Trainer
 from utils.errors import CheckpointError, ModelError
 from utils.run import checkpoint
 from utils.run.checkpoint import trained_tensors
+from utils.run.directory import RunDir
 
 OF_LIFT_PLUS = [name for name in METHODS if name not in ("lora_mlp", "ssf_ln")]  # ours alone
 ALL = [*OF_LIFT_PLUS, "+".join(OF_LIFT_PLUS)]
@@ -161,7 +162,7 @@ def lift_plus_file(model):
 def load(model, content, path):
     """As a test run does with a file of that content."""
     torch.save(content, path / "checkpoint.pth.tar")
-    checkpoint.restore(model, checkpoint.find(path), {"backbone": "any"}, convert_upstream)
+    checkpoint.restore(model, RunDir(path).find_checkpoint(), {"backbone": "any"}, convert_upstream)
 
 
 # ---- loading ----
@@ -255,17 +256,17 @@ def test_entries_arrive_in_float32_beside_frozen_weights_in_half_precision(tmp_p
 def test_training_starts_from_the_entries_of_its_seed_alone(seed, config, tmp_path):
     """A checkpoint of ours keeps no places, so a later test could not find those of another seed."""
     run = Trainer(config("num_epochs", 1, "v.aft_seed", seed, "v.aft_ratio", 0.01, method="aft"))
-    run.run()
+    execute(run)
     (tmp_path / "theirs").mkdir()
     torch.save(lift_plus_file(run.model), tmp_path / "theirs/checkpoint.pth.tar")
     options = ("num_epochs", 1, "v.aft_ratio", 0.01, "model_dir", tmp_path / "theirs", "output_dir", "further")
     if seed == 0:
-        results = Trainer(config(*options, method="aft")).run()
+        results = execute(Trainer(config(*options, method="aft")))
         test = ("v.aft_ratio", 0.01, "test_only", "True", "model_dir", "output/further")
-        assert Trainer(config(*test, method="aft")).run()["per_class"] == results["per_class"]
+        assert execute(Trainer(config(*test, method="aft")))["per_class"] == results["per_class"]
     else:
         with pytest.raises(ModelError, match="other entries than the options choose.*aft_seed"):
-            Trainer(config(*options, method="aft")).run()
+            execute(Trainer(config(*options, method="aft")))
 
 
 @pytest.mark.parametrize("name", ["adaptformer.scale", "adaptformer.down.weight"])
@@ -334,17 +335,17 @@ def test_other_files_are_refused_and_run_nothing(content, tmp_path):
 
 def test_our_own_checkpoint_goes_before(tmp_path):
     (tmp_path / "checkpoint.pth.tar").touch()
-    assert checkpoint.find(tmp_path).name == "checkpoint.pth.tar"
+    assert RunDir(tmp_path).find_checkpoint().name == "checkpoint.pth.tar"
     (tmp_path / "checkpoint.safetensors").touch()
-    assert checkpoint.find(tmp_path).name == "checkpoint.safetensors"
+    assert RunDir(tmp_path).find_checkpoint().name == "checkpoint.safetensors"
 
 
 def test_a_run_tests_such_a_checkpoint(config, tmp_path):
     """Trained here, written as LIFT+ would, tested from there: the same accuracy."""
     run = Trainer(config())
-    results = run.run()
+    results = execute(run)
     (tmp_path / "theirs").mkdir()
     torch.save(lift_plus_file(run.model), tmp_path / "theirs/checkpoint.pth.tar")
-    again = Trainer(config("test_only", "True", "model_dir", tmp_path / "theirs")).run()
+    again = execute(Trainer(config("test_only", "True", "model_dir", tmp_path / "theirs")))
     assert again["per_class"] == results["per_class"]
     assert (tmp_path / "theirs/results_test.json").exists()

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from helpers import normal_images, randomize
+from helpers import execute, normal_images, randomize
 
 from models import Classifier, count_parameters, peft
 from models.backbones import BACKBONES
@@ -654,11 +654,11 @@ def test_a_test_of_other_entries_is_refused(option, config):
     """A checkpoint holds values and no places; of another seed they are as many."""
     aft = ("v.aft_ratio", 0.1)
     run = Trainer(config("num_epochs", 1, *aft, method="aft"))
-    results = run.run()
-    test = ("test_only", "True", "model_dir", run.run_dir)
-    assert Trainer(config(*aft, *test, method="aft")).run()["per_class"] == results["per_class"]
+    results = execute(run)
+    test = ("test_only", "True", "model_dir", run.run_dir.path)
+    assert execute(Trainer(config(*aft, *test, method="aft")))["per_class"] == results["per_class"]
     with pytest.raises(CheckpointError, match="other aft entries|trained with another method"):
-        Trainer(config(*aft, *test, *option, method="aft")).run()
+        execute(Trainer(config(*aft, *test, *option, method="aft")))
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])

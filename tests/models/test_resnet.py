@@ -5,7 +5,7 @@ import copy
 import helpers
 import pytest
 import torch
-from helpers import RESNET_RESOLUTION, STAGES, assert_near, normal_images
+from helpers import RESNET_RESOLUTION, STAGES, assert_near, execute, normal_images
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -402,41 +402,34 @@ def statistics(run):
 def test_a_run_saves_and_restores_the_statistics(bn_config):
     """For exactly the BatchNorms, and strictly; a test from the file finds the same."""
     run = Trainer(bn_config())
-    results = run.run()
+    results = execute(run)
     fresh = Trainer(bn_config("output_dir", "fresh", "lr", 0, "v.bn_tuning", "False"))
-    fresh.run()
+    execute(fresh)
     assert not any(torch.equal(value, statistics(fresh)[name]) for name, value in statistics(run).items())
-    path = run.run_dir / checkpoint.CHECKPOINT
+    path = run.run_dir.path / "checkpoint.safetensors"
     tensors, about = checkpoint.load(path)
     norms = {f"tower.{name}" for name, module in run.model.tower.named_modules() if isinstance(module, _BatchNorm)}
     kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     assert tensors.keys() == {f"{name}.{kind}" for name in norms for kind in kinds} | {"head.weight"}
     again = Trainer(bn_config("test_only", "True"))
-    assert again.run()["per_class"] == results["per_class"]
+    assert execute(again)["per_class"] == results["per_class"]
     assert all(torch.equal(value, statistics(run)[name]) for name, value in statistics(again).items())
     del tensors["tower.net.stem.conv1.bn.running_var"]
     checkpoint.save(path, tensors, about)
     with pytest.raises(checkpoint.CheckpointError, match=r"it lacks tower.net.stem.conv1.bn.running_var"):
-        Trainer(bn_config("test_only", "True")).run()
+        execute(Trainer(bn_config("test_only", "True")))
 
 
-def test_a_resumed_run_has_the_same_statistics_bit_by_bit(bn_config, monkeypatch):
+def test_a_resumed_run_has_the_same_statistics_bit_by_bit(bn_config):
     whole = Trainer(bn_config("output_dir", "whole"))
-    whole.run()
-    save = Trainer.save_progress
-
-    def die_after_the_first(self, epoch):
-        save(self, epoch)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "save_progress", die_after_the_first)
-        Trainer(bn_config("output_dir", "parts")).run()
+    execute(whole)
+    with Trainer(bn_config("output_dir", "parts")) as killed:
+        killed.fit(1)
     parts = Trainer(bn_config("output_dir", "parts"))
-    parts.run()
+    execute(parts)
     for name, value in statistics(whole).items():
         assert torch.equal(value, statistics(parts)[name]), name
-    files = [(run.run_dir / checkpoint.CHECKPOINT).read_bytes() for run in (whole, parts)]
+    files = [(run.run_dir.path / "checkpoint.safetensors").read_bytes() for run in (whole, parts)]
     assert files[0] == files[1]
 
 

@@ -10,12 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import execute
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from datasets import DATASETS
 from datasets.base import ImageList
 from datasets.loading.crops import TestCrops
 from datasets.sets import digits_lt
+from models.backbones.vit import VisionTransformer
 from trainer import Trainer
 from utils import cache as feature_cache
 from utils.cache import FeatureCache
@@ -46,31 +49,29 @@ def run(config, monkeypatch):
     few = dataclasses.replace(data, test=ImageList(data.test.images[::5], data.test.labels[::5]))
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: few)
     seen, number = [], itertools.count()
-    infer = Trainer.infer
 
-    def count_images(self, model, *args):
-        hook = model.tower.register_forward_hook(lambda module, images, out: seen.append(len(out)))
-        out = infer(self, model, *args)
-        hook.remove()
-        return out
+    def count_images(module, images, out):
+        if isinstance(module, VisionTransformer) and not torch.is_grad_enabled():
+            seen.append(len(out))
 
-    monkeypatch.setattr(Trainer, "infer", count_images)
+    hook = register_module_forward_hook(count_images)
 
     def run(*options, method):
         seen.clear()
         options = ("save_logits", "True", "output_dir", f"run{next(number)}", *options)
         trainer = Trainer(config(*options, method=method))
-        results = trainer.run()
+        results = execute(trainer)
         trained = checkpoint.trained_tensors(trainer.model).values()
         return SimpleNamespace(
             results=results,
-            logits=next(trainer.run_dir.glob("logits*")).read_bytes(),
+            logits=next(trainer.run_dir.path.glob("logits*")).read_bytes(),
             trained=torch.cat([torch.zeros(1), *(tensor.detach().flatten() for tensor in trained)]),
-            log=(trainer.run_dir / "log.txt").read_text(),
+            log=(trainer.run_dir.path / "log.txt").read_text(),
             images=sum(seen),
         )
 
-    return run
+    yield run
+    hook.remove()
 
 
 def assert_same(a, b):
