@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from helpers import execute
-
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
@@ -20,7 +18,7 @@ import torch
 from datasets import DATASETS
 from datasets.base import ImageList
 from datasets.sets import digits_lt
-from trainer import Trainer
+from trainer import run
 from utils.config import load_config
 
 
@@ -32,7 +30,7 @@ def train_all(output: str, runs: list[list[str]]) -> None:
     with mock.patch.dict(DATASETS, {"digits_lt": lambda *_: half}):
         for number, (method, *options) in enumerate(runs):
             cfg = load_config("digits_lt", "clip_tiny", method, [*options, "output_dir", f"{output}_{number}"])
-            execute(Trainer(cfg, "torchrun"))
+            run(cfg, "torchrun")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from datasets import DATASETS
 from datasets.base import DataSet, ImageList
 from datasets.loading.crops import build_test_crops
 from datasets.sets import digits_lt
-from models.heads import HEAD_INITS
-from models.heads.init import HEADS, class_mean
+from models.heads import HEAD_INITS, HEADS
+from models.heads.init import class_mean
 from models.losses import LOSSES
 from models.peft import METHODS
 from models.weights.load import load_backbone

@@ -117,7 +117,7 @@ def test_the_mean_over_draws_is_tested(config):
     images, model = run.data.test.images, tested.model.eval()
     with torch.inference_mode():
         for index in (0, 123):
-            crops = tested.crops(torch.from_numpy(images[index]).permute(2, 0, 1), 0, index)
+            crops = tested.test_crops(torch.from_numpy(images[index]).permute(2, 0, 1), 0, index)
             np.testing.assert_allclose(model(crops).mean(0).numpy(), found[index], rtol=1e-4, atol=1e-4)
 
 

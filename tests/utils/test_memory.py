@@ -98,7 +98,7 @@ def test_a_step_takes_the_parts_that_fit(free_mb, size, config, whole, few_image
     monkeypatch.setattr(memory, "free_bytes", lambda device: free_mb * MB)
     monkeypatch.setattr(memory, "kept_bytes", lambda model, forward: (10 + 3 * len(count_of(forward))) * MB)
     run, _ = train(config(*options, "accum_step", "None"))
-    assert run.part == size
+    assert run.micro_batch_size == size
     said = f"a step is {-(-16 // size)} x {size} images, 3 MB each, in a third of {free_mb:,} MB free"
     assert said in capsys.readouterr().out
     for name, value in weights(run).items():
