@@ -20,7 +20,7 @@ from datasets.base import ImageList
 from datasets.loading.crops import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
 from datasets.loading.loader import TEST_BATCH, Loader, TrainSteps, in_order, workers_note
 from models import (
-    Classifier,
+    Model,
     build_backbone,
     build_model,
     convert_upstream,
@@ -148,7 +148,7 @@ class Trainer:
         images = self.data.train
         seed = self.cfg.seed if self.cfg.variant == "lift" else None  # LIFT takes random ones
         indices = images.some_of_each(len(self.data.classnames), self.cfg.classifier_init_images, seed)
-        model = Classifier(backbone.image, torch.nn.Identity(), backbone.mean, backbone.std).to(self.device).eval()
+        model = Model(backbone.image, torch.nn.Identity(), backbone.mean, backbone.std).to(self.device).eval()
         centre = centre_crop(self.crops)
         out = torch.zeros(len(indices), backbone.image.dim, device=self.device)
         features = self.infer(model, images, indices, centre, out)
@@ -274,9 +274,7 @@ class Trainer:
 
     # ---- testing ----
 
-    def infer(
-        self, model: Classifier, images: ImageList, indices: np.ndarray, crops: AnyTestCrops, out: Tensor
-    ) -> Tensor:
+    def infer(self, model: Model, images: ImageList, indices: np.ndarray, crops: AnyTestCrops, out: Tensor) -> Tensor:
         """Fills `out` [n, C], zeros, with logits (means over crops), or int64 [n] with classes; by all processes."""
         rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = in_order(indices[rank::ranks], size)
