@@ -28,7 +28,7 @@ from datasets.base import ImageList
 from datasets.loading.crops import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
 from datasets.loading.loader import TEST_BATCH, Loader, TrainSteps, in_order, workers_note
 from models import (
-    Classifier,
+    Model,
     build_backbone,
     build_model,
     compile,
@@ -335,7 +335,7 @@ class Trainer:
 
     def _infer(
         self,
-        model: Classifier,
+        model: Model,
         images: ImageList,
         indices: np.ndarray,
         crops: AnyTestCrops,
@@ -359,7 +359,7 @@ class Trainer:
         images = self.data.train
         seed = self.cfg.seed if self.cfg.variant == "lift" else None  # LIFT takes random ones
         indices = images.some_of_each(len(self.data.classnames), self.cfg.classifier_init_images, seed)
-        model = Classifier(backbone.image, nn.Identity(), backbone.mean, backbone.std).to(self.device).eval()
+        model = Model(backbone.image, nn.Identity(), backbone.mean, backbone.std).to(self.device).eval()
         out = torch.zeros(len(indices), backbone.image.dim, device=self.device)
         features = self._infer(model, images, indices, centre_crop(self.test_crops), out, _mean_logits)
         return features, torch.from_numpy(images.labels[indices]).to(self.device)

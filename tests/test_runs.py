@@ -16,11 +16,10 @@ from datasets.sets import digits_lt
 from models.heads import HEAD_INITS, HEADS
 from models.heads.init import class_mean
 from models.losses import LOSSES
-from models.peft import METHODS
 from models.weights.load import load_backbone
 from trainer import Trainer
 from utils.config import config_names
-from utils.config.schema import KEYS
+from utils.config.schema import KEYS, methods_of
 from utils.run import checkpoint
 
 CHANCE = 10  # percent
@@ -49,7 +48,7 @@ def test_every_method_trains_and_tests(method, run):
     assert (results["params"]["trained"] > 0) == (method != "zs")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", methods_of("blocks"))
 def test_every_method_of_the_text_tower_trains_and_tests(method, run):
     results = run("coop", "coop", "False", f"l.{method}", "True", "lr", 0.002)
     assert results["accuracy"]["overall"] > 3 * CHANCE
@@ -77,7 +76,7 @@ def test_every_form_of_coop_trains_and_tests(options, run):
 
 def test_everything_at_once(run):
     """Any combination: every method in both towers, context, adapters and projections."""
-    options = [part for tower in "vl" for method in METHODS for part in (f"{tower}.{method}", "True")]
+    options = [part for tower in "vl" for method in methods_of("blocks") for part in (f"{tower}.{method}", "True")]
     results = run("coop", "clip_adapter", "True", "proj_tuning", "True", "lr", 0.0005, *options)
     assert results["accuracy"]["overall"] > 2 * CHANCE
 
@@ -213,5 +212,5 @@ def test_a_head_starts_from_so_many_images_a_class(config, images, monkeypatch):
 
 
 def test_the_tables_and_this_file_agree():
-    assert {"zs", "lift+", "coop", *METHODS} - {"adaptformer"} <= set(config_names("method"))
+    assert {"zs", "lift+", "coop", *methods_of("blocks")} - {"adaptformer"} <= set(config_names("method"))
     assert KEYS["save_logits"].default is False

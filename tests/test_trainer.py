@@ -376,14 +376,14 @@ def test_five_crops_average_the_logits(config):
     run, _ = train(config("num_epochs", 1))
     tested = Trainer(config("num_epochs", 1, "tte", "True", "test_only", "True"))
     shapes = []
-    features = trainer.Classifier.features
+    features = trainer.Model.features
 
     def spy(self, images):
         shapes.append(tuple(images.shape))
         return features(self, images)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Classifier, "features", spy)
+        patch.setattr(trainer.Model, "features", spy)
         execute(tested)
     assert sum(shape[0] for shape in shapes) == 5 * 500
 

@@ -36,7 +36,7 @@ CLIP_TINY = "asset:clip_tiny.safetensors"
 def image_tower(depth=4, **methods):
     torch.manual_seed(0)
     tower = VisionTransformer(64, depth, 8, 32, clip=True)
-    peft.attach(tower, methods, num_classes=10)
+    peft.attach(tower, peft.methods_from_keys(methods), num_classes=10)
     return tower.train()
 
 

@@ -6,26 +6,27 @@ import pytest
 import torch
 from helpers import execute, normal_images, randomize
 
-from models import Classifier, convert_upstream, peft
+from models import Model, convert_upstream, peft
 from models.backbones.resnet import ResNet
 from models.backbones.text import TextTransformer
 from models.backbones.vit import VisionTransformer
 from models.heads import HEADS
 from models.heads.text_similarity import TextSimilarity
-from models.heads.texts import Context, TrainedTexts
-from models.peft import METHODS
+from models.heads.texts import TextEncoderFeatures
 from models.peft.adapter import AdaptedMlp
 from models.peft.aft import PartlyTrainedLinear
+from models.peft.coop import PromptLearner
 from models.peft.lora import LoraQKV
 from models.peft.ssf import ScaleShift
 from models.precision import FrozenWeights
 from trainer import Trainer
+from utils.config.schema import METHODS, methods_of
 from utils.errors import CheckpointError, ModelError
 from utils.run import checkpoint
 from utils.run.checkpoint import trained_tensors
 from utils.run.directory import RunDir
 
-OF_LIFT_PLUS = [name for name in METHODS if name not in ("lora_mlp", "ssf_ln")]  # ours alone
+OF_LIFT_PLUS = [name for name in methods_of("blocks") if name not in ("lora_mlp", "ssf_ln")]  # ours alone
 ALL = [*OF_LIFT_PLUS, "+".join(OF_LIFT_PLUS)]
 
 
@@ -34,7 +35,7 @@ def options(methods, seed=0):
     chosen = {}
     for name in methods:
         chosen |= {name: True, f"{name}_layers": [0, 2]}
-        chosen |= {f"{name}_{option}": own[option] for option in METHODS[name].own}
+        chosen |= {f"{name}_{option}": own[option] for option in METHODS[name].options}
     return chosen
 
 
@@ -42,8 +43,8 @@ def image_model(methods, aft_seed=0, seed=0):
     """A classifier on an image tower of three blocks, all random."""
     tower = VisionTransformer(64, 3, 2, 4, clip=True)
     randomize(tower)  # the frozen weights of all models agree
-    peft.attach(tower, options(methods, aft_seed), num_classes=5)
-    return randomize_trained(Classifier(tower, HEADS["LinearClassifier"](5, 64), (0.5,) * 3, (0.5,) * 3), seed)
+    peft.attach(tower, peft.methods_from_keys(options(methods, aft_seed)), num_classes=5)
+    return randomize_trained(Model(tower, HEADS["LinearClassifier"](5, 64), (0.5,) * 3, (0.5,) * 3), seed)
 
 
 def text_model(methods, aft_seed=0, seed=0):
@@ -53,21 +54,21 @@ def text_model(methods, aft_seed=0, seed=0):
     tower = VisionTransformer(64, 1, 2, 4, clip=True).requires_grad_(False)
     randomize(text)
     randomize(tower)
-    peft.attach(text, options(methods, aft_seed), num_classes=2)
+    peft.attach(text, peft.methods_from_keys(options(methods, aft_seed)), num_classes=2)
     tokens = torch.tensor([[10, 1, 1, 5, 11], [10, 1, 1, 6, 11]])
     which = torch.tensor([[-1, 0, 1, -1, -1]] * 2)
-    texts = TrainedTexts(text, tokens, Context(torch.zeros(2, 64), which))
-    head = TextSimilarity(texts, torch.eye(64), torch.eye(64), torch.tensor(0.0), tune=True, width=3)
-    return randomize_trained(Classifier(tower, head, (0.5,) * 3, (0.5,) * 3), seed)
+    texts = TextEncoderFeatures(text, ["one", "two"])
+    texts.set_prompts(tokens, PromptLearner(torch.zeros(2, 64), which))
+    head = TextSimilarity(texts, torch.eye(64), torch.eye(64), torch.tensor(0.0))
+    peft.attach_to_head(head, {"proj_tuning": {}, "clip_adapter": {"dim": 3}})
+    return randomize_trained(Model(tower, head, (0.5,) * 3, (0.5,) * 3), seed)
 
 
 def resnet_model(methods, aft_seed=0, seed=0, joint=0):
     tower = ResNet((2, 1, 3, 1), 8, 64, joint)
     randomize(tower)
-    peft.attach(tower, dict.fromkeys(methods, True), num_classes=5)
-    return randomize_trained(
-        Classifier(tower, HEADS["CosineClassifier"](5, tower.dim, 25.0), (0.5,) * 3, (0.5,) * 3), seed
-    )
+    peft.attach(tower, {name: {} for name in methods}, num_classes=5)
+    return randomize_trained(Model(tower, HEADS["CosineClassifier"](5, tower.dim, 25.0), (0.5,) * 3, (0.5,) * 3), seed)
 
 
 def randomize_trained(model, seed):

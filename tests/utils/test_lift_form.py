@@ -217,9 +217,9 @@ def test_zero_shot_with_an_ensemble_is_open_clips(clip_pair):
 
 
 def _fixed(features):
-    from models.heads.texts import FixedTexts
+    from models.heads.texts import CachedTextFeatures
 
-    return FixedTexts(features)
+    return CachedTextFeatures(features)
 
 
 @pytest.mark.parametrize("method", ["zs", "lift+"])
