@@ -18,7 +18,9 @@ from torch import Tensor
 from datasets import build_data, overlap
 from datasets.base import ImageList
 from datasets.loading.crops import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
-from datasets.loading.loader import TEST_BATCH, Loader, TrainSteps, in_order, workers_note
+from datasets.loading.loader import TEST_BATCH, Loader
+from datasets.loading.sampler import TrainBatchSampler, sequential_batches
+from datasets.loading.workers import workers_note
 from models import (
     Classifier,
     build_backbone,
@@ -195,7 +197,7 @@ class Trainer:
         compilation.compile_blocks(self.model, cfg.compile, images, self.device, self.log.info)
         self.parallel = self.world.wrap(self.model)
 
-        steps = TrainSteps(len(data), cfg.batch_size, cfg.seed, cfg.num_epochs)
+        steps = TrainBatchSampler(len(data), cfg.batch_size, cfg.seed, cfg.num_epochs)
         with self.world.main_first():
             first_epoch = self.resume(steps.per_epoch)
         steps = dataclasses.replace(steps, first_epoch=first_epoch, rank=self.world.rank, num_ranks=ranks)
@@ -279,9 +281,9 @@ class Trainer:
     ) -> Tensor:
         """Fills `out` [n, C], zeros, with logits (means over crops), or int64 [n] with classes; by all processes."""
         rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
-        steps = in_order(indices[rank::ranks], size)
+        steps = sequential_batches(indices[rank::ranks], size)
         batches = Loader(images, crops, steps, self.device, self.cfg.num_workers)
-        parts = self.cache.features(model, batches, images.images, steps, crops, images.exif_orientation)
+        parts = self.cache.features(model, batches, images.images, steps, crops)
         with self.log.progress(len(indices), "testing") as bar:
             for features, rows in zip(parts, out[rank::ranks].split(size), strict=False):  # there may be none
                 logits = sum(model.head(crop) for crop in features) / len(features)
