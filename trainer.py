@@ -26,7 +26,9 @@ from torch import Tensor, nn
 from datasets import build_data, overlap
 from datasets.base import ImageList
 from datasets.loading.crops import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
-from datasets.loading.loader import TEST_BATCH, Loader, TrainSteps, in_order, workers_note
+from datasets.loading.loader import TEST_BATCH, Loader
+from datasets.loading.sampler import TrainBatchSampler, sequential_batches
+from datasets.loading.workers import workers_note
 from models import (
     Model,
     build_backbone,
@@ -204,7 +206,7 @@ class Trainer:
     ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """This process's share of every step, in order: uint8 images [b, 3, R, R] and labels [b], on the device."""
         cfg = self.cfg
-        steps = TrainSteps(
+        steps = TrainBatchSampler(
             len(self.data.train),
             cfg.batch_size,
             cfg.seed,
@@ -320,18 +322,15 @@ class Trainer:
 
     def score(self, split: str, outputs: np.ndarray) -> dict[str, Any]:
         """The scores of outputs of this split."""
-        data, labels = self.data, self._images(split).labels
+        data, labels = self.data, self.data.split(split).labels
         classes = outputs.argmax(1) if outputs.ndim == 2 else outputs
         floor = LIFT_HARMONIC_FLOOR if self.cfg.variant == "lift" else 0.0
         return score(labels, classes, data.classnames, data.class_counts, data.groups, floor)
 
-    def _images(self, split: str) -> ImageList:
-        return {"train": self.data.train, "test": self.data.test}[split]
-
     def _prepare_test(self, split: str) -> ImageList:
         self.frozen.cast(self.test_dtype)
         self.model.eval()
-        return self._images(split)
+        return self.data.split(split)
 
     def _infer(
         self,
@@ -344,9 +343,9 @@ class Trainer:
     ) -> Tensor:
         """Fills `out` [n, ...], zeros, with reduce(head, features [K, b, D]) of images[indices]; by all ranks."""
         rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
-        steps = in_order(indices[rank::ranks], size)
+        steps = sequential_batches(indices[rank::ranks], size)
         batches = Loader(images, crops, steps, self.device, self.cfg.num_workers)
-        features = self.cache.features(model, batches, images.images, steps, crops, images.exif_orientation)
+        features = self.cache.features(model, batches, images.images, steps, crops)
         with self.log.progress(len(indices), "testing") as bar:
             for batch, rows in zip(features, out[rank::ranks].split(size), strict=False):  # a rank may have none
                 rows.copy_(reduce(model.head, batch))
@@ -381,7 +380,7 @@ class Trainer:
         # ---- files ----
         if self.world.main:
             if logits:
-                results.save_logits(logits, outputs, self._images(self.mode.split).labels, self._describe_logits())
+                results.save_logits(logits, outputs, self.data.split(self.mode.split).labels, self._describe_logits())
             if self.trains:
                 self.run_dir.forget_earlier(logits)
             results.write_json(self.run_dir.results(self.mode), content)
@@ -516,7 +515,7 @@ class Trainer:
             return self.mode  # files of an earlier training run and its tests are replaced
         tested, path = self._describe_logits(), self.run_dir.logits(self.mode)
         if self.cfg.save_logits:
-            return self.run_dir.mode_for_logits(self.mode, tested, self._images(self.mode.split).labels)
+            return self.run_dir.mode_for_logits(self.mode, tested, self.data.split(self.mode.split).labels)
         there = results.logits_about(path)
         if there and "fingerprint" in there and not results.same_test(there, tested):
             self.log.info(f"note      {path} holds the logits of another test, and stays as it is")
@@ -543,7 +542,7 @@ class Trainer:
         """
         if not self.trainable or not self.world.main:
             return 0 if not self.trainable else None
-        images, split = self._images(self.mode.split), self.mode.split
+        images, split = self.data.split(self.mode.split), self.mode.split
         tested, records = self.record.fingerprints.get("test"), self.trained_images
         own = self.mode.trains or results.same_images(tested, self.fingerprints["test"])
         if own and self.data.shares_images and split == "test":

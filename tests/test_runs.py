@@ -10,7 +10,7 @@ from helpers import execute
 
 import main as cli
 from datasets import DATASETS
-from datasets.base import DataSet, ImageList
+from datasets.base import DataSet
 from datasets.loading.crops import build_test_crops
 from datasets.sets import digits_lt
 from models.heads import HEAD_INITS, HEADS
@@ -104,7 +104,7 @@ def test_a_clip_resnet_trains_and_tests(method, run, clip_resnet, capsys):
 def test_an_imagenet_resnet_trains_and_tests(method, run, tmp_path, monkeypatch):
     """It takes images of 224 pixels only, so there are few of them here."""
     data = digits_lt.build("digits_lt", None)
-    train, test = (ImageList(part.images[::9], part.labels[::9]) for part in (data.train, data.test))
+    train, test = (part.subset(slice(None, None, 9)) for part in (data.train, data.test))
     few = DataSet("digits_lt", data.classnames, train, test)
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: few)
     helpers.resnet_pair(tmp_path)
@@ -180,7 +180,7 @@ def test_saved_logits_are_those_of_the_test(config, method):
     assert labels.dtype == np.int64
     assert (labels == run.data.test.labels).all()
     assert results["accuracy"]["overall"] == pytest.approx(100 * (logits.argmax(1) == labels).mean())
-    images = torch.from_numpy(run.data.test.images[:1]).permute(0, 3, 1, 2)
+    images = torch.from_numpy(run.data.test.images.pixels[:1]).permute(0, 3, 1, 2)
     crop = build_test_crops(run.cfg, 32)(images[0])
     with torch.no_grad():
         assert np.allclose(run.model(crop).numpy(), logits[:1], rtol=1e-4, atol=1e-4)

@@ -12,8 +12,9 @@ import torch
 from helpers import execute
 from PIL import Image
 
-from datasets import DATASETS, base, overlap
-from datasets.base import DataSet, ImageList
+from datasets import DATASETS, images, overlap
+from datasets.base import DataSet
+from datasets.images import ImageList, ImagePaths
 from datasets.sets import cifar100_lt, digits_lt
 from trainer import Trainer
 from utils.config import load_config
@@ -149,7 +150,7 @@ def test_without_a_list_the_data_set_or_the_fingerprint_is_the_name(run, picture
     few = DataSet(
         "digits_lt",
         list(CLASSES),
-        *(ImageList(part.images[:9], part.labels[:9] % 3) for part in (whole.train, whole.test)),
+        *(part.subset(slice(9)).with_labels(part.labels[:9] % 3) for part in (whole.train, whole.test)),
     )
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: few)
     assert run(*TESTED, data="digits_lt")["data"]["list"] == "digits_lt"
@@ -256,7 +257,7 @@ def log(name="log_test.txt"):
 def known_by(request, monkeypatch):
     """Both ways of knowing an image: small sets, and those of which only names are recorded."""
     if request.param == "names":
-        monkeypatch.setattr(base, "CONTENT_FILES", 0)
+        monkeypatch.setattr(images, "CONTENT_FILES", 0)
     return request.param
 
 
@@ -347,10 +348,7 @@ def digits(train=slice(None), test=slice(None), name="digits_lt", swap=False, **
     """digits_lt with some of its images; with `swap` the test images are among the training ones."""
     data = digits_lt.build()
     tests = data.train if swap else data.test
-    parts = (
-        ImageList(part.images[chosen], part.labels[chosen]) for part, chosen in ((data.train, train), (tests, test))
-    )
-    return dataclasses.replace(DataSet(name, data.classnames, *parts), **more)
+    return dataclasses.replace(DataSet(name, data.classnames, data.train.subset(train), tests.subset(test)), **more)
 
 
 def test_pixels_in_memory(run, monkeypatch):
@@ -374,7 +372,7 @@ def test_a_published_set_that_shares_images_with_itself(run, monkeypatch):
 
 def test_cifar_is_such_a_set(tmp_path, monkeypatch):
     pixels = np.zeros((100 * 500, 2, 2, 3), np.uint8)
-    images = ImageList(pixels, np.arange(100).repeat(500))
+    images = ImageList.of_pixels(pixels, np.arange(100).repeat(500))
     monkeypatch.setattr(cifar100_lt, "_load", lambda root, train: (images, [str(c) for c in range(100)]))
     assert cifar100_lt.build("cifar100_ir100", ".").shares_images
 
@@ -391,8 +389,8 @@ def test_what_cannot_be_known_is_left_out(run, pictures, lists, tmp_path):
     short = write_list(tmp_path / "short.csv", of(pictures, "train", [0]))
     other = ("root", pictures, "train_list", short, "test_list", a[-1], *TESTED)
     assert trained_on(run(*other)) is None
-    files = ImageList([str(pictures / "train/bus/0.png")], np.zeros(1, np.int64))
-    pixels = ImageList(np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.int64))
+    files = ImageList.of_paths([str(pictures / "train/bus/0.png")], np.zeros(1, np.int64))
+    pixels = ImageList.of_pixels(np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.int64))
     assert overlap.count_shared(files, None, [overlap.record(pixels, None)]) is None
     assert overlap.count_shared(pixels, None, [overlap.record(files, None)]) is None
     assert overlap.count_shared(files, None, [overlap.UNKNOWN, overlap.record(files, None)]) == 1
@@ -438,10 +436,10 @@ def test_hashes_of_files_see_size_and_blocks(tmp_path):
     add("small", content[:100])
     add("empty", b"")
     images.append(str(tmp_path / "missing"))
-    hashes = ImageList(images, np.zeros(len(images), np.int64)).content_hashes
+    hashes = ImagePaths(images).content_hashes
     assert len(set(hashes.tolist())) == len(images)
     shutil.copy(tmp_path / "first", tmp_path / "copy")
-    copy = ImageList([str(tmp_path / "copy")], np.zeros(1, np.int64)).content_hashes
+    copy = ImagePaths([str(tmp_path / "copy")]).content_hashes
     assert copy[0] == hashes[0]
 
 
@@ -502,7 +500,7 @@ def same_names(pictures, tmp_path):
 @pytest.fixture(params=["all contents", "a sample"])
 def looked_at(request, monkeypatch):
     if request.param == "a sample":
-        monkeypatch.setattr(base, "CONTENT_FILES", 0)
+        monkeypatch.setattr(images, "CONTENT_FILES", 0)
 
 
 def test_other_pictures_of_the_same_names_are_another_list(run, pictures, same_names, looked_at):

@@ -13,7 +13,6 @@ from helpers import execute, train, weights
 
 import trainer
 from datasets import DATASETS
-from datasets.base import ImageList
 from datasets.sets import digits_lt
 from models.losses import LOSSES
 from models.weights.load import load_backbone
@@ -217,7 +216,7 @@ def test_a_finished_run_stays_until_its_repetition_has_ended(config):
 def test_a_run_of_other_test_images_is_not_replaced(config, monkeypatch):
     train(config())
     whole = digits_lt.build("digits_lt", None)
-    fewer = dataclasses.replace(whole, test=ImageList(whole.test.images[:50], whole.test.labels[:50]))
+    fewer = dataclasses.replace(whole, test=whole.test.subset(slice(50)))
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: fewer)
     with pytest.raises(CheckpointError, match="other test images; test_only True tests that run on these"):
         train(config())
@@ -359,7 +358,7 @@ def test_zero_shot_equals_clip_by_hand(config):
     clip, _ = load_backbone("clip_vit", run.cfg.weights)
     from torchvision.transforms.functional import InterpolationMode, center_crop, normalize, resize
 
-    images = torch.from_numpy(run.data.test.images).permute(0, 3, 1, 2)
+    images = torch.from_numpy(run.data.test.images.pixels).permute(0, 3, 1, 2)
     images = center_crop(resize(images, 36, InterpolationMode.BICUBIC, antialias=True), 32).float() / 255
     images = normalize(images, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
     from open_clip import tokenize
@@ -391,7 +390,7 @@ def test_five_crops_average_the_logits(config):
 def test_starting_from_mean_features(config):
     run, results = train(config("classifier_init", "class_mean", "num_epochs", 1, "lr", 0))
     clip, _ = load_backbone("clip_vit", run.cfg.weights)
-    images = torch.from_numpy(run.data.train.images).permute(0, 3, 1, 2)
+    images = torch.from_numpy(run.data.train.images.pixels).permute(0, 3, 1, 2)
     crops = torch.nn.functional.interpolate(images, 32, mode="bicubic", antialias=True)
     mean, std = (torch.tensor(constant).view(3, 1, 1) for constant in (clip.mean, clip.std))
     with torch.no_grad():

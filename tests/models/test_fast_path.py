@@ -15,7 +15,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from datasets.base import ImageList
-from datasets.loading.loader import Loader, in_order
+from datasets.loading.loader import Loader
+from datasets.loading.sampler import sequential_batches
 from models import compile as compilation
 from models import peft, precision
 from models.backbones import BACKBONES, kernels
@@ -156,11 +157,11 @@ class CountsThreads:
 
 
 def test_workers_take_one_thread_and_the_main_process_keeps_its_own():
-    images = ImageList(np.zeros((4, 1, 1, 3), np.uint8), np.zeros(4, np.int64))
+    images = ImageList.of_pixels(np.zeros((4, 1, 1, 3), np.uint8), np.zeros(4, np.int64))
     mine = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        batches = list(Loader(images, CountsThreads(), in_order(np.arange(4), 2), CPU, num_workers=2))
+        batches = list(Loader(images, CountsThreads(), sequential_batches(np.arange(4), 2), CPU, num_workers=2))
         assert [int(x.max()) for x, _ in batches] == [1, 1]
         assert torch.get_num_threads() == 3
     finally:
@@ -415,7 +416,7 @@ def test_200_steps_are_those_of_the_plain_path(config):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    test = Loader(run.data.test, run.test_crops, in_order(np.arange(500), 500), CPU, 0)
+    test = Loader(run.data.test, run.test_crops, sequential_batches(np.arange(500), 500), CPU, 0)
     with torch.no_grad():
         right = [(plain(images[:, 0]).argmax(1) == labels).float().mean() for images, labels in test]
     assert 100 * float(right[0]) == pytest.approx(results["accuracy"]["overall"], abs=0.201)  # one image of 500

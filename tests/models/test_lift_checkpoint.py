@@ -621,7 +621,7 @@ def test_a_run_tests_such_a_checkpoint(random_clip, tmp_path, monkeypatch):
     assert cli.main(["-d", "digits_lt", "-b", "clip_vit", "-m", "lift", *options]) == 0
 
     cfg = load_config("digits_lt", "clip_vit", "lift", options)
-    images = torch.from_numpy(digits_lt.build("digits_lt", None).test.images[:5]).permute(0, 3, 1, 2)
+    images = torch.from_numpy(digits_lt.build("digits_lt", None).test.images.pixels[:5]).permute(0, 3, 1, 2)
     crops = torch.cat([build_test_crops(cfg, 32)(image) for image in images])
     backbone, _ = build_backbone(cfg)
     mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))

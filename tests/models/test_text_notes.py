@@ -7,7 +7,7 @@ import pytest
 from helpers import execute
 from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
-from datasets.own.classnames import are_codes
+from datasets.own.codes import are_codes
 from datasets.sets import digits_lt
 from models.backbones.text import text_notes
 from trainer import Trainer

@@ -12,7 +12,7 @@ import pytest
 import torch
 from distributed_runs import train_all
 
-from datasets.loading.loader import TrainSteps
+from datasets.loading.sampler import TrainBatchSampler
 from utils.config import load_config
 from utils.device import runtime
 from utils.device.distributed import World
@@ -139,8 +139,8 @@ def test_an_error_ends_all_processes(tmp_path):
 @pytest.mark.parametrize("size, batch_size", [(50, 8), (51, 8), (7, 16), (33, 4)])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_processes_share_the_samples_of_the_same_steps(size, batch_size, ranks):
-    whole = list(TrainSteps(size, batch_size, seed=3, num_epochs=2))
-    shares = [list(TrainSteps(size, batch_size, 3, 2, rank=r, num_ranks=ranks)) for r in range(ranks)]
+    whole = list(TrainBatchSampler(size, batch_size, seed=3, num_epochs=2))
+    shares = [list(TrainBatchSampler(size, batch_size, 3, 2, rank=r, num_ranks=ranks)) for r in range(ranks)]
     assert {len(share) for share in shares} == {len(whole)}
     for step, *parts in zip(whole, *shares, strict=True):
         together = list(itertools.chain(*parts))

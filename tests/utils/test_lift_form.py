@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torchvision import transforms as tv
 
 from datasets import build_data
-from datasets.base import DataSet, ImageList
+from datasets.base import ImageList
 from datasets.loading.crops import FIRST_DRAW, TestCrops, TestDraws, TrainCrop, build_test_crops, centre_crop, resize
 from datasets.sets import cifar100_lt
 from models.backbones.text import tokenize
@@ -117,7 +117,7 @@ def test_the_mean_over_draws_is_tested(config):
     images, model = run.data.test.images, tested.model.eval()
     with torch.inference_mode():
         for index in (0, 123):
-            crops = tested.test_crops(torch.from_numpy(images[index]).permute(2, 0, 1), 0, index)
+            crops = tested.test_crops(images.read(index), 0, index)
             np.testing.assert_allclose(model(crops).mean(0).numpy(), found[index], rtol=1e-4, atol=1e-4)
 
 
@@ -127,7 +127,7 @@ def test_the_mean_over_draws_is_tested(config):
 @pytest.mark.parametrize("limit", [1, 3, None])
 def test_random_images_of_each_class(limit):
     labels = np.array([0] * 20 + [1] * 2 + [2] * 50)
-    images = ImageList([str(i) for i in range(len(labels))], labels)
+    images = ImageList.of_paths([str(i) for i in range(len(labels))], labels)
     first, drawn = images.some_of_each(3, limit), images.some_of_each(3, limit, seed=0)
     counts = np.minimum([20, 2, 50], limit or 50)
     for indices in (first, drawn):
@@ -142,7 +142,7 @@ def test_class_means_of_all_images(config):
     run = Trainer(config("classifier_init", "class_mean", "classifier_init_images", "None", "num_epochs", 1, "lr", 0))
     execute(run)
     clip, _ = load_backbone("clip_vit", run.cfg.weights)
-    images = torch.from_numpy(run.data.train.images).permute(0, 3, 1, 2)
+    images = torch.from_numpy(run.data.train.images.pixels).permute(0, 3, 1, 2)
     crops = F.interpolate(images, 32, mode="bicubic", antialias=True)
     mean, std = (torch.tensor(constant).view(3, 1, 1) for constant in (clip.mean, clip.std))
     with torch.no_grad():
@@ -275,10 +275,9 @@ def counts_of(data):
 
 @pytest.mark.parametrize("name", ["cifar100_ir100", "cifar100_ir50", "cifar100_ir10"])
 def test_lifts_groups_are_those_of_imbalance_100(name, monkeypatch):
-    counts = cifar100_lt.counts(name)
-    train = ImageList(np.zeros((counts.sum(), 1, 1, 3), np.uint8), np.repeat(np.arange(100), counts))
-    data = DataSet(name, [f"class {c}" for c in range(100)], train, train)
-    monkeypatch.setitem(build_data.__globals__["DATASETS"], name, lambda *_: data)
+    pixels, classnames = np.zeros((50_000, 1, 1, 3), np.uint8), [f"class {c}" for c in range(100)]
+    whole = ImageList.of_pixels(pixels, np.repeat(np.arange(100), 500))
+    monkeypatch.setattr(cifar100_lt, "_load", lambda root, train: (whole, classnames))
     ir100 = [int(500 * 0.01 ** (c / 99)) for c in range(100)]
     expected = {"many": sum(n > 100 for n in ir100), "medium": sum(20 <= n <= 100 for n in ir100)}
     lift = build_data(load_config(name, None, "clip_vit_b16", []))
