@@ -37,11 +37,12 @@ from utils.config.schema import KEYS
 from utils.device import memory, runtime
 from utils.device.distributed import World
 from utils.errors import ModelError
-from utils.files import sha256
-from utils.metrics import score
+from utils.evaluators import ClassInfo, evaluate, need_logits
+from utils.files import sha256, write_text
+from utils.optim import OPTIMIZERS
 from utils.run import checkpoint, results
 from utils.run.log import RunLog
-from utils.schedule import cosine_lr
+from utils.schedule import SCHEDULES
 
 LIFT_HARMONIC_FLOOR = 1e-3  # percent: LIFT raises a class's accuracy to this in the harmonic mean
 
@@ -185,8 +186,9 @@ class Trainer:
 
     def fit(self) -> None:
         cfg, data, ranks = self.cfg, self.data.train, self.world.size
-        tensors = checkpoint.trained_tensors(self.model).values()
-        self.optimizer = torch.optim.SGD(tensors, cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
+        tensors = checkpoint.trainable_tensors(self.model).values()
+        options = {"lr": cfg.lr, "weight_decay": cfg.weight_decay, "momentum": cfg.momentum}
+        self.optimizer = OPTIMIZERS[cfg.optimizer](tensors, **options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
         self.loss = build_loss(cfg, torch.from_numpy(self.data.class_counts)).to(self.device)
         self.frozen.cast(self.train_dtype)
@@ -212,12 +214,13 @@ class Trainer:
 
     def train_epoch(self, epoch: int, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
         cfg = self.cfg
-        lr = cosine_lr(cfg.lr, epoch, cfg.num_epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         counters = torch.zeros(2, device=self.device)  # sum of the steps' losses, images classified right
         with self.log.epoch(epoch, cfg.num_epochs, len(self.data.train), num_steps) as progress:
             for step in range(1, num_steps + 1):
+                done = epoch * num_steps + step - 1
+                lr = SCHEDULES[cfg.schedule](cfg.lr, done, num_steps, cfg.num_epochs, cfg.warmup_epochs)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = lr
                 images, labels = next(batches)
                 counters += self.train_step(images, labels)
                 progress.advance(min(cfg.batch_size, len(self.data.train) - (step - 1) * cfg.batch_size))
@@ -264,7 +267,7 @@ class Trainer:
         test_images = self.lists["test"]
         checkpoint.require_same_run(self.run_dir, self.settings, test_images, self.absent)
         self.log.rewind(0)
-        (self.run_dir / "config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
+        write_text(self.run_dir / "config.yaml", self.cfg.dump())
 
     def save_progress(self, epoch: int) -> None:
         about = {"epoch": epoch, "seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
@@ -291,20 +294,21 @@ class Trainer:
 
     @torch.inference_mode()
     def evaluate(self) -> dict:
-        """Scores of the model on the test set, or with test_train on the training set; see utils.metrics.score."""
+        """Scores of the model on the test set, or with test_train on the training set; see utils.evaluators."""
         split, classes, saves = getattr(self.data, self.split), len(self.data.classnames), self.cfg.save_logits
+        logits = saves or need_logits(self.cfg.evaluators)
         self.frozen.cast(self.test_dtype)
         self.model.eval()
-        start, shape = time.perf_counter(), (len(split), classes) if saves else (len(split),)
-        outputs = torch.zeros(shape, dtype=torch.float32 if saves else torch.int64, device=self.device)
+        start, shape = time.perf_counter(), (len(split), classes) if logits else (len(split),)
+        outputs = torch.zeros(shape, dtype=torch.float32 if logits else torch.int64, device=self.device)
         outputs = self.infer(self.model, split, np.arange(len(split)), self.crops, outputs).cpu().numpy()
         self.seconds["test"] = time.perf_counter() - start
         self.rates["test"] = None if self.cache.hit else len(split) / self.seconds["test"]
         if saves and self.world.main:
             results.save_logits(self.files.logits, outputs, split.labels, self.tested)
-        predictions = outputs.argmax(1) if saves else outputs
         floor = LIFT_HARMONIC_FLOOR if self.cfg.variant == "lift" else 0.0
-        return score(split.labels, predictions, self.data.classnames, self.data.class_counts, self.data.groups, floor)
+        info = ClassInfo(self.data.classnames, self.data.class_counts, self.data.groups, floor)
+        return evaluate(self.cfg.evaluators, outputs, split.labels, info)
 
     def report(self, scores: dict) -> dict:
         """Writes the results file and shows its table."""

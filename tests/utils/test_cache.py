@@ -61,7 +61,7 @@ def run(config, monkeypatch):
         options = ("save_logits", "True", "output_dir", f"run{next(number)}", *options)
         trainer = Trainer(config(*options, method=method))
         results = trainer.run()
-        trained = checkpoint.trained_tensors(trainer.model).values()
+        trained = checkpoint.trainable_tensors(trainer.model).values()
         return SimpleNamespace(
             results=results,
             logits=next(trainer.run_dir.glob("logits*")).read_bytes(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.errors import ConfigError
+from utils.files import write_text
 
 
 class RunLog:
@@ -76,7 +77,7 @@ class RunLog:
         path = self.directory / "metrics.jsonl"
         if path.exists() and self.speaks:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            path.write_text("".join(line for line in lines if _step_of(line) <= step), encoding="utf-8")
+            write_text(path, "".join(line for line in lines if _step_of(line) <= step))
         for events in self.directory.glob("events.out.*") if step == 0 and self.speaks else ():
             events.unlink()
         self.first_step = step + 1

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from utils.errors import ConfigError
-from utils.files import whole
+from utils.files import atomic_write
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes whole or not at all."""
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(f"{json.dumps(content, indent=1)}\n".encode())
 
 
@@ -203,7 +203,7 @@ def save_logits(path: Path, logits: np.ndarray, labels: np.ndarray, tested: dict
 
     tested: stored beside them: the list's fingerprint, and the crops, expand and precision of the test.
     """
-    with whole(path) as file:
+    with atomic_write(path) as file:
         np.savez(file, logits=logits.astype(np.float32), labels=labels.astype(np.int64), **tested)
 
 
