@@ -17,6 +17,7 @@ from torch import Tensor
 
 from datasets import build_data, overlap
 from datasets.base import ImageList
+from datasets.contents import image_digest
 from datasets.loading.crops import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
 from datasets.loading.loader import TEST_BATCH, Loader, TrainSteps, in_order, workers_note
 from models import (
@@ -30,15 +31,16 @@ from models import (
     prompt_notes,
 )
 from models import compile as compilation
+from models.features import cached_features
 from models.losses import build_loss
-from utils.cache import FeatureCache
+from utils.cache import TensorCache
 from utils.config import Config, training_options
 from utils.config.schema import KEYS
 from utils.device import memory, runtime
 from utils.device.distributed import World
 from utils.errors import ModelError
 from utils.evaluators import ClassInfo, evaluate, need_logits
-from utils.files import sha256, write_text
+from utils.files import sha256, sha256_of_code, write_text
 from utils.optim import OPTIMIZERS
 from utils.run import checkpoint, results
 from utils.run.log import RunLog
@@ -96,7 +98,7 @@ class Trainer:
         backbone.to(self.device)
         weights = {"name": loaded.name, "sha256": loaded.sha256, "published": loaded.published}
         computed = f"{weights['sha256']} {backbone.geometry}"  # activation and heads are not in the file
-        self.cache = FeatureCache(cfg.feature_cache, computed, self.world, self.log.info)
+        self.cache, self.weights_key = TensorCache("features", cfg.feature_cache, self.log.info), computed
         features = functools.partial(self.class_features, backbone)
         self.model = build_model(cfg, backbone, data.classnames, features, start=trained is None).to(self.device)
         self.frozen = precision.FrozenWeights(self.model, self.train_dtype, self.test_dtype)
@@ -283,14 +285,28 @@ class Trainer:
         """Fills `out` [n, C], zeros, with logits (means over crops), or int64 [n] with classes; by all processes."""
         rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = in_order(indices[rank::ranks], size)
-        batches = Loader(images, crops, steps, self.device, self.cfg.num_workers)
-        parts = self.cache.features(model, batches, images.images, steps, crops, images.exif_orientation)
+        batches = (batch for batch, _ in Loader(images, crops, steps, self.device, self.cfg.num_workers))
+        key = functools.partial(self.feature_key, images, indices[rank::ranks], crops)
+        sizes = [len(step) for step in steps]
+        parts, self.features_cached = cached_features(model, batches, sizes, crops.count, self.cache, key)
         with self.log.progress(len(indices), "testing") as bar:
             for features, rows in zip(parts, out[rank::ranks].split(size), strict=False):  # there may be none
                 logits = sum(model.head(crop) for crop in features) / len(features)
                 rows.copy_(logits if out.is_floating_point() else logits.argmax(1))
                 bar.update(features.shape[1] * ranks)
             return self.world.sum(out, self.device)
+
+    def feature_key(self, images: ImageList, indices: np.ndarray, crops: AnyTestCrops) -> dict:
+        """What features depend on; see models/features.py."""
+        root = Path(__file__).parent
+        return {
+            "weights": self.weights_key,
+            "images": image_digest(images.images, indices.tolist()),
+            "exif_orientation": images.exif_orientation,
+            "crops": repr(crops),
+            "environment": runtime.environment(self.device, self.world),
+            "code": sha256_of_code(root / "models", root / "datasets"),
+        }
 
     @torch.inference_mode()
     def evaluate(self) -> dict:
@@ -303,7 +319,7 @@ class Trainer:
         outputs = torch.zeros(shape, dtype=torch.float32 if logits else torch.int64, device=self.device)
         outputs = self.infer(self.model, split, np.arange(len(split)), self.crops, outputs).cpu().numpy()
         self.seconds["test"] = time.perf_counter() - start
-        self.rates["test"] = None if self.cache.hit else len(split) / self.seconds["test"]
+        self.rates["test"] = None if self.features_cached else len(split) / self.seconds["test"]
         if saves and self.world.main:
             results.save_logits(self.files.logits, outputs, split.labels, self.tested)
         floor = LIFT_HARMONIC_FLOOR if self.cfg.variant == "lift" else 0.0

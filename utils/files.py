@@ -1,6 +1,7 @@
 """Files: written whole or not at all, and their checksums."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import secrets
@@ -57,3 +58,10 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+@functools.cache
+def sha256_of_code(*directories: Path) -> str:
+    """The SHA-256 of all Python files below these directories, in hex; it is computed once in a process."""
+    files = [file for directory in directories for file in sorted(directory.rglob("*.py"))]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

@@ -10,7 +10,6 @@ import http.client
 import os
 import shlex
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -22,7 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.base import ImageList
+from utils.cache import cache_folder
 from utils.errors import DataError
+from utils.files import atomic_write
 
 ADDRESS = "https://raw.githubusercontent.com"
 ATTEMPTS = 3
@@ -81,9 +82,7 @@ def read_files(names: Sequence[str], root: str) -> list[bytes]:
 
 def cache() -> Path:
     """The user's folder for fetched lists."""
-    folder = os.environ.get("XDG_CACHE_HOME", "")
-    # as the XDG rules say, a relative path counts as none
-    return Path(folder if os.path.isabs(folder) else os.path.expanduser("~/.cache")) / "lift_plus/lists"
+    return cache_folder("lists")
 
 
 def blob_id(content: bytes) -> str:
@@ -153,16 +152,11 @@ def _download(address: str, name: str) -> bytes:
 
 
 def _keep(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, whoever else writes it at the same time."""
+    """Writes a file, or warns that it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(".partial", path.name, path.parent)
-        try:
-            with open(handle, "wb") as file:
-                file.write(content)
-            os.replace(partial, path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        with atomic_write(path) as file:
+            file.write(content)
     except OSError as error:
         _warn(f"{path} cannot be written ({error.strerror}); the next run will fetch it again")
 
