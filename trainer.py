@@ -41,21 +41,23 @@ from models import (
     prompt_notes,
 )
 from models.backbones.backbone import Backbone
+from models.features import cached_features
 from models.losses import build_loss
 from models.weights.load import Weights
-from utils.cache import FeatureCache
+from utils.cache import TensorCache
 from utils.config import Config, training_options
 from utils.config.schema import KEYS
 from utils.device import memory, runtime
 from utils.device.distributed import World
 from utils.errors import ConfigError, ModelError
-from utils.files import sha256
-from utils.metrics import score
+from utils.evaluators import ClassInfo, evaluate, need_logits
+from utils.files import sha256, sha256_of_code
+from utils.optim import OPTIMIZERS
 from utils.run import checkpoint, results
 from utils.run.directory import RunDir, TrainingRecord
 from utils.run.log import RunLog
 from utils.run.mode import TESTED_OTHERWISE, Mode, build_mode
-from utils.schedule import cosine_lr
+from utils.schedule import SCHEDULES
 
 LIFT_HARMONIC_FLOOR = 1e-3  # percent: LIFT raises a class's accuracy to this in the harmonic mean
 
@@ -103,8 +105,8 @@ class Trainer:
             self.test_crops = build_test_crops(cfg, self.resolution)
             runtime.prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
             backbone.to(self.device)
-            computed = f"{weights.sha256} {backbone.geometry}"  # activation and heads are not in the file
-            self.cache = FeatureCache(cfg.feature_cache, computed, self.world, self.log.info)
+            self.cache, self.features_cached = TensorCache("features", cfg.feature_cache, self.log.info), False
+            self.weights_key = f"{weights.sha256} {backbone.geometry}"  # activation and heads are not in the file
             features = functools.partial(self._class_features, backbone)
             model = build_model(cfg, backbone, self.data.classnames, features, start=self.source is None)
             self.model = model.to(self.device)
@@ -130,8 +132,9 @@ class Trainer:
             self.parallel: nn.Module = self.model
             if self.trains:
                 self.loss = build_loss(cfg, torch.from_numpy(self.data.class_counts)).to(self.device)
-                tensors = checkpoint.trained_tensors(self.model).values()
-                self.optimizer = torch.optim.SGD(tensors, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay)
+                tensors = checkpoint.trainable_tensors(self.model).values()
+                options = {"lr": cfg.lr, "weight_decay": cfg.weight_decay, "momentum": cfg.momentum}
+                self.optimizer = OPTIMIZERS[cfg.optimizer](tensors, **options)
                 self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
                 self.frozen.cast(self.train_dtype)
                 share = math.ceil(cfg.batch_size / self.world.size)
@@ -220,12 +223,13 @@ class Trainer:
 
     def _train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
         cfg, num_images = self.cfg, len(self.data.train)
-        lr = cosine_lr(cfg.lr, self.epoch, cfg.num_epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         counters = torch.zeros(2, device=self.device)  # sum of the steps' losses, images classified correctly
         with self.log.epoch(self.epoch, cfg.num_epochs, num_images, num_steps) as progress:
             for step in range(1, num_steps + 1):
+                done = self.epoch * num_steps + step - 1
+                lr = SCHEDULES[cfg.schedule](cfg.lr, done, num_steps, cfg.num_epochs, cfg.warmup_epochs)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = lr
                 images, labels = next(batches)
                 counters += self.train_step(images, labels)
                 progress.advance(min(cfg.batch_size, num_images - (step - 1) * cfg.batch_size))
@@ -293,7 +297,7 @@ class Trainer:
         return self.outputs(split, logits=True)
 
     def evaluate(self, split: str = "test") -> dict[str, Any]:
-        """The scores of the model on a split: see utils.metrics.score. Nothing is written."""
+        """The scores of the model on a split: see utils/evaluators.py. Nothing is written."""
         return self.score(split, self.outputs(split))
 
     @torch.inference_mode()
@@ -308,24 +312,24 @@ class Trainer:
     def outputs(self, split: str, logits: bool | None = None) -> np.ndarray:
         """The logits, float32 [n, C], of the images of a split, or their predicted classes, int64 [n].
 
-        logits: None = where they are saved; classes take less memory.
+        logits: None = where they are saved, or read by an evaluator; classes take less memory.
         """
         images, start = self._prepare_test(split), time.perf_counter()
-        logits = self.cfg.save_logits if logits is None else logits
+        if logits is None:
+            logits = self.cfg.save_logits or need_logits(self.cfg.evaluators)
         shape = (len(images), len(self.data.classnames)) if logits else (len(images),)
         out = torch.zeros(shape, dtype=torch.float32 if logits else torch.int64, device=self.device)
         reduce = _mean_logits if logits else _classify
         outputs = self._infer(self.model, images, np.arange(len(images)), self.test_crops, out, reduce).cpu().numpy()
         self.seconds["test"] = time.perf_counter() - start
-        self.images_per_second["test"] = None if self.cache.hit else len(images) / self.seconds["test"]
+        self.images_per_second["test"] = None if self.features_cached else len(images) / self.seconds["test"]
         return outputs
 
     def score(self, split: str, outputs: np.ndarray) -> dict[str, Any]:
         """The scores of outputs of this split."""
-        data, labels = self.data, self.data.split(split).labels
-        classes = outputs.argmax(1) if outputs.ndim == 2 else outputs
         floor = LIFT_HARMONIC_FLOOR if self.cfg.variant == "lift" else 0.0
-        return score(labels, classes, data.classnames, data.class_counts, data.groups, floor)
+        classes = ClassInfo(self.data.classnames, self.data.class_counts, self.data.groups, floor)
+        return evaluate(self.cfg.evaluators, outputs, self.data.split(split).labels, classes)
 
     def _prepare_test(self, split: str) -> ImageList:
         self.frozen.cast(self.test_dtype)
@@ -344,13 +348,27 @@ class Trainer:
         """Fills `out` [n, ...], zeros, with reduce(head, features [K, b, D]) of images[indices]; by all ranks."""
         rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = sequential_batches(indices[rank::ranks], size)
-        batches = Loader(images, crops, steps, self.device, self.cfg.num_workers)
-        features = self.cache.features(model, batches, images.images, steps, crops)
+        batches = (batch for batch, _ in Loader(images, crops, steps, self.device, self.cfg.num_workers))
+        key = functools.partial(self._feature_key, images, indices[rank::ranks], crops)
+        sizes = [len(step) for step in steps]
+        features, self.features_cached = cached_features(model, batches, sizes, crops.count, self.cache, key)
         with self.log.progress(len(indices), "testing") as bar:
             for batch, rows in zip(features, out[rank::ranks].split(size), strict=False):  # a rank may have none
                 rows.copy_(reduce(model.head, batch))
                 bar.update(batch.shape[1] * ranks)
             return self.world.sum(out, self.device)
+
+    def _feature_key(self, images: ImageList, indices: np.ndarray, crops: AnyTestCrops) -> dict[str, Any]:
+        """What features depend on, beside the model: see models/features.py."""
+        root = Path(__file__).parent
+        return {
+            "weights": self.weights_key,
+            "images": images.images.digest(indices.tolist()),
+            "exif_orientation": images.images.exif_orientation,
+            "crops": repr(crops),
+            "environment": runtime.environment(self.device, self.world),
+            "code": sha256_of_code(root / "models", root / "datasets"),
+        }
 
     @torch.inference_mode()
     def _class_features(self, backbone: Backbone) -> tuple[Tensor, Tensor]:

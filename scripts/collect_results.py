@@ -11,6 +11,7 @@ trained and tested as its paper says: see published.yaml. A run without results 
 import argparse
 import csv
 import functools
+import io
 import json
 import re
 import statistics
@@ -26,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from utils.config import Config, load_config, training_options
 from utils.config.schema import KEYS
+from utils.files import write_text
 from utils.run import results
 
 ACCURACIES = {"overall": "overall", "mean_class": "mean class", "many": "many", "medium": "medium", "few": "few"}
@@ -355,8 +357,8 @@ def write_csv(rows: list[Row], path: Path) -> None:
     """The same as numbers: mean and deviation in columns of their own, empty where there is none."""
     header = ["data", "backbone", "weights", "run", "test", "n", "trained"]
     header += [f"{key}_{number}" for key in ACCURACIES for number in ("mean", "deviation")]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with io.StringIO(newline="") as text:
+        writer = csv.writer(text)
         writer.writerow([*header, "published_overall", "source"])
         for row in rows:
             run = row.runs[0]
@@ -367,6 +369,7 @@ def write_csv(rows: list[Row], path: Path) -> None:
                     statistics.stdev(values) if len(values) > 1 else "",
                 ]
             writer.writerow([*cells, "" if row.published is None else row.published, row.source])
+        write_text(path, text.getvalue())
 
 
 def main() -> int:

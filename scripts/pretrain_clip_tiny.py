@@ -20,7 +20,6 @@ et al. 2022). What digits_lt needs is frequent: 60 % are digits, half of the cap
 
 import argparse
 import math
-import os
 import platform
 import shlex
 import sys
@@ -31,7 +30,8 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -45,6 +45,7 @@ from models.weights.descriptions import write_beside
 from models.weights.load import load_backbone
 from models.weights.naming import to_openai_names
 from scripts.glyphs import CONCEPTS, SIDE, Fonts, Strokes, paint
+from utils.files import atomic_write
 
 GEOMETRY = Geometry(dim=128, depth=6, patch=8, resolution=SIDE, joint=64, text_dim=64, text_depth=3)
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -226,10 +227,8 @@ def train(backbone: Backbone, captions: Captions, steps: int) -> None:
 
 def save(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
     """Writes a safetensors file, all or nothing."""
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, facts)
-    partial.chmod(0o644)
-    os.replace(partial, path)
+    with atomic_write(path) as file:
+        file.write(serialize(tensors, facts))
 
 
 @torch.no_grad()

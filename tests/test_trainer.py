@@ -94,7 +94,7 @@ def test_parts_change_nothing(config, loss_type, accum_step, few_images):
 def test_only_the_named_tensors_train(config):
     run = Trainer(config("v.lora", "True", "v.lora_layers", 1))
     execute(run)
-    names = set(checkpoint.trained_tensors(run.model))
+    names = set(checkpoint.trainable_tensors(run.model))
     side = {f"tower.blocks.{i}.side.{part}" for i in (0, 1) for part in ("scale", *_pairs("norm", "down", "up"))}
     lora = {f"tower.blocks.1.attn.qkv.{x}.{part}.weight" for x in "qv" for part in ("down", "up")}
     assert names == side | lora | {"head.weight"}

@@ -405,7 +405,7 @@ def test_200_steps_are_those_of_the_plain_path(config):
     results = execute(run)
     assert len(batches) >= 200
     start["head.weight"] = plain_head(run.data.classnames)
-    trained = set(checkpoint.trained_tensors(run.model))
+    trained = set(checkpoint.trainable_tensors(run.model))
     plain = Plain({name: value.requires_grad_(name in trained) for name, value in start.items()})
     optimizer = torch.optim.SGD([start[name] for name in trained], 1, momentum=0.9, weight_decay=5e-4)
     log_prior = torch.from_numpy(run.data.class_counts / run.data.class_counts.sum()).float().log()

@@ -23,7 +23,7 @@ from trainer import Trainer
 from utils.config.schema import METHODS, methods_of
 from utils.errors import CheckpointError, ModelError
 from utils.run import checkpoint
-from utils.run.checkpoint import trained_tensors
+from utils.run.checkpoint import trainable_tensors
 from utils.run.directory import RunDir
 
 OF_LIFT_PLUS = [name for name in methods_of("blocks") if name not in ("lora_mlp", "ssf_ln")]  # ours alone
@@ -181,7 +181,7 @@ def test_every_tensor_arrives(build, names, tmp_path):
     assert not torch.allclose(loaded.head(loaded.tower(images)), expected)
     load(loaded.train().eval(), lift_plus_file(written), tmp_path)
     assert torch.equal(loaded.head(loaded.tower(images)), expected)
-    assert trained_tensors(loaded).keys() == trained_tensors(written).keys()
+    assert trainable_tensors(loaded).keys() == trainable_tensors(written).keys()
 
 
 OPENAI_NAMES = {f"stages.{i}": f"layer{i + 1}" for i in range(4)} | {
@@ -204,7 +204,7 @@ def test_every_tensor_of_a_resnet_arrives(names, joint, tmp_path):
     written = resnet_model(names.split("+"), seed=1, joint=joint)
     loaded = resnet_model(names.split("+"), joint=joint)
     tuner = {"classifier.weight": written.head.weight}
-    for name, value in trained_tensors(written.tower).items():
+    for name, value in trainable_tensors(written.tower).items():
         if name.startswith("after."):
             tuner[name.replace("after", "image_encoder.ssf")] = value
             continue
@@ -247,8 +247,8 @@ def test_entries_arrive_in_float32_beside_frozen_weights_in_half_precision(tmp_p
     written, loaded = image_model(["aft"], aft_seed=1, seed=1), image_model(["aft"])
     FrozenWeights(loaded, torch.bfloat16)
     load(loaded, lift_plus_file(written), tmp_path)
-    expected = trained_tensors(written)
-    for name, value in trained_tensors(loaded).items():
+    expected = trainable_tensors(written)
+    for name, value in trainable_tensors(loaded).items():
         assert value.dtype == torch.float32
         assert torch.equal(value, expected[name])
 
@@ -329,7 +329,7 @@ def test_other_files_are_refused_and_run_nothing(content, tmp_path):
         "names": {"tuner": {1: torch.ones(2)}},
         "text": {"tuner": {"a": "b"}},
     }
-    with pytest.raises(CheckpointError, match="no checkpoint of LIFT\\+"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of LIFT\\+"):
         load(image_model(["lora"]), contents[content], tmp_path)
     assert not (tmp_path / "ran").exists()
 

@@ -541,9 +541,8 @@ def test_help_shows_every_key_without_loading_torch():
     for group, keys in SCHEMA.items():
         assert group in shown
         for name, key in keys.items():
-            assert re.search(
-                rf"^  {re.escape(name)} +{re.escape(str(key.default))} +{re.escape(key.help)}", shown, re.M
-            )
+            default = ",".join(key.default) if key.kind == "names" else str(key.default)
+            assert re.search(rf"^  {re.escape(name)} +{re.escape(default)} +{re.escape(key.help)}", shown, re.M)
 
 
 # ---- where a run lands ----
@@ -565,7 +564,7 @@ HOW |= {"save_logits": True, "feature_cache": False, "bad_images": "skip"}
 HOW |= {"outside_root": True, "bad_images": "skip", "compile": "never"}
 WHAT = {"test_only": True, "test_train": True, "tte": True, "tte_crops": 10, "expand": 8}
 WHAT |= {"test_list": "t.csv", "many_threshold": 50, "few_threshold": 5}
-WHAT |= {"test_name": "t", "tte_draws": 3, "shot_groups": "ir100"}
+WHAT |= {"test_name": "t", "tte_draws": 3, "shot_groups": "ir100", "evaluators": "accuracy,top5"}
 
 
 def test_a_test_run_finds_its_training_run():

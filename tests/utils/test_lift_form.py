@@ -24,7 +24,7 @@ from models.weights.load import load_backbone
 from trainer import Trainer
 from utils.config import load_config
 from utils.errors import CheckpointError, ModelError
-from utils.metrics import score
+from utils.evaluators import ClassInfo, evaluate
 from utils.run import checkpoint
 
 NAMES = ["zero", "tree_frog", "golden eagle"]
@@ -289,10 +289,13 @@ def test_lifts_groups_are_those_of_imbalance_100(name, monkeypatch):
 
 def test_lifts_harmonic_mean_has_a_floor():
     labels, predictions = np.array([0, 0, 1, 1, 2]), np.array([0, 0, 1, 0, 0])  # 100, 50 and 0 percent
-    args = (labels, predictions, ["a", "b", "c"], np.array([2, 2, 1]), {})
-    assert score(*args)["more"]["harmonic_mean"] == 0
-    expected = 3 / (1 / 100 + 1 / 50 + 1 / 1e-3)
-    assert score(*args, harmonic_floor=1e-3)["more"]["harmonic_mean"] == pytest.approx(expected)
+
+    def harmonic_mean(floor):
+        classes = ClassInfo(["a", "b", "c"], np.array([2, 2, 1]), {}, floor)
+        return evaluate((), predictions, labels, classes)["more"]["harmonic_mean"]
+
+    assert harmonic_mean(0.0) == 0
+    assert harmonic_mean(1e-3) == pytest.approx(3 / (1 / 100 + 1 / 50 + 1 / 1e-3))
 
 
 # ---- a start from another run ----

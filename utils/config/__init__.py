@@ -14,7 +14,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from utils.config.checking import check
+from utils.config.checking import check, unused
 from utils.config.files import config_names, flatten, read_files
 from utils.config.lift_keys import LIFT_DEFAULTS, LIFT_KEYS, finish
 from utils.config.merging import Layer, last_of_each, merge
@@ -73,8 +73,8 @@ def load_config(
         owner = _owner(name)
         if owner and not values[owner] and values[name] != before[name]:
             warn(f"{name} has no effect while {owner} is False")
-    if values["tte"] and values["tte_draws"] and "expand" in given:
-        warn("expand has no effect on tte_draws, which are cut from the whole image")
+    for line in unused(values, given):
+        warn(line)
     if values["seed"] is None:
         values["seed"] = _draw_seed(values, warn)
     if values["model_dir"] and not os.path.isdir(values["model_dir"]) and (OUTPUT / values["model_dir"]).is_dir():
@@ -147,7 +147,8 @@ def help_text() -> str:
         lines.append(f"\n{group}:")
         for name, key in keys.items():
             choices = f" [{'|'.join(map(str, key.choices))}]" if key.choices else ""
-            lines.append(f"  {name:24}{str(key.default):18} {key.help}{choices}")
+            default = ",".join(key.default) if key.kind == "names" else str(key.default)
+            lines.append(f"  {name:24}{default:18} {key.help}{choices}")
     defaults = ", ".join(f"{name} {value}" for name, value in LIFT_DEFAULTS.items())
     lines.append(f"\nLIFT's form (-m MODEL without -b) begins with {defaults}\nLIFT's names, read as:")
     lines += [f"  {name:24}{lift.key.help}" for name, lift in LIFT_KEYS.items()]

@@ -1,6 +1,7 @@
 """The rules between keys."""
 
 import os
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from utils.config.schema import KEYS, methods_of
@@ -28,6 +29,22 @@ def check(values: dict[str, Any]) -> None:
     if values["std"] is not None and min(values["std"]) <= 0:
         raise ConfigError(f"std takes three numbers above 0, found {values['std']}")
     _check_prompt(values)
+    if values["schedule"] == "warmup_cosine" and values["warmup_epochs"] >= values["num_epochs"]:
+        raise ConfigError(
+            f"warmup_epochs must be below num_epochs, found warmup_epochs {values['warmup_epochs']} and num_epochs "
+            f"{values['num_epochs']}; choose a shorter warm-up, or more epochs",
+            kind="warmup_too_long",
+            key="warmup_epochs",
+        )
+
+
+def unused(values: dict[str, Any], given: Collection[str]) -> Iterator[str]:
+    """A line for each key in `given` that has no effect beside another value."""
+    if values["tte"] and values["tte_draws"] and "expand" in given:
+        yield "expand has no effect on tte_draws, which are cut from the whole image"
+    for name, owner, value in (("momentum", "optimizer", "SGD"), ("warmup_epochs", "schedule", "warmup_cosine")):
+        if name in given and values[owner] != value:
+            yield f"{name} has no effect with {owner} {values[owner]}; it is for {owner} {value}"
 
 
 def _check_what_trains(values: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 from utils.config.schema import Key
@@ -24,9 +25,9 @@ def coerce(name: str, key: Key, value: Any, where: str = "") -> Any:
         parsed = _PARSERS[key.kind](value)
         if key.kind == "floats" and isinstance(parsed, str):  # the name of a normalisation
             parsed = NORMALISATIONS[parsed][name == "std"]
-        numbers = parsed if isinstance(parsed, tuple) else (parsed,)
-        valid = (not key.choices or parsed in key.choices) and (
-            key.least is None or all(key.least <= number <= key.most and number < float("inf") for number in numbers)
+        members = parsed if isinstance(parsed, tuple) else (parsed,)
+        valid = (not key.choices or all(member in key.choices for member in members)) and (
+            key.least is None or all(key.least <= number <= key.most and number < float("inf") for number in members)
         )
     except (ValueError, TypeError, KeyError):
         valid = False
@@ -36,6 +37,8 @@ def coerce(name: str, key: Key, value: Any, where: str = "") -> Any:
 
 
 def _wanted(key: Key) -> str:
+    if key.kind == "names":
+        return f"names out of {', '.join(key.choices)}, with commas between them"
     if key.choices:
         return f"one of {', '.join(map(str, key.choices))}" + (" or None" if key.none or key.default is None else "")
     kinds = {
@@ -79,6 +82,11 @@ def _floats(value: Any) -> tuple[float, ...] | str:
     return numbers if len(numbers) == 3 and all(0 <= number <= 1 for number in numbers) else _fail()
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    names = [str(name).strip() for name in _list(value)]
+    return tuple(dict.fromkeys(names)) if all(names) else _fail()
+
+
 def _layers(value: Any) -> int | tuple[int, ...]:
     if isinstance(value, (list, tuple)) or (isinstance(value, str) and re.search(r"[\[(,]", value)):
         return tuple(_int(str(part).strip()) for part in _list(value) if str(part).strip()) or 0
@@ -96,11 +104,12 @@ def _fail() -> Any:
     raise ValueError
 
 
-_PARSERS = {
+_PARSERS: dict[str, Callable[[Any], Any]] = {
     "bool": _bool,
     "int": _int,
     "float": _float,
     "str": str,
+    "names": _names,
     "path": _path,
     "floats": _floats,
     "layers": _layers,

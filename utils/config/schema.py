@@ -7,7 +7,7 @@ class Key(NamedTuple):
     """One row of the schema."""
 
     default: Any
-    kind: str  # bool, int, float, str, path, floats (three numbers), layers (None, an int, a list of ints) or range
+    kind: str  # bool, int, float, str, names, path, floats (three), layers (None, an int, a list of ints) or range
     help: str  # meaning and unit
     choices: tuple = ()
     least: float | None = None  # the smallest value allowed
@@ -131,6 +131,10 @@ RESNET_PEFT = _method_keys("resnet")
 HEAD_PEFT = _method_keys("head")
 
 PRECISIONS = ("fp16", "bf16", "fp32")
+# the keys of tables that would take long to import: utils/evaluators.py, optim.py and schedule.py
+EVALUATORS = ("accuracy", "top5", "calibration")
+OPTIMIZERS = ("SGD", "AdamW")
+SCHEDULES = ("cosine", "warmup_cosine")
 SCHEMA: dict[str, dict[str, Key]] = {
     "General": {
         "dataset": Key(None, "str", "data set (set by the file of -d)", names_run=False),
@@ -254,9 +258,18 @@ SCHEMA: dict[str, dict[str, Key]] = {
             least=1,
             none=True,
         ),
-        "lr": Key(0.02, "float", "learning rate of the first epoch; falls along a cosine", least=0),
+        "optimizer": Key("SGD", "str", "optimizer; AdamW has betas (0.9, 0.999)", OPTIMIZERS),
+        "lr": Key(0.02, "float", "largest learning rate, from which the schedule falls", least=0),
         "weight_decay": Key(5e-4, "float", "weight decay of every trained tensor", least=0),
         "momentum": Key(0.9, "float", "momentum of SGD", least=0),
+        "schedule": Key(
+            "cosine",
+            "str",
+            "learning rate: cosine = falls along a cosine from epoch to epoch, "
+            "warmup_cosine = rises linearly, then falls along a cosine, from step to step",
+            SCHEDULES,
+        ),
+        "warmup_epochs": Key(0.0, "float", "length of the warm-up, epochs; below num_epochs", least=0),
         "loss_type": Key(
             "LA",
             "str",
@@ -339,6 +352,13 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "output_dir": Key(None, "str", "run directory below output/; None = from the names", names_run=False),
         "feature_cache": Key(
             True, "bool", "keep a frozen image tower's features in the user's cache, and use them", names_run=False
+        ),
+        "evaluators": Key(
+            ("accuracy",),
+            "names",
+            "measures of a test, like accuracy,top5; accuracy is always among them, calibration = its expected error",
+            EVALUATORS,
+            names_run=False,
         ),
         "save_logits": Key(False, "bool", "write the test's logits and labels to logits_WHAT.npz", names_run=False),
         "print_freq": Key(10, "int", "steps between two lines of the log", least=1, names_run=False),
