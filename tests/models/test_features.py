@@ -237,7 +237,6 @@ def test_methods_share_the_features_of_one_tower(run, folder):
 @pytest.mark.parametrize(
     "change",
     [
-        ("exif_orientation", "True"),
         ("expand", 9),
         ("interpolation", "bilinear"),
         ("prec_test", "bf16"),
