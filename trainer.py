@@ -36,8 +36,11 @@ from models.losses import build_loss
 from utils.cache import TensorCache
 from utils.config import Config, training_options
 from utils.config.schema import KEYS
-from utils.device import memory, runtime
-from utils.device.distributed import World
+from utils.device import memory
+from utils.device.device import make_deterministic, pick_device, prepare_cpu
+from utils.device.distributed import Distributed
+from utils.device.environment import environment
+from utils.device.precision import pick_precision, precision_name
 from utils.errors import ModelError
 from utils.evaluators import ClassInfo, evaluate, need_logits
 from utils.files import sha256, sha256_of_code, write_text
@@ -55,20 +58,20 @@ class Trainer:
     def __init__(self, cfg: Config, command: str = ""):
         self.cfg, self.command = cfg, command
         self.testing, self.split = cfg.test_only or cfg.test_train, "train" if cfg.test_train else "test"
-        self.run_dir, self.world = Path(cfg.output_dir), World()
+        self.run_dir, self.distributed = Path(cfg.output_dir), Distributed()
         self.origin, self.list_name, self.ways, self.trained_images = {}, cfg.test_name, {}, []  # see find_run
         self.name_files()
         self.seconds, self.rates = {"train": 0.0, "test": 0.0}, {"train": None, "test": None}
 
     def run(self) -> dict:
         """The whole run; returns the content of its results file."""
-        self.device = runtime.pick_device(self.cfg.gpu, self.world)
-        with self.world.joined(self.device):
-            with self.world.main_first():
+        self.device = pick_device(self.cfg.gpu, self.distributed)
+        with self.distributed.process_group(self.device):
+            with self.distributed.main_process_first():
                 self.data = build_data(self.cfg)
             self.lists = self.data.fingerprints()  # once: contents are read from the disk
             trained = self.find_run() if self.testing or self.cfg.model_dir else None  # to test, or to start from
-            with RunLog(self.run_dir, self.files.log.name, speaks=self.world.main) as self.log:
+            with RunLog(self.run_dir, self.files.log.name, speaks=self.distributed.is_main) as self.log:
                 self.build(trained)
                 self.settle_files()
                 if trained and self.trained:
@@ -86,15 +89,15 @@ class Trainer:
         """Everything but the tensors of `trained`, the checkpoint that the model will take over."""
         cfg, data = self.cfg, self.data
         self.log.info(f"$ {self.command}")
-        self.train_dtype, train_note = runtime.pick_precision(cfg.prec_train, self.device)
-        self.test_dtype, test_note = runtime.pick_precision(cfg.prec_test, self.device)
+        self.train_dtype, train_note = pick_precision(cfg.prec_train, self.device)
+        self.test_dtype, test_note = pick_precision(cfg.prec_test, self.device)
         if cfg.deterministic:
-            runtime.make_deterministic()
-        with self.world.main_first():
+            make_deterministic()
+        with self.distributed.main_process_first():
             backbone, loaded = build_backbone(cfg)
         self.resolution = backbone.image.resolution
         crops = self.crops = build_test_crops(cfg, self.resolution)
-        runtime.prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
+        prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
         backbone.to(self.device)
         weights = {"name": loaded.name, "sha256": loaded.sha256, "published": loaded.published}
         computed = f"{weights['sha256']} {backbone.geometry}"  # activation and heads are not in the file
@@ -116,7 +119,7 @@ class Trainer:
         self.absent = described | self.computed | usual
         if (entries := entries_fingerprint(self.model)) is not None:
             self.identity["aft entries"] = entries
-        same = {"precision": runtime.name_of(self.train_dtype), "training images": self.lists["train"]}
+        same = {"precision": precision_name(self.train_dtype), "training images": self.lists["train"]}
         files = {"prompt file": cfg.prompt_file, "start": None if self.testing else trained}
         files = {name: sha256(Path(file)) for name, file in files.items() if file}
         self.settings = training_options(cfg) | self.identity | same | files
@@ -124,11 +127,11 @@ class Trainer:
             "params": params,
             "seed": cfg.seed,
             "data": {"name": data.name, "split": self.split, "fingerprint": self.lists},
-            "test": {"crops": crops.count, "expand": crops.expand, "precision": runtime.name_of(self.test_dtype)}
+            "test": {"crops": crops.count, "expand": crops.expand, "precision": precision_name(self.test_dtype)}
             | self.test_options(),
             "settings": self.settings,
             "weights": weights,
-            **runtime.environment(self.device, self.world),
+            **environment(self.device, self.distributed.size),
             "command": self.command,
         }
         notes = {test_note} if self.testing or not self.trained else {train_note, test_note}
@@ -187,7 +190,7 @@ class Trainer:
     # ---- training ----
 
     def fit(self) -> None:
-        cfg, data, ranks = self.cfg, self.data.train, self.world.size
+        cfg, data, ranks = self.cfg, self.data.train, self.distributed.size
         tensors = checkpoint.trainable_tensors(self.model).values()
         options = {"lr": cfg.lr, "weight_decay": cfg.weight_decay, "momentum": cfg.momentum}
         self.optimizer = OPTIMIZERS[cfg.optimizer](tensors, **options)
@@ -197,12 +200,12 @@ class Trainer:
         share, images = math.ceil(cfg.batch_size / ranks), cfg.num_epochs * len(data) // ranks  # of this process
         self.part = memory.images_at_once(self.model.train(), self.loss, share, cfg.accum_step, self.log.info)
         compilation.compile_blocks(self.model, cfg.compile, images, self.device, self.log.info)
-        self.parallel = self.world.wrap(self.model)
+        self.parallel = self.distributed.wrap(self.model)
 
         steps = TrainSteps(len(data), cfg.batch_size, cfg.seed, cfg.num_epochs)
-        with self.world.main_first():
+        with self.distributed.main_process_first():
             first_epoch = self.resume(steps.per_epoch)
-        steps = dataclasses.replace(steps, first_epoch=first_epoch, rank=self.world.rank, num_ranks=ranks)
+        steps = dataclasses.replace(steps, first_epoch=first_epoch, rank=self.distributed.rank, num_ranks=ranks)
         batches = iter(Loader(data, build_train_crop(cfg, self.resolution), steps, self.device, cfg.num_workers))
         for epoch in range(first_epoch, cfg.num_epochs):
             start = time.perf_counter()
@@ -210,7 +213,7 @@ class Trainer:
             self.seconds["train"] += time.perf_counter() - start
             self.save_progress(epoch + 1)
         self.rates["train"] = cfg.num_epochs * len(data) / self.seconds["train"]
-        if self.world.main:
+        if self.distributed.is_main:
             about = self.identity | self.computed | self.about_training_images()
             checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.saved_tensors(self.model), about)
 
@@ -227,20 +230,22 @@ class Trainer:
                 counters += self.train_step(images, labels)
                 progress.advance(min(cfg.batch_size, len(self.data.train) - (step - 1) * cfg.batch_size))
                 if step % cfg.print_freq == 0 or step == num_steps:
-                    loss = progress.tell(*self.world.sum(counters, self.device).tolist(), lr=lr)  # waits for the device
+                    sums = self.distributed.sum(counters, self.device).tolist()  # waits for the device
+                    loss = progress.tell(*sums, lr=lr)
                     if not math.isfinite(loss):
                         raise FloatingPointError(f"the loss is {loss}; try a smaller lr, or prec_train fp32")
 
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One optimizer step on a batch; returns, on the device, its loss and how many images it classified right."""
-        world = self.world
-        weight, counters = world.sum(self.loss.total_weight(labels), self.device), torch.zeros(2, device=self.device)
+        distributed = self.distributed
+        weight = distributed.sum(self.loss.total_weight(labels), self.device)
+        counters = torch.zeros(2, device=self.device)
         parts = list(zip(images.split(self.part), labels.split(self.part), strict=True))
         for i, (x, y) in enumerate(parts, 1):
-            with world.alone(self.parallel, unless=i == len(parts)):
+            with distributed.no_sync(self.parallel, unless=i == len(parts)):
                 logits = self.parallel(x)
                 loss = self.loss(logits, y).sum() / weight
-                self.scaler.scale(loss * world.size).backward()  # the processes' gradients are averaged
+                self.scaler.scale(loss * distributed.size).backward()  # the processes' gradients are averaged
             counters += torch.stack([loss.detach(), (logits.argmax(1) == y).sum()])
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -264,7 +269,7 @@ class Trainer:
 
     def start_anew(self) -> None:
         """Writes down the configuration. What an earlier run of these settings left stays until this one has ended."""
-        if not self.world.main:
+        if not self.distributed.is_main:
             return
         test_images = self.lists["test"]
         checkpoint.require_same_run(self.run_dir, self.settings, test_images, self.absent)
@@ -273,7 +278,7 @@ class Trainer:
 
     def save_progress(self, epoch: int) -> None:
         about = {"epoch": epoch, "seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
-        if self.world.main:
+        if self.distributed.is_main:
             path = self.run_dir / checkpoint.PROGRESS
             checkpoint.save_progress(path, self.model, self.optimizer, about | {"identity": self.settings})
 
@@ -283,7 +288,7 @@ class Trainer:
         self, model: Classifier, images: ImageList, indices: np.ndarray, crops: AnyTestCrops, out: Tensor
     ) -> Tensor:
         """Fills `out` [n, C], zeros, with logits (means over crops), or int64 [n] with classes; by all processes."""
-        rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
+        rank, ranks, size = self.distributed.rank, self.distributed.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = in_order(indices[rank::ranks], size)
         batches = (batch for batch, _ in Loader(images, crops, steps, self.device, self.cfg.num_workers))
         key = functools.partial(self.feature_key, images, indices[rank::ranks], crops)
@@ -294,7 +299,7 @@ class Trainer:
                 logits = sum(model.head(crop) for crop in features) / len(features)
                 rows.copy_(logits if out.is_floating_point() else logits.argmax(1))
                 bar.update(features.shape[1] * ranks)
-            return self.world.sum(out, self.device)
+            return self.distributed.sum(out, self.device)
 
     def feature_key(self, images: ImageList, indices: np.ndarray, crops: AnyTestCrops) -> dict:
         """What features depend on; see models/features.py."""
@@ -304,7 +309,7 @@ class Trainer:
             "images": image_digest(images.images, indices.tolist()),
             "exif_orientation": images.exif_orientation,
             "crops": repr(crops),
-            "environment": runtime.environment(self.device, self.world),
+            "environment": environment(self.device, self.distributed.size),
             "code": sha256_of_code(root / "models", root / "datasets"),
         }
 
@@ -320,7 +325,7 @@ class Trainer:
         outputs = self.infer(self.model, split, np.arange(len(split)), self.crops, outputs).cpu().numpy()
         self.seconds["test"] = time.perf_counter() - start
         self.rates["test"] = None if self.features_cached else len(split) / self.seconds["test"]
-        if saves and self.world.main:
+        if saves and self.distributed.is_main:
             results.save_logits(self.files.logits, outputs, split.labels, self.tested)
         floor = LIFT_HARMONIC_FLOOR if self.cfg.variant == "lift" else 0.0
         info = ClassInfo(self.data.classnames, self.data.class_counts, self.data.groups, floor)
@@ -338,7 +343,7 @@ class Trainer:
         elif self.cfg.model_dir and self.trained:
             content["started_from"] = self.cfg.model_dir
         content["peak_memory_mb"] = memory.peak_mb(self.device)
-        if not self.world.main:
+        if not self.distributed.is_main:
             return content
         if self.trained and not self.testing:
             for old in (*self.run_dir.glob("results_*.json"), *self.run_dir.glob("logits_*.npz")):
@@ -410,7 +415,7 @@ class Trainer:
         Computed by the main process, which alone reports it.
         """
         data, images = self.data, getattr(self.data, self.split)
-        if not self.trained or not self.world.main:
+        if not self.trained or not self.distributed.is_main:
             return 0 if not self.trained else None
         lists, known = self.lists, self.origin.get("fingerprint", {})
         if not self.testing:
