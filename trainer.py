@@ -47,8 +47,11 @@ from models.weights.load import Weights
 from utils.cache import TensorCache
 from utils.config import Config, training_options
 from utils.config.schema import KEYS
-from utils.device import memory, runtime
-from utils.device.distributed import World
+from utils.device import memory
+from utils.device.device import make_deterministic, pick_device, prepare_cpu
+from utils.device.distributed import Distributed
+from utils.device.environment import environment
+from utils.device.precision import pick_precision, precision_name
 from utils.errors import ConfigError, ModelError
 from utils.evaluators import ClassInfo, evaluate, need_logits
 from utils.files import sha256, sha256_of_code
@@ -75,16 +78,16 @@ class Trainer:
         self.images_per_second: dict[str, float | None] = {"train": None, "test": None}
         with contextlib.ExitStack() as resources:
             # ---- hardware ----
-            self.world = World()
-            self.device = runtime.pick_device(cfg.gpu, self.world)
-            resources.enter_context(self.world.joined(self.device))
-            self.train_dtype, train_note = runtime.pick_precision(cfg.prec_train, self.device)
-            self.test_dtype, test_note = runtime.pick_precision(cfg.prec_test, self.device)
+            self.distributed = Distributed()
+            self.device = pick_device(cfg.gpu, self.distributed)
+            resources.enter_context(self.distributed.process_group(self.device))
+            self.train_dtype, train_note = pick_precision(cfg.prec_train, self.device)
+            self.test_dtype, test_note = pick_precision(cfg.prec_test, self.device)
             if cfg.deterministic:
-                runtime.make_deterministic()
+                make_deterministic()
 
             # ---- data ----
-            with self.world.main_first():
+            with self.distributed.main_process_first():
                 self.data = build_data(cfg)
             self.fingerprints = self.data.fingerprints()  # contents are read from the disk, so once
 
@@ -95,15 +98,15 @@ class Trainer:
             self.mode = self._choose_mode()
             if self.source and self.record.counts and not self.mode.trains:
                 self.data = self.data.counted_as(self.record.counts, self.record.name)
-            self.log = resources.enter_context(RunLog(self.run_dir, self.mode, enabled=self.world.main))
+            self.log = resources.enter_context(RunLog(self.run_dir, self.mode, enabled=self.distributed.is_main))
             self.log.info(f"$ {command}")
 
             # ---- model ----
-            with self.world.main_first():
+            with self.distributed.main_process_first():
                 backbone, weights = build_backbone(cfg)
             self.resolution = backbone.image.resolution
             self.test_crops = build_test_crops(cfg, self.resolution)
-            runtime.prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
+            prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
             backbone.to(self.device)
             self.cache, self.features_cached = TensorCache("features", cfg.feature_cache, self.log.info), False
             self.weights_key = f"{weights.sha256} {backbone.geometry}"  # activation and heads are not in the file
@@ -137,13 +140,13 @@ class Trainer:
                 self.optimizer = OPTIMIZERS[cfg.optimizer](tensors, **options)
                 self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
                 self.frozen.cast(self.train_dtype)
-                share = math.ceil(cfg.batch_size / self.world.size)
+                share = math.ceil(cfg.batch_size / self.distributed.size)
                 self.micro_batch_size = memory.images_at_once(
                     self.model.train(), self.loss, share, cfg.accum_step, self.log.info
                 )
-                images = cfg.num_epochs * len(self.data.train) // self.world.size
+                images = cfg.num_epochs * len(self.data.train) // self.distributed.size
                 compile.compile_blocks(self.model, cfg.compile, images, self.device, self.log.info)
-                self.parallel = self.world.wrap(self.model)
+                self.parallel = self.distributed.wrap(self.model)
             self._resources = resources.pop_all()
 
     @property
@@ -176,7 +179,7 @@ class Trainer:
             raise ConfigError("test_only and test_train do not train; leave them out", kind="mode_does_not_train")
         num_steps = math.ceil(len(self.data.train) / cfg.batch_size)
         if not self.started:
-            with self.world.main_first():
+            with self.distributed.main_process_first():
                 resumes = self.trains and self.run_dir.progress.exists()
                 self.epoch = self._resume(num_steps) if resumes else self._start()
             self.started = True
@@ -198,7 +201,7 @@ class Trainer:
         # ---- save ----
         if self.epoch == cfg.num_epochs:
             self.images_per_second["train"] = cfg.num_epochs * len(self.data.train) / self.seconds["train"]
-            if self.world.main:
+            if self.distributed.is_main:
                 data = {"name": self.data.name, "fingerprint": self.fingerprints}
                 data |= {"counts": self.data.class_counts.tolist()}
                 about = self.identity | self.computed | {"data": data, "trained_on": self.trained_images}
@@ -215,8 +218,8 @@ class Trainer:
             cfg.seed,
             cfg.num_epochs if num_epochs is None else num_epochs,
             first_epoch=first_epoch,
-            rank=self.world.rank,
-            num_ranks=self.world.size,
+            rank=self.distributed.rank,
+            num_ranks=self.distributed.size,
         )
         crop = build_train_crop(cfg, self.resolution)
         yield from Loader(self.data.train, crop, steps, self.device, cfg.num_workers)
@@ -234,7 +237,7 @@ class Trainer:
                 counters += self.train_step(images, labels)
                 progress.advance(min(cfg.batch_size, num_images - (step - 1) * cfg.batch_size))
                 if step % cfg.print_freq == 0 or step == num_steps:
-                    loss_sum, correct = self.world.sum(counters, self.device).tolist()  # waits for the device
+                    loss_sum, correct = self.distributed.sum(counters, self.device).tolist()  # waits for the device
                     loss = progress.report(loss_sum, correct, lr)
                     if not math.isfinite(loss):
                         raise FloatingPointError(f"the loss is {loss}; try a smaller lr, or prec_train fp32")
@@ -242,14 +245,14 @@ class Trainer:
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Takes one optimizer step on a batch; returns its loss and its number of correct images, on the device."""
         # ---- loss and gradients, a micro-batch at a time ----
-        step_weight = self.world.sum(self.loss.total_weight(labels), self.device)
+        step_weight = self.distributed.sum(self.loss.total_weight(labels), self.device)
         micro_batches = list(zip(images.split(self.micro_batch_size), labels.split(self.micro_batch_size), strict=True))
         counters = torch.zeros(2, device=self.device)
         for number, (x, y) in enumerate(micro_batches, 1):
-            with self.world.alone(self.parallel, unless=number == len(micro_batches)):
+            with self.distributed.no_sync(self.parallel, unless=number == len(micro_batches)):
                 logits = self.parallel(x)
                 loss = self.loss(logits, y).sum() / step_weight
-                self.scaler.scale(loss * self.world.size).backward()  # the ranks' gradients are averaged
+                self.scaler.scale(loss * self.distributed.size).backward()  # the ranks' gradients are averaged
             counters += torch.stack([loss.detach(), (logits.argmax(1) == y).sum()])
 
         # ---- update ----
@@ -265,7 +268,7 @@ class Trainer:
 
         The results of an earlier run with these settings stay until this one is complete.
         """
-        if self.world.main:
+        if self.distributed.is_main:
             self.run_dir.require_same_run(self.settings, self.fingerprints["test"], self.absent)
             self.log.truncate(0)
             self.run_dir.write_config(self.cfg.dump())
@@ -282,7 +285,7 @@ class Trainer:
         return progress["epoch"]
 
     def _save_progress(self) -> None:
-        if self.world.main:
+        if self.distributed.is_main:
             about = {"epoch": self.epoch, "seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
             about["identity"] = self.settings
             checkpoint.save_progress(self.run_dir.progress, self.model, self.optimizer, about)
@@ -346,7 +349,7 @@ class Trainer:
         reduce: Callable[[nn.Module, Tensor], Tensor],
     ) -> Tensor:
         """Fills `out` [n, ...], zeros, with reduce(head, features [K, b, D]) of images[indices]; by all ranks."""
-        rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
+        rank, ranks, size = self.distributed.rank, self.distributed.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = sequential_batches(indices[rank::ranks], size)
         batches = (batch for batch, _ in Loader(images, crops, steps, self.device, self.cfg.num_workers))
         key = functools.partial(self._feature_key, images, indices[rank::ranks], crops)
@@ -356,7 +359,7 @@ class Trainer:
             for batch, rows in zip(features, out[rank::ranks].split(size), strict=False):  # a rank may have none
                 rows.copy_(reduce(model.head, batch))
                 bar.update(batch.shape[1] * ranks)
-            return self.world.sum(out, self.device)
+            return self.distributed.sum(out, self.device)
 
     def _feature_key(self, images: ImageList, indices: np.ndarray, crops: AnyTestCrops) -> dict[str, Any]:
         """What features depend on, beside the model: see models/features.py."""
@@ -366,7 +369,7 @@ class Trainer:
             "images": images.images.digest(indices.tolist()),
             "exif_orientation": images.images.exif_orientation,
             "crops": repr(crops),
-            "environment": runtime.environment(self.device, self.world),
+            "environment": environment(self.device, self.distributed.size),
             "code": sha256_of_code(root / "models", root / "datasets"),
         }
 
@@ -396,7 +399,7 @@ class Trainer:
         content["peak_memory_mb"] = memory.peak_mb(self.device)
 
         # ---- files ----
-        if self.world.main:
+        if self.distributed.is_main:
             if logits:
                 results.save_logits(logits, outputs, self.data.split(self.mode.split).labels, self._describe_logits())
             if self.trains:
@@ -495,13 +498,13 @@ class Trainer:
     def _identify_training(self) -> dict[str, Any]:
         """What makes a run the same run, beside its options and its model."""
         files = {"prompt file": self.cfg.prompt_file, "start": self.source if self.mode.trains else None}
-        same = {"precision": runtime.name_of(self.train_dtype), "training images": self.fingerprints["train"]}
+        same = {"precision": precision_name(self.train_dtype), "training images": self.fingerprints["train"]}
         return same | {name: sha256(Path(file)) for name, file in files.items() if file}
 
     def _describe(self, weights: Weights) -> dict[str, Any]:
         """What the results record beside scores and times."""
         cfg, crops = self.cfg, self.test_crops
-        test = {"crops": crops.count, "expand": crops.expand, "precision": runtime.name_of(self.test_dtype)}
+        test = {"crops": crops.count, "expand": crops.expand, "precision": precision_name(self.test_dtype)}
         test |= {key: cfg[key] for key in TESTED_OTHERWISE if cfg[key] is not None}
         test |= {"draws": cfg.tte_draws, "seed": cfg.seed} if cfg.tte and cfg.tte_draws else {}
         return {
@@ -511,7 +514,7 @@ class Trainer:
             "test": test,
             "settings": self.settings,
             "weights": {"name": weights.name, "sha256": weights.sha256, "published": weights.published},
-            **runtime.environment(self.device, self.world),
+            **environment(self.device, self.distributed.size),
             "command": self.command,
         }
 
@@ -541,7 +544,7 @@ class Trainer:
 
     def _list_trained_images(self) -> list[dict[str, Any]]:
         """The records of the images that the model is or was trained on: see datasets/overlap.py."""
-        if not self.trainable or not self.world.main:
+        if not self.trainable or not self.distributed.is_main:
             return []
         own = overlap.record(self.data.train, self.data.root)
         if self.mode.trains:
@@ -558,7 +561,7 @@ class Trainer:
 
         Computed by the main process, which alone reports it.
         """
-        if not self.trainable or not self.world.main:
+        if not self.trainable or not self.distributed.is_main:
             return 0 if not self.trainable else None
         images, split = self.data.split(self.mode.split), self.mode.split
         tested, records = self.record.fingerprints.get("test"), self.trained_images

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import median, spread
-from utils.device import runtime
+from utils.device import environment
 
 
 @dataclasses.dataclass
@@ -50,11 +50,11 @@ def compare(what: str, seconds: dict[str, list[float]], count: int, target: str,
 def machine(device: torch.device, rates: dict[str, float]) -> dict:
     """What the numbers depend on."""
     return {
-        "device": runtime.describe(device),
+        "device": environment.describe(device),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(terse=True),
         "date": time.strftime("%Y-%m-%d"),
-        "versions": runtime.versions(),
+        "versions": environment.versions(),
         "matrix_rates": rates,
     }
 

@@ -28,7 +28,7 @@ from benchmarks.inputs import photographs, write_weights
 from benchmarks.stages import STAGES
 from benchmarks.timing import CLOCK, NEIGHBOURS, matrix_products, median, tokens
 from benchmarks.work import CPU, GPU, Bench, Plan
-from utils.device import runtime
+from utils.device import device as machine
 
 QUICK = {"names": 64}  # what is left out: the plain program alone takes minutes for 8,142 names on a CPU
 
@@ -70,9 +70,9 @@ def main(arguments: list[str]) -> None:
     plan = dataclasses.replace(plan, **QUICK) if args.quick else plan
     NEIGHBOURS.patience = args.patience
     if args.cpu_time:
-        runtime.THREADS, CLOCK["now"], NEIGHBOURS.patience = 1, time.process_time, 0
+        machine.THREADS, CLOCK["now"], NEIGHBOURS.patience = 1, time.process_time, 0
         plan = dataclasses.replace(plan, **ONE_THREAD)
-    torch.set_num_threads(runtime.THREADS)
+    torch.set_num_threads(machine.THREADS)
     with tempfile.TemporaryDirectory() as folder:
         bench = make_bench(plan, device, Path(folder))
         if args.profile:

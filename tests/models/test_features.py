@@ -13,12 +13,14 @@ import torch
 from helpers import train, weights
 from torch import nn
 
+import trainer
 from datasets import DATASETS
 from datasets.contents import image_digest
 from datasets.sets import digits_lt
 from models import features as module
 from models.features import cached_features
 from utils.cache import TensorCache
+from utils.device import environment, precision
 
 
 @pytest.fixture(autouse=True)
@@ -244,9 +246,7 @@ def test_methods_share_the_features_of_one_tower(run, folder):
     ids=lambda change: change[0],
 )
 def test_a_test_in_another_way_computes_its_own_features(change, run, folder, monkeypatch):
-    from utils.device import runtime
-
-    monkeypatch.setattr(runtime, "_cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
     run(method="zs")
     assert run(*change, method="zs").images == 100
     assert len(files(folder)) == 2
@@ -254,17 +254,13 @@ def test_a_test_in_another_way_computes_its_own_features(change, run, folder, mo
 
 @pytest.mark.parametrize("name", ["describe", "versions", "code", "processes"])
 def test_another_machine_computes_its_own_features(name, run, folder, monkeypatch):
-    import trainer
-    from utils.device import runtime
-
     run(method="zs")
     if name == "code":
         monkeypatch.setattr(trainer, "sha256_of_code", lambda *folders: "another version")
     elif name == "processes":
-        environment = runtime.environment
-        monkeypatch.setattr(runtime, "environment", lambda *args: environment(*args) | {"processes": 2})
+        monkeypatch.setattr(trainer, "environment", lambda device, size: environment.environment(device, 2))
     else:
-        monkeypatch.setattr(runtime, name, lambda *device: {"torch": "another"})
+        monkeypatch.setattr(environment, name, lambda *device: {"torch": "another"})
     assert run(method="zs").images == 100
     assert len(files(folder)) == 2
 
