@@ -206,7 +206,7 @@ class PlainTrainer:
         outputs = []
         for crops, labels in batches:
             crops, labels = crops.to(self.device), labels.to(self.device)
-            logits = sum(self.logits(crops[:, k]) for k in range(crops.shape[1])) / crops.shape[1]
+            logits = torch.stack([self.logits(crops[:, k]) for k in range(crops.shape[1])]).mean(0)
             self.count(logits, labels)
             outputs.append(logits.cpu())
         return torch.cat(outputs)
@@ -327,14 +327,10 @@ def prepare_training(
 
 def prepare_testing(
     device: torch.device, file: Path, images: PlainImages, batch_size: int, workers: int
-) -> Callable[[], None]:
-    """A test on all images."""
+) -> Callable[[], int]:
+    """A test on all images; gives their number."""
     trainer, batches = load_trainer(device, file), sequential_samples(len(images), batch_size)
-
-    def test() -> None:
-        trainer.evaluate(plain_loader(images, batches, workers))
-
-    return test
+    return lambda: len(trainer.evaluate(plain_loader(images, batches, workers)))
 
 
 def prepare_reading(device: torch.device, images: PlainImages, batches: Batches, workers: int) -> Callable[[], float]:
@@ -343,12 +339,13 @@ def prepare_reading(device: torch.device, images: PlainImages, batches: Batches,
 
 
 def prepare_naming(device: torch.device, file: Path, names: list[str]) -> Callable[[], Tensor]:
-    """Gives the first weights of a head from class names. file: {sizes, text, projections}."""
+    """Gives the first weights of a head from class names. file: {sizes, text, projection, image_projection}."""
     from open_clip.tokenizer import tokenize
 
-    content: dict[str, Any] = torch.load(file)
-    text = PlainText(Sizes(**content["sizes"]))
+    content: dict[str, Any] = torch.load(file, map_location=device)
+    text = PlainText(Sizes(**content["sizes"])).to(device)
     text.load_state_dict(content["text"], strict=True)
-    text, projections = text.to(device), [projection.to(device) for projection in content["projections"]]
     tokenize(names[:1])  # loads the vocabulary
-    return lambda: plain_semantic(text, *projections, tokenize([f"a photo of a {name}." for name in names])).cpu()
+    prompts = [f"a photo of a {name}." for name in names]
+    projection, image_projection = content["projection"], content["image_projection"]
+    return lambda: plain_semantic(text, projection, image_projection, tokenize(prompts)).cpu()

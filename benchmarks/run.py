@@ -32,6 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -47,8 +48,8 @@ from trainer import Trainer
 from utils.config import load_config
 from utils.device import runtime
 
-PHOTO_SIZES = ((500, 375), (500, 333), (375, 500), (500, 400), (333, 500), (480, 360), (640, 427), (427, 640))
-SYLLABLES = ("ba", "ca", "della", "fri", "go", "hyina", "jun", "lo", "mar", "neora", "pus", "quius")
+PHOTO_SIZES = ((500, 375), (500, 333), (375, 500), (500, 400), (333, 500), (480, 360), (640, 427))
+SYLLABLES = "ba ca del ella fri go hy ina jun lo mar ne ora pus qui ru sta tri us vi xan zo la ris"
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -68,7 +69,7 @@ class Plan:
     pipeline_images: int = 32  # in a batch
     pipeline_epochs: int = 1
     workers: int = CORES
-    squares: tuple[int, ...] = (2048, 4096)  # sizes of matrix products
+    square: int = 4096  # size of the matrix products
     names: int = 8142
     starts: int = 2  # of Python
     repeats: int = 5
@@ -77,7 +78,7 @@ class Plan:
 
 GPU: dict[str, Any] = {
     **{"train_images": 128, "train_steps": 10, "test_images": 12_800, "crops_images": 2_560, "test_workers": CORES},
-    **{"memory_images": 128, "pipeline_images": 128, "pipeline_epochs": 3, "squares": (4096, 8192)},
+    **{"memory_images": 128, "pipeline_images": 128, "pipeline_epochs": 3, "square": 8192},
 }
 QUICK = {"names": 64}  # the plain program alone takes minutes for 8,142 names on a CPU
 
@@ -99,9 +100,12 @@ def write_photos(folder: Path, sizes: tuple[tuple[int, int], ...] = PHOTO_SIZES)
 
 
 def species(count: int) -> list[str]:
-    """Different names of two words, about as long as iNaturalist's."""
-    parts = itertools.product(SYLLABLES, repeat=4)
-    return [f"{a}{b} {c}{d}" for a, b, c, d in itertools.islice(parts, count)]
+    """Different names of two words that look like iNaturalist's."""
+    rng, names = np.random.default_rng(0), dict[str, None]()
+    while len(names) < count:
+        genus, kind = ("".join(rng.choice(SYLLABLES.split(), size)) for size in rng.integers(2, 5, 2))
+        names[f"{genus} {kind}".capitalize()] = None
+    return list(names)
 
 
 def link_class_folders(root: Path, train: list[Path], test: list[Path], num_classes: int, num_test: int) -> Path:
@@ -145,23 +149,20 @@ class Setup:
         self.baseline = BaselineProcess(device, self.load)
         self.weights = write_weights(self.folder / "weights.safetensors", plan.sizes)
         self.photos = write_photos(self.folder / "photos")
-        self.root = link_class_folders(
-            self.folder / "images", self.photos, self.photos, plan.num_classes, plan.num_classes
-        )
-        self.products = timing.matrix_products(device, plan.squares)
+        count = plan.num_classes
+        self.root = link_class_folders(self.folder / "images", self.photos, self.photos, count, count)
+        self.product = timing.matrix_product(device, plan.square)
 
-    def command(self, *options: object) -> list[str]:
-        """The arguments of load_config: LIFT+ on the class folders, then KEY VALUE options."""
-        gpu = self.device.index or 0 if self.device.type == "cuda" else -1
-        output = tempfile.mkdtemp(dir=self.folder)
-        given = {"root": self.root, "weights": self.weights, "gpu": gpu, "output_dir": output}
-        given |= {"v.adaptformer_dim": self.plan.width, "classifier_init": None, "compile": "never"}
-        for some in (options, self.plan.options):
-            given |= dict(zip(some[::2], some[1::2], strict=True))
+    def command(self, **options: object) -> list[str]:
+        """The arguments of load_config: LIFT+ on the class folders, with these options and those of the plan."""
+        given: dict[str, object] = {"root": self.root, "weights": self.weights, "classifier_init": None}
+        given |= {"gpu": -1 if self.device.type == "cpu" else 0, "output_dir": tempfile.mkdtemp(dir=self.folder)}
+        given |= {"v.adaptformer_dim": self.plan.width, "compile": "never", **options}
+        given |= dict(zip(self.plan.options[::2], self.plan.options[1::2], strict=True))
         return ["folder", "clip_vit", "lift+", *(str(word) for pair in given.items() for word in pair)]
 
-    def trainer(self, *options: object) -> Trainer:
-        return build_trainer(self.command(*options))
+    def trainer(self, **options: object) -> Trainer:
+        return build_trainer(self.command(**options))
 
     def save(self, trainer: Trainer) -> Path:
         """Writes a file for the plain trainer, with the weights of ours in float32."""
@@ -197,7 +198,7 @@ def train(setup: Setup) -> list[Row]:
     """Steps on one batch, which is sent from the host each time."""
     plan, losses = setup.plan, []
     images, labels = setup.batch(plan.train_images)
-    with setup.trainer("batch_size", plan.train_images) as trainer:
+    with setup.trainer(batch_size=plan.train_images) as trainer:
         parts = math.ceil(plan.train_images / trainer.micro_batch_size)
         args = setup.save(trainer), baseline.normalise(images), labels, plan.train_steps, parts
         plain = setup.baseline.prepare(baseline.prepare_training, *args)
@@ -207,7 +208,7 @@ def train(setup: Setup) -> list[Row]:
                 batch = (x.to(setup.device, non_blocking=True) for x in (images, labels))
                 losses.append(trainer.train_step(*batch)[0])
 
-        seconds = setup.turns({"plain": plain, "ours": ours, **setup.products})
+        seconds = setup.turns({"plain": plain, "ours": ours, "product": setup.product})
     what = f"training step, {plan.train_images} images" + f" in {parts} micro-batches" * (parts > 1)
     target = "4; 60 %" if setup.device.type == "cpu" else "4; 45 %; 5,700 images/s on an H100"
     flops = timing.training_flops(plan.sizes, plan.width, plan.num_classes)
@@ -222,12 +223,11 @@ def test(setup: Setup, crops: int = 1) -> list[Row]:
     count, side = plan.test_images if crops == 1 else plan.crops_images, plan.sizes.resolution + expand
     squares = write_photos(setup.folder / f"squares{crops}", ((side, side),))
     root = link_class_folders(setup.folder / f"test{crops}", setup.photos, squares, plan.num_classes, count)
-    options = "root", root, "tte", crops > 1, "expand", expand, "num_workers", plan.test_workers
-    with setup.trainer(*options) as trainer:
+    with setup.trainer(root=root, tte=crops > 1, expand=expand, num_workers=plan.test_workers) as trainer:
         images = PlainImages(root, "test", plan.sizes.resolution, expand=expand, crops=crops)
         args = setup.save(trainer), images, plan.train_images, plan.test_workers
         plain = setup.baseline.prepare(baseline.prepare_testing, *args)
-        seconds = setup.turns({"plain": plain, "ours": trainer.evaluate, **setup.products})
+        seconds = setup.turns({"plain": plain, "ours": trainer.evaluate, "product": setup.product})
     flops = crops * timing.forward_flops(plan.sizes, plan.width, plan.num_classes)
     target = "5; 60 %" if setup.device.type == "cpu" else "5; 45 %" + "; 11,300 images/s on an H100" * (crops == 1)
     what = "testing" + ", five crops" * (crops > 1)
@@ -238,7 +238,7 @@ def pipeline(setup: Setup) -> list[Row]:
     """From files to batches on the device with a worker for each core, without the time in which the workers start."""
     plan, side = setup.plan, setup.plan.sizes.resolution
     size, epochs, workers = plan.pipeline_images, plan.pipeline_epochs, plan.workers
-    with setup.trainer("batch_size", size, "num_workers", workers) as trainer:
+    with setup.trainer(batch_size=size, num_workers=workers) as trainer:
         draw, crops = build_train_crop(trainer.cfg, side).draw, trainer.test_crops
         samples = baseline.sequential_samples(len(trainer.data.test), size, epochs)
 
@@ -266,10 +266,10 @@ def pipeline(setup: Setup) -> list[Row]:
 
 def init(setup: Setup) -> list[Row]:
     """The first weights of a head from class names."""
-    names, rows = species(setup.plan.names), []
-    backbone = load_backbone("clip_vit", str(setup.weights))[0].to(setup.device)
+    names, rows = species(setup.plan.names), list[Tensor]()
+    backbone = load_backbone("clip_vit", str(setup.weights))[0].to(setup.device).requires_grad_(False)
     content = {"sizes": dataclasses.asdict(setup.plan.sizes), "text": backbone.text.state_dict()}
-    content["projections"] = [backbone.text_projection.detach(), backbone.image_projection.detach()]
+    content |= {"projection": backbone.text_projection, "image_projection": backbone.image_projection}
     torch.save(content, setup.folder / "text.pt")
     plain = setup.baseline.prepare(baseline.prepare_naming, setup.folder / "text.pt", names)
     HEAD_INITS["semantic"](backbone, names[:1], None)  # loads the vocabulary
@@ -287,12 +287,12 @@ def memory(setup: Setup) -> list[Row]:
     """The most memory that a new process takes for two steps, without what it had before the model."""
     count = setup.plan.memory_images
     images, labels = setup.batch(count)
-    with setup.trainer("batch_size", count) as trainer:
+    with setup.trainer(batch_size=count) as trainer:
         file = setup.save(trainer)
     peaks = []
     for prepare, args in (
         (baseline.prepare_training, (file, baseline.normalise(images), labels, 2, 1)),
-        (prepare_training, (setup.command("batch_size", count), images, labels)),
+        (prepare_training, (setup.command(batch_size=count), images, labels)),
     ):
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
             peaks.append(process.submit(timing.peak_mb, setup.device, prepare, args).result())
@@ -321,7 +321,7 @@ def start(setup: Setup) -> list[Row]:
     """From the start of Python until the first step has its images, with workers and the semantic initialisation."""
     seconds = []
     for _ in range(setup.plan.starts):
-        command = [sys.executable, "-c", FIRST_BATCH, *setup.command("classifier_init", "semantic", "compile", "auto")]
+        command = [sys.executable, "-c", FIRST_BATCH, *setup.command(classifier_init="semantic", compile="auto")]
         begin = time.time()
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         seconds.append(float(done.stdout.split()[-1]) - begin)
@@ -369,7 +369,7 @@ def main(arguments: list[str], plan: Plan | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(plan, device, Path(folder))
         with setup.baseline.executor:
-            rates = setup.turns(setup.products)
+            rates = setup.turns({"product": setup.product})
             for stage in args.stage:
                 rows += STAGES[stage](setup)
                 print(f"{time.perf_counter() - begin:4.0f} s  {rows[-1]}", file=sys.stderr)
@@ -380,7 +380,7 @@ def main(arguments: list[str], plan: Plan | None = None) -> None:
         "cores": CORES,
         "date": time.strftime("%Y-%m-%d"),
         "versions": runtime.versions(),
-        "matrix_rates": {name: 1 / statistics.median(values) for name, values in rates.items()},
+        "matrix_rate": 1 / statistics.median(rates["product"]),
         "other_load": setup.load.shares,
         "seconds": time.perf_counter() - begin,
     }
