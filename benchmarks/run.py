@@ -46,7 +46,7 @@ from models.heads import HEAD_INITS
 from models.weights.load import load_backbone
 from trainer import Trainer
 from utils.config import load_config
-from utils.device import runtime
+from utils.device.environment import describe, versions
 
 PHOTO_SIZES = ((500, 375), (500, 333), (375, 500), (500, 400), (333, 500), (480, 360), (640, 427))
 SYLLABLES = "ba ca del ella fri go hy ina jun lo mar ne ora pus qui ru sta tri us vi xan zo la ris"
@@ -376,10 +376,10 @@ def main(arguments: list[str], plan: Plan | None = None) -> None:
 
     # ---- report ----
     about = {
-        "device": runtime.describe(device),
+        "device": describe(device),
         "cores": CORES,
         "date": time.strftime("%Y-%m-%d"),
-        "versions": runtime.versions(),
+        "versions": versions(),
         "matrix_rate": 1 / statistics.median(rates["product"]),
         "other_load": setup.load.shares,
         "seconds": time.perf_counter() - begin,
