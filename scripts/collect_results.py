@@ -30,7 +30,7 @@ from utils.run import results
 
 ACCURACIES = {"overall": "overall", "mean_class": "mean class", "many": "many", "medium": "medium", "few": "few"}
 PUBLISHED = Path(__file__).with_name("published.yaml")
-DEFAULTS = {name: key.default for name, key in KEYS.items() if key.names_run}
+DEFAULTS = {name: key.default for name, key in KEYS.items() if key.affects_training}
 HOW_ONLY = {"seed", "deterministic", "prec_train", "accum_step"}  # these change rounding or chance, not the method
 OF_WEIGHTS = {"mean", "std", "activation", "heads", "text_heads"}  # these describe the weights, which are compared
 TTE_EXPAND = 24  # pixels; the default with several crops

@@ -4,7 +4,7 @@
     testing   the same with the running mean and variance, which training moves by a tenth towards a step's
 
 So a step's images are computed together: with accum_step or on several processes each part would have its own
-statistics (utils/config.py refuses both).
+statistics (utils/config/checking.py refuses both).
 """
 
 from models.backbones.resnet import ResNet
