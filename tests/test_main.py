@@ -241,4 +241,4 @@ def test_stopping_by_hand(command, monkeypatch):
     monkeypatch.setattr("trainer.Trainer.fit", interrupt)
     status, error = command()
     assert status == 130
-    assert "goes on" in error
+    assert "run the same command again to resume" in error

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from helpers import said
 from PIL import Image
 
 import main as cli
@@ -27,8 +29,8 @@ from utils.config.schema import KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
-collect_results, count_parameters, run_all = map(
-    importlib.import_module, ("collect_results", "count_parameters", "run_all")
+collect_results, count_parameters, planning, run_all = map(
+    importlib.import_module, ("collect_results", "count_parameters", "planning", "run_all")
 )
 SCRIPTS = sorted((ROOT / "scripts").glob("run_*.sh"))
 GROUPS = (
@@ -87,7 +89,7 @@ def test_main_accepts_every_command(dry_runs, name):
     seen = set()
     for line in dry_runs[name]:
         cfg = read_command(line)
-        file = run_all.results_file(cfg)
+        file = planning.results_file(cfg)
         assert file not in seen, line
         seen.add(file)
         if cfg.test_only and not cfg.zero_shot:
@@ -127,25 +129,6 @@ def test_only_and_what_is_added_to_all():
     assert [read_command(line).root for line in out.stdout.splitlines()] == ["/my pictures"] * 4
 
 
-def test_wrong_input_is_said_before_anything_runs(tmp_path):
-    for arguments, lines, part in (
-        (["lrr", "1"], "-d digits_lt -b clip_tiny -m lift+", "did you mean 'lr'"),
-        ([], "-d digits_lt -b clip_tiny -m lift+\n-d digits_lt -b clip_big -m lift+", "unknown backbone 'clip_big'"),
-        (["--only", "nothing"], "-d digits_lt -b clip_tiny -m lift+", "no command matches --only 'nothing'"),
-        ([], "-d imagenet_lt -b clip_vit_b16 -m lift+", "--root imagenet_lt=FOLDER"),
-        (["output_dir", "x"], "-d digits_lt -b clip_tiny -m lift+", "output_dir"),
-        (["seed", "None"], "-d digits_lt -b clip_tiny -m lift+", "--seeds N"),
-        (["--root", "imagenet_lt"], "-d digits_lt -b clip_tiny -m lift+", "DATA=FOLDER"),
-        (["--jobs", "0"], "-d digits_lt -b clip_tiny -m lift+", "at least 1"),
-        ([], "-d digits_lt -b clip_tiny -m zs\n-d digits_lt -b clip_tiny -m zs tte True", "two runs would write"),
-    ):
-        result = call("", *arguments, lines=lines, cwd=tmp_path)
-        assert result.returncode == 2, arguments
-        assert part in result.stderr
-        assert "Traceback" not in result.stderr
-        assert not list(tmp_path.iterdir())
-
-
 def test_the_helper_knows_the_trainers_files():
     from trainer import Trainer
 
@@ -161,7 +144,7 @@ def test_the_helper_knows_the_trainers_files():
         (("test_name", "a"), "results.json"),
     ):
         cfg = load_config("digits_lt", "clip_tiny", "lift+", list(options))
-        assert run_all.results_file(cfg) == Path("output/digits_lt_clip_tiny_lift+") / name
+        assert planning.results_file(cfg) == Path("output/digits_lt_clip_tiny_lift+") / name
         trainer = Trainer(cfg)
         assert name == (f"results_{trainer.what}.json" if trainer.testing else "results.json")
 
@@ -169,11 +152,11 @@ def test_the_helper_knows_the_trainers_files():
 # ---- running ----
 
 FAKE_MAIN = """
-import json, os, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 sys.path.insert(0, {scripts!r})
-from run_all import results_file  # which finds the other modules
+from planning import results_file  # which finds the other modules
 from main import parse
 from utils.config import load_config
 
@@ -191,6 +174,16 @@ if cfg.lr == 14:
     except KeyboardInterrupt:
         Path("stopped").touch()
         sys.exit(130)
+if cfg.lr == 15:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    child = subprocess.Popen(["sleep", "3600"])
+    Path("pids").write_text(f"{{os.getpid()}} {{child.pid}}")
+    Path("started").touch()
+    time.sleep(3600)
+if cfg.lr > 19:
+    while len(list(Path().glob("output/*/meets"))) < 2:
+        (results_file(cfg).parent / "meets").touch()
+        time.sleep(0.01)
 results_file(cfg).write_text("no JSON")
 """
 
@@ -200,7 +193,8 @@ def fake(tmp_path, monkeypatch):
     """run_all of a project whose main.py only says that it ran; returns a way to call it."""
     (tmp_path / "main.py").write_text(FAKE_MAIN.format(scripts=str(ROOT / "scripts")))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_all, "ROOT", tmp_path)
+    for module in (planning, run_all):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
 
     def run(lines, *arguments):
         monkeypatch.setattr("sys.argv", ["run_all.py", *arguments])
@@ -220,6 +214,35 @@ def ran():
 
 BASE = "-d digits_lt -b clip_tiny -m lift+"
 RUN = "output/digits_lt_clip_tiny_lift+"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (["lrr", "1"], [BASE]),
+        (["lr"], [BASE]),
+        ([], [BASE, "-d digits_lt -b clip_big -m lift+"]),
+        (["-b", "clip_tiny"], ["-d digits_lt -m clip_vit_b16"]),
+        (["--only", "nothing"], [BASE]),
+        (["--only", "("], [BASE]),
+        ([], ["-d imagenet_lt -b clip_vit_b16 -m lift+"]),
+        (["output_dir", "x"], [BASE]),
+        (["seed", "None"], [BASE]),
+        (["--root", "imagenet_lt"], [BASE]),
+        (["--jobs", "0"], [BASE]),
+        ([], ["-d digits_lt -b clip_tiny -m zs", "-d digits_lt -b clip_tiny -m zs tte True"]),
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_wrong_input_is_refused_before_anything_runs(arguments, lines, fake, capsys):
+    try:
+        status = fake(lines, *arguments)
+    except SystemExit as error:  # argparse's
+        status = error.code
+    assert status == 2
+    said(capsys.readouterr().err.partition("error: ")[2].rstrip())
+    assert not ran()
+    assert not Path("output").exists()
 
 
 def test_what_is_done_is_skipped_and_a_failure_stops_nothing(fake, capsys):
@@ -325,28 +348,54 @@ def test_a_longer_name_that_the_trainer_chose_is_found(fake, capsys):
     assert fake([line], "--dry-run") == 0
     assert capsys.readouterr().out.endswith("# done\n")
     assert fake([line, f"{line} tte True"], "--dry-run") == 0
-    assert [said.endswith("# done") for said in capsys.readouterr().out.splitlines()] == [True, False]
+    assert [line.endswith("# done") for line in capsys.readouterr().out.splitlines()] == [True, False]
 
 
-def test_ctrl_c_ends_what_was_started(tmp_path):
+def test_as_many_runs_at_once_as_jobs(fake):
+    """Each of the first two runs ends when it has met another one."""
+    assert fake([f"{BASE} lr {lr}" for lr in (20, 21, 22)], "--jobs", "2") == 0
+    assert ran()[2] == f"{RUN}_lr_22.0/results.json"
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """interrupted(LINES, SIGNAL) starts run_all, sends it the signal once a run has started, and waits for its end."""
     (tmp_path / "main.py").write_text(FAKE_MAIN.format(scripts=str(ROOT / "scripts")))
-    code = (
-        f"import sys; from pathlib import Path; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import run_all; "
-        "run_all.ROOT = Path.cwd(); sys.exit(run_all.main())"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    process.stdin.write(f"{BASE} lr 14\n{BASE} lr 1\n")
-    process.stdin.close()
-    while not (tmp_path / "started").exists() and process.poll() is None:
-        time.sleep(0.05)
-    process.terminate()  # taken as Ctrl-C is
-    assert process.wait(600) == 130
-    assert "stopped" in process.stderr.read()
-    process.stderr.close()
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+import planning, run_all
+planning.ROOT = run_all.ROOT = Path.cwd()
+run_all.PATIENCE = 3
+sys.exit(run_all.main())
+"""
+
+    def call(lines, ending):
+        command = [sys.executable, "-c", code]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path)
+        process.stdin.write("\n".join(lines))
+        process.stdin.close()
+        while not (tmp_path / "started").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(ending)
+        return process.wait(600)
+
+    return call
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_what_was_started(ending, interrupted, tmp_path):
+    assert interrupted([f"{BASE} lr 14", f"{BASE} lr 1"], ending) == 130
     assert (tmp_path / "stopped").exists()
     assert (tmp_path / "order.txt").read_text().splitlines() == [RUN + "_lr_14.0/results.json"]
+
+
+def test_a_run_that_ignores_ctrl_c_is_killed_with_its_children(interrupted, tmp_path):
+    assert interrupted([f"{BASE} lr 15"], signal.SIGHUP) == 130
+    for pid in (tmp_path / "pids").read_text().split():
+        state = Path(f"/proc/{pid}/stat")
+        assert not state.exists() or state.read_text().rpartition(") ")[2][0] == "Z"  # nobody waits for an orphan
 
 
 # ---- tables ----

@@ -1,0 +1,207 @@
+"""Plans experiments: reads commands of main.py, and finds their run directories and the runs that are complete.
+
+scripts/run_all.py runs the plan.
+"""
+
+import argparse
+import dataclasses
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from datasets import FOLDER_KEYS, build_data
+from main import parse
+from utils.config import OUTPUT, Config, load_config, pair_options
+from utils.errors import ConfigError, DataError
+from utils.run import results
+
+NEED_NO_ROOT = {"digits_lt"}  # part of scikit-learn
+
+
+@dataclasses.dataclass(eq=False)
+class Run:
+    """One command of main.py."""
+
+    command: list[str]  # its arguments
+    cfg: Config
+    results: Path  # the file that it writes last
+    trained: Path  # the results file of the training run that it tests; its own if it trains
+    done: bool = False  # before anything starts
+
+    def __str__(self) -> str:
+        return as_typed(self.command)
+
+
+def as_typed(command: list[str]) -> str:
+    """The command as a user would type it."""
+    return shlex.join(["python", os.path.relpath(ROOT / "main.py"), *command])
+
+
+# ---- files of runs ----
+
+
+def results_file(cfg: Config) -> Path:
+    """The file that a run of `cfg` writes last."""
+    crops = (cfg.test_train, cfg.tte, cfg.tte_crops, cfg.tte_draws)
+    testing = cfg.test_only or cfg.test_train
+    return results.run_files(Path(cfg.output_dir), *crops, testing=testing, name=cfg.test_name).results
+
+
+def terminal_file(run: Run) -> Path:
+    """The file with the output of a run."""
+    return run.results.with_name(run.results.stem.replace("results", "terminal") + ".txt")
+
+
+def find_results(run: Run) -> Path | None:
+    """The results file of a complete run, None for other runs.
+
+    A test of other images than its training run's may have written a longer name: the command in the file decides.
+    """
+    if run.results.exists():
+        return run.results if has_same_images(run) else None
+    command = shlex.join(["python", "main.py", *run.command])
+    longer = run.results.parent.glob(f"{run.results.stem}_*.json") if run.results != run.trained else ()
+    return next((path for path in longer if results.read(path).get("command") == command), None)
+
+
+def has_same_images(run: Run) -> bool:
+    """Whether the results file is of the images that the command names now. Published sets are compared by name."""
+    now = fingerprints(run.cfg)
+    recorded = results.read(run.results).get("data", {}).get("fingerprint", {}) if now else {}
+    return all(results.same_images(recorded.get(split), now[split]) for split in now)
+
+
+def fingerprints(cfg: Config) -> dict[str, str]:
+    """The fingerprints of the training and test list of -d folder; {} for other data, or if they cannot be read."""
+    key = tuple(cfg[name] for name in ("dataset", "root", *FOLDER_KEYS, "bad_images"))
+    if cfg.dataset == "folder" and key not in _fingerprints:
+        try:
+            _fingerprints[key] = build_data(cfg).fingerprints()
+        except DataError:  # main.py reports it
+            _fingerprints[key] = {}
+    return _fingerprints.get(key, {})
+
+
+_fingerprints: dict[tuple[Any, ...], dict[str, str]] = {}  # by the keys that they depend on, as images are read
+
+
+def saved_config(run_dir: Path) -> dict[str, Any]:
+    """The configuration of a run of an earlier call; {} if there is none."""
+    try:
+        return dict(yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return {}
+
+
+# ---- what to run ----
+
+
+def forms_of(line: str, seed: int, args: argparse.Namespace) -> list[list[str]]:
+    """The arguments of a script's line: as the script has it, then with the additions of the command line, one by one.
+
+    The last form is run; --only is searched in all of them. Raises ConfigError.
+    """
+    words = shlex.split(line)
+    given = parse(words)
+    if args.backbone and not given.backbone:
+        message = f"-b {args.backbone} does not go with LIFT's form of a command, which names its own: {line}"
+        raise ConfigError(message, kind="backbone_of_lift_form", key="backbone")
+    data, backbone = args.data or given.data, args.backbone or given.backbone
+    flags = ["-d", data, *(["-b", backbone] if backbone else []), "-m", given.method]
+    root = ["root", args.root[data]] if data in args.root else []
+    forms, options = [words], given.options
+    for added in (args.options, root, ["seed", str(seed)] if seed else []):
+        options = [text for pair in pair_options([*options, *added]).items() for text in pair]
+        forms.append([*flags, *options])
+    return forms
+
+
+def is_wanted(only: re.Pattern[str], forms: list[list[str]]) -> bool:
+    """Whether --only is found in one of a command's forms, with the quotes of --dry-run or without any."""
+    return any(only.search(text) for form in forms for text in (as_typed(form), f"python main.py {' '.join(form)}"))
+
+
+def build_run(command: list[str], planned: Mapping[Path, Run]) -> Run:
+    """The run of a command. Raises ConfigError.
+
+    A test of another list than its training run's gets a test_name; one with its own `expand` gets a directory of its
+    own, as results files are not named by expand. planned: the runs before this one, by results file.
+    """
+    given = parse(command)
+    options = list(given.options)
+
+    def load() -> Config:
+        return load_config(given.data, given.backbone, given.method, options)
+
+    cfg = load()
+    trained = Path(cfg.output_dir) / "results.json"
+    if cfg.test_only or cfg.test_train:
+        if name := name_of_other_list(cfg, planned.get(trained)):
+            options += ["test_name", name]
+            cfg = load()
+        if "expand" in options[::2]:
+            name = f"{results_file(cfg).stem.removeprefix('results_')}_expand_{cfg.expand}"
+            folder = (Path(cfg.output_dir) / name).relative_to(OUTPUT)
+            options += ["model_dir", cfg.output_dir, "output_dir", str(folder)]
+            cfg = load()
+    return Run([*command, *options[len(given.options) :]], cfg, results_file(cfg), trained)
+
+
+def name_of_other_list(cfg: Config, training: Run | None) -> str | None:
+    """The name of the tested list, if it is not that of the training run; None otherwise, or with a test_name.
+
+    training: the training run if it is planned, too; that of an earlier call is known by its config.yaml.
+    """
+    key = "train_list" if cfg.test_train else "test_list"
+    tested = cfg[key]
+    usual = training.cfg[key] if training else saved_config(Path(cfg.output_dir)).get(key, tested)
+    same = not tested or os.path.realpath(tested) == os.path.realpath(usual or "")
+    return None if same or cfg.test_name else Path(tested).stem
+
+
+def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
+    """The runs of all lines and seeds that --only leaves, in order, without duplicates. Raises ConfigError."""
+    runs: dict[Path, Run] = {}
+    for line in lines:
+        for seed in range(args.seeds):
+            forms = forms_of(line, seed, args)
+            if not is_wanted(args.only, forms):
+                continue
+            try:
+                run = build_run(forms[-1], runs)
+            except ConfigError as error:
+                message = f"{error}\n  in: {as_typed(forms[-1])}\n  --only REGEX leaves such runs out"
+                raise ConfigError(message, kind=error.kind, path=error.path, key=error.key) from error
+            if seed and run.cfg.zero_shot:
+                continue  # nothing in zero-shot CLIP depends on the seed
+            if runs.setdefault(run.results, run).cfg != run.cfg:
+                message = f"two runs would write {run.results}:\n  {runs[run.results]}\n  {run}"
+                raise ConfigError(message, kind="same_results_file", path=run.results)
+    if not runs:
+        message = f"no command matches --only '{args.only.pattern}'; --dry-run without it shows them all"
+        raise ConfigError(message, kind="no_command_matches")
+    to_train: set[Path] = set()  # their tests are repeated, even complete ones
+    for run in runs.values():
+        run.done = run.trained not in to_train and find_results(run) is not None
+        if not run.done:
+            to_train.add(run.results)
+    return list(runs.values())
+
+
+def require_roots(runs: list[Run]) -> None:
+    """Raises ConfigError for data sets whose folder is not given."""
+    rootless = {run.cfg.dataset for run in runs if not (run.done or run.cfg.root or run.cfg.train_list)}
+    missing = sorted(rootless - NEED_NO_ROOT)
+    if missing:
+        flags = " ".join(f"--root {name}=FOLDER" for name in missing)
+        message = f"where are the images of {', '.join(missing)}? Add {flags}, or leave them out with --only"
+        raise ConfigError(message, kind="missing_root", key="root")
