@@ -1,4 +1,4 @@
-"""The experiment scripts: what they would run, what they skip, what they say; and the tables made of results."""
+"""The experiment scripts: the runs that they plan, skip, start and report; and the tables of results."""
 
 import csv
 import importlib
@@ -13,14 +13,14 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from helpers import said
+from helpers import said, train
 from PIL import Image
+from script_runs import dry_run, files_read_once, script_lines
 
 import main as cli
 from datasets import build_data
@@ -61,16 +61,12 @@ def read_command(line):
 
 @pytest.fixture(scope="module")
 def dry_runs():
-    """The lines that every script prints, by its name."""
-    with ThreadPoolExecutor() as pool:
-        results = pool.map(lambda path: call(path.stem.removeprefix("run_"), "--dry-run"), SCRIPTS)
-    printed = dict(zip([path.stem.removeprefix("run_") for path in SCRIPTS], results, strict=True))
-    for name, result in printed.items():
-        assert (result.returncode, result.stderr) == (0, ""), name
-    return {name: result.stdout.splitlines() for name, result in printed.items()}
+    """The lines that every script prints with --dry-run, by its name."""
+    with files_read_once():
+        return {path.stem.removeprefix("run_"): dry_run(*script_lines(path.stem)) for path in SCRIPTS}
 
 
-# ---- what would run ----
+# ---- plans ----
 
 
 def test_every_group_has_its_script(dry_runs):
@@ -85,7 +81,7 @@ def test_every_group_has_its_script(dry_runs):
 
 @pytest.mark.parametrize("name", GROUPS.split())
 def test_main_accepts_every_command(dry_runs, name):
-    """Each in a results file of its own; a test comes after the run that it tests, and finds its checkpoint."""
+    """Each has a results file of its own; a test comes after the run that it tests, and finds its checkpoint."""
     seen = set()
     for line in dry_runs[name]:
         cfg = read_command(line)
@@ -129,10 +125,9 @@ def test_only_and_what_is_added_to_all():
     assert [read_command(line).root for line in out.stdout.splitlines()] == ["/my pictures"] * 4
 
 
-def test_the_helper_knows_the_trainers_files():
-    from trainer import Trainer
-
-    for options, name in (
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
         (("tte", "True"), "results.json"),
         (("test_only", "True"), "results_test.json"),
         (("test_only", "True", "tte", "True"), "results_tte.json"),
@@ -142,11 +137,20 @@ def test_the_helper_knows_the_trainers_files():
         (("test_only", "True", "test_name", "fold 1/b"), "results_test_fold-1-b.json"),
         (("test_train", "True", "test_name", "tte"), "results_train_list_tte.json"),  # not that of tte True
         (("test_name", "a"), "results.json"),
-    ):
-        cfg = load_config("digits_lt", "clip_tiny", "lift+", list(options))
-        assert planning.results_file(cfg) == Path("output/digits_lt_clip_tiny_lift+") / name
-        trainer = Trainer(cfg)
-        assert name == (f"results_{trainer.what}.json" if trainer.testing else "results.json")
+    ],
+    ids=lambda options: " ".join(options) if isinstance(options, tuple) else "",
+)
+def test_the_results_file_of_a_command(options, name):
+    cfg = load_config("digits_lt", "clip_tiny", "lift+", list(options))
+    assert planning.results_file(cfg) == Path("output/digits_lt_clip_tiny_lift+") / name
+
+
+def test_a_run_writes_the_file_that_the_plan_expects(config, few_images):
+    for options in ((), ("test_only", "True", "tte", "True"), ("test_train", "True", "test_name", "mine")):
+        cfg = config("num_epochs", 1, *options)
+        assert not planning.results_file(cfg).exists()
+        train(cfg)
+        assert planning.results_file(cfg).exists()
 
 
 # ---- running ----
@@ -190,7 +194,7 @@ results_file(cfg).write_text("no JSON")
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """run_all of a project whose main.py only says that it ran; returns a way to call it."""
+    """fake(LINES, ARGUMENT, ...): run_all with a main.py that only records that it ran."""
     (tmp_path / "main.py").write_text(FAKE_MAIN.format(scripts=str(ROOT / "scripts")))
     monkeypatch.chdir(tmp_path)
     for module in (planning, run_all):
@@ -245,7 +249,7 @@ def test_wrong_input_is_refused_before_anything_runs(arguments, lines, fake, cap
     assert not Path("output").exists()
 
 
-def test_what_is_done_is_skipped_and_a_failure_stops_nothing(fake, capsys):
+def test_completed_runs_are_skipped_and_failures_do_not_stop_the_others(fake, capsys):
     done = Path(RUN + "_lr_0.5/results.json")
     done.parent.mkdir(parents=True)
     done.touch()
@@ -272,8 +276,8 @@ def test_what_is_done_is_skipped_and_a_failure_stops_nothing(fake, capsys):
     assert [line.endswith("# done") for line in capsys.readouterr().out.splitlines()] == [True, False, False, True]
 
 
-def test_results_of_other_pictures_are_not_done(fake, tmp_path, capsys):
-    """One's own pictures are known by their lists and contents, not by the place of the results."""
+def test_results_of_other_images_are_not_complete(fake, tmp_path, capsys):
+    """With -d folder, images are compared by their lists and contents, wherever root is."""
     rng = np.random.default_rng(0)
     for root, name in itertools.product("pq", ("train/a/1", "train/b/1", "test/a/1", "test/b/1")):
         path = tmp_path / root / f"{name}.png"
@@ -338,8 +342,8 @@ def test_a_test_of_another_list_gets_its_name(fake, tmp_path):
     assert ran()[-1] == f"{run}/results_test_d.json"
 
 
-def test_a_longer_name_that_the_trainer_chose_is_found(fake, capsys):
-    """Where only the fingerprints tell that the images are others; the command in the file shows whose it is."""
+def test_a_results_file_with_a_longer_name_is_found(fake, capsys):
+    """If only the fingerprints differ, the plan does not know the name: the command in the file decides."""
     line = f"{BASE} test_only True"
     for name, command in (("a", f"python main.py {line}"), ("b", "python main.py -d digits_lt")):
         path = Path(RUN, f"results_test_{name}.json")
@@ -528,7 +532,7 @@ LIFT = "-d cifar100_ir100 -m clip_vit_b16_peft"
 NONE = [None, ""]
 
 
-def test_a_published_value_stands_beside_what_it_is_of(published):
+def test_a_published_value_is_shown_beside_its_settings(published):
     assert published(f"{LIFT} seed 3") == [81.7, "first"]
     assert published(f"{LIFT} prec_train fp16 accum_step 4 deterministic True") == [81.7, "first"]  # HOW_ONLY
     assert published(f"{LIFT} test_only True tte False", "results_test.json") == [77.7, "first"]
@@ -552,11 +556,11 @@ def test_a_published_value_stands_beside_what_it_is_of(published):
         "-d inat2018 -b clip_vit_b16 -m lift+",
     ],
 )
-def test_a_published_value_never_stands_beside_other_settings(published, arguments):
+def test_a_published_value_is_not_shown_beside_other_settings(published, arguments):
     assert published(arguments) == NONE
 
 
-def test_a_published_value_never_stands_beside_other_weights_or_images(published):
+def test_a_published_value_is_not_shown_beside_other_weights_or_images(published):
     def data(**more):
         return {"name": "cifar100_ir100", "split": "test", "fingerprint": {"train": "t", "test": "e"}, **more}
 
@@ -577,7 +581,7 @@ def test_a_published_value_never_stands_beside_other_weights_or_images(published
     assert published(LIFT, weights={"name": "mine.pt"}) == NONE
 
 
-def test_every_published_value_stands_beside_its_own_run(published, monkeypatch):
+def test_every_published_value_is_shown_beside_its_run(published, monkeypatch):
     """With what a trainer fills in: the normalisation of the weights, and the pixels of expand."""
     content = yaml.safe_load((ROOT / "scripts/published.yaml").read_text())
     monkeypatch.setattr(collect_results, "PUBLISHED", ROOT / "scripts/published.yaml")
@@ -615,7 +619,7 @@ def test_every_published_value_stands_beside_its_own_run(published, monkeypatch)
     assert seen > 10
 
 
-def test_older_results_have_published_weights_where_their_file_says_so(published):
+def test_weights_of_older_results_are_recognised_by_their_file(published):
     assert published(LIFT, weights={"name": "ViT-B-16.pt"}) == [81.7, "first"]
     assert published(LIFT, weights={"name": "ViT-B-32.pt"}) == NONE
     assert published(f"{LIFT} weights ViT-B-16.pt", weights={"name": "ViT-B-16.pt"}) == NONE
@@ -662,8 +666,8 @@ def test_results_of_other_images_never_share_a_row(results, tmp_path, capsys, mo
     }
 
 
-def test_older_files_know_images_by_name_alone(results, tmp_path, capsys, monkeypatch):
-    """Seeds of before and after share a row, unless two contents go by these names."""
+def test_older_files_compare_images_by_name(results, tmp_path, capsys, monkeypatch):
+    """Seeds of older and newer files share a row, unless two contents have the same names."""
     old, new, other = "aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaa-1111111111111111", "bbbbbbbbbbbbbbbb-2222222222222222"
     results(BASE, 80.0, **images(old))
     results(f"{BASE} seed 1", 82.0, **images(new))
