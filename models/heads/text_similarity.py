@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones.backbone import Backbone
-from models.backbones.transformer import Nothing
+from models.backbones.transformer import Zero
 from models.heads.prompts import class_texts
 from models.heads.texts import FixedTexts, build_texts
 from models.peft import attach
@@ -38,7 +38,7 @@ class TextSimilarity(nn.Module):
                 self.register_parameter(name, nn.Parameter(value))
             else:
                 self.register_buffer(name, value, persistent=False)
-        self.image_adapter, self.text_adapter = Nothing(), Nothing()
+        self.image_adapter, self.text_adapter = Zero(), Zero()
         if width:
             joint = text_projection.shape[1]
             self.image_adapter, self.text_adapter = Bottleneck(joint, width), Bottleneck(joint, width)

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones.backbone import Backbone
-from models.backbones.text import TextTransformer, class_prompts, cut, ends, tokenize
+from models.backbones.text import TextTransformer, cut, ends
+from models.backbones.tokenizer import class_prompts, tokenize
 from utils.errors import ModelError
 
 CHUNK = 256  # classes that are encoded at once

@@ -9,7 +9,7 @@ import torch
 from helpers import CLIP_RESOLUTION, TEXT_DIM, normal_images, randomize
 
 from models import build_model, peft
-from models.backbones.text import tokenize
+from models.backbones.tokenizer import tokenize
 from models.heads.text_similarity import TextSimilarity
 from models.heads.texts import FixedTexts, TrainedTexts, build_texts, coop_prompts, photo_prompts
 from utils.config.schema import PEFT, TEXT_PEFT
@@ -241,9 +241,9 @@ def test_context_is_not_asked_for_its_placeholders_words(clip_pair):
         if row not in known:
             ours.text.token_embedding.weight.data[row] = 0
     assert isinstance(build(ours, ["cat", "dog"], coop=True).head.texts, TrainedTexts)
-    with pytest.raises(ModelError, match="does not know the words of class 'truck'"):
+    with pytest.raises(ModelError, match="class 'truck' contains words outside the vocabulary"):
         build(ours, ["cat", "truck"], coop=True)
-    with pytest.raises(ModelError, match="does not know the words of class 'truck'"):
+    with pytest.raises(ModelError, match="class 'truck' contains words outside the vocabulary"):
         build(ours, ["cat", "truck"])
 
 
