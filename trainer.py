@@ -191,7 +191,7 @@ class Trainer:
         self.loss = build_loss(cfg, torch.from_numpy(self.data.class_counts)).to(self.device)
         self.frozen.cast(self.train_dtype)
         share, images = math.ceil(cfg.batch_size / ranks), cfg.num_epochs * len(data) // ranks  # of this process
-        self.part = memory.images_at_once(self.model.train(), self.loss, share, cfg.accum_step, self.log.info)
+        self.part = self.pick_micro_batch_size(share)
         compilation.compile_blocks(self.model, cfg.compile, images, self.device, self.log.info)
         self.parallel = self.world.wrap(self.model)
 
@@ -209,6 +209,19 @@ class Trainer:
         if self.world.main:
             about = self.identity | self.computed | self.about_training_images()
             checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.saved_tensors(self.model), about)
+
+    def pick_micro_batch_size(self, images: int) -> int:
+        """How many of its `images` of a step this process computes at once."""
+        model, device = self.model.train(), self.device
+
+        def loss_of(count: int) -> Tensor:
+            blank = torch.zeros(count, 3, self.resolution, self.resolution, dtype=torch.uint8, device=device)
+            return self.loss(model(blank), torch.zeros(count, dtype=torch.int64, device=device)).sum()
+
+        tensors = [*model.parameters(), *model.buffers()]
+        gradient_bytes = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)  # and momentum
+        accum_step = self.cfg.accum_step
+        return memory.pick_micro_batch_size(images, accum_step, loss_of, tensors, gradient_bytes, device, self.log.info)
 
     def train_epoch(self, epoch: int, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
         cfg = self.cfg

@@ -80,7 +80,7 @@ def attention(bench: Bench) -> list[Row]:
 
 def linear(bench: Bench) -> list[Row]:
     what = "large frozen linears by oneDNN's convolution"
-    return _model(bench, what, lambda: patch.object(kernels, "FEWEST_ROWS", {}), "1.1", "1.1")
+    return _model(bench, what, lambda: patch.object(kernels, "MIN_ROWS", {}), "1.1", "1.1")
 
 
 def class_token(bench: Bench) -> list[Row]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.baseline import PlainClassifier, PlainImages, PlainText, PlainTrainer, plain_loader, plain_semantic
 from benchmarks.timing import CLOCK, NEIGHBOURS, waiter
 from models.backbones.backbone import Geometry
-from models.backbones.text import VOCABULARY, class_prompts, tokenize
+from models.backbones.tokenizer import VOCABULARY, class_prompts, tokenize
 from models.weights.load import load_backbone
 
 Work = Callable[[], object]

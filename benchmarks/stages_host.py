@@ -13,7 +13,7 @@ from benchmarks.work import Bench, config
 from datasets.base import ImageList
 from datasets.loading.crops import TestCrops, TrainCrop
 from datasets.loading.loader import Loader, TrainSteps, in_order
-from models.backbones.text import tokenize
+from models.backbones.tokenizer import tokenize
 from models.heads import HEAD_INITS
 from models.weights.load import load_backbone
 

@@ -22,7 +22,7 @@ from benchmarks.work import CPU, Plan
 from datasets.loading.crops import TestCrops, TrainCrop
 from datasets.loading.decode import decode
 from models.backbones.backbone import Geometry
-from models.backbones.text import VOCABULARY, class_prompts, tokenize
+from models.backbones.tokenizer import VOCABULARY, class_prompts, tokenize
 from models.backbones.vit import VisionTransformer
 from models.heads import HEAD_INITS
 from models.weights.load import load_backbone

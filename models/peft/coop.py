@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbones.text import class_prompts, ends, tokenize
+from models.backbones.text import ends
+from models.backbones.tokenizer import class_prompts, tokenize
 from models.heads.texts import TextEncoderFeatures
 from models.peft.method import Method
 from utils.errors import ModelError

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from models.backbones.backbone import Geometry
-from models.backbones.text import VOCABULARY
+from models.backbones.tokenizer import VOCABULARY
 from models.backbones.vit import HEAD_DIM
 from utils.config.parsing import NORMALISATIONS
 from utils.errors import ModelError

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from models.backbones.text import VOCABULARY
+from models.backbones.tokenizer import VOCABULARY
 from utils.errors import ModelError
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import main as cli
 from models.backbones import BACKBONES
 from models.backbones.backbone import Geometry
-from models.backbones.text import tokenize
+from models.backbones.tokenizer import tokenize
 from models.weights import load as loading
 from models.weights.descriptions import OPENAI_SHA256, Description, beside, describe_open_clip, describe_timm
 from models.weights.find import open_clip_entry, timm_entry

@@ -8,7 +8,7 @@ from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
 from datasets.own.classnames import are_codes
 from datasets.sets import digits_lt
-from models.backbones.text import text_notes
+from models.backbones.tokenizer import text_notes
 from trainer import Trainer
 
 

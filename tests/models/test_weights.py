@@ -26,7 +26,7 @@ from torch import nn
 
 from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone, Geometry
-from models.backbones.text import VOCABULARY, tokenize
+from models.backbones.tokenizer import VOCABULARY, tokenize
 from models.weights import find as finding
 from models.weights.find import find_weights
 from models.weights.load import load_backbone, read_geometry

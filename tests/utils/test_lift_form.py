@@ -16,7 +16,7 @@ from datasets import build_data
 from datasets.base import DataSet, ImageList
 from datasets.loading.crops import FIRST_DRAW, TestCrops, TestDraws, TrainCrop, build_test_crops, centre_crop, resize
 from datasets.sets import cifar100_lt
-from models.backbones.text import tokenize
+from models.backbones.tokenizer import tokenize
 from models.heads import HEAD_INITS
 from models.heads.prompts import class_texts
 from models.heads.text_similarity import TextSimilarity
@@ -238,11 +238,11 @@ def test_a_run_reads_its_prompt(method, config):
     "content, expected",
     [
         ("{", "cannot be read as JSON"),
-        ("[]", "has to hold {class name: [sentences]}"),
-        ("null", "has to hold {class name: [sentences]}"),
+        ("[]", "has to contain {class name: [sentences]}"),
+        ("null", "has to contain {class name: [sentences]}"),
         ('{"zero": "a text"}', 'found {"zero": "a text"}'),
         ('{"zero": []}', 'found {"zero": []}'),
-        ('{"zero": [" "]}', "has to hold"),
+        ('{"zero": [" "]}', "has to contain"),
         ('{"zero": ["x"]}', "has no sentences for 'tree_frog', 'golden eagle' (it has 'zero'"),
     ],
 )

@@ -20,7 +20,7 @@ from utils.config.lift_keys import LIFT_DEFAULTS, LIFT_KEYS, finish
 from utils.config.merging import Layer, last_of_each, merge
 from utils.config.naming import OUTPUT, run_directory
 from utils.config.parsing import NORMALISATIONS
-from utils.config.schema import KEYS, PEFT, SCHEMA
+from utils.config.schema import KEYS, LOSSES, PEFT, SCHEMA
 from utils.errors import ConfigError
 
 __all__ = ["OUTPUT", "Config", "config_names", "help_text", "load_config", "training_options"]
@@ -47,8 +47,8 @@ def load_config(
 ) -> Config:
     """The frozen configuration of `-d data -b backbone -m method KEY VALUE ...`, checked, its output_dir resolved.
 
-    Without a backbone, `method` is a model of LIFT's. `warn` gets a line for names of LIFT's, and for sizes of methods
-    that are off. Raises ConfigError.
+    Without a backbone, `method` is a model of LIFT's. `warn` gets a line for names of LIFT's, and for options of
+    methods and losses that are not used. Raises ConfigError.
     """
     layers = [Layer("", {name: key.default for name, key in KEYS.items()})]
     layers += [Layer("", LIFT_DEFAULTS)] if backbone is None else []
@@ -70,9 +70,9 @@ def load_config(
     _describe_other_weights(values, described, given)
     check(values)
     for name in given:
-        owner = _owner(name)
-        if owner and not values[owner] and values[name] != before[name]:
-            warn(f"{name} has no effect while {owner} is False")
+        reason = _no_effect(name, values)
+        if reason and values[name] != before[name]:
+            warn(f"{name} has no effect while {reason}")
     if values["tte"] and values["tte_draws"] and "expand" in given:
         warn("expand has no effect on tte_draws, which are cut from the whole image")
     if values["seed"] is None:
@@ -98,6 +98,15 @@ def _describe_other_weights(values: dict[str, Any], described: set[str], given: 
         for key, other in (("mean", "std"), ("std", "mean")):
             if values[key] == pair[key] and (values[other] is None or (key in given and other not in given)):
                 values[other] = pair[other]
+
+
+def _no_effect(name: str, values: dict[str, Any]) -> str | None:
+    """Why an option of a method or of a loss is not read: "v.lora is False", "loss_type is CE"; None if it is."""
+    owner = _owner(name)
+    if owner and not values[owner]:
+        return f"{owner} is False"
+    loss = next((loss for loss, keys in LOSSES.items() if name in keys), values["loss_type"])
+    return None if loss == values["loss_type"] else f"loss_type is {values['loss_type']}"
 
 
 def _owner(name: str) -> str | None:

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from utils.config.schema import KEYS, methods_of
+from utils.config.schema import COUPLE_SAMPLES, KEYS, methods_of
 from utils.errors import ConfigError
 
 
@@ -14,11 +14,14 @@ def check(values: dict[str, Any]) -> None:
             f"accum_step must divide batch_size, found accum_step {values['accum_step']} "
             f"and batch_size {values['batch_size']}; choose, say, accum_step {_divisor(values)}"
         )
-    if values["loss_type"] == "LADE" and (values["accum_step"] != 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1):
-        raise ConfigError(
-            "loss_type LADE compares the images of a whole step, so it takes accum_step 1 and one process"
-        )
     processes = int(os.environ.get("WORLD_SIZE", 1))
+    if values["loss_type"] in COUPLE_SAMPLES and (values["accum_step"] != 1 or processes > 1):
+        raise ConfigError(
+            f"loss_type {values['loss_type']} compares the images of a whole step, "
+            "so it takes accum_step 1 and one process",
+            kind="needs_whole_batch",
+            key="loss_type",
+        )
     if values["v.bn_tuning"] and (values["accum_step"] != 1 or processes > 1):
         raise ConfigError(
             "v.bn_tuning normalises by the images of a whole step, so it takes accum_step 1 and one process; "

@@ -130,6 +130,26 @@ TEXT_PEFT = _method_keys("blocks", text=True)
 RESNET_PEFT = _method_keys("resnet")
 HEAD_PEFT = _method_keys("head")
 
+# each loss with the keys that it alone reads
+LOSSES: dict[str, dict[str, Key]] = {
+    "CE": {},
+    "Focal": {"focal_gamma": Key(2.0, "float", "gamma of Focal: losses times (1 - p_y)^gamma; 0 = CE", least=0)},
+    "LDAM": {"ldam_margin": Key(0.5, "float", "the largest margin m_c of LDAM; 0 = CE", least=0)},
+    "CB": {
+        "cb_beta": Key(
+            0.9999, "float", "beta of CB: weights (1 - beta) / (1 - beta^n_c); 0 = CE", least=0, most=0.999999
+        )
+    },
+    "GRW": {},
+    "BS": {},
+    "LA": {"la_tau": Key(1.0, "float", "tau of LA: logits plus tau log pi; 0 = CE", least=0)},
+    "LADE": {
+        "lade_alpha": Key(0.1, "float", "alpha of LADE: the weight of its regulariser R; 0 = LA", least=0),
+        "lade_lambda": Key(0.1, "float", "lambda of LADE: the weight of d_c^2 in R", least=0),
+    },
+}
+COUPLE_SAMPLES = ("LADE",)  # a sample's loss depends on the others of its step, which has to be computed whole
+
 PRECISIONS = ("fp16", "bf16", "fp32")
 SCHEMA: dict[str, dict[str, Key]] = {
     "General": {
@@ -261,8 +281,9 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "LA",
             "str",
             "loss; LA = logit adjustment (Menon et al. 2021); the others: docs/methods.md",
-            ("CE", "Focal", "LDAM", "CB", "GRW", "BS", "LA", "LADE"),
+            tuple(LOSSES),
         ),
+        **{name: key for keys in LOSSES.values() for name, key in keys.items()},
     },
     "Augmentation": {
         "mda": Key(True, "bool", "minimalist data augmentation: square crops, no flip; False = the standard one"),
