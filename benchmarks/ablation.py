@@ -75,7 +75,7 @@ def attention(bench: Bench) -> list[Row]:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
     what = "attention as bf16 products, not the fused kernel"
-    return _model(bench, what, lambda: patch.object(transformer, "attend", fused), "1.2", "1.1")
+    return _model(bench, what, lambda: patch.object(kernels, "attend", fused), "1.2", "1.1")
 
 
 def linear(bench: Bench) -> list[Row]:
