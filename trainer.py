@@ -141,9 +141,7 @@ class Trainer:
                 self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
                 self.frozen.cast(self.train_dtype)
                 share = math.ceil(cfg.batch_size / self.distributed.size)
-                self.micro_batch_size = memory.images_at_once(
-                    self.model.train(), self.loss, share, cfg.accum_step, self.log.info
-                )
+                self.micro_batch_size = self._pick_micro_batch_size(share)
                 images = cfg.num_epochs * len(self.data.train) // self.distributed.size
                 compile.compile_blocks(self.model, cfg.compile, images, self.device, self.log.info)
                 self.parallel = self.distributed.wrap(self.model)
@@ -260,6 +258,21 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad()
         return counters
+
+    def _pick_micro_batch_size(self, images: int) -> int:
+        """How many of its `images` of a step this process computes at once."""
+        model = self.model.train()
+
+        def loss_of(count: int) -> Tensor:
+            side = self.resolution
+            blank = torch.zeros(count, 3, side, side, dtype=torch.uint8, device=self.device)
+            return self.loss(model(blank), torch.zeros(count, dtype=torch.int64, device=self.device)).sum()
+
+        tensors = [*model.parameters(), *model.buffers()]
+        gradient_bytes = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)  # and momentum
+        return memory.pick_micro_batch_size(
+            images, self.cfg.accum_step, loss_of, tensors, gradient_bytes, self.device, self.log.info
+        )
 
     # ---- starting and resuming ----
 

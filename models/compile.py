@@ -1,6 +1,6 @@
 """Regional torch.compile: the transformer blocks of a training step, where the run is long enough to earn it back.
 
-Inductor fuses what stands between a block's matrix products: norms, activation, residuals, casts. Equal blocks share
+Inductor fuses the operations between a block's matrix products: norms, activation, residuals, casts. Equal blocks share
 one graph, so a tower of 12 takes three: the first (its input has no gradient), those between, and the last (its class
 token alone). Names of modules and tensors stay as they are, and so do checkpoints.
 """
@@ -11,46 +11,49 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from models.backbones.text import TextTransformer
+from models.backbones.transformer import Block
+from models.backbones.vit import VisionTransformer
+
 BACKEND = "inductor"
-MOST_GRAPHS = 64  # in one process; a block differs from others by its methods, its input's gradient and its width
+MAX_GRAPHS = 64  # in one process; a block differs from others by its methods, its input's gradient and its width
 GPU_RATE = 4e14  # FLOP/s of a training step at best: 40 % of an H100's bf16 peak
 CORE_RATE = 3e11  # FLOP/s of a training step on one core with AVX-512 bf16, measured
 EARNS_BACK = 900  # seconds of training
 
 
-def compile_blocks(model: nn.Module, when: str, images: int, device: torch.device, say: Callable[[str], None]) -> None:
-    """Compiles, for training, the blocks of every tower in `model` if `when` says so: always, never or auto.
+def compile_blocks(model: nn.Module, when: str, images: int, device: torch.device, log: Callable[[str], None]) -> None:
+    """Compiles, for training, the blocks of every transformer in `model`, depending on `when`: always, never or auto.
 
-    images: that this process trains on, over all epochs; `say` is told in one line what is compiled.
-    Only blocks in training mode are compiled: the longest published test, 50,000 images with five crops, takes half a
+    images: that this process trains on, over all epochs. `log` gets one line if anything is compiled.
+    Only blocks in training mode run compiled: the longest published test, 50,000 images with five crops, takes half a
     minute on a GPU, less than compiling for it would; and a test run repeats the test after training bit by bit.
     """
-    towers = [module for module in model.modules() if isinstance(getattr(module, "blocks", None), nn.Sequential)]
-    image_towers = [tower for tower in towers if hasattr(tower, "patch_embed")]
+    towers = [module for module in model.modules() if isinstance(module, (VisionTransformer, TextTransformer))]
+    image_towers = [tower for tower in towers if isinstance(tower, VisionTransformer)]
     long_enough = any(earns_back(tower, images, device) for tower in image_towers)
     if when == "never" or not towers or (when == "auto" and not long_enough):
         return
     import torch._dynamo  # heavy, 2 s: imported where it is used
 
-    depth = sum(len(tower.blocks) for tower in towers)
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
-    # the backward graph with the forward one, so that a failure is met where the block can still run as it is
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
+    # the backward graph with the forward one, so that a failure is met where the block can still run uncompiled
     torch._functorch.config.force_non_lazy_backward_lowering = True
     for tower in towers:
-        # an image tower meets one size in every step but an epoch's last; texts come in parts of 256 classes and a rest
-        forward = CompiledForward(type(tower.blocks[0]).forward, 1 if tower in image_towers else 2, say)
+        # images: one size in every step but an epoch's last; texts: chunks of 256 classes and a rest
+        forward = CompiledForward(Block.forward, num_sizes=1 if tower in image_towers else 2, log=log)
         for block in tower.blocks:
             block.forward = functools.partial(forward, block)
-    say(f"compiles  {depth} transformer blocks for training")
+    log(f"compiles  {sum(len(tower.blocks) for tower in towers)} transformer blocks for training")
 
 
-def earns_back(tower: nn.Module, images: int, device: torch.device) -> bool:
+def earns_back(tower: VisionTransformer, images: int, device: torch.device) -> bool:
     """Whether training `tower` on `images` takes EARNS_BACK seconds or more. An estimate, the same in every run.
 
     A token costs 4 FLOPs for each parameter of the blocks: forward and backward, without the gradients of weights.
     Measured for AdaptFormer on ViT-B/16 in bf16 on a CPU (EPYC with AVX-512 bf16, one thread, 7 pairs of steps in
     turns): compiled steps take 9 % less time (16 images: 4.31 -> 3.92 s), compiling takes 40 s on a busy machine of
-    four cores. So 900 s of training earn it back twice. On a GPU nothing is measured yet.
+    four cores. So 900 s of training earn it back twice. Nothing is measured on a GPU yet.
     """
     rate = GPU_RATE if device.type == "cuda" else CORE_RATE * torch.get_num_threads()
     tokens, parameters = len(tower.positional_embedding), sum(p.numel() for p in tower.blocks.parameters())
@@ -60,27 +63,27 @@ def earns_back(tower: nn.Module, images: int, device: torch.device) -> bool:
 class CompiledForward:
     """The forward of a tower's blocks, called with the block first: compiled once for all, for fixed sizes.
 
-    The first `num_sizes` batch sizes are compiled for; any other, such as an epoch's last, smaller step, runs as it is.
-    So nothing is compiled again after the first step, and kernels know their shapes. If compiling fails, `say` is told
-    why in one line, and every block runs as it is.
+    The first `num_sizes` batch sizes are compiled for; any other, such as an epoch's last, smaller batch, runs
+    uncompiled. So nothing is compiled again after the first step, and kernels know their shapes. If compiling fails,
+    `log` gets the reason in one line, and every block runs uncompiled.
     """
 
-    def __init__(self, forward: Callable[..., Tensor], num_sizes: int, say: Callable[[str], None]):
+    def __init__(self, forward: Callable[..., Tensor], num_sizes: int, log: Callable[[str], None]):
         self.plain, self.compiled = forward, torch.compile(forward, dynamic=False, backend=BACKEND)
-        self.num_sizes, self.say = num_sizes, say
+        self.num_sizes, self.log = num_sizes, log
         self.sizes: set[int] = set()
 
-    def __call__(self, block: nn.Module, x: Tensor, *options, **named) -> Tensor:
-        if not block.training or not self.fits(len(x)):
-            return self.plain(block, x, *options, **named)
+    def __call__(self, block: nn.Module, x: Tensor, first_only: bool = False) -> Tensor:
+        if not block.training or not self.fits(x.shape[0]):
+            return self.plain(block, x, first_only)
         try:
-            return self.compiled(block, x, *options, **named)
+            return self.compiled(block, x, first_only)
         except torch._dynamo.exc.TorchDynamoException as error:
             cause = getattr(error, "inner_exception", error)
             reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
-            self.say(f"compiling failed, so the blocks run as they are ({reason})")
+            self.log(f"compiling failed, so the blocks run uncompiled ({reason})")
             self.sizes, self.num_sizes = set(), 0
-            return self.plain(block, x, *options, **named)
+            return self.plain(block, x, first_only)
 
     def fits(self, size: int) -> bool:
         """Whether batches of `size` are compiled for."""

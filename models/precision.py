@@ -3,34 +3,33 @@
 import torch
 from torch import Tensor, nn
 
+from models.backbones.tower import Tower
+
 
 class FrozenWeights:
     """The frozen parameters of a module, whose storage can change its precision.
 
     Each cast starts from the float32 originals, kept on the CPU, so that training in one precision and testing in
-    another both see the published weights, rounded once. Where the `precisions` that will be needed are one and the
-    same, the module is cast at once, and the originals are let go.
+    another both see the published weights, rounded once. Where all `precisions` that will be needed are the same, the
+    module is cast at once, and the originals are released.
 
     BatchNorm's parameters stay in float32, as its statistics are: its kernels take float32 beside half-precision
     images, and not half-precision weights beside float32 statistics.
-
-    A tower that cannot read its precision from its frozen weights, because all of its weights may train, has an
-    attribute `precision`, which a cast sets.
     """
 
     def __init__(self, module: nn.Module, *precisions: torch.dtype):
         norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-        kept = {parameter for norm in norms for parameter in norm.parameters(recurse=False)}
-        frozen = [p for p in module.parameters() if not p.requires_grad and p not in kept]
-        self.towers = [m for m in module.modules() if hasattr(m, "precision")]
+        of_norms = {parameter for norm in norms for parameter in norm.parameters(recurse=False)}
+        frozen = [p for p in module.parameters() if not p.requires_grad and p not in of_norms]
+        self.towers = [m for m in module.modules() if isinstance(m, Tower)]
         self.originals: list[tuple[nn.Parameter, Tensor]] = [(p, p.detach().cpu()) for p in frozen]
         if len(set(precisions)) == 1:
             self.cast(precisions[0])
             self.originals = []
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Stores every frozen parameter in `dtype`, on the device where it is."""
+        """Stores every frozen parameter in `dtype`, on the device where it is, and sets it in every tower."""
         for tower in self.towers:
-            tower.precision = dtype
+            tower.set_precision(dtype)
         for parameter, original in self.originals:
             parameter.data = original.to(parameter.device, dtype)

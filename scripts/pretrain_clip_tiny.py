@@ -40,7 +40,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datasets.sets.digits_lt import CLASSNAMES, build
 from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone, Geometry
-from models.backbones.text import TextTransformer, tokenize
+from models.backbones.text import TextTransformer
+from models.backbones.tokenizer import tokenize
 from models.weights.descriptions import write_beside
 from models.weights.load import load_backbone
 from models.weights.naming import to_openai_names

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones.resnet import ResNet
-from models.backbones.text import CONTEXT, TextTransformer, class_prompts, ends, tokenize
+from models.backbones.text import TextTransformer, ends
+from models.backbones.tokenizer import CONTEXT, class_prompts, tokenize
 from models.backbones.transformer import normal_parameter
 from models.backbones.vit import HEAD_DIM, VisionTransformer
 from utils.errors import ModelError
@@ -19,22 +20,22 @@ class Geometry:
 
     dim: int  # width of the image tower's feature
     depth: int  # its number of blocks
-    patch: int  # side of a patch, pixels; of a ResNet the stride of its last stage
+    patch: int  # side of a patch, pixels; for a ResNet the stride of its last stage
     resolution: int  # side of an image, pixels
     joint: int = 0  # width of CLIP's joint space
     text_dim: int = 0  # width of the text tower
     text_depth: int = 0  # its number of blocks
     context: int = CONTEXT  # longest text, tokens
-    stages: tuple[int, ...] = ()  # of a ResNet: blocks of each stage
-    width: int = 0  # of a ResNet: channels of the first stage's 3 x 3 convolutions
-    # what the tensors do not say; None: as in OpenAI's CLIP (quick GELU) or timm's ViT (exact GELU), heads 64 wide
+    stages: tuple[int, ...] = ()  # ResNets: blocks of each stage
+    width: int = 0  # ResNets: channels of the first stage's 3 x 3 convolutions
+    # not in the tensors; None: as in OpenAI's CLIP (quick GELU) or timm's ViT (exact GELU), heads 64 wide
     activation: str | None = None
     heads: int | None = None  # of the image tower
     text_heads: int | None = None
 
     @property
     def usual(self) -> "Geometry":
-        """With activation and heads as in OpenAI's CLIP or timm's ViT: what a Geometry without them means."""
+        """With the activation and heads of OpenAI's CLIP or timm's ViT, which are meant where the fields are None."""
         return dataclasses.replace(
             self,
             activation="quick_gelu" if self.clip else None if self.resnet else "gelu",
@@ -60,11 +61,17 @@ class Geometry:
 class Backbone(nn.Module):
     """`image` maps images [B, 3, R, R] to [B, dim]; `text`, where there is one, token ids [C, 77] to [C, text_dim].
 
-    `mean` and `std` are the normalisation that its images take, RGB in 0..1; None where the caller has to know.
+    `mean` and `std` are the normalisation of its images, RGB in 0..1; None where the caller has to choose them.
 
     A CLIP has `image_projection` [dim, joint] and `text_projection` [text_dim, joint]. A CLIP ResNet has no image
-    projection (None): its attention pool ends in one, so that its feature lies in the joint space and dim = joint.
+    projection (None): its attention pool ends in one, so that its feature is in the joint space and dim = joint.
     """
+
+    image: VisionTransformer | ResNet
+    text: TextTransformer | None
+    image_projection: nn.Parameter | None
+    text_projection: nn.Parameter
+    logit_scale: nn.Parameter
 
     def __init__(self, geometry: Geometry):
         super().__init__()
@@ -94,36 +101,45 @@ class Backbone(nn.Module):
     def encode_texts(self, classnames: list[str], texts: list[list[str]]) -> Tensor:
         """Features of each class's texts: their unit vectors' mean, of unit length again, float32 [C, joint].
 
-        texts: of each class one or more. Raises ModelError, as `require_words` does.
+        texts: one or more of each class. Raises ModelError, as `require_words` does.
         """
         tokens = tokenize([text for of_class in texts for text in of_class])
         counts = torch.tensor([len(of_class) for of_class in texts])
-        of_text = torch.arange(len(texts)).repeat_interleave(counts)
-        self.require_words([classnames[c] for c in of_text.tolist()], tokens)
+        class_of_text = torch.arange(len(texts)).repeat_interleave(counts)
+        tower = self.require_words([classnames[c] for c in class_of_text.tolist()], tokens)
+
+        # in batches of similar length, as each is cut at its longest text
         projection = self.text_projection.float()
-        order = ends(tokens).argsort()  # each part is cut at its longest text
-        parts = tokens[order].to(projection.device).split(256)
-        features = torch.cat([self.text(part).float() @ projection for part in parts])[order.argsort()]
+        order = ends(tokens).argsort()
+        batches = tokens[order].to(projection.device).split(256)
+        features = torch.cat([tower(batch).float() @ projection for batch in batches])[order.argsort()]
         features = nn.functional.normalize(features, dim=-1)
         if len(features) == len(texts):
             return features
-        sums = features.new_zeros(len(texts), features.shape[1]).index_add_(0, of_text.to(features.device), features)
+
+        # the mean of several texts of a class
+        sums = features.new_zeros(len(texts), features.shape[1])
+        sums.index_add_(0, class_of_text.to(features.device), features)
         return nn.functional.normalize(sums, dim=-1)
 
-    def require_words(self, classnames: list[str], tokens: Tensor) -> None:
-        """Raises ModelError where there is no text tower, or where it was never taught a word of a class's `tokens`.
+    def require_words(self, classnames: list[str], tokens: Tensor) -> TextTransformer:
+        """The text tower. Raises ModelError without one, or if `tokens` contain one outside its vocabulary.
 
-        tokens: int64 [C, N]; 0 stands for nothing. Only a tower with a reduced vocabulary lacks words.
+        tokens: int64 [C, N], of each class; 0 is padding. Only a tower with a reduced vocabulary lacks tokens.
         """
         if self.text is None:
             raise ModelError(
                 "this backbone has no text tower, so class names cannot be read; "
-                "choose a CLIP backbone, or a classifier with classifier_init class_mean (or None)"
+                "choose a CLIP backbone, or a classifier with classifier_init class_mean (or None)",
+                kind="no_text_tower",
             )
         known = self.text.token_embedding.weight.any(dim=1).cpu()
         for name, known_tokens in zip(classnames, known[tokens] | (tokens == 0), strict=True):
             if not known_tokens.all():
                 raise ModelError(
-                    f"the text tower of this backbone does not know the words of class '{name}'; "
-                    "choose one with the whole vocabulary, or a classifier with classifier_init class_mean (or None)"
+                    f"class '{name}' contains words outside the vocabulary of this backbone's text tower; "
+                    "choose a backbone with the whole vocabulary, "
+                    "or a classifier with classifier_init class_mean (or None)",
+                    kind="unknown_word",
                 )
+        return self.text

@@ -3,13 +3,15 @@
 import torch
 from torch import Tensor, nn
 
+from models.backbones.tower import ImageTower
+
 STRIDE = 32  # pixels of an image to one of the last stage's feature map
 CHANNEL_MULTIPLE = 8  # timm rounds the channels of CLIP's form to these
 STAGE_STRIDES = (1, 2, 2, 2)
 MOVES_STATISTICS = "moves_statistics"  # attribute of a BatchNorm whose statistics follow the images in training
 
 
-class ResNet(nn.Module):
+class ResNet(ImageTower):
     """Images [B, 3, resolution, resolution], normalised -> the pooled feature, [B, dim].
 
     `stages` counts the bottleneck blocks of the four stages, `width` the channels of the first stage's 3 x 3
@@ -18,23 +20,23 @@ class ResNet(nn.Module):
     strides, and ends in an attention pool that projects into the joint space: dim = joint. ImageNet's (`joint` = 0)
     is the plain network with a mean over the feature map: dim = 32 width, and any image size will do.
 
-    The slot `after` takes the pooled feature, [B, dim] -> [B, dim]; a fine-tuning method may stand there.
+    The slot `after`, for a fine-tuning method, takes the pooled feature, [B, dim] -> [B, dim].
 
     timm's layers do not cast, so the tower runs under autocast, in its `precision`: frozen weights are stored in it,
-    and a trained float32 weight is cast where it is used. Whoever stores the frozen weights in a precision sets it
-    (utils.runtime.FrozenWeights), as the weights cannot tell where all of them train; None is that of the weights.
+    and a trainable float32 weight is cast where it is used. It is set by `set_precision`, as it cannot be read from
+    the weights where all of them are trainable; None is that of the weights.
     A BatchNorm keeps the statistics that it was trained with, and `net` stays in evaluation mode, whatever train()
     says, unless a method lets the statistics move (models/peft/bn_tuning.py): such a BatchNorm follows train().
 
-    Weights and feature maps lie channels-last, as convolutions read them: on a CPU (AVX-512 bf16, one thread) BitFit
-    of ResNet-50 trains 1.45 times as fast for it and tests 1.35 times, in float32 1.17 and 1.09 times.
+    Weights and feature maps are stored channels-last, as convolutions read them: on a CPU (AVX-512 bf16, one thread)
+    BitFit of ResNet-50 trains 1.45 times as fast for it and tests 1.35 times, in float32 1.17 and 1.09 times.
     """
 
     def __init__(self, stages: tuple[int, ...], width: int, resolution: int, joint: int = 0):
         super().__init__()
-        self.dim, self.resolution = joint or 32 * width, resolution
+        self.dim, self.resolution, self.clip = joint or 32 * width, resolution, joint > 0
         self.net = _clip_net(stages, width, resolution, joint) if joint else imagenet_net(stages, width)
-        self.after = nn.Identity()
+        self.after: nn.Module = nn.Identity()
         self.precision: torch.dtype | None = None
         self.net.register_load_state_dict_post_hook(_lay_channels_last)
         self.train(self.training)
@@ -42,8 +44,9 @@ class ResNet(nn.Module):
     @property
     def stages(self) -> list[nn.Module]:
         """The four stages, first to last."""
-        named = dict(self.net.named_children())
-        return list(named["stages"]) if "stages" in named else [named[f"layer{i}"] for i in (1, 2, 3, 4)]
+        if self.clip:
+            return list(self.net.get_submodule("stages").children())
+        return [self.net.get_submodule(f"layer{i}") for i in (1, 2, 3, 4)]
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -63,6 +66,9 @@ class ResNet(nn.Module):
             norm.train(mode and getattr(norm, MOVES_STATISTICS, False))
         return self
 
+    def set_precision(self, dtype: torch.dtype) -> None:
+        self.precision = dtype
+
     def forward(self, images: Tensor) -> Tensor:
         dtype = self.precision or next(self.net.parameters()).dtype
         half = dtype in (torch.bfloat16, torch.float16)
@@ -76,7 +82,7 @@ def _lay_channels_last(net: nn.Module, keys: object) -> None:
 
 
 def _clip_net(stages: tuple[int, ...], width: int, resolution: int, joint: int) -> nn.Module:
-    """What timm calls resnet50_clip, resnet101_clip, in any size; its attention pool has heads 64 wide."""
+    """timm's resnet50_clip or resnet101_clip, in any size; its attention pool has heads 64 wide."""
     from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg  # heavy: imported where it is used
 
     blocks = tuple(
@@ -96,8 +102,13 @@ def _clip_net(stages: tuple[int, ...], width: int, resolution: int, joint: int) 
 
 
 def imagenet_net(stages: tuple[int, ...], width: int) -> nn.Module:
-    """What timm calls resnet50, resnet101, resnet152, in any size, without their classifier."""
+    """timm's resnet50, resnet101 or resnet152, in any size, without the classifier."""
     from timm.models import resnet
 
     channels = tuple(width * 2**i for i in range(len(stages)))
-    return resnet.ResNet(resnet.Bottleneck, stages, num_classes=0, channels=channels)
+    return resnet.ResNet(
+        resnet.Bottleneck,  # type: ignore[arg-type]  # timm annotates an instance where it takes the class
+        stages,
+        num_classes=0,
+        channels=channels,
+    )

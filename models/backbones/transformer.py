@@ -3,9 +3,9 @@
 Two conventions carry the rest of the project:
 
 * Every layer computes in the precision of its input. A frozen weight is stored in that precision, so its cast is
-  free; a trained weight is stored in float32 and cast where it is used, so its gradient arrives in float32.
-* A block has two slots, `prompt` and `side`, where a fine-tuning method may stand. Empty slots cost nothing. A method
-  that wraps a layer keeps it as `wrapped`.
+  free; a trainable weight is stored in float32 and cast where it is used, so its gradient arrives in float32.
+* A block has two slots, `prompt` and `side`, for fine-tuning methods. Empty slots cost nothing. A method that wraps a
+  layer holds it as `wrapped`.
 """
 
 from collections.abc import Iterator
@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbones.kernels import attend, linear, quick_gelu
+from models.backbones import kernels
 
 
 class Linear(nn.Linear):
-    """nn.Linear that computes in the precision of its input. [..., in] -> [..., out]."""
+    """x W^T + b, in the precision of x. [..., in] -> [..., out]."""
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return linear(x, self.weight.to(x.dtype), bias)
+        return kernels.linear(x, self.weight.to(x.dtype), bias)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -36,10 +36,10 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation that OpenAI trained CLIP with."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return quick_gelu(x)
+        return kernels.quick_gelu(x)
 
 
-class Nothing(nn.Module):
+class Zero(nn.Module):
     """An empty parallel slot: adds zero."""
 
     def forward(self, x: Tensor) -> int:
@@ -55,14 +55,14 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int, causal: bool = False):
         super().__init__()
         self.heads, self.causal = heads, causal
-        self.qkv = Linear(dim, 3 * dim)
-        self.proj = Linear(dim, dim)
+        self.qkv: nn.Module = Linear(dim, 3 * dim)
+        self.proj: nn.Module = Linear(dim, dim)
 
     def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if first_only:
             q = q[:, :, :1]
-        x = attend(q, k, v, self.causal)
+        x = kernels.attend(q, k, v, self.causal)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
@@ -71,9 +71,9 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, activation: nn.Module):
         super().__init__()
-        self.fc1 = Linear(dim, 4 * dim)
+        self.fc1: nn.Module = Linear(dim, 4 * dim)
         self.act = activation
-        self.fc2 = Linear(4 * dim, dim)
+        self.fc2: nn.Module = Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))
@@ -83,18 +83,18 @@ class Block(nn.Module):
     """Pre-norm transformer block. [B, N, D] -> [B, N, D], or another N where `prompt` changes the tokens.
 
     `prompt` is a slot in series before the attention, `side` one in parallel to the MLP. With `first_only` the block
-    gives its first token alone, [B, 1, D]: all tokens are attended to, but only one is computed further.
+    returns its first token alone, [B, 1, D]: all tokens are attended to, but only one is computed further.
     """
 
     def __init__(self, dim: int, heads: int, activation: nn.Module, eps: float = 1e-5, causal: bool = False):
         super().__init__()
         self.dim = dim
-        self.prompt = nn.Identity()
-        self.norm1 = LayerNorm(dim, eps=eps)
+        self.prompt: nn.Module = nn.Identity()
+        self.norm1: nn.Module = LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads, causal)
-        self.norm2 = LayerNorm(dim, eps=eps)
-        self.mlp = Mlp(dim, activation)
-        self.side = Nothing()
+        self.norm2: nn.Module = LayerNorm(dim, eps=eps)
+        self.mlp: nn.Module = Mlp(dim, activation)
+        self.side: nn.Module = Zero()
 
     def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
         x = self.prompt(x)
@@ -109,18 +109,20 @@ def normal_parameter(std: float, *shape: int) -> nn.Parameter:
     return nn.Parameter(values if values.is_meta else values.normal_(std=std))
 
 
-def linears(block: Block, where: str = "all") -> Iterator[tuple[nn.Module, str, Linear]]:
+def linears(block: Block, kind: str = "all") -> Iterator[tuple[nn.Module, str, Linear]]:
     """The Linears of a block's `attn`, `mlp` or `all`: (module, attribute, Linear), however wrapped they are.
 
-    The module's attribute is the Linear itself, or the outermost of what wraps it.
+    The module's attribute is the Linear itself, or the outermost module that wraps it.
     """
-    for part, names in (("attn", ("qkv", "proj")), ("mlp", ("fc1", "fc2"))):
-        parent = _unwrapped(getattr(block, part))
-        for name in names if where in (part, "all") else ():
-            yield parent, name, _unwrapped(getattr(parent, name))
+    for name, attributes in (("attn", ("qkv", "proj")), ("mlp", ("fc1", "fc2"))):
+        parent = _unwrapped(getattr(block, name))
+        for attribute in attributes if kind in (name, "all") else ():
+            linear = _unwrapped(getattr(parent, attribute))
+            assert isinstance(linear, Linear)
+            yield parent, attribute, linear
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    while hasattr(module, "wrapped"):
-        module = module.wrapped
+    while isinstance(wrapped := getattr(module, "wrapped", None), nn.Module):
+        module = wrapped
     return module

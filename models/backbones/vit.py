@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from models.backbones.tower import ImageTower
 from models.backbones.transformer import ACTIVATIONS, Block, LayerNorm, normal_parameter
 
 HEAD_DIM = 64  # width of a head in OpenAI's towers, and in timm's up to ViT-L
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(ImageTower):
     """Images [B, 3, resolution, resolution], normalised -> the class token after the last norm, [B, dim].
 
     CLIP's form (`clip=True`) has a norm before the first block, and no bias at the patches; timm's has no such norm, a
@@ -41,7 +42,8 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images.to(self.patch_embed.weight.dtype)).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_token.expand(len(x), 1, -1), x], dim=1) + self.positional_embedding
+        class_tokens = self.class_token.expand(x.shape[0], 1, -1)
+        x = torch.cat([class_tokens, x], dim=1) + self.positional_embedding
         x = self.norm_pre(x)
         *blocks, last = self.blocks
         for block in blocks:

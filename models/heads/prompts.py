@@ -8,7 +8,7 @@ descriptor  the class's sentences in a JSON file, {class name: [sentences]}
 
 import json
 
-from models.backbones.text import class_prompts, text_notes
+from models.backbones.tokenizer import class_prompts, text_notes
 from utils.errors import ModelError
 
 

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbones.transformer import Nothing
+from models.backbones.transformer import Zero
 from models.heads.texts import CachedTextFeatures, TextEncoderFeatures
 
 
@@ -33,7 +33,7 @@ class TextSimilarity(nn.Module):
         for name, value in (("image_projection", image_projection), ("text_projection", text_projection)):
             value = None if value is None else value.detach().float().clone()
             self.register_buffer(name, value, persistent=False)
-        self.image_adapter, self.text_adapter = Nothing(), Nothing()
+        self.image_adapter, self.text_adapter = Zero(), Zero()
 
     @property
     def joint_dim(self) -> int:

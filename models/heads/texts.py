@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models.backbones.text import TextTransformer, class_prompts, cut, ends, tokenize
+from models.backbones.text import TextTransformer, cut, ends
+from models.backbones.tokenizer import class_prompts, tokenize
 
 CHUNK = 256  # classes that are encoded at once
 

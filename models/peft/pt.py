@@ -35,7 +35,7 @@ class Prompt(nn.Module):
         self.tokens = nn.Parameter(0.02 * torch.randn(length, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        prompt = self.tokens.to(x.dtype).expand(len(x), -1, -1)
+        prompt = self.tokens.to(x.dtype).expand(x.shape[0], -1, -1)
         return torch.cat([x[:, :1], prompt, x[:, 1 + self.replaced :]], dim=1)
 
 

@@ -1,8 +1,8 @@
-"""What the tensors of a weight file do not say: activation, heads, normalisation. Never assumed.
+"""Properties that the tensors of a weight file do not determine: activation, heads, normalisation. Never assumed.
 
-They come, the first that has them counts, from the user's keys, from the registry of the library that publishes the
-weights, from OpenAI's known checksums, or from the JSON beside the file: open_clip's open_clip_config.json, timm's
-config.json. A description that asks for what our towers lack is refused, by the name of the feature.
+Sources, in order of precedence: the user's keys, the registry of the library that publishes the weights, OpenAI's known
+checksums, the JSON beside the file (open_clip's open_clip_config.json, timm's config.json). A description that asks for
+a feature which the towers lack is an error that names the feature.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from models.backbones.backbone import Geometry
-from models.backbones.text import VOCABULARY
+from models.backbones.tokenizer import VOCABULARY
 from models.backbones.vit import HEAD_DIM
 from utils.config.parsing import NORMALISATIONS
 from utils.errors import ModelError
@@ -36,14 +36,14 @@ OPENAI_SHA256 = {  # of OpenAI's own files, as in their addresses (open_clip.pre
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What is known of a weight file beside its tensors; None: unknown.
+    """Properties of a weight file that are not in its tensors; None: unknown.
 
-    sizes: what the description says of sizes, to be compared with the tensors; source: where it is from, in words.
+    sizes: the sizes in the description, to be compared with the tensors; source: its file or address, for messages.
     """
 
     activation: str | None = None  # quick_gelu or gelu
     heads: int | None = None  # of the image tower
-    head_width: int | None = None  # of the image tower, in place of their number
+    head_width: int | None = None  # of the image tower, instead of the number of heads
     text_heads: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -73,12 +73,15 @@ def beside(path: Path) -> Description:
         try:
             content = json.loads(file.read_text(encoding="utf-8-sig"))
             found = read(content, str(file))
-        except ModelError:
+        except ModelError as error:
+            error.path = str(file)
             raise
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError) as error:
             raise ModelError(
                 f"{file} is not a description of the weights beside it ({type(error).__name__}: {error}); "
-                "correct or remove it"
+                "correct or remove it",
+                kind="bad_description",
+                path=file,
             ) from error
         if found is not None:
             return found
@@ -98,7 +101,7 @@ def write_beside(path: Path, geometry: Geometry) -> None:
 
 # ---- open_clip ----
 
-# keys of open_clip's configurations that are sizes, which the tensors have, or that training and loading alone read
+# keys of open_clip's configurations that are sizes, which the tensors have, or that only training and loading read
 NOT_COMPUTED = {
     "image_size", "layers", "width", "head_width", "patch_size", "patch_dropout", "output_tokens",
     "context_length", "vocab_size", "heads", "pad_id", "eos_id", "tokenizer_mode",
@@ -114,22 +117,24 @@ def _open_clip_json(content: dict[str, Any], source: str) -> Description:
 def describe_open_clip(model: dict[str, Any], preprocess: dict[str, Any], source: str) -> Description:
     """The description in open_clip's own terms: its model configuration and its preprocessing. Raises ModelError.
 
-    What is left out has open_clip's default, exact GELU and OpenAI's normalisation.
+    Missing fields have open_clip's defaults, exact GELU and OpenAI's normalisation.
     """
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg  # heavy: imported where it is used
 
     vision, text = model["vision_cfg"], model["text_cfg"]
     asked = {name: value for name, value in model.items() if name not in MODEL_FIELDS and value}
-    for part, given, defaults in (("vision_cfg", vision, CLIPVisionCfg()), ("text_cfg", text, CLIPTextCfg())):
+    for section, given, defaults in (("vision_cfg", vision, CLIPVisionCfg()), ("text_cfg", text, CLIPTextCfg())):
         for name, value in given.items():
             usual = getattr(defaults, name, None)
             if name not in NOT_COMPUTED and (value or None) != (usual or None):
-                asked[f"{part}.{name}"] = value
+                asked[f"{section}.{name}"] = value
     if asked:
         name, value = next(iter(asked.items()))
         raise ModelError(
             f"{source} asks for {name} {value}, which the towers here lack; "
-            "choose weights of a plain CLIP ViT or ResNet"
+            "choose weights of a plain CLIP ViT or ResNet",
+            kind="unsupported_feature",
+            key=name,
         )
     mean, std = _normalisation({"mean": CLIP_MEAN, "std": CLIP_STD} | preprocess, source)
     sizes, heads = _open_clip_sizes(model, source)
@@ -159,37 +164,50 @@ def _open_clip_sizes(model: dict[str, Any], source: str) -> tuple[dict[str, Any]
     if isinstance(layers, (list, tuple)):
         if head_width != HEAD_DIM:
             raise ModelError(
-                f"{source} asks for heads {head_width} wide in a ResNet's attention pool; here: {HEAD_DIM}"
+                f"{source} asks for heads {head_width} wide in a ResNet's attention pool, which here are {HEAD_DIM} "
+                "wide; choose other weights",
+                kind="unsupported_feature",
+                key="head_width",
             )
         return sizes | {"width": width, "stages": tuple(layers)}, None
     if width % head_width:
-        raise ModelError(f"{source}: head_width {head_width} does not divide the width {width}; correct it")
+        raise ModelError(
+            f"{source}: head_width {head_width} does not divide the width {width}; correct it",
+            kind="indivisible_heads",
+            key="head_width",
+        )
     sizes |= {"dim": width, "depth": _whole(vision, "layers", 12, source)}
     return sizes | {"patch": _whole(vision, "patch_size", 16, source)}, width // head_width
 
 
-def _whole(part: dict[str, Any], key: str, default: int | None, source: str) -> int:
+def _whole(section: dict[str, Any], key: str, default: int | None, source: str) -> int:
     """A size in a description. Raises ModelError for anything but a whole number above 0."""
-    value = part.get(key, default)
+    value = section.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 1:
-        raise ModelError(f"{source}: {key} takes a whole number above 0, found {value!r}; correct it")
+        raise ModelError(
+            f"{source}: {key} takes a whole number above 0, found {value!r}; correct it", kind="bad_size", key=key
+        )
     return int(value)
 
 
 def _normalisation(preprocess: dict[str, Any], source: str) -> tuple[tuple[float, ...] | None, ...]:
-    """Mean and std of a description, None where it has none. Raises ModelError for what cannot be one."""
+    """Mean and std of a description, None where it has none. Raises ModelError for values that cannot be one."""
     found: list[tuple[float, ...] | None] = []
     for key, lowest in (("mean", 0.0), ("std", 1e-6)):
         value = preprocess.get(key)
         numbers = isinstance(value, (list, tuple)) and all(type(each) in (int, float) for each in value)
         if value is not None and not (numbers and len(value) == 3 and all(lowest <= each <= 1 for each in value)):
-            raise ModelError(f"{source}: {key} takes three numbers from {lowest:g} to 1, found {value}; correct it")
+            raise ModelError(
+                f"{source}: {key} takes three numbers from {lowest:g} to 1, found {value}; correct it",
+                kind="bad_normalisation",
+                key=key,
+            )
         found.append(None if value is None else tuple(value))
     return tuple(found)
 
 
 def _preprocessing_notes(source: str, interpolation: str | None, resize: str | None = None) -> tuple[str, ...]:
-    """How the source's own preprocessing differs from ours, in a sentence each."""
+    """The differences of the source's preprocessing from that of this project, in a sentence each."""
     notes = []
     if interpolation not in (None, "bicubic", "random"):
         notes.append(f"{source} resizes images {interpolation}; see the key interpolation")
@@ -220,14 +238,18 @@ def describe_timm(
 
     if ":" in architecture or any(word in name for name in model_args or () for word in ("checkpoint", "pretrained")):
         raise ModelError(
-            f"{source} asks timm to load another file, {architecture} {model_args or ''}; correct or remove it"
+            f"{source} asks timm to load another file, {architecture} {model_args or ''}; correct or remove it",
+            kind="foreign_file",
         )
     try:
         with torch.device("meta"):
             model = timm.create_model(architecture, pretrained=False, **(model_args or {}))
     except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"{source} names timm's model {architecture}, which timm cannot build ({reason})") from error
+        raise ModelError(
+            f"{source} names timm's model {architecture}, which timm cannot build ({reason}); correct or remove it",
+            kind="unknown_architecture",
+        ) from error
     mean, std = _normalisation(published, source)
     notes = _preprocessing_notes(source, published.get("interpolation"))
     is_vit = type(model) is timm.models.vision_transformer.VisionTransformer
@@ -235,14 +257,17 @@ def describe_timm(
     return dataclasses.replace(known, mean=mean, std=std, source=source, notes=notes)
 
 
-def _timm_vit(model: torch.nn.Module, source: str) -> Description:
-    """Activation and heads of timm's VisionTransformer. What its tensors' names show is left to the strict loader."""
+def _timm_vit(model: Any, source: str) -> Description:
+    """Activation and heads of timm's VisionTransformer. Features with tensors of their own are left to the loader."""
     from timm.layers import GELU, QuickGELU
     from timm.models.vision_transformer import Block
 
     def require(plain: bool, feature: str) -> None:
         if not plain:
-            raise ModelError(f"{source} has {feature}, which the ViT here lacks; choose weights of a plain ViT")
+            raise ModelError(
+                f"{source} has {feature}, which the ViT here lacks; choose weights of a plain ViT",
+                kind="unsupported_feature",
+            )
 
     require(model.global_pool == "token", f"pooling '{model.global_pool}'")
     require(model.num_prefix_tokens == 1, f"{model.num_prefix_tokens} tokens before the patches")
@@ -259,16 +284,17 @@ def _timm_vit(model: torch.nn.Module, source: str) -> Description:
     return Description("quick_gelu" if quick else "gelu", heads=block.attn.num_heads, sizes=sizes)
 
 
-def _timm_resnet(model: torch.nn.Module, source: str) -> Description:
-    """Nothing but the sizes, where timm's module is the plain ResNet. Raises ModelError for any other module."""
+def _timm_resnet(model: Any, source: str) -> Description:
+    """The sizes, which are all that is known, of timm's plain ResNet. Raises ModelError for any other module."""
     from timm.models.resnet import Bottleneck, ResNet
 
     from models.backbones.resnet import imagenet_net
 
     stages = (getattr(model, f"layer{i}", ()) for i in (1, 2, 3, 4))
     depths = tuple(len(stage) for stage in stages)
-    if type(model) is ResNet and type(model.layer1[0]) is Bottleneck:
-        width = model.layer1[0].conv1.out_channels
+    first: Any = next(iter(getattr(model, "layer1", ())), None) if type(model) is ResNet else None
+    if type(first) is Bottleneck:
+        width = first.conv1.out_channels
         with torch.device("meta"):
             plain = imagenet_net(depths, width)
         model.reset_classifier(0)
@@ -276,5 +302,6 @@ def _timm_resnet(model: torch.nn.Module, source: str) -> Description:
             return Description(sizes={"width": width, "stages": depths})
     raise ModelError(
         f"{source} is timm's {type(model).__name__} with layers that the towers here lack; choose weights of a plain "
-        "ViT, or of a ResNet with plain bottlenecks"
+        "ViT, or of a ResNet with plain bottlenecks",
+        kind="unsupported_feature",
     )

@@ -1,4 +1,4 @@
-"""Finds weight files: local ones, those of the repository, and published ones, downloaded once."""
+"""Finds weight files: local ones, those of the repository, and published ones, which are downloaded once."""
 
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,16 @@ def find_weights(address: str) -> Path:
     path = Path(address).expanduser()
     if not path.is_file():
         raise ModelError(
-            f"weights {address} is not a file; give the path of a weight file, or timm:MODEL.TAG, open_clip:MODEL/TAG"
+            f"weights {address} is not a file; give the path of a weight file, or timm:MODEL.TAG, open_clip:MODEL/TAG",
+            kind="missing_file",
+            path=path,
+            key="weights",
         )
     return path
 
 
 def open_clip_entry(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """open_clip's configuration of MODEL and what it publishes as TAG, of MODEL/TAG. Raises ModelError."""
+    """open_clip's configurations of MODEL and of its published weights TAG, for MODEL/TAG. Raises ModelError."""
     from open_clip import get_model_config, get_pretrained_cfg
 
     model, _, tag = name.partition("/")
@@ -42,13 +45,15 @@ def open_clip_entry(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     config, published = (get_model_config(model), get_pretrained_cfg(model, tag)) if listed else (None, None)
     if not config or not published:
         raise ModelError(
-            f"open_clip publishes no weights {name}; write open_clip:MODEL/TAG, open_clip.list_pretrained() lists all"
+            f"open_clip publishes no weights {name}; write open_clip:MODEL/TAG, open_clip.list_pretrained() lists all",
+            kind="unknown_weights",
+            key="weights",
         )
     return config, published
 
 
 def timm_entry(model: str) -> dict[str, Any]:
-    """What timm publishes as MODEL.TAG: its pretrained_cfg. Raises ModelError."""
+    """timm's pretrained_cfg of MODEL.TAG. Raises ModelError."""
     from timm.models import get_pretrained_cfg
 
     try:
@@ -56,7 +61,11 @@ def timm_entry(model: str) -> dict[str, Any]:
     except RuntimeError:  # a known model, an unknown tag
         published = None
     if published is None or not published.hf_hub_id:
-        raise ModelError(f"timm has no weights named {model} on the hub; timm.list_pretrained() lists all names")
+        raise ModelError(
+            f"timm has no weights named {model} on the hub; timm.list_pretrained() lists all names",
+            kind="unknown_weights",
+            key="weights",
+        )
     return published.to_dict()
 
 
@@ -65,20 +74,20 @@ def _find_openai(model: str) -> Path:
 
     published = get_pretrained_cfg(model, "openai")
     if not published:
-        raise ModelError(f"open_clip publishes no OpenAI weights for {model}")
+        raise ModelError(f"open_clip publishes no OpenAI weights for {model}", kind="unknown_weights", key="weights")
     earlier = OPENAI_CACHE / Path(published["url"]).name
-    if earlier.is_file() and sha256(earlier) in published["url"]:  # OpenAI's address holds the file's checksum
+    if earlier.is_file() and sha256(earlier) in published["url"]:  # OpenAI's address contains the file's checksum
         return earlier
     return _download_open_clip(f"CLIP {model}", published)
 
 
-def _download_open_clip(what: str, published: dict[str, Any]) -> Path:
+def _download_open_clip(name: str, published: dict[str, Any]) -> Path:
     from open_clip import download_pretrained
 
     try:
         return Path(download_pretrained(published))
-    except Exception as error:  # whatever the hub's client raises: offline, proxy, disk
-        raise ModelError(_offline(what, published["url"] or published["hf_hub"], error)) from error
+    except Exception as error:  # the hub's client raises errors of many types: offline, proxy, disk
+        raise _download_error(name, published["url"] or published["hf_hub"], error) from error
 
 
 def _find_timm(model: str) -> Path:
@@ -90,11 +99,13 @@ def _find_timm(model: str) -> Path:
         return Path(hf_hub_download(repository, "model.safetensors"))
     except Exception as error:  # as above
         files = f"{repository} (model.safetensors and config.json)"
-        raise ModelError(_offline(model, files, error)) from error
+        raise _download_error(model, files, error) from error
 
 
-def _offline(what: str, where: str, error: Exception) -> str:
-    return (
-        f"the weights of {what} could not be downloaded ({type(error).__name__}: {error}); "
-        f"fetch {where} on another machine and give its path: weights FILE"
+def _download_error(name: str, source: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"the weights of {name} could not be downloaded ({type(error).__name__}: {error}); "
+        f"fetch {source} on another machine and give its path: weights FILE",
+        kind="download_failed",
+        key="weights",
     )

@@ -1,7 +1,7 @@
-"""Checkpoints of LIFT (arXiv 2309.10019), {"tuner": tensors, "head": tensors}, and of LIFT+: which is which.
+"""Checkpoints of LIFT (arXiv 2309.10019), {"tuner": tensors, "head": tensors}, and their distinction from LIFT+'s.
 
 LIFT numbers the blocks that a method trains from the first of them, and the tensors of some methods through all blocks.
-So our tensors are listed under LIFT's names, as views of LIFT's shapes, and a file is copied into these.
+So the native tensors are listed under upstream names, as views of LIFT's shapes, and a file is copied into these.
 """
 
 import re
@@ -11,53 +11,55 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones.resnet import ResNet
-from models.weights.lift_plus import from_lift_plus, published_name
+from models.backbones.tower import Tower
+from models.backbones.vit import VisionTransformer
+from models.weights.lift_plus import convert_lift_plus_checkpoint, published_name
 from utils.errors import ModelError
 
 LAYERS = {"attn.qkv": "attn_in", "attn.proj": "attn_out", "mlp.fc1": "mlp_in", "mlp.fc2": "mlp_out"}
 BOTTLENECK = {
-    f"{theirs}.{kind}": f"{ours}.{kind}"
-    for theirs, ours in (("ln", "norm"), ("down_proj", "down"), ("up_proj", "up"))
+    f"{upstream}.{kind}": f"{native}.{kind}"
+    for upstream, native in (("ln", "norm"), ("down_proj", "down"), ("up_proj", "up"))
     for kind in ("weight", "bias")
 }
-# {the name in LIFT's file: ours in a block}, by method; i: the block's number among those of the method
+# {upstream name: native name in a block}, by method; i: the block's number among those of the method
 BLOCK_NAMES: dict[str, dict[str, str]] = {
     "fft": {
         **{f"block_tuned.i.ln_{n}.{kind}": f"norm{n}.{kind}" for n in "12" for kind in ("weight", "bias")},
         **{f"block_tuned.i.attn.in_proj_{kind}": f"attn.qkv.{kind}" for kind in ("weight", "bias")},
         **{
-            f"block_tuned.i.{theirs}.{kind}": f"{ours}.{kind}"
-            for theirs, ours in (("attn.out_proj", "attn.proj"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"))
+            f"block_tuned.i.{upstream}.{kind}": f"{native}.{kind}"
+            for upstream, native in (("attn.out_proj", "attn.proj"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"))
             for kind in ("weight", "bias")
         },
     },
     "pt": {"vpt_list.i.prompt": "prompt.tokens"},
     "lora": {
-        f"lora_list.i.{part}.lora_{theirs}": f"attn.qkv.{part}.{ours}.weight"
+        f"lora_list.i.{part}.lora_{upstream}": f"attn.qkv.{part}.{native}.weight"
         for part in "qv"
-        for theirs, ours in (("A", "down"), ("B", "up"))
+        for upstream, native in (("A", "down"), ("B", "up"))
     },
-    "adapter": {f"adapter_list.i.{theirs}": f"mlp.adapter.{ours}" for theirs, ours in BOTTLENECK.items()},
+    "adapter": {f"adapter_list.i.{upstream}": f"mlp.adapter.{native}" for upstream, native in BOTTLENECK.items()},
     "adaptformer": {
-        **{f"adaptformer_list.i.{theirs}": f"side.{ours}" for theirs, ours in BOTTLENECK.items()},
+        **{f"adaptformer_list.i.{upstream}": f"side.{native}" for upstream, native in BOTTLENECK.items()},
         "adaptformer_list.i.scale": "side.scale",
     },
     "ssf": {
-        f"ssf_{theirs.partition('_')[0]}_list.i.{theirs}.{kind}": f"{ours}.{kind}"
-        for ours, theirs in LAYERS.items()
+        f"ssf_{upstream.partition('_')[0]}_list.i.{upstream}.{kind}": f"{native}.{kind}"
+        for native, upstream in LAYERS.items()
         for kind in ("scale", "shift")
     },
     "ssf_ln": {f"ssf_ln_list.i.ln_{n}.{kind}": f"norm{n}.{kind}" for n in "12" for kind in ("scale", "shift")},
     "aft": {
-        f"masked_linear_list.i.{theirs}.optimized_{kind}": f"{ours}.{kind}.values"
-        for ours, theirs in LAYERS.items()
+        f"masked_linear_list.i.{upstream}.optimized_{kind}": f"{native}.{kind}.values"
+        for native, upstream in LAYERS.items()
         for kind in ("weight", "bias")
     },
 }
-# numbered through all blocks of the method, so many a block
+# numbered through all blocks of the method: these of each block
 BIASES = ("attn.qkv.bias", "attn.proj.bias", "norm1.bias", "mlp.fc1.bias", "mlp.fc2.bias", "norm2.bias")
 NORMS = ("norm1", "norm2")
-# the names of a timm tower's block, which `block_tuned` has there, and CLIP's
+# names in a timm tower's block, which `block_tuned` has there, and CLIP's
 TIMM_BLOCK = (
     (r"norm([12])\.", r"ln_\1."),
     (r"attn\.qkv\.", "attn.in_proj_"),
@@ -80,73 +82,80 @@ def convert_upstream(
     """
     tuner = content["tuner"]
     if "head" in content or any(LISTS.match(name) for name in tuner):
-        return from_lift(model, tuner, content.get("head", {}))
-    tensors = from_lift_plus(model, tuner)  # it may exchange parameters, so it goes first
+        return convert_lift_checkpoint(model, tuner, content.get("head", {}))
+    tensors = convert_lift_plus_checkpoint(model, tuner)  # first, as it may replace parameters
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}, tensors
 
 
-def from_lift(
+def convert_lift_checkpoint(
     model: nn.Module, tuner: dict[str, Tensor], head: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What trains in `model` and what a file of LIFT holds, both under LIFT's names and in its shapes.
+    """The trainable tensors of `model` and the tensors of a file of LIFT, both under LIFT's names and in its shapes.
 
-    The first are views of the model's tensors. Those that LIFT has no name for keep ours, and are so found missing.
-    Raises ModelError for places or statistics that the file was not made with.
+    The first are views of the model's tensors. Those without a name in LIFT have their native names, and are so found
+    missing. Raises ModelError for entries or statistics that the file was not made with.
     """
-    tower = model.tower
+    tower = model.get_submodule("tower")
+    assert isinstance(tower, Tower)
     for method, prefix in OTHER_IN_LIFT_PLUS.items():
         name = next((name for name in tuner if name.startswith(prefix)), None)
         if name and method in tower.attached and tower.variant != "lift":
             raise ModelError(
-                f"the LIFT checkpoint holds {name}, and LIFT trains other tensors of v.{method} than LIFT+ does; "
-                "test it in LIFT's form (-d DATA -m MODEL), or add variant lift"
+                f"the LIFT checkpoint contains {name}, and LIFT trains other tensors of v.{method} than LIFT+ does; "
+                "test it in LIFT's form (-d DATA -m MODEL), or add variant lift",
+                kind="other_variant",
+                key="variant",
             )
     tensors = _with_clip_names(tuner) | {f"head.{name}": tensor for name, tensor in head.items()}
-    names = list(_names_in_resnet(tower, tensors) if isinstance(tower, ResNet) else _names_in_blocks(tower))
-    ours = dict(model.named_parameters()) | dict(model.named_buffers())
-    targets, holders = {}, {}
-    for theirs, name in names:
-        targets[theirs] = _in_their_shape(theirs, ours[name].detach())
-        holders.setdefault(name, []).append(theirs)
+    native: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
+    targets: dict[str, Tensor] = {}
+    upstream_names: dict[str, list[str]] = {}  # of each native name
+    for upstream, name in _names_in_resnet(tower, tensors) if isinstance(tower, ResNet) else _names_in_blocks(tower):
+        targets[upstream] = _upstream_view(upstream, native[name].detach())
+        upstream_names.setdefault(name, []).append(upstream)
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and name not in holders:
+        if parameter.requires_grad and name not in upstream_names:
             targets[name] = parameter
-    for same in holders.values():  # one tensor under the names of two methods, as full and bias tuning have it
-        found = [tensors[theirs] for theirs in same if theirs in tensors]
+    for same in upstream_names.values():  # one tensor under the names of two methods, such as full and bias tuning
+        found = [tensors[upstream] for upstream in same if upstream in tensors]
         if any(not torch.equal(found[0], other) for other in found[1:]):
-            raise ModelError(f"the LIFT checkpoint contradicts itself: {' and '.join(same)} are one tensor, but differ")
+            raise ModelError(
+                f"the LIFT checkpoint contradicts itself: {' and '.join(same)} are one tensor, but differ",
+                kind="contradiction",
+            )
     return targets, tensors
 
 
-def _in_their_shape(theirs: str, tensor: Tensor) -> Tensor:
-    """A view of a tensor of ours: low-rank matrices multiply from the right, and a scalar has a dimension."""
-    if ".lora_" in theirs:
+def _upstream_view(upstream: str, tensor: Tensor) -> Tensor:
+    """A view of a native tensor: low-rank matrices multiply from the right, and a scalar has a dimension."""
+    if ".lora_" in upstream:
         return tensor.T
-    return tensor.view(1) if theirs.endswith(".scale") and tensor.ndim == 0 else tensor
+    return tensor.view(1) if upstream.endswith(".scale") and tensor.ndim == 0 else tensor
 
 
 def _with_clip_names(tuner: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The file's tensors, those of a timm tower's blocks under the names of CLIP's."""
+    """The file's tensors, with CLIP's names for those of a timm tower's blocks."""
     renamed = {}
     for name, tensor in tuner.items():
         block = re.fullmatch(r"(block_tuned\.\d+\.)(.+)", name)
-        part = block[2] if block else ""
+        in_block = block[2] if block else ""
         for timm, clip in TIMM_BLOCK:
-            part = re.sub(f"^{timm}", clip, part)
-        other = block[1] + part if block else name
+            in_block = re.sub(f"^{timm}", clip, in_block)
+        other = block[1] + in_block if block else name
         renamed[name if other in tuner else other] = tensor
     return renamed
 
 
-def _names_in_blocks(tower: nn.Module) -> Iterator[tuple[str, str]]:
-    """(LIFT's name, ours) of what trains in the blocks."""
+def _names_in_blocks(tower: Tower) -> Iterator[tuple[str, str]]:
+    """(upstream name, native name) of the trainable tensors of the blocks."""
+    assert isinstance(tower, VisionTransformer)
     for method, layers in tower.attached.items():
         for i, layer in enumerate(layers):
             block = tower.blocks[layer]
-            ours = {name.replace(".wrapped", ""): name for name, _ in block.named_parameters()}
-            for theirs, name in _names_in_block(method, i):
-                if name in ours:  # ssf and aft may be in some of the Linears only
-                    yield theirs, f"tower.blocks.{layer}.{ours[name]}"
+            native = {name.replace(".wrapped", ""): name for name, _ in block.named_parameters()}
+            for upstream, name in _names_in_block(method, i):
+                if name in native:  # ssf and aft may be in some of the Linears only
+                    yield upstream, f"tower.blocks.{layer}.{native[name]}"
 
 
 def _names_in_block(method: str, i: int) -> Iterator[tuple[str, str]]:
@@ -157,11 +166,11 @@ def _names_in_block(method: str, i: int) -> Iterator[tuple[str, str]]:
             yield from ((f"ln_tuned.{len(NORMS) * i + n}.{kind}", f"{norm}.{kind}") for kind in ("weight", "bias"))
     else:
         names = BLOCK_NAMES.get(method, {})  # LIFT's own lora_mlp never ran, so it has no names
-        yield from ((theirs.replace(".i.", f".{i}."), name) for theirs, name in names.items())
+        yield from ((upstream.replace(".i.", f".{i}."), name) for upstream, name in names.items())
 
 
 def _names_in_resnet(tower: ResNet, tensors: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
-    """(LIFT's name, ours) of what trains in a ResNet; the file decides between the two forms of `bn_list`."""
+    """(upstream name, native name) of a ResNet's trainable tensors; the file decides between two forms of `bn_list`."""
     names = parameter_order(tower)
     if "fft" in tower.attached:
         yield from ((f"full_list.{n}", f"tower.{name}") for n, name in enumerate(names))
@@ -182,20 +191,20 @@ def _names_in_resnet(tower: ResNet, tensors: dict[str, Tensor]) -> Iterator[tupl
 
 
 def parameter_order(tower: ResNet) -> list[str]:
-    """Our names of a ResNet's parameters in the order of its published module: OpenAI's of CLIP's form, or timm's."""
+    """Native names of a ResNet's parameters in the order of the published module, OpenAI's or timm's."""
     names = [f"net.{name}" for name, _ in tower.net.named_parameters()]
     published = {name: published_name(name) for name in names}
     if not any(name.startswith("attnpool.") for name in published.values()):
         return names
-    return sorted(names, key=lambda name: _place(published[name]))
+    return sorted(names, key=lambda name: _position(published[name]))
 
 
-def _place(name: str) -> tuple:
-    """Sorts the names of OpenAI's ModifiedResNet: stem, layer1 to layer4, attention pool."""
+def _position(name: str) -> tuple:
+    """A key that sorts the names of OpenAI's ModifiedResNet: stem, layer1 to layer4, attention pool."""
     *modules, kind = name.split(".")
-    places = {"positional_embedding": 0, "k_proj": 1, "q_proj": 2, "v_proj": 3, "c_proj": 4}
+    positions = {"positional_embedding": 0, "k_proj": 1, "q_proj": 2, "v_proj": 3, "c_proj": 4}
     if modules[0] == "attnpool":
-        return (5, places[modules[1] if len(modules) > 1 else kind], kind != "weight")
+        return (5, positions[modules[1] if len(modules) > 1 else kind], kind != "weight")
     layer, block = (int(modules.pop(0)[-1]), int(modules.pop(0))) if modules[0].startswith("layer") else (0, 0)
     if modules[0] == "downsample":
         return (layer, block, 4, int(modules[1]), kind != "weight")

@@ -1,4 +1,4 @@
-"""Weights of the backbones: where they are published, what sizes they have, and how they are loaded, strictly."""
+"""Loads the weights of the backbones, strictly: sizes are read from the tensors, and every tensor must fit."""
 
 import dataclasses
 from pathlib import Path
@@ -20,7 +20,7 @@ from models.weights.descriptions import (
     openai_description,
 )
 from models.weights.find import ASSETS, SCHEMES, find_weights, open_clip_entry, timm_entry
-from models.weights.naming import to_our_names
+from models.weights.naming import convert_state_dict
 from models.weights.read import read_tensors
 from utils.config.parsing import NORMALISATIONS
 from utils.errors import ModelError
@@ -28,87 +28,100 @@ from utils.files import sha256
 
 
 class Weights(NamedTuple):
-    """The file that a backbone was loaded from, and what a user should know of it."""
+    """The file that a backbone was loaded from."""
 
     path: Path
     name: str  # its address, or the file's name
     sha256: str
     published: bool  # whether these are the weights that are published under the backbone's name
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # for the log
 
 
-RESNET_RESOLUTION = 224  # a mean over the feature map takes any size, so the tensors do not tell
+RESNET_RESOLUTION = 224  # not in the tensors, as a mean over the feature map takes any size
 
 
 def load_backbone(name: str, weights: str | None = None, given: Description | None = None) -> tuple[Backbone, Weights]:
-    """The backbone `name` with its published weights, or those of `weights`, in float32; and where they came from.
+    """The backbone `name` with its published weights, or those of `weights`, in float32; and the file.
 
     `weights` is a local file, or the address of other published weights (timm:MODEL.TAG, open_clip:MODEL/TAG). The
-    sizes are read from the tensors, and have to be those of `name`, unless that is one of FAMILIES. `given` goes before
-    what is known of the weights otherwise: see models/descriptions.py. Raises ModelError.
+    sizes are read from the tensors, and have to be those of `name`, unless that is one of FAMILIES. `given` takes
+    precedence over other descriptions of the weights: see models/weights/descriptions.py. Raises ModelError.
     """
     if name in FAMILIES and not weights:
         raise ModelError(
-            f"{name} takes files of any size; say which: weights FILE, or timm:MODEL.TAG, open_clip:MODEL/TAG"
+            f"{name} takes files of any size; give one: weights FILE, or timm:MODEL.TAG, open_clip:MODEL/TAG",
+            kind="weights_required",
+            key="weights",
         )
     address = weights or BACKBONES[name].address
-    known = _describe_address(address)  # before a download, which may be in vain
+    known = _describe_address(address)  # before a download, which may be unnecessary
+
+    # the tensors, and the architecture that they and the descriptions determine
     path = find_weights(address)
     digest = sha256(path)
-    state = {key: value.float() for key, value in to_our_names(read_tensors(path), path).items()}
+    state = {key: value.float() for key, value in convert_state_dict(read_tensors(path), path).items()}
     geometry = read_geometry(state, path)
     _require_size(name, geometry, path)
     published = _published_address(address, path, digest)
     known = known or _describe_address(published) or beside(path)
     geometry, mean, std = _complete(geometry, (given or Description()).or_else(known), path, name)
+
+    # the module, which every tensor must fit
     with torch.device("meta"):
         backbone = Backbone(geometry)
     wanted = backbone.state_dict()
-    # BatchNorm's counts of training steps: in no use with fixed statistics, and not in every file
+    # BatchNorm's counts of training steps: not used with fixed statistics, and not in every file
     counts = {key for key in wanted if key.endswith(".num_batches_tracked")}
     _check(state, {key: value for key, value in wanted.items() if key not in counts}, path, name)
     backbone.load_state_dict(state | {key: torch.tensor(0) for key in counts}, assign=True)
     backbone.mean, backbone.std = mean, std
+
+    # the record of their origin
     scheme = address.partition(":")[0]
-    known_as = address if scheme in SCHEMES and scheme != "asset" else path.name
+    shown = address if scheme in SCHEMES and scheme != "asset" else path.name
     own = name in BACKBONES and published == BACKBONES[name].address
-    notes = known.notes if own else (*known.notes, _in_words(known_as, backbone))
-    return backbone, Weights(path, known_as, digest, own, notes)
+    notes = known.notes if own else (*known.notes, f"{shown}: {_in_words(geometry, mean, std)}")
+    return backbone, Weights(path, shown, digest, own, notes)
 
 
-def _in_words(weights: str, backbone: Backbone) -> str:
-    """How weights other than the backbone's published ones are computed, for the log."""
-    geometry = backbone.geometry
-    towers = [f"activation {geometry.activation}"] if geometry.activation else []
-    towers += [f"{geometry.heads} heads"] if geometry.heads else []
-    mean, std = (" ".join(f"{value:.4g}" for value in constants) for constants in (backbone.mean, backbone.std))
-    return f"{weights}: {', '.join([*towers, f'mean {mean}', f'std {std}'])}"
+def _in_words(geometry: Geometry, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
+    """The properties that the tensors do not determine, for the log."""
+    words = [f"activation {geometry.activation}"] if geometry.activation else []
+    words += [f"{geometry.heads} heads"] if geometry.heads else []
+    words += [f"{key} " + " ".join(f"{x:.4g}" for x in values) for key, values in (("mean", mean), ("std", std))]
+    return ", ".join(words)
 
 
 def _require_size(name: str, found: Geometry, path: Path) -> None:
-    """Raises ModelError unless a file of these sizes goes by the backbone's name."""
+    """Raises ModelError unless a file of these sizes fits the backbone's name."""
     family = FAMILIES[name] if name in FAMILIES else BACKBONES[name].geometry.family
     if found.family != family:
         raise ModelError(
-            f"{name} is a {family}, but {path} holds a {found.family}; choose the backbone that fits the file"
+            f"{name} is a {family}, but {path} contains a {found.family}; choose the backbone that fits the file",
+            kind="wrong_family",
+            path=path,
         )
     wanted = found if name in FAMILIES else BACKBONES[name].geometry
     if found != wanted:
         sizes = dataclasses.asdict(wanted).items()
         differing = [f"{key} {getattr(found, key)} (not {size})" for key, size in sizes if getattr(found, key) != size]
         other = next(key for key, value in FAMILIES.items() if value == family)
-        raise ModelError(f"{path} does not hold a {name}: it has {', '.join(differing)}; -b {other} takes any size")
+        raise ModelError(
+            f"{path} does not contain a {name}: it has {', '.join(differing)}; -b {other} takes any size",
+            kind="wrong_size",
+            path=path,
+        )
 
 
 def _published_address(address: str, path: Path, digest: str) -> str:
-    """The address under which a file is published: its own, or that of the same file; "" where it is not known."""
+    """The address under which a file is published: its own, or that of an equal file; "" where it is not known."""
     if path.resolve().parent == ASSETS:
         return f"asset:{path.name}"
     return OPENAI_SHA256.get(digest, address if address.partition(":")[0] in SCHEMES else "")
 
 
 def _describe_address(address: str) -> Description | None:
-    """What is known of published weights; None for a file. Raises ModelError for what our towers lack."""
+    """The description of published weights; None for a file. Raises ModelError for features that the towers lack."""
     kind, _, model = address.partition(":")
     source = next((source for source in BACKBONES.values() if source.address == address), None)
     if source is not None:
@@ -131,12 +144,15 @@ def _describe_address(address: str) -> Description | None:
 def _complete(
     geometry: Geometry, description: Description, path: Path, name: str
 ) -> tuple[Geometry, tuple[float, ...], tuple[float, ...]]:
-    """The geometry with activation and heads, and mean and std of the images. Raises ModelError for what is unknown."""
+    """The geometry with activation and heads, and mean and std of the images. Raises ModelError if one is unknown."""
     for key, size in description.sizes.items():
         if getattr(geometry, key) != size:
             raise ModelError(
                 f"{description.source} describes another model than {path}: {key} {size}, found "
-                f"{getattr(geometry, key)}; correct or remove it"
+                f"{getattr(geometry, key)}; correct or remove it",
+                kind="description_mismatch",
+                path=path,
+                key=key,
             )
     usual, has_activation = geometry.usual, geometry.clip or not geometry.resnet
     has_heads = description.heads or description.head_width or name in BACKBONES or geometry.resnet
@@ -144,20 +160,26 @@ def _complete(
     lacking |= {key: not getattr(description, key) for key in ("mean", "std")}
     unknown = [key for key, lacks in lacking.items() if lacks]
     if unknown:
-        raise ModelError(_how_to_describe(path, unknown, geometry))
+        raise ModelError(_how_to_describe(path, unknown, geometry), kind="undetermined", path=path, key=unknown[0])
+    assert description.mean and description.std
     heads = description.heads or (description.head_width and max(geometry.dim // description.head_width, 1))
     heads = None if geometry.resnet else heads or usual.heads
     text_heads = (description.text_heads or usual.text_heads) if geometry.clip else None
-    for what, count, width in (("heads", heads, geometry.dim), ("text_heads", text_heads, geometry.text_dim)):
+    for key, count, width in (("heads", heads, geometry.dim), ("text_heads", text_heads, geometry.text_dim)):
         if count and width % count:
-            raise ModelError(f"{what} {count} does not divide the width {width} of the tower in {path}")
+            raise ModelError(
+                f"{key} {count} does not divide the width {width} of the tower in {path}; choose a divisor",
+                kind="indivisible_heads",
+                path=path,
+                key=key,
+            )
     activation = description.activation if has_activation else None
     geometry = dataclasses.replace(geometry, activation=activation, heads=heads, text_heads=text_heads)
     return geometry, description.mean, description.std
 
 
 def _how_to_describe(path: Path, unknown: list[str], geometry: Geometry) -> str:
-    """Says what the tensors of a file do not tell, and how to give it."""
+    """The message for properties that the tensors of a file do not determine: their names, and how to give them."""
     json = "open_clip_config.json" if geometry.clip else "config.json (timm's)"
     keys = {
         "activation": "activation gelu (LAION, DataComp, BioCLIP) or quick_gelu (OpenAI, MetaCLIP, most of DFN)",
@@ -173,17 +195,23 @@ def _how_to_describe(path: Path, unknown: list[str], geometry: Geometry) -> str:
 
 
 def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, name: str) -> None:
-    """Raises ModelError, which names the tensors, unless `state` has exactly the names and shapes of `wanted`."""
+    """Raises ModelError, with the names of the tensors, unless `state` has exactly the names and shapes of `wanted`."""
     shapes = {key: (tuple(value.shape), tuple(state[key].shape)) for key, value in wanted.items() if key in state}
-    for problem, names in (
-        ("lacks", sorted(wanted.keys() - state.keys())),
-        ("has unexpected tensors:", sorted(state.keys() - wanted.keys())),
-        ("has wrong shapes (needed, found):", [f"{k} {a} {b}" for k, (a, b) in shapes.items() if a != b]),
+    for kind, problem, names in (
+        ("missing_tensors", "lacks", sorted(wanted.keys() - state.keys())),
+        ("unexpected_tensors", "has unexpected tensors:", sorted(state.keys() - wanted.keys())),
+        (
+            "wrong_shapes",
+            "has wrong shapes (needed, found):",
+            [f"{key} {a} {b}" for key, (a, b) in shapes.items() if a != b],
+        ),
     ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ModelError(
-                f"{path} is not a complete weight file for {name}: it {problem} {', '.join(names[:3])}{more}"
+                f"{path} is not a complete weight file for {name}: it {problem} {', '.join(names[:3])}{more}",
+                kind=kind,
+                path=path,
             )
 
 
@@ -191,7 +219,7 @@ def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, name
 
 
 def read_geometry(state: dict[str, Tensor], path: Path | str = "the file") -> Geometry:
-    """The sizes of a backbone, read from its tensors (in our naming)."""
+    """The sizes of a backbone, read from its tensors in the native naming. Raises ModelError."""
     clip, resnet = (any(name.startswith(prefix) for name in state) for prefix in ("text.", "image.net."))
     try:
         sizes = (_clip_resnet if clip else _resnet)(state) if resnet else _vit(state)
@@ -201,12 +229,16 @@ def read_geometry(state: dict[str, Tensor], path: Path | str = "the file") -> Ge
             depth = _count(state, "text.blocks.")
             sizes |= {"joint": joint, "text_dim": text_dim, "text_depth": depth, "context": context}
     except KeyError as error:
-        raise ModelError(f"{path} is not a complete weight file: it lacks {error}") from error
+        raise ModelError(
+            f"{path} is not a complete weight file: it lacks {error}", kind="missing_tensors", path=path
+        ) from error
     except (ValueError, IndexError, TypeError) as error:
-        raise ModelError(f"{path} has a tensor of the wrong shape: {error}") from error
+        raise ModelError(f"{path} has a tensor of the wrong shape: {error}", kind="wrong_shapes", path=path) from error
     if clip and resnet and sizes["width"] % CHANNEL_MULTIPLE:
         raise ModelError(
-            f"{path}: the first stage is {sizes['width']} channels wide, which is no multiple of {CHANNEL_MULTIPLE}"
+            f"{path}: the first stage is {sizes['width']} channels wide, which is not a multiple of {CHANNEL_MULTIPLE}",
+            kind="unsupported_width",
+            path=path,
         )
     return Geometry(**sizes)
 

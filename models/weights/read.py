@@ -1,4 +1,4 @@
-"""Reads the tensors of a weight file, and nothing but tensors: no file can run code here."""
+"""Reads the tensors of a weight file, and nothing else: no file can run code here."""
 
 import io
 import pickle
@@ -24,13 +24,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if _is_torchscript(path):
             return _read_torchscript(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers of foreign bytes raise whatever they stumble over
+    except Exception as error:  # damaged files make the readers raise errors of many types
         message = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
-        raise ModelError(f"{path} is damaged, or no weight file that loads without running code ({message})") from error
+        raise ModelError(
+            f"{path} is damaged, or is not a weight file that loads without running code ({message})",
+            kind="unreadable_weights",
+            path=path,
+        ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
     if not named or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} holds {type(state).__name__}, not a state dict (tensors by name)")
+        raise ModelError(
+            f"{path} contains {type(state).__name__}, not a state dict (tensors by name)",
+            kind="not_a_state_dict",
+            path=path,
+        )
     return state
 
 
@@ -42,14 +50,14 @@ def _is_torchscript(path: Path) -> bool:
 
 
 class _Inert:
-    """Stands in for every module class of a TorchScript archive: keeps its attributes, has none of its code."""
+    """Replaces every module class of a TorchScript archive: has its attributes, and none of its code."""
 
     def __setstate__(self, state: object) -> None:
         self.__dict__.update(state if isinstance(state, dict) else {})
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Reads the data of a TorchScript archive; knows tensors and inert modules, and refuses every other name."""
+    """Reads the data of a TorchScript archive: tensors and inert modules; every other name is an error."""
 
     def __init__(self, archive: zipfile.ZipFile, prefix: str):
         super().__init__(io.BytesIO(archive.read(prefix + "data.pkl")))

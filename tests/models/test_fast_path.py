@@ -21,7 +21,8 @@ from models import compile as compilation
 from models import peft, precision
 from models.backbones import BACKBONES, kernels
 from models.backbones.resnet import ResNet
-from models.backbones.text import TextTransformer, class_prompts, tokenize
+from models.backbones.text import TextTransformer
+from models.backbones.tokenizer import class_prompts, tokenize
 from models.backbones.vit import VisionTransformer
 from models.weights.load import load_backbone
 from trainer import Trainer
@@ -110,7 +111,7 @@ def test_linear_is_linear(dtype, tolerance, bias, trains, rows):
         assert_near(w.grad.double(), grad.double().flatten(0, 1).T @ x.double().flatten(0, 1), tolerance)
     elif trains is None or b is None:
         assert x.shape not in kept
-        convolves = rows[0] * rows[1] >= kernels.FEWEST_ROWS[dtype] and kernels.X86
+        convolves = rows[0] * rows[1] >= kernels.MIN_ROWS[dtype] and kernels.X86
         assert ("aten::convolution" in found) == convolves
         if dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported():  # of this CPU
             assert ("aten::mkldnn_convolution" in found) == convolves

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CLIP_DEPTH, CLIP_DIM, CLIP_RESOLUTION, RESNET_RESOLUTION, normal_images
+from helpers import CLIP_DEPTH, CLIP_DIM, CLIP_RESOLUTION, RESNET_RESOLUTION, normal_images, refused
 from torch import nn
 
 import main as cli
@@ -494,14 +494,13 @@ def test_a_file_of_timms_resnet_is_in_timms_order(tmp_path, tmp_path_factory):
 EVERY = (0, 1, 2)
 
 
-def refusal(clip_pair, names, content, folder, error=CheckpointError, layers=EVERY, **options):
-    """The message; nothing of the model may have changed."""
+def assert_refused(clip_pair, names, content, folder, error=CheckpointError, layers=EVERY, kind=None, **options):
+    """With an error, and before anything of the model has changed."""
     model = our_model(clip_pair[1], names, layers, **options)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(error) as caught:
+    with refused(error, **({"kind": kind} if kind else {})):
         load(model, content, folder)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -521,53 +520,48 @@ def refusal(clip_pair, names, content, folder, error=CheckpointError, layers=EVE
 def test_a_missing_tensor_is_named(names, missing, clip_pair, tmp_path):
     content = write(names, EVERY)
     del content["tuner"][missing]
-    assert f"it lacks {missing}." in refusal(clip_pair, names, content, tmp_path)
+    assert_refused(clip_pair, names, content, tmp_path)
 
 
 @pytest.mark.parametrize("extra", ["vpt_list.0.prompt", "adaptformer_list.3.scale", "bias_tuned.0", "something"])
 def test_an_unexpected_tensor_is_named(extra, clip_pair, tmp_path):
     content = write("adaptformer", EVERY)
     content["tuner"][extra] = torch.zeros(2)
-    assert f"it has besides {extra}." in refusal(clip_pair, "adaptformer", content, tmp_path)
+    assert_refused(clip_pair, "adaptformer", content, tmp_path)
 
 
 def test_another_partial_is_refused(clip_pair, tmp_path):
     content = write("adaptformer", (1, 2))
-    assert "it lacks adaptformer_list.2.down_proj.bias" in refusal(clip_pair, "adaptformer", content, tmp_path)
+    assert_refused(clip_pair, "adaptformer", content, tmp_path)
     content = write("adaptformer", EVERY)
-    message = refusal(clip_pair, "adaptformer", content, tmp_path, layers=(1, 2))
-    assert "it has besides adaptformer_list.2.down_proj.bias" in message
+    assert_refused(clip_pair, "adaptformer", content, tmp_path, layers=(1, 2))
 
 
 def test_another_head_is_refused(clip_pair, tmp_path):
     """The original keeps its own, without a word."""
     content = write("adaptformer", EVERY)
     content["head"]["weight"] = torch.zeros(6, 128)
-    assert "head.weight [6, 128] where [5, 128] is needed" in refusal(clip_pair, "adaptformer", content, tmp_path)
+    assert_refused(clip_pair, "adaptformer", content, tmp_path)
     content = write("adaptformer", EVERY, "LinearClassifier")
-    assert "it has besides head.bias" in refusal(clip_pair, "adaptformer", content, tmp_path)
+    assert_refused(clip_pair, "adaptformer", content, tmp_path)
     content = write("adaptformer", EVERY)
-    message = refusal(clip_pair, "adaptformer", content, tmp_path, head="LinearClassifier")
-    assert "it lacks head.bias" in message
+    assert_refused(clip_pair, "adaptformer", content, tmp_path, head="LinearClassifier")
     for head in ({}, None):
         content["head"] = head
         if head is None:
             del content["head"]
-        assert "it lacks head.weight" in refusal(clip_pair, "adaptformer", content, tmp_path)
+        assert_refused(clip_pair, "adaptformer", content, tmp_path)
 
 
 def test_another_width_is_refused(clip_pair, tmp_path):
     content = write("lora", EVERY)
     content["tuner"]["lora_list.0.q.lora_A"] = torch.zeros(128, 4)
-    message = refusal(clip_pair, "lora", content, tmp_path)
-    assert "lora_list.0.q.lora_A [128, 4] where [128, 3] is needed" in message
+    assert_refused(clip_pair, "lora", content, tmp_path)
 
 
 def test_a_mask_needs_lifts_places(clip_pair, tmp_path):
     content = write("mask", EVERY)
-    message = refusal(clip_pair, "mask", content, tmp_path, ModelError, variant="lift+")
-    assert "masked_linear_list.0.attn_in.optimized_weight" in message
-    assert "variant lift" in message
+    assert_refused(clip_pair, "mask", content, tmp_path, ModelError, kind="other_variant", variant="lift+")
     content = write("adaptformer", EVERY)
     load(our_model(clip_pair[1], "adaptformer", EVERY, variant="lift+"), content, tmp_path)  # no places, so any
 
@@ -575,33 +569,31 @@ def test_a_mask_needs_lifts_places(clip_pair, tmp_path):
 def test_a_mask_of_another_seed_is_refused_by_its_number_of_biases(clip_pair, tmp_path, monkeypatch):
     content = write("mask", EVERY)
     monkeypatch.setitem(OURS, "mask", OURS["mask"] | {"aft_seed": 4})
-    assert "masked_linear_list" in refusal(clip_pair, "mask", content, tmp_path)
+    assert_refused(clip_pair, "mask", content, tmp_path)
 
 
 @pytest.mark.parametrize("options, name", [({"fft": True}, "full_list.0"), ({"bitfit": True}, "bias_list.0")])
 def test_a_whole_resnet_needs_lifts_variant(options, name, resnet_pair, tmp_path):
     model = resnet_model(resnet_pair[1], options, "lift+")
-    with pytest.raises(ModelError, match=rf"{name}.*variant lift"):
+    with refused(ModelError, kind="other_variant", key="variant"):
         load(model, {"tuner": {name: torch.zeros(1)}, "head": {}}, tmp_path)
 
 
 def test_one_tensor_with_two_values_is_refused(clip_pair, tmp_path):
     content = write("bias_tuning+ln_tuning", EVERY)
     content["tuner"]["bias_tuned.5"] = content["tuner"]["bias_tuned.5"] + 1
-    message = refusal(clip_pair, "bias_tuning+ln_tuning", content, tmp_path, ModelError)
-    assert "bias_tuned.5 and ln_tuned.1.bias" in message
+    assert_refused(clip_pair, "bias_tuning+ln_tuning", content, tmp_path, ModelError, kind="contradiction")
 
 
 def test_a_method_that_lift_has_no_names_for_is_found_missing(clip_pair, tmp_path, monkeypatch):
     monkeypatch.setitem(OURS, "lora_mlp", {"lora_mlp": True, "lora_mlp_dim": 2})
-    message = refusal(clip_pair, "adaptformer+lora_mlp", write("adaptformer", EVERY), tmp_path)
-    assert "it lacks tower.blocks.0.mlp.fc1.lora.down.weight" in message
+    assert_refused(clip_pair, "adaptformer+lora_mlp", write("adaptformer", EVERY), tmp_path)
 
 
 @pytest.mark.parametrize("head", [7, [torch.ones(2)], {1: torch.ones(2)}, {"weight": "no"}])
 def test_a_head_that_is_not_a_state_dict_is_refused(head, clip_pair, tmp_path):
     content = write("adaptformer", EVERY) | {"head": head}
-    assert 'its "head" is not a dict of tensors by name' in refusal(clip_pair, "adaptformer", content, tmp_path)
+    assert_refused(clip_pair, "adaptformer", content, tmp_path)
 
 
 # ---- a run ----

@@ -1,105 +1,40 @@
-"""Losses against formulas written sample by sample, and a step in parts against a step whole."""
+"""Losses against formulas written sample by sample, and a step in micro-batches against a step whole."""
 
+import inspect
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
+from oracles import LOSS_FORMULAS, numeric_gradient
 
 from models.losses import LOSSES, build_loss
+from utils.config import load_config, schema
+from utils.config.schema import KEYS, loss_key
 
-COUPLING = [name for name in LOSSES if LOSSES[name].couples_samples]
-SEPARATE = [name for name in LOSSES if not LOSSES[name].couples_samples]
-
-
-# ---- formulas, in plain Python: z the logits of one sample or (Z) of a step, y its label, n the class counts ----
-
-
-def log_sum_exp(values):
-    largest = max(values)
-    return math.log(sum(math.exp(v - largest) for v in values)) + largest
-
-
-def cross_entropy(z, y):
-    """-log softmax(z)_y."""
-    return log_sum_exp(z) - z[y]
-
-
-def focal(z, y):
-    """(1 - p_y)^2 CE."""
-    others = sum(math.exp(v - log_sum_exp(z)) for c, v in enumerate(z) if c != y)
-    return others**2 * cross_entropy(z, y)
-
-
-def ldam(z, y, n, scale):
-    """z_y - scale m_y in place of z_y; m_c = n_c^(-1/4), times what makes the largest 0.5."""
-    factor = 0.5 / max(k**-0.25 for k in n if k)
-    return cross_entropy([v - scale * factor * n[y] ** -0.25 if c == y else v for c, v in enumerate(z)], y)
-
-
-def adjusted(z, y, n, shift):
-    """Cross entropy of z + shift(n_c); a class without images is at minus infinity, out of the sum."""
-    moved = [v + shift(k) for v, k in zip(z, n, strict=True) if k]
-    return log_sum_exp(moved) - z[y] - shift(n[y])
-
-
-def logit_adjusted(z, y, n):
-    return adjusted(z, y, n, lambda k: math.log(k / sum(n)))
-
-
-def mean(values):
-    return sum(values) / len(values)
-
-
-def weighted(Z, labels, n, weigh):
-    """sum w_y CE / sum w_y, w divided by its mean over the classes with images."""
-    middle = mean([weigh(k) for k in n if k])
-    weights = [weigh(n[y]) / middle for y in labels]
-    return sum(w * cross_entropy(z, y) for w, z, y in zip(weights, Z, labels, strict=True)) / sum(weights)
-
-
-def lade(Z, labels, n):
-    """LA's loss plus 0.1 times the regulariser, in which a class without images has the factor pi_c = 0."""
-    regulariser = 0.0
-    for c, k in enumerate(n):
-        if k:
-            prior = k / sum(n)
-            own = [z[c] for z, y in zip(Z, labels, strict=True) if y == c]
-            spread = log_sum_exp([z[c] - math.log(prior) + math.log(1 / len(n)) for z in Z]) - math.log(len(Z))
-            regulariser -= prior * ((mean(own) if own else 0) - spread - 0.1 * spread**2)
-    return mean([logit_adjusted(z, y, n) for z, y in zip(Z, labels, strict=True)]) + 0.1 * regulariser
-
-
-def of_samples(formula):
-    """The mean over a step of the formula of one sample."""
-    return lambda Z, labels, n, scale: mean([formula(z, y, n, scale) for z, y in zip(Z, labels, strict=True)])
-
-
-# the loss of a whole step: logits (lists), labels, class counts, the head's scale -> a number
-FORMULAS = {
-    "CE": of_samples(lambda z, y, n, scale: cross_entropy(z, y)),
-    "Focal": of_samples(lambda z, y, n, scale: focal(z, y)),
-    "LDAM": of_samples(ldam),
-    "CB": lambda Z, labels, n, scale: weighted(Z, labels, n, lambda k: (1 - 0.9999) / (1 - 0.9999**k)),
-    "GRW": lambda Z, labels, n, scale: weighted(Z, labels, n, lambda k: 1 / (k / sum(n))),
-    "BS": of_samples(lambda z, y, n, scale: adjusted(z, y, n, math.log)),
-    "LA": of_samples(lambda z, y, n, scale: logit_adjusted(z, y, n)),
-    "LADE": lambda Z, labels, n, scale: lade(Z, labels, n),
+COUPLE_SAMPLES = [name for name, row in schema.LOSSES.items() if row.couples_samples]
+SEPARATE = [name for name in LOSSES if name not in COUPLE_SAMPLES]
+# by loss, the keyword argument of each key
+KEYWORDS = {
+    name: {loss_key(name, option): {"lambda": "lambda_"}.get(option, option) for option in row.options}
+    for name, row in schema.LOSSES.items()
 }
+# every option at its default, and each at another value; the second value is an edge
+OTHER = {
+    "focal_gamma": (0.5, 0.0),
+    "ldam_margin": (0.8, 0.0),
+    "cb_beta": (0.9, 0.0),
+    "la_tau": (2.5, 0.0),
+    "lade_alpha": (0.7, 0.0),
+    "lade_lambda": (0.3, 0.0),
+}
+OPTIONS = [(name, {}) for name in LOSSES]
+OPTIONS += [(name, {key: value}) for name, keys in KEYWORDS.items() for key in keys for value in OTHER[key]]
 
 
-def numeric_gradient(function, z, step=1e-5):
-    """Of a function of a list of lists, by central differences."""
-    gradient = [[0.0] * len(row) for row in z]
-    for i, row in enumerate(z):
-        for j in range(len(row)):
-            ends = []
-            for sign in (1, -1):
-                moved = [list(r) for r in z]
-                moved[i][j] += sign * step
-                ends.append(function(moved))
-            gradient[i][j] = (ends[0] - ends[1]) / (2 * step)
-    return torch.tensor(gradient, dtype=torch.float64)
+def make(name, counts, scale=1.0, **options):
+    """The loss, with options by their keys in the configuration."""
+    return LOSSES[name](counts, scale=scale, **{KEYWORDS[name][key]: value for key, value in options.items()})
 
 
 # ---- the loss of a step ----
@@ -127,16 +62,16 @@ def random_case(case):
 
 
 @pytest.mark.parametrize("case", range(24))
-@pytest.mark.parametrize("name", LOSSES)
-def test_loss_is_its_formula_in_value_and_gradient(name, case):
+@pytest.mark.parametrize(("name", "options"), OPTIONS)
+def test_loss_is_its_formula_in_value_and_gradient(name, options, case):
     logits, labels, counts, scale = random_case(case)
     logits.requires_grad_()
-    loss = LOSSES[name](counts, scale=scale)
+    loss = make(name, counts, scale, **options)
     value = step_loss(loss, logits, labels)
     (gradient,) = torch.autograd.grad(value, logits)
 
     def formula(z):
-        return FORMULAS[name](z, labels.tolist(), counts.tolist(), scale)
+        return LOSS_FORMULAS[name](z, labels.tolist(), counts.tolist(), scale, **options)
 
     assert loss(logits, labels).shape == labels.shape
     assert value.item() == pytest.approx(formula(logits.tolist()), rel=1e-6, abs=1e-9)
@@ -157,25 +92,25 @@ def test_float32_is_good_enough(name):
     generator = torch.Generator().manual_seed(0)
     counts = (1280 * 0.004 ** (torch.arange(100) / 99)).long()
     logits, labels = 25 * torch.rand(64, 100, generator=generator), torch.randint(100, (64,), generator=generator)
-    loss = LOSSES[name](counts, scale=25.0)
+    loss = make(name, counts, scale=25.0)
     values = [step_loss(loss, logits.to(dtype), labels) for dtype in (torch.float32, torch.float64)]
     assert values[0].dtype == torch.float32
     assert values[0].item() == pytest.approx(values[1].item(), rel=1e-5)
 
 
 def test_margins_and_weights_worked_out_by_hand():
-    margins = LOSSES["LDAM"](torch.tensor([10000, 1, 16]), scale=2.0).shifts
+    margins = make("LDAM", torch.tensor([10000, 1, 16]), scale=2.0).shifts
     assert margins.tolist() == pytest.approx([2 * 0.05, 2 * 0.5, 2 * 0.25])
-    weights = LOSSES["GRW"](torch.tensor([1, 2, 4])).weights
+    weights = make("GRW", torch.tensor([1, 2, 4])).weights
     assert weights.tolist() == pytest.approx([12 / 7, 6 / 7, 3 / 7])
-    weights = LOSSES["CB"](torch.tensor([1, 2])).weights  # 1 and 1 / (1 + beta)
+    weights = make("CB", torch.tensor([1, 2])).weights  # 1 and 1 / (1 + beta)
     assert weights.tolist() == pytest.approx([2 * 1.9999 / 2.9999, 2 / 2.9999])
 
 
 def test_lade_with_a_class_absent_from_the_batch():
     """All logits zero, so that the means are zero and every logsumexp is log B - log pi_c + log(1/C)."""
     logits = torch.zeros(3, 2, requires_grad=True)
-    value = step_loss(LOSSES["LADE"](torch.tensor([30, 10])), logits, torch.zeros(3, dtype=torch.long))
+    value = step_loss(make("LADE", torch.tensor([30, 10])), logits, torch.zeros(3, dtype=torch.long))
     regulariser = sum(p * (math.log(0.5 / p) + 0.1 * math.log(0.5 / p) ** 2) for p in (0.75, 0.25))
     assert value.item() == pytest.approx(-math.log(0.75) + 0.1 * regulariser)
     value.backward()
@@ -192,7 +127,7 @@ def test_class_without_training_images_leaves_the_loss_finite(name):
     counts = torch.tensor([900, 0, 90, 10])
     for labels in (torch.arange(4), torch.ones(4, dtype=torch.long), torch.tensor([0, 0, 2, 3])):
         logits = torch.zeros(4, 4, requires_grad=True)
-        value = step_loss(LOSSES[name](counts, scale=25.0), logits, labels)
+        value = step_loss(make(name, counts, scale=25.0), logits, labels)
         value.backward()
         assert value.isfinite()
         assert logits.grad.isfinite().all()
@@ -207,16 +142,16 @@ def test_logit_adjustment_is_as_if_the_class_without_images_were_not_there(name,
     kept = [c for c in range(4) if counts[c]]
     for label in kept:
         labels = torch.full((5,), label)
-        found = LOSSES[name](torch.tensor(counts))(logits, labels)
-        smaller = LOSSES[name](torch.tensor([counts[c] for c in kept]))
+        found = make(name, torch.tensor(counts))(logits, labels)
+        smaller = make(name, torch.tensor([counts[c] for c in kept]))
         expected = smaller(logits[:, kept], torch.full((5,), kept.index(label)))
         assert torch.allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["LDAM", "CB", "GRW"])
 def test_margins_and_weights_are_as_if_the_class_without_images_were_not_there(name):
-    (with_empty,) = LOSSES[name](torch.tensor([900, 0, 90, 10]), scale=25.0).buffers()
-    (without,) = LOSSES[name](torch.tensor([900, 90, 10]), scale=25.0).buffers()
+    (with_empty,) = make(name, torch.tensor([900, 0, 90, 10]), scale=25.0).buffers()
+    (without,) = make(name, torch.tensor([900, 90, 10]), scale=25.0).buffers()
     assert torch.allclose(with_empty[[0, 2, 3]], without)
     assert with_empty[1] >= without.max()  # itself it counts as rare
 
@@ -226,7 +161,7 @@ def test_margins_and_weights_are_as_if_the_class_without_images_were_not_there(n
 def test_loss_of_large_logits_is_finite(name, size):
     for label in range(3):
         logits = torch.tensor([[size, -size, 0.0], [0.0, -size, size]], requires_grad=True)
-        value = step_loss(LOSSES[name](torch.tensor([5, 3, 1]), scale=25.0), logits, torch.tensor([label, 0]))
+        value = step_loss(make(name, torch.tensor([5, 3, 1]), scale=25.0), logits, torch.tensor([label, 0]))
         value.backward()
         assert value.isfinite()
         assert logits.grad.isfinite().all()
@@ -237,7 +172,7 @@ def test_loss_of_large_logits_is_finite(name, size):
 def test_logits_from_half_precision(name, dtype):
     """The caller makes them float32; their own rounding aside, nothing is lost."""
     logits, labels, counts, scale = random_case(2)
-    loss, half = LOSSES[name](counts, scale=scale), logits.to(dtype)
+    loss, half = make(name, counts, scale=scale), logits.to(dtype)
     found, expected = step_loss(loss, half.float(), labels), step_loss(loss, half.double(), labels)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -252,25 +187,21 @@ def test_step_in_parts_equals_the_step_whole(name, parts, size):
     generator = torch.Generator().manual_seed(size)
     logits = torch.randn(size, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(6, (size,), generator=generator)
-    loss = LOSSES[name](torch.tensor([500, 200, 80, 30, 10, 2]), scale=25.0)
+    loss = make(name, torch.tensor([500, 200, 80, 30, 10, 2]), scale=25.0)
     whole, in_parts = step_loss(loss, logits, labels), step_loss(loss, logits, labels, parts)
     assert in_parts.item() == pytest.approx(whole.item(), rel=1e-12)
     gradients = [torch.autograd.grad(value, logits)[0] for value in (whole, in_parts)]
     assert torch.allclose(*gradients, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", COUPLING)
+@pytest.mark.parametrize("name", COUPLE_SAMPLES)
 @pytest.mark.parametrize("parts", [2, 4])
 def test_step_in_parts_differs_where_samples_are_coupled(name, parts):
     """Which is why the configuration refuses it; a mark that is not needed fails here."""
     logits = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
-    loss = LOSSES[name](torch.tensor([500, 200, 80, 30, 10, 2]), scale=25.0)
+    loss = make(name, torch.tensor([500, 200, 80, 30, 10, 2]), scale=25.0)
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 3, 5])
     assert abs(step_loss(loss, logits, labels) - step_loss(loss, logits, labels, parts)) > 1e-3
-
-
-def test_lade_alone_couples_samples():
-    assert COUPLING == ["LADE"]
 
 
 # ---- where it runs, and how it is built ----
@@ -279,7 +210,7 @@ def test_lade_alone_couples_samples():
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_moves_with_its_device_and_never_waits_for_it(name):
     """The device "meta" has no values: whatever stays behind on the CPU, or reads a number back, is an error there."""
-    loss = LOSSES[name](torch.tensor([500, 200, 0, 2]), scale=25.0).to("meta")
+    loss = make(name, torch.tensor([500, 200, 0, 2]), scale=25.0).to("meta")
     logits, labels = torch.zeros(8, 4, device="meta"), torch.zeros(8, dtype=torch.long, device="meta")
     value = step_loss(loss, logits, labels, parts=2)
     assert value.device.type == "meta"
@@ -287,9 +218,57 @@ def test_loss_moves_with_its_device_and_never_waits_for_it(name):
     assert not list(loss.parameters())
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_the_configuration_names_the_loss_and_its_scale(name):
+@pytest.mark.parametrize(("name", "options"), OPTIONS)
+def test_the_configuration_names_the_loss_its_scale_and_its_options(name, options):
+    """Options of other losses are ignored."""
     logits, labels, counts, _ = random_case(0)
-    built = build_loss(SimpleNamespace(loss_type=name, classifier_scale=7.0), counts)
+    others = {key: 0.123 for key in OTHER if key not in KEYWORDS[name]}
+    own = {key: KEYS[key].default for key in KEYWORDS[name]} | options
+    built = build_loss(SimpleNamespaceByKey(loss_type=name, classifier_scale=7.0, **others, **own), counts)
     assert type(built) is LOSSES[name]
-    assert torch.equal(built(logits, labels), LOSSES[name](counts, scale=7.0)(logits, labels))
+    assert torch.equal(built(logits, labels), make(name, counts, scale=7.0, **options)(logits, labels))
+
+
+class SimpleNamespaceByKey(SimpleNamespace):
+    """A configuration: attributes that can be read by key, too."""
+
+    __getitem__ = SimpleNamespace.__getattribute__
+
+
+def test_options_and_defaults_are_those_of_the_schema():
+    for name, loss in LOSSES.items():
+        parameters = inspect.signature(loss).parameters
+        for key, keyword in KEYWORDS[name].items():
+            assert parameters[keyword].default == KEYS[key].default
+        assert set(parameters) == {"class_counts", "scale", *KEYWORDS[name].values()}
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if KEYWORDS[name]])
+@pytest.mark.parametrize("size", [0.0, 100.0])
+def test_extreme_options_leave_the_loss_finite(name, size):
+    """At both ends of what the schema allows, for samples that are certainly right and for a class without images."""
+    counts, logits = torch.tensor([900, 0, 90, 10]), size * torch.eye(4)
+    for key in KEYWORDS[name]:
+        row = KEYS[key]
+        for option in (row.min, 1e-3, min(row.max, 10.0)):
+            z = logits.clone().requires_grad_()
+            value = step_loss(make(name, counts, 25.0, **{key: option}), z, torch.arange(4))
+            value.backward()
+            assert value.isfinite(), (key, option)
+            assert z.grad.isfinite().all(), (key, option)
+
+
+def configure(*options):
+    """(the run directory's name, warnings)"""
+    lines = []
+    cfg = load_config("digits_lt", "clip_tiny", "lift+", [str(option) for option in options], lines.append)
+    return cfg.output_dir.rpartition("/")[2], lines
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in KEYWORDS.items() for key in keys])
+def test_an_option_names_the_run_and_is_for_its_own_loss_alone(name, key):
+    bare, _ = configure("loss_type", name)
+    assert configure("loss_type", name, key, KEYS[key].default) == (bare, [])
+    assert configure("loss_type", name, key, 0.25) == (f"{bare}_{key}_0.25", [])
+    assert configure("loss_type", "CE", key, 0.25)[1] == [f"{key} has no effect while loss_type is CE"]
+    assert configure("loss_type", "CE", key, KEYS[key].default)[1] == []

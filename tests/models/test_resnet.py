@@ -15,7 +15,7 @@ from datasets.sets import digits_lt
 from models import peft
 from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone
-from models.backbones.text import tokenize
+from models.backbones.tokenizer import tokenize
 from models.precision import FrozenWeights
 from models.weights.lift_plus import published_name
 from trainer import Trainer

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from helpers import CLIP_RESOLUTION, assert_near, normal_images, randomize
 from torch import nn
 
-from models.backbones.text import tokenize
+from models.backbones.tokenizer import tokenize
 from models.backbones.transformer import Block, QuickGELU
 from models.precision import FrozenWeights
 

@@ -16,7 +16,7 @@ from datasets import build_data
 from datasets.base import ImageList
 from datasets.loading.crops import FIRST_DRAW, TestCrops, TestDraws, TrainCrop, build_test_crops, centre_crop, resize
 from datasets.sets import cifar100_lt
-from models.backbones.text import tokenize
+from models.backbones.tokenizer import tokenize
 from models.heads import HEAD_INITS
 from models.heads.prompts import class_texts
 from models.heads.text_similarity import TextSimilarity

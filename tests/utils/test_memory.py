@@ -1,10 +1,11 @@
-"""Memory: what is free, what a forward pass keeps, and the parts of a step that follow from both."""
+"""Memory: how much is free, how much a forward pass saves for backward, and the micro-batches that fit."""
 
 import pytest
 import torch
-from helpers import train, weights
+from helpers import refused, train, weights
 from torch import nn
 
+from utils.config import schema
 from utils.device import memory
 from utils.errors import ConfigError
 
@@ -13,7 +14,7 @@ MB = 2**20
 
 
 class Frozen(nn.Module):
-    """[n, 10] -> [n, 20] -> [n, 5]: the first layer is frozen, so it keeps nothing."""
+    """[n, 10] -> [n, 20] -> [n, 5]: the first layer is frozen, so it saves nothing."""
 
     def __init__(self):
         super().__init__()
@@ -24,14 +25,18 @@ class Frozen(nn.Module):
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_kept_bytes_are_those_of_the_saved_tensors(count):
-    """The input of the trained layer, that is relu's output: once, though two operations keep it; and no weight."""
+def test_saved_bytes_are_those_of_the_saved_tensors(count):
+    """relu's output, the input of the trainable layer: once, though two operations save it; and no weight."""
     model, x = Frozen(), torch.randn(count, 10)
-    assert memory.kept_bytes(model, lambda: model(x)) == 4 * count * 20
-    squared = memory.kept_bytes(model, lambda: model(x).square())  # and the outputs
+    weights = list(model.parameters())
+    assert memory.saved_for_backward_bytes(lambda: model(x), weights) == 4 * count * 20
+    squared = memory.saved_for_backward_bytes(lambda: model(x).square(), weights)  # and the outputs
     assert squared == 4 * count * (20 + 5)
     with torch.no_grad():
-        assert memory.kept_bytes(model, lambda: model(x)) == 0
+        assert memory.saved_for_backward_bytes(lambda: model(x), weights) == 0
+    x.requires_grad_()
+    assert memory.saved_for_backward_bytes(lambda: model(x), weights) == 4 * count * 20
+    assert memory.saved_for_backward_bytes(lambda: model(x)) == 4 * (count * 20 + 10 * 20 + 20 * 5)  # and the weights
 
 
 VERSION_2 = {"memory.max": "5000000\n", "memory.current": "3000000\n", "memory.stat": "anon 1\ninactive_file 400000\n"}
@@ -80,42 +85,59 @@ def test_free_memory_is_the_machines():
     assert 0 < memory.free_bytes(CPU) < 2**50
 
 
-@pytest.fixture(scope="module")
-def whole():
-    """The weights of a run whose steps are whole; empty until the first test has trained them."""
-    return {}
+# ---- micro-batches ----
+
+
+def loss_of(count):
+    """The loss of so many images: 10 MB and 3 MB for each are saved for backward."""
+    scale = torch.ones((), requires_grad=True)
+    return (torch.zeros(MB // 4 * (10 + 3 * count)) * scale).sum()
+
+
+def pick(images, accum_step, free_mb, monkeypatch, gradient_mb=0):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free_mb * MB)
+    lines = []
+    size = memory.pick_micro_batch_size(images, accum_step, loss_of, (), gradient_mb * MB, CPU, lines.append)
+    return size, lines
 
 
 @pytest.mark.parametrize(
     ("free_mb", "size"),
     [(1000, 16), (175, 16), (170, 8), (110, 8), (100, 6), (70, 4), (60, 3), (50, 2), (10, 1), (0, 1)],
 )
-def test_a_step_takes_the_parts_that_fit(free_mb, size, config, whole, few_images, monkeypatch, capsys):
-    """10 MB and 3 for each image must fit in a third; parts are as even as can be. They train as the whole does."""
+def test_a_step_takes_the_micro_batches_that_fit(free_mb, size, monkeypatch):
+    """10 MB and 3 for each image must fit in a third; micro-batches are as even as can be."""
+    found, (line,) = pick(16, None, free_mb, monkeypatch)
+    assert found == size
+    assert line.endswith(f"a step is {-(-16 // size)} x {size} images, 3 MB each, in a third of {free_mb:,} MB free")
+
+
+def test_gradients_and_momentum_need_memory_too(monkeypatch):
+    assert pick(16, None, 180, monkeypatch)[0] == 16
+    assert pick(16, None, 180, monkeypatch, gradient_mb=20)[0] == 8
+
+
+@pytest.mark.parametrize(("images", "accum_step", "size"), [(16, 1, 16), (16, 4, 4), (10, 4, 3), (3, 8, 1)])
+def test_given_parts_are_taken(images, accum_step, size, monkeypatch):
+    assert pick(images, accum_step, 0, monkeypatch) == (size, [])
+
+
+@pytest.mark.parametrize("free_mb", [0, 7])
+def test_a_run_in_micro_batches_trains_as_a_whole_one(free_mb, config, few_images, monkeypatch, capsys):
     options = ("num_epochs", 1, "weights", "asset:clip_tiny.safetensors")
-    if not whole:
-        whole.update(weights(train(config(*options, "output_dir", "whole"))[0]))
+    whole = weights(train(config(*options, "output_dir", "whole"))[0])
     monkeypatch.setattr(memory, "free_bytes", lambda device: free_mb * MB)
-    monkeypatch.setattr(memory, "kept_bytes", lambda model, forward: (10 + 3 * len(count_of(forward))) * MB)
-    run, _ = train(config(*options, "accum_step", "None"))
-    assert run.micro_batch_size == size
-    said = f"a step is {-(-16 // size)} x {size} images, 3 MB each, in a third of {free_mb:,} MB free"
-    assert said in capsys.readouterr().out
-    for name, value in weights(run).items():
+    found = weights(train(config(*options, "accum_step", "None"))[0])
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("memory"))
+    count, size = (int(word) for word in line.split()[4:7:2])
+    assert count * size >= 16
+    assert (size == 1) == (free_mb == 0)
+    assert size < 16
+    for name, value in found.items():
         assert (value - whole[name]).abs().max() < 1e-6, name
 
 
-def count_of(forward):
-    """The images that a forward pass takes, one by one."""
-    seen = []
-    hook = nn.modules.module.register_module_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        forward()
-    finally:
-        hook.remove()
-    return seen[0]
-
-
-def test_what_couples_the_samples_of_a_step_takes_no_unknown_parts(config):
-    with pytest.raises(ConfigError, match="LADE"):
-        config("loss_type", "LADE", "accum_step", "None")
+@pytest.mark.parametrize("loss", [name for name, row in schema.LOSSES.items() if row.couples_samples])
+def test_losses_that_couple_samples_take_whole_steps(loss, config):
+    with refused(ConfigError, kind="needs_whole_batches", key="loss_type"):
+        config("loss_type", loss, "accum_step", "None")

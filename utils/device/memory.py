@@ -1,90 +1,96 @@
-"""Memory: how much there is, how much is used, and how many images of a step it takes at once."""
+"""Memory: how much is free, how much is used, and the size of the micro-batches that fit into it."""
 
 import contextlib
+import functools
 import itertools
 import math
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 MB = 2**20
-# Of the free memory, for what a part keeps for its backward pass. The rest is for what a pass holds for a while and
-# what the allocator cannot use: 0.5 to 1.9 times as much again, measured with ViT-B/16 on a CPU.
+# Share of the free memory that tensors saved for backward may take. The rest is for temporary tensors and for memory
+# that the allocator cannot use: 0.5 to 1.9 times as much again, measured with ViT-B/16 on a CPU.
 SHARE = 1 / 3
 MEMINFO, GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup")
-CGROUP = Path("/sys/fs/cgroup")  # where limits of containers and of Slurm's jobs are, of version 2 or of version 1:
+# limits of containers and of Slurm's jobs, in version 2 and in version 1 of cgroups
+CGROUP = Path("/sys/fs/cgroup")
 LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
 
-def images_at_once(
-    model: nn.Module, loss: nn.Module, share: int, accum_step: int | None, say: Callable[[str], None]
+def pick_micro_batch_size(
+    images: int,
+    accum_step: int | None,
+    loss_of: Callable[[int], Tensor],
+    tensors: Sequence[Tensor],
+    gradient_bytes: int,
+    device: torch.device,
+    log: Callable[[str], None],
 ) -> int:
-    """How many of its `share` of a step's images a process computes at once: by accum_step, or if None by free memory.
+    """How many of its `images` of a step a process computes at once: by accum_step, or if None by free memory.
 
-    `model` is in training mode, and no gradient or momentum has been made yet; `say` is told in one line what is
-    chosen. It depends on what else is in memory, so two runs may add up their gradients in another order.
+    loss_of: computes the loss of so many images, of any content, with a graph for backward. tensors: those that are in
+    memory anyway, parameters and buffers. gradient_bytes: to be allocated later, for gradients and momentum.
+    `log` gets the result in one line. It depends on what else is in memory, so two runs may sum gradients in another
+    order.
     """
     if accum_step is not None:
-        return math.ceil(share / accum_step)
-    side, device = model.tower.resolution, model.mean.device
-
-    def kept(count: int) -> int:
-        images = torch.zeros(count, 3, side, side, dtype=torch.uint8, device=device)
-        labels = torch.zeros(count, dtype=torch.int64, device=device)
-        return kept_bytes(model, lambda: loss(model(images), labels).sum())
-
-    free, two, four = free_bytes(device), kept(2), kept(4)
-    each = max((four - two) / 2, 1)
-    gradients = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)  # and momentum
-    fits = 2 + (SHARE * free - gradients - two) / each
-    parts = math.ceil(share / min(max(int(fits), 1), share))
-    size = math.ceil(share / parts)
-    say(f"memory    a step is {parts} x {size} images, {each / MB:.3g} MB each, in a third of {free / MB:,.0f} MB free")
+        return math.ceil(images / accum_step)
+    free = free_bytes(device)
+    two, four = (saved_for_backward_bytes(functools.partial(loss_of, count), tensors) for count in (2, 4))
+    bytes_per_image = max((four - two) / 2, 1)
+    fitting = 2 + (SHARE * free - gradient_bytes - two) / bytes_per_image
+    micro_batches = math.ceil(images / min(max(int(fitting), 1), images))
+    size = math.ceil(images / micro_batches)
+    log(
+        f"memory    a step is {micro_batches} x {size} images, {bytes_per_image / MB:.3g} MB each, "
+        f"in a third of {free / MB:,.0f} MB free"
+    )
     return size
 
 
-def kept_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """The bytes that `forward` keeps for its backward pass, the tensors of `model` left out."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept = {}
+def saved_for_backward_bytes(forward: Callable[[], Tensor], tensors: Sequence[Tensor] = ()) -> int:
+    """The bytes that `forward` saves for its backward pass, without those of `tensors`."""
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    saved: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in excluded:
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         result = forward()  # alive while it is counted, so that no storage is counted in another's place
     del result
-    return sum(kept.values())
+    return sum(saved.values())
 
 
 def free_bytes(device: torch.device) -> int:
-    """What one process may still take: of the GPU's memory, or on a CPU of the machine's and of a container's limit."""
+    """The bytes that one process may still take: on a GPU, or on a CPU within the limits of machine and container."""
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
     free = [1024 * _first(MEMINFO, "MemAvailable:")]
     for group, (limit, used) in itertools.product(_groups(), LIMITS):
         with contextlib.suppress(OSError, ValueError, LookupError):  # there is none, or it is "max"
-            cached = _first(group / "memory.stat", "inactive_file ")  # files: given back when wanted
+            cached = _first(group / "memory.stat", "inactive_file ")  # files, freed when needed
             free.append(int((group / limit).read_text()) - int((group / used).read_text()) + cached)
     return max(min(free), 0) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def _groups() -> Iterator[Path]:
-    """The folders of the groups that this process belongs to, and of those around them."""
+    """The folders of this process's cgroups, and of the groups that contain them."""
     lines = GROUPS.read_text().splitlines() if GROUPS.exists() else []
     for _, controllers, group in (line.split(":", 2) for line in lines):
-        if controllers in ("", "memory"):  # of version 2, of version 1
+        if controllers in ("", "memory"):  # version 2, version 1
             top = CGROUP / controllers
-            place = top / group.lstrip("/")
-            yield from (folder for folder in (place, *place.parents) if folder.is_relative_to(top))
+            innermost = top / group.lstrip("/")
+            yield from (folder for folder in (innermost, *innermost.parents) if folder.is_relative_to(top))
 
 
 def _first(file: Path, name: str) -> int:

@@ -1,0 +1,62 @@
+"""torch.export of towers and whole models: any batch size, torch's plain operations alone, the numbers of eager."""
+
+import pytest
+import torch
+from helpers import randomize
+
+from models import Classifier, peft
+from models.backbones.resnet import ResNet
+from models.backbones.vit import VisionTransformer
+from models.heads import HEADS
+
+HALF = (0.5, 0.5, 0.5)
+TOWERS = {
+    "CLIP's ViT": lambda: VisionTransformer(64, 3, 8, 32, clip=True),
+    "timm's ViT": lambda: VisionTransformer(64, 3, 8, 32, clip=False),
+    "CLIP's ResNet": lambda: ResNet((1, 1, 1, 1), 8, 32, joint=16),
+    "ResNet": lambda: ResNet((1, 1, 1, 1), 8, 32),
+}
+METHODS = {
+    "adaptformer": {"adaptformer_dim": 2},
+    "lora": {"lora_dim": 2},
+    "aft": {"aft_ratio": 0.1, "aft_loc": "all", "aft_seed": 0},
+    "pt": {"pt_len": 3},
+    "ssf": {"ssf_loc": "all"},
+    "adapter": {"adapter_dim": 2},
+}
+CASES = [(tower, None) for tower in TOWERS]
+CASES += [("CLIP's ViT", method) for method in METHODS] + [("timm's ViT", "adaptformer")]
+EXAMPLES, SIZES = 3, (1, 2, 64)  # of 17 tokens: the largest of these takes the convolution path in eager
+
+
+def images_of(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize(("name", "method"), CASES)
+@torch.no_grad()
+def test_exported_models_equal_eager(name, method):
+    tower = TOWERS[name]()
+    peft.attach(tower, {method: True, **METHODS[method]} if method else {}, num_classes=5)
+    randomize(tower)
+    model = Classifier(tower, HEADS["CosineClassifier"](5, tower.dim, scale=25.0), HALF, HALF).eval()
+    for module, inputs in ((model, images_of), (tower, lambda count: images_of(count) / 255)):
+        batch = {0: torch.export.Dim("batch")}
+        program = torch.export.export(module, (inputs(EXAMPLES),), dynamic_shapes=(batch,))
+        for count in SIZES:
+            found, expected = program.module()(inputs(count)), module(inputs(count))
+            assert found.shape == (count, *expected.shape[1:])
+            assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_exported_graphs_have_torchs_plain_operations(dtype):
+    """The patch embedding is the only convolution, and attention is one operation, on whatever device it was made."""
+    tower = TOWERS["CLIP's ViT"]().to(dtype).eval().requires_grad_(False)
+    program = torch.export.export(tower, (torch.zeros(64, 3, 32, 32),))
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert targets.count("aten.conv2d.default") == 1
+    assert targets.count("aten.linear.default") == 4 * 3
+    assert targets.count("aten.scaled_dot_product_attention.default") == 3
+    assert targets.count("aten.sigmoid.default") == 3

@@ -1,0 +1,113 @@
+"""The answers known from elsewhere, written once, in plain Python or plain torch, for all tests."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+# ---- losses: z the logits of one sample or (Z) of a step, y its label, n the class counts ----
+
+
+def log_sum_exp(values: Sequence[float]) -> float:
+    largest = max(values)
+    return math.log(sum(math.exp(v - largest) for v in values)) + largest
+
+
+def cross_entropy(z, y):
+    """-log softmax(z)_y."""
+    return log_sum_exp(z) - z[y]
+
+
+def focal(z, y, gamma=2.0):
+    """(1 - p_y)^gamma CE."""
+    others = sum(math.exp(v - log_sum_exp(z)) for c, v in enumerate(z) if c != y)
+    return others**gamma * cross_entropy(z, y)
+
+
+def ldam(z, y, n, scale, margin=0.5):
+    """z_y - scale m_y in place of z_y; m_c = n_c^(-1/4), scaled so that the largest is `margin`."""
+    factor = margin / max(k**-0.25 for k in n if k)
+    return cross_entropy([v - scale * factor * n[y] ** -0.25 if c == y else v for c, v in enumerate(z)], y)
+
+
+def adjusted(z, y, n, shift):
+    """Cross entropy of z + shift(n_c); a class without images is at minus infinity, out of the sum."""
+    moved = [v + shift(k) for v, k in zip(z, n, strict=True) if k]
+    return log_sum_exp(moved) - z[y] - shift(n[y])
+
+
+def logit_adjusted(z, y, n, tau=1.0):
+    """Cross entropy of z + tau log pi; plain cross entropy at tau = 0, for classes without images, too."""
+    return cross_entropy(z, y) if tau == 0 else adjusted(z, y, n, lambda k: tau * math.log(k / sum(n)))
+
+
+def balanced_softmax(z, y, n):
+    """Cross entropy of z + log n."""
+    return adjusted(z, y, n, math.log)
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def weighted(Z, labels, n, weigh):
+    """sum w_y CE / sum w_y, w divided by its mean over the classes with images."""
+    middle = mean([weigh(k) for k in n if k])
+    weights = [weigh(n[y]) / middle for y in labels]
+    return sum(w * cross_entropy(z, y) for w, z, y in zip(weights, Z, labels, strict=True)) / sum(weights)
+
+
+def class_balanced(Z, labels, n, beta=0.9999):
+    """Weights one over the effective number of images, 1 + beta + ... + beta^(n_c - 1)."""
+    return weighted(Z, labels, n, lambda k: 1 / sum(beta**i for i in range(k)))
+
+
+def reweighted(Z, labels, n):
+    """Weights 1 / pi_c."""
+    return weighted(Z, labels, n, lambda k: 1 / (k / sum(n)))
+
+
+def lade(Z, labels, n, alpha=0.1, lambda_=0.1):
+    """LA's loss plus alpha times the regulariser, in which a class without images has the factor pi_c = 0."""
+    regulariser = 0.0
+    for c, k in enumerate(n):
+        if k:
+            prior = k / sum(n)
+            own = [z[c] for z, y in zip(Z, labels, strict=True) if y == c]
+            d = log_sum_exp([z[c] - math.log(prior) + math.log(1 / len(n)) for z in Z]) - math.log(len(Z))
+            regulariser -= prior * ((mean(own) if own else 0) - d - lambda_ * d**2)
+    return mean([logit_adjusted(z, y, n) for z, y in zip(Z, labels, strict=True)]) + alpha * regulariser
+
+
+def _mean_of(formula: Callable) -> Callable:
+    """The mean over a step of the formula of one sample (z, y, class counts, scale)."""
+    return lambda Z, labels, n, scale, **options: mean(
+        [formula(z, y, n, scale, **options) for z, y in zip(Z, labels, strict=True)]
+    )
+
+
+# the loss of a whole step by its name: logits (lists), labels, class counts, the head's scale, options -> a number
+LOSS_FORMULAS: dict[str, Callable] = {
+    "CE": _mean_of(lambda z, y, n, scale: cross_entropy(z, y)),
+    "Focal": _mean_of(lambda z, y, n, scale, focal_gamma=2.0: focal(z, y, focal_gamma)),
+    "LDAM": _mean_of(lambda z, y, n, scale, ldam_margin=0.5: ldam(z, y, n, scale, ldam_margin)),
+    "CB": lambda Z, labels, n, scale, cb_beta=0.9999: class_balanced(Z, labels, n, cb_beta),
+    "GRW": lambda Z, labels, n, scale: reweighted(Z, labels, n),
+    "BS": _mean_of(lambda z, y, n, scale: balanced_softmax(z, y, n)),
+    "LA": _mean_of(lambda z, y, n, scale, la_tau=1.0: logit_adjusted(z, y, n, la_tau)),
+    "LADE": lambda Z, labels, n, scale, lade_alpha=0.1, lade_lambda=0.1: lade(Z, labels, n, lade_alpha, lade_lambda),
+}
+
+
+def numeric_gradient(function: Callable, z: list[list[float]], step: float = 1e-5) -> torch.Tensor:
+    """The gradient of a function of a list of lists, by central differences."""
+    gradient = [[0.0] * len(row) for row in z]
+    for i, row in enumerate(z):
+        for j in range(len(row)):
+            ends = []
+            for sign in (1, -1):
+                moved = [list(r) for r in z]
+                moved[i][j] += sign * step
+                ends.append(function(moved))
+            gradient[i][j] = (ends[0] - ends[1]) / (2 * step)
+    return torch.tensor(gradient, dtype=torch.float64)
