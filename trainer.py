@@ -97,7 +97,7 @@ class Trainer:
             self.record = self._read_record()
             self.mode = self._choose_mode()
             if self.source and self.record.counts and not self.mode.trains:
-                self.data = self.data.counted_as(self.record.counts, self.record.name)
+                self.data = self.data.counted_as(self.record.counts, self.record.name or "")
             self.log = resources.enter_context(RunLog(self.run_dir, self.mode, enabled=self.distributed.is_main))
             self.log.info(f"$ {command}")
 
@@ -392,7 +392,7 @@ class Trainer:
         images = self.data.train
         seed = self.cfg.seed if self.cfg.variant == "lift" else None  # LIFT takes random ones
         indices = images.some_of_each(len(self.data.classnames), self.cfg.classifier_init_images, seed)
-        model = Model(backbone.image, nn.Identity(), backbone.mean, backbone.std).to(self.device).eval()
+        model = Model(backbone.image, nn.Identity(), *backbone.normalisation).to(self.device).eval()
         out = torch.zeros(len(indices), backbone.image.dim, device=self.device)
         features = self._infer(model, images, indices, centre_crop(self.test_crops), out, _mean_logits)
         return features, torch.from_numpy(images.labels[indices]).to(self.device)
@@ -497,7 +497,7 @@ class Trainer:
         """What a checkpoint must fit, how its tensors are computed, and what files without these keys mean."""
         cfg, geometry = self.cfg, backbone.geometry
         of_towers = ("activation", "heads", "text_heads")
-        described: dict[str, Any] = {"mean": list(backbone.mean), "std": list(backbone.std)}
+        described: dict[str, Any] = dict(zip(("mean", "std"), map(list, backbone.normalisation), strict=True))
         described |= {key: getattr(geometry, key) for key in of_towers}
         identity = {"backbone": cfg.backbone, "weights": weights.sha256, "classes": self.data.classes_fingerprint}
         identity |= described
