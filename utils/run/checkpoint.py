@@ -20,14 +20,8 @@ from utils.files import atomic_write
 from utils.run.results import same_images
 
 ENTRIES = "aft entries"
-FINGERPRINTS = {
-    "weights",
-    "classes",
-    "training images",
-    "prompt file",
-    "start",
-    ENTRIES,
-}  # settings whose values are hashes
+# settings whose values are hashes
+FINGERPRINTS = {"weights", "classes", "training images", "prompt file", "start", ENTRIES}
 DEFAULTS = {name: key.default for name, key in KEYS.items()}
 OPTIMIZER = "optimizer"  # begins the names of the optimizer's state in a progress file
 FORMER_PREFIXES = {"momentum:": f"{OPTIMIZER}:momentum_buffer:"}  # of names in progress files of earlier versions
