@@ -48,9 +48,9 @@ def main(arguments: list[str]) -> int:
     try:
         cfg = load_config(args.data, args.backbone, args.method, args.options, warn)
 
-        from trainer import Trainer  # heavy, so imported after what does without: --help and a wrong key answer at once
+        from trainer import run  # heavy, so imported after what does without: --help and a wrong key answer at once
 
-        Trainer(cfg, command=shlex.join(["python", "main.py", *arguments])).run()
+        run(cfg, shlex.join(["python", "main.py", *arguments]))
     except KeyboardInterrupt:
         print("stopped; the same command goes on after the last finished epoch", file=sys.stderr)
         return 130

@@ -1,216 +1,147 @@
-"""The one trainer: build, fit, test, in reading order.
+"""The one trainer: built, then fit, predict and evaluate, in any order and as often as one likes.
 
-A step is batch_size images in accum_step parts: each part's loss is divided by the weight of the whole step, so parts
-change nothing but memory. Nothing in a step waits for the device; its counters are read every print_freq steps.
+    with Trainer(load_config("digits_lt", "clip_tiny", "lift+", [])) as trainer:
+        trainer.fit()
+        scores = trainer.evaluate("test")
+
+A step is batch_size images in micro-batches. The loss of each is divided by the weight of the whole step, so that
+accumulation changes nothing but memory. Nothing in a step waits for the device: its counters are read every print_freq
+steps. `run` is what the command line does.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datasets import build_data, overlap
 from datasets.base import ImageList
 from datasets.loading.crops import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
-from datasets.loading.loader import TEST_BATCH, Loader, TrainSteps, in_order, workers_note
+from datasets.loading.loader import TEST_BATCH, Loader
+from datasets.loading.sampler import TrainBatchSampler, sequential_batches
+from datasets.loading.workers import workers_note
 from models import (
-    Classifier,
+    Model,
     build_backbone,
     build_model,
+    compile,
     convert_upstream,
     count_parameters,
     entries_fingerprint,
     precision,
     prompt_notes,
 )
-from models import compile as compilation
+from models.backbones.backbone import Backbone
 from models.losses import build_loss
+from models.weights.load import Weights
 from utils.cache import FeatureCache
 from utils.config import Config, training_options
 from utils.config.schema import KEYS
 from utils.device import memory, runtime
 from utils.device.distributed import World
-from utils.errors import ModelError
+from utils.errors import ConfigError, ModelError
 from utils.files import sha256
 from utils.metrics import score
 from utils.run import checkpoint, results
+from utils.run.directory import RunDir, TrainingRecord
 from utils.run.log import RunLog
+from utils.run.mode import TESTED_OTHERWISE, Mode, build_mode
 from utils.schedule import cosine_lr
 
 LIFT_HARMONIC_FLOOR = 1e-3  # percent: LIFT raises a class's accuracy to this in the harmonic mean
 
 
 class Trainer:
-    """Trains and tests what `cfg` describes, in the run directory cfg.output_dir."""
+    """Trains and tests the model that `cfg` describes, in the run directory cfg.output_dir.
+
+    command: the command line, for log and results. A `with` block, or `close`, releases the run directory.
+    Raises UserErrors for what does not fit, before anything is written over.
+    """
 
     def __init__(self, cfg: Config, command: str = ""):
         self.cfg, self.command = cfg, command
-        self.testing, self.split = cfg.test_only or cfg.test_train, "train" if cfg.test_train else "test"
-        self.run_dir, self.world = Path(cfg.output_dir), World()
-        self.origin, self.list_name, self.ways, self.trained_images = {}, cfg.test_name, {}, []  # see find_run
-        self.name_files()
-        self.seconds, self.rates = {"train": 0.0, "test": 0.0}, {"train": None, "test": None}
+        self.seconds = {"train": 0.0, "test": 0.0}
+        self.images_per_second: dict[str, float | None] = {"train": None, "test": None}
+        with contextlib.ExitStack() as resources:
+            # ---- hardware ----
+            self.world = World()
+            self.device = runtime.pick_device(cfg.gpu, self.world)
+            resources.enter_context(self.world.joined(self.device))
+            self.train_dtype, train_note = runtime.pick_precision(cfg.prec_train, self.device)
+            self.test_dtype, test_note = runtime.pick_precision(cfg.prec_test, self.device)
+            if cfg.deterministic:
+                runtime.make_deterministic()
 
-    def run(self) -> dict:
-        """The whole run; returns the content of its results file."""
-        self.device = runtime.pick_device(self.cfg.gpu, self.world)
-        with self.world.joined(self.device):
+            # ---- data ----
             with self.world.main_first():
-                self.data = build_data(self.cfg)
-            self.lists = self.data.fingerprints()  # once: contents are read from the disk
-            trained = self.find_run() if self.testing or self.cfg.model_dir else None  # to test, or to start from
-            with RunLog(self.run_dir, self.files.log.name, speaks=self.world.main) as self.log:
-                self.build(trained)
-                self.settle_files()
-                if trained and self.trained:
-                    self.restore(trained)
-                self.trained_on = self.count_trained_on()
-                if self.trained and not self.testing:
-                    self.fit()
-                elif not self.testing:
-                    self.start_anew()
-                return self.report(self.evaluate())
+                self.data = build_data(cfg)
+            self.fingerprints = self.data.fingerprints()  # contents are read from the disk, so once
 
-    # ---- build ----
+            # ---- run directory ----
+            self.run_dir = RunDir(Path(cfg.output_dir))
+            self.source = self._find_source()
+            self.record = self._read_record()
+            self.mode = self._choose_mode()
+            if self.source and self.record.counts and not self.mode.trains:
+                self.data = self.data.counted_as(self.record.counts, self.record.name)
+            self.log = resources.enter_context(RunLog(self.run_dir, self.mode, enabled=self.world.main))
+            self.log.info(f"$ {command}")
 
-    def build(self, trained: Path | None) -> None:
-        """Everything but the tensors of `trained`, the checkpoint that the model will take over."""
-        cfg, data = self.cfg, self.data
-        self.log.info(f"$ {self.command}")
-        self.train_dtype, train_note = runtime.pick_precision(cfg.prec_train, self.device)
-        self.test_dtype, test_note = runtime.pick_precision(cfg.prec_test, self.device)
-        if cfg.deterministic:
-            runtime.make_deterministic()
-        with self.world.main_first():
-            backbone, loaded = build_backbone(cfg)
-        self.resolution = backbone.image.resolution
-        crops = self.crops = build_test_crops(cfg, self.resolution)
-        runtime.prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
-        backbone.to(self.device)
-        weights = {"name": loaded.name, "sha256": loaded.sha256, "published": loaded.published}
-        computed = f"{weights['sha256']} {backbone.geometry}"  # activation and heads are not in the file
-        self.cache = FeatureCache(cfg.feature_cache, computed, self.world, self.log.info)
-        features = functools.partial(self.class_features, backbone)
-        self.model = build_model(cfg, backbone, data.classnames, features, start=trained is None).to(self.device)
-        self.frozen = precision.FrozenWeights(self.model, self.train_dtype, self.test_dtype)
-        params = count_parameters(self.model)
-        self.trained = params["trained"] > 0
-        # what a checkpoint fits, and what makes a run the same run
-        self.identity = {"backbone": cfg.backbone, "weights": weights["sha256"], "classes": data.classes_fingerprint}
-        described = {"mean": list(backbone.mean), "std": list(backbone.std)}
-        of_towers = ("activation", "heads", "text_heads")
-        described |= {key: getattr(backbone.geometry, key) for key in of_towers}
-        self.identity |= described
-        self.computed = {key: cfg[key] for key in ("classifier", "classifier_scale", "coop_cls_pos")}
-        # files of earlier versions do not record these: their towers had one activation, and heads of one width
-        usual = {key: getattr(backbone.geometry.usual, key) for key in of_towers}
-        self.absent = described | self.computed | usual
-        if (entries := entries_fingerprint(self.model)) is not None:
-            self.identity["aft entries"] = entries
-        same = {"precision": runtime.name_of(self.train_dtype), "training images": self.lists["train"]}
-        files = {"prompt file": cfg.prompt_file, "start": None if self.testing else trained}
-        files = {name: sha256(Path(file)) for name, file in files.items() if file}
-        self.settings = training_options(cfg) | self.identity | same | files
-        self.about = {
-            "params": params,
-            "seed": cfg.seed,
-            "data": {"name": data.name, "split": self.split, "fingerprint": self.lists},
-            "test": {"crops": crops.count, "expand": crops.expand, "precision": runtime.name_of(self.test_dtype)}
-            | self.test_options(),
-            "settings": self.settings,
-            "weights": weights,
-            **runtime.environment(self.device, self.world),
-            "command": self.command,
-        }
-        notes = {test_note} if self.testing or not self.trained else {train_note, test_note}
-        notes |= {*loaded.notes, workers_note(cfg.num_workers)}
-        summary = [data.summary()]
-        if cfg.classifier is None or (trained is None and cfg.classifier_init == "semantic"):
-            renamable = cfg.dataset == "folder"
-            summary += prompt_notes(data.classnames, cfg.prompt, cfg.prompt_file, renamable)
-        self.log.info(results.introduction(self.about, "\n".join(summary), self.resolution, notes - {None}))
+            # ---- model ----
+            with self.world.main_first():
+                backbone, weights = build_backbone(cfg)
+            self.resolution = backbone.image.resolution
+            self.test_crops = build_test_crops(cfg, self.resolution)
+            runtime.prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
+            backbone.to(self.device)
+            computed = f"{weights.sha256} {backbone.geometry}"  # activation and heads are not in the file
+            self.cache = FeatureCache(cfg.feature_cache, computed, self.world, self.log.info)
+            features = functools.partial(self._class_features, backbone)
+            model = build_model(cfg, backbone, self.data.classnames, features, start=self.source is None)
+            self.model = model.to(self.device)
+            self.frozen = precision.FrozenWeights(self.model, self.train_dtype, self.test_dtype)
+            self.params = count_parameters(self.model)
+            self.trainable = self.params["trained"] > 0
 
-    def test_options(self) -> dict:
-        """What a test computes beside its crops: recorded, as it may be other than in the training that it tests."""
-        cfg = self.cfg
-        options = {key: cfg[key] for key in results.WAYS if cfg[key] is not None}
-        return options | ({"draws": cfg.tte_draws, "seed": cfg.seed} if cfg.tte and cfg.tte_draws else {})
+            # ---- what the run is ----
+            self.identity, self.computed, self.absent = self._identify(backbone, weights)
+            self.settings = training_options(cfg) | self.identity | self._identify_training()
+            self.about = self._describe(weights)
+            notes = {test_note} if not self.trains else {train_note, test_note}
+            self._log_banner({*notes, *weights.notes, workers_note(cfg.num_workers)})
+            self.mode = self._mode_for_logits()
+            if self.source and self.trainable:
+                self._restore(self.source)
+            self.trained_images = self._list_trained_images()
+            self.trained_on = self._count_trained_on()
 
-    @torch.inference_mode()
-    def class_features(self, backbone: torch.nn.Module) -> tuple[Tensor, Tensor]:
-        """The bare backbone's features of some training images of each class, float32 [n, D], and labels int64 [n]."""
-        images = self.data.train
-        seed = self.cfg.seed if self.cfg.variant == "lift" else None  # LIFT takes random ones
-        indices = images.some_of_each(len(self.data.classnames), self.cfg.classifier_init_images, seed)
-        model = Classifier(backbone.image, torch.nn.Identity(), backbone.mean, backbone.std).to(self.device).eval()
-        centre = centre_crop(self.crops)
-        out = torch.zeros(len(indices), backbone.image.dim, device=self.device)
-        features = self.infer(model, images, indices, centre, out)
-        return features, torch.from_numpy(images.labels[indices]).to(self.device)
+            # ---- loss and optimizer ----
+            self.epoch, self.started = 0, False  # completed epochs; whether the run directory is this run's
+            self.micro_batch_size = cfg.batch_size
+            self.parallel: nn.Module = self.model
+            if self.trains:
+                self.loss = build_loss(cfg, torch.from_numpy(self.data.class_counts)).to(self.device)
+                tensors = checkpoint.trained_tensors(self.model).values()
+                self.optimizer = torch.optim.SGD(tensors, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay)
+                self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
+                self.frozen.cast(self.train_dtype)
+                share = math.ceil(cfg.batch_size / self.world.size)
+                self.micro_batch_size = self._pick_micro_batch_size(share)
+                images = cfg.num_epochs * len(self.data.train) // self.world.size
+                compile.compile_blocks(self.model, cfg.compile, images, self.device, self.log.info)
+                self.parallel = self.world.wrap(self.model)
+            self._resources = resources.pop_all()
 
-    def restore(self, trained: Path) -> None:
-        """Takes over a checkpoint, to test it or to start from it."""
-        identity, absent = self.identity, self.absent
-        if self.testing:  # as it was trained; a start may compute its tensors otherwise
-            identity = identity | self.computed
-            absent = absent | results.trained_as(trained.parent).get("settings", {})
-        checkpoint.restore(self.model, trained, identity, convert_upstream, absent)
-        # a checkpoint of ours holds no places, so training keeps to those that its options choose
-        if not self.testing and entries_fingerprint(self.model) != self.identity.get("aft entries"):
-            raise ModelError(
-                f"{trained} trains other entries than the options choose, so training cannot start from it; "
-                "give the aft_seed, aft_ratio and aft_loc that it was trained with"
-            )
-        self.log.info(f"{'testing' if self.testing else 'start':10}{trained}")
-        for key, (then, now) in self.ways.items():
-            self.log.info(f"note      the run was trained with {key} {then}; this test takes {key} {now}")
-
-    def other_ways(self, settings: dict, seed: int | None) -> dict:
-        """{key: (its value in training, now)} of what a test computes otherwise than the training that it tests.
-
-        settings, seed: of that training; {} and None where there are no results of it.
-        """
-        then = {key: settings.get(key, KEYS[key].default) for key in results.WAYS if settings}
-        if self.cfg.tte and self.cfg.tte_draws and seed is not None:
-            then["seed"] = seed  # of the random crops
-        return {key: (value, self.cfg[key]) for key, value in then.items() if value != self.cfg[key]}
-
-    # ---- training ----
-
-    def fit(self) -> None:
-        cfg, data, ranks = self.cfg, self.data.train, self.world.size
-        tensors = checkpoint.trained_tensors(self.model).values()
-        self.optimizer = torch.optim.SGD(tensors, cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
-        self.loss = build_loss(cfg, torch.from_numpy(self.data.class_counts)).to(self.device)
-        self.frozen.cast(self.train_dtype)
-        share, images = math.ceil(cfg.batch_size / ranks), cfg.num_epochs * len(data) // ranks  # of this process
-        self.part = self.pick_micro_batch_size(share)
-        compilation.compile_blocks(self.model, cfg.compile, images, self.device, self.log.info)
-        self.parallel = self.world.wrap(self.model)
-
-        steps = TrainSteps(len(data), cfg.batch_size, cfg.seed, cfg.num_epochs)
-        with self.world.main_first():
-            first_epoch = self.resume(steps.per_epoch)
-        steps = dataclasses.replace(steps, first_epoch=first_epoch, rank=self.world.rank, num_ranks=ranks)
-        batches = iter(Loader(data, build_train_crop(cfg, self.resolution), steps, self.device, cfg.num_workers))
-        for epoch in range(first_epoch, cfg.num_epochs):
-            start = time.perf_counter()
-            self.train_epoch(epoch, batches, steps.per_epoch)
-            self.seconds["train"] += time.perf_counter() - start
-            self.save_progress(epoch + 1)
-        self.rates["train"] = cfg.num_epochs * len(data) / self.seconds["train"]
-        if self.world.main:
-            about = self.identity | self.computed | self.about_training_images()
-            checkpoint.save(self.run_dir / checkpoint.CHECKPOINT, checkpoint.saved_tensors(self.model), about)
-
-    def pick_micro_batch_size(self, images: int) -> int:
+    def _pick_micro_batch_size(self, images: int) -> int:
         """How many of its `images` of a step this process computes at once."""
         model, device = self.model.train(), self.device
 
@@ -223,227 +154,472 @@ class Trainer:
         accum_step = self.cfg.accum_step
         return memory.pick_micro_batch_size(images, accum_step, loss_of, tensors, gradient_bytes, device, self.log.info)
 
-    def train_epoch(self, epoch: int, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
+    @property
+    def trains(self) -> bool:
+        """Whether `fit` changes anything: not in a test of an earlier run, and not for zero-shot CLIP."""
+        return self.mode.trains and self.trainable
+
+    def close(self) -> None:
+        """Releases the run directory and ends the process group."""
+        self._resources.close()
+
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._resources.__exit__(kind, error, trace)
+
+    # ---- training ----
+
+    def fit(self, num_epochs: int | None = None) -> None:
+        """Trains until `num_epochs` epochs are completed; None: all that the configuration asks for.
+
+        An interrupted run resumes; a later call continues. The checkpoint is saved after the last epoch. Zero-shot CLIP
+        has nothing to train: its configuration is written, and no more.
+        """
         cfg = self.cfg
-        lr = cosine_lr(cfg.lr, epoch, cfg.num_epochs)
+        if not self.mode.trains:
+            raise ConfigError("test_only and test_train do not train; leave them out", kind="mode_does_not_train")
+        num_steps = math.ceil(len(self.data.train) / cfg.batch_size)
+        if not self.started:
+            with self.world.main_first():
+                resumes = self.trains and self.run_dir.progress.exists()
+                self.epoch = self._resume(num_steps) if resumes else self._start()
+            self.started = True
+        if not self.trains:
+            return
+
+        # ---- train ----
+        last = cfg.num_epochs if num_epochs is None else min(num_epochs, cfg.num_epochs)
+        self.frozen.cast(self.train_dtype)
+        self.model.train()
+        with contextlib.closing(self.train_batches(self.epoch, last)) as batches:
+            while self.epoch < last:
+                start = time.perf_counter()
+                self._train_epoch(batches, num_steps)
+                self.seconds["train"] += time.perf_counter() - start
+                self.epoch += 1
+                self._save_progress()
+
+        # ---- save ----
+        if self.epoch == cfg.num_epochs:
+            self.images_per_second["train"] = cfg.num_epochs * len(self.data.train) / self.seconds["train"]
+            if self.world.main:
+                data = {"name": self.data.name, "fingerprint": self.fingerprints}
+                data |= {"counts": self.data.class_counts.tolist()}
+                about = self.identity | self.computed | {"data": data, "trained_on": self.trained_images}
+                checkpoint.save(self.run_dir.checkpoint, checkpoint.saved_tensors(self.model), about)
+
+    def train_batches(
+        self, first_epoch: int = 0, num_epochs: int | None = None
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """This process's share of every step, in order: uint8 images [b, 3, R, R] and labels [b], on the device."""
+        cfg = self.cfg
+        steps = TrainBatchSampler(
+            len(self.data.train),
+            cfg.batch_size,
+            cfg.seed,
+            cfg.num_epochs if num_epochs is None else num_epochs,
+            first_epoch=first_epoch,
+            rank=self.world.rank,
+            num_ranks=self.world.size,
+        )
+        crop = build_train_crop(cfg, self.resolution)
+        yield from Loader(self.data.train, crop, steps, self.device, cfg.num_workers)
+
+    def _train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
+        cfg, num_images = self.cfg, len(self.data.train)
+        lr = cosine_lr(cfg.lr, self.epoch, cfg.num_epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        counters = torch.zeros(2, device=self.device)  # sum of the steps' losses, images classified right
-        with self.log.epoch(epoch, cfg.num_epochs, len(self.data.train), num_steps) as progress:
+        counters = torch.zeros(2, device=self.device)  # sum of the steps' losses, images classified correctly
+        with self.log.epoch(self.epoch, cfg.num_epochs, num_images, num_steps) as progress:
             for step in range(1, num_steps + 1):
                 images, labels = next(batches)
                 counters += self.train_step(images, labels)
-                progress.advance(min(cfg.batch_size, len(self.data.train) - (step - 1) * cfg.batch_size))
+                progress.advance(min(cfg.batch_size, num_images - (step - 1) * cfg.batch_size))
                 if step % cfg.print_freq == 0 or step == num_steps:
-                    loss = progress.tell(*self.world.sum(counters, self.device).tolist(), lr=lr)  # waits for the device
+                    loss_sum, correct = self.world.sum(counters, self.device).tolist()  # waits for the device
+                    loss = progress.report(loss_sum, correct, lr)
                     if not math.isfinite(loss):
                         raise FloatingPointError(f"the loss is {loss}; try a smaller lr, or prec_train fp32")
 
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One optimizer step on a batch; returns, on the device, its loss and how many images it classified right."""
-        world = self.world
-        weight, counters = world.sum(self.loss.total_weight(labels), self.device), torch.zeros(2, device=self.device)
-        parts = list(zip(images.split(self.part), labels.split(self.part), strict=True))
-        for i, (x, y) in enumerate(parts, 1):
-            with world.alone(self.parallel, unless=i == len(parts)):
+        """Takes one optimizer step on a batch; returns its loss and its number of correct images, on the device."""
+        # ---- loss and gradients, a micro-batch at a time ----
+        step_weight = self.world.sum(self.loss.total_weight(labels), self.device)
+        micro_batches = list(zip(images.split(self.micro_batch_size), labels.split(self.micro_batch_size), strict=True))
+        counters = torch.zeros(2, device=self.device)
+        for number, (x, y) in enumerate(micro_batches, 1):
+            with self.world.alone(self.parallel, unless=number == len(micro_batches)):
                 logits = self.parallel(x)
-                loss = self.loss(logits, y).sum() / weight
-                self.scaler.scale(loss * world.size).backward()  # the processes' gradients are averaged
+                loss = self.loss(logits, y).sum() / step_weight
+                self.scaler.scale(loss * self.world.size).backward()  # the ranks' gradients are averaged
             counters += torch.stack([loss.detach(), (logits.argmax(1) == y).sum()])
+
+        # ---- update ----
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         return counters
 
-    # ---- stopping and going on ----
+    # ---- starting and resuming ----
 
-    def resume(self, steps_per_epoch: int) -> int:
-        """Continues an unfinished run of the same configuration; returns the epoch to begin with."""
-        path = self.run_dir / checkpoint.PROGRESS
-        if not path.exists():
-            self.start_anew()
-            return 0
+    def _start(self) -> int:
+        """Claims the run directory; returns the epoch to begin with.
+
+        The results of an earlier run with these settings stay until this one is complete.
+        """
+        if self.world.main:
+            self.run_dir.require_same_run(self.settings, self.fingerprints["test"], self.absent)
+            self.log.truncate(0)
+            self.run_dir.write_config(self.cfg.dump())
+        return 0
+
+    def _resume(self, steps_per_epoch: int) -> int:
+        """Continues an interrupted run of the same configuration; returns the epoch to begin with."""
+        path = self.run_dir.progress
         progress = checkpoint.load_progress(path, self.model, self.optimizer, self.settings, self.absent)
         self.seconds["train"] = progress["seconds"]
         self.scaler.load_state_dict(progress["scaler"])
-        self.log.rewind(progress["epoch"] * steps_per_epoch)
-        self.log.info(f"going on after epoch {progress['epoch']}, from {path}")
+        self.log.truncate(progress["epoch"] * steps_per_epoch)
+        self.log.info(f"resuming after epoch {progress['epoch']}, from {path}")
         return progress["epoch"]
 
-    def start_anew(self) -> None:
-        """Writes down the configuration. What an earlier run of these settings left stays until this one has ended."""
-        if not self.world.main:
-            return
-        test_images = self.lists["test"]
-        checkpoint.require_same_run(self.run_dir, self.settings, test_images, self.absent)
-        self.log.rewind(0)
-        (self.run_dir / "config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
-
-    def save_progress(self, epoch: int) -> None:
-        about = {"epoch": epoch, "seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
+    def _save_progress(self) -> None:
         if self.world.main:
-            path = self.run_dir / checkpoint.PROGRESS
-            checkpoint.save_progress(path, self.model, self.optimizer, about | {"identity": self.settings})
+            about = {"epoch": self.epoch, "seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
+            about["identity"] = self.settings
+            checkpoint.save_progress(self.run_dir.progress, self.model, self.optimizer, about)
 
     # ---- testing ----
 
-    def infer(
-        self, model: Classifier, images: ImageList, indices: np.ndarray, crops: AnyTestCrops, out: Tensor
+    def predict(self, split: str = "test") -> np.ndarray:
+        """The logits of the images of a split, "train" or "test": float32 [n, C], in the order of its list.
+
+        With test-time ensembling they are means over the crops.
+        """
+        return self.outputs(split, logits=True)
+
+    def evaluate(self, split: str = "test") -> dict[str, Any]:
+        """The scores of the model on a split: see utils.metrics.score. Nothing is written."""
+        return self.score(split, self.outputs(split))
+
+    @torch.inference_mode()
+    def features(self, split: str = "test") -> np.ndarray:
+        """The image features that the head reads: float32 [n, K, D] of K test crops, in the order of the list."""
+        images = self._prepare_test(split)
+        shape = len(images), self.test_crops.count, self.model.tower.dim
+        out = torch.zeros(shape, device=self.device)
+        return self._infer(self.model, images, np.arange(len(images)), self.test_crops, out, _stack).cpu().numpy()
+
+    @torch.inference_mode()
+    def outputs(self, split: str, logits: bool | None = None) -> np.ndarray:
+        """The logits, float32 [n, C], of the images of a split, or their predicted classes, int64 [n].
+
+        logits: None = where they are saved; classes take less memory.
+        """
+        images, start = self._prepare_test(split), time.perf_counter()
+        logits = self.cfg.save_logits if logits is None else logits
+        shape = (len(images), len(self.data.classnames)) if logits else (len(images),)
+        out = torch.zeros(shape, dtype=torch.float32 if logits else torch.int64, device=self.device)
+        reduce = _mean_logits if logits else _classify
+        outputs = self._infer(self.model, images, np.arange(len(images)), self.test_crops, out, reduce).cpu().numpy()
+        self.seconds["test"] = time.perf_counter() - start
+        self.images_per_second["test"] = None if self.cache.hit else len(images) / self.seconds["test"]
+        return outputs
+
+    def score(self, split: str, outputs: np.ndarray) -> dict[str, Any]:
+        """The scores of outputs of this split."""
+        data, labels = self.data, self.data.split(split).labels
+        classes = outputs.argmax(1) if outputs.ndim == 2 else outputs
+        floor = LIFT_HARMONIC_FLOOR if self.cfg.variant == "lift" else 0.0
+        return score(labels, classes, data.classnames, data.class_counts, data.groups, floor)
+
+    def _prepare_test(self, split: str) -> ImageList:
+        self.frozen.cast(self.test_dtype)
+        self.model.eval()
+        return self.data.split(split)
+
+    def _infer(
+        self,
+        model: Model,
+        images: ImageList,
+        indices: np.ndarray,
+        crops: AnyTestCrops,
+        out: Tensor,
+        reduce: Callable[[nn.Module, Tensor], Tensor],
     ) -> Tensor:
-        """Fills `out` [n, C], zeros, with logits (means over crops), or int64 [n] with classes; by all processes."""
+        """Fills `out` [n, ...], zeros, with reduce(head, features [K, b, D]) of images[indices]; by all ranks."""
         rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
-        steps = in_order(indices[rank::ranks], size)
+        steps = sequential_batches(indices[rank::ranks], size)
         batches = Loader(images, crops, steps, self.device, self.cfg.num_workers)
-        parts = self.cache.features(model, batches, images.images, steps, crops, images.exif_orientation)
+        features = self.cache.features(model, batches, images.images, steps, crops)
         with self.log.progress(len(indices), "testing") as bar:
-            for features, rows in zip(parts, out[rank::ranks].split(size), strict=False):  # there may be none
-                logits = sum(model.head(crop) for crop in features) / len(features)
-                rows.copy_(logits if out.is_floating_point() else logits.argmax(1))
-                bar.update(features.shape[1] * ranks)
+            for batch, rows in zip(features, out[rank::ranks].split(size), strict=False):  # a rank may have none
+                rows.copy_(reduce(model.head, batch))
+                bar.update(batch.shape[1] * ranks)
             return self.world.sum(out, self.device)
 
     @torch.inference_mode()
-    def evaluate(self) -> dict:
-        """Scores of the model on the test set, or with test_train on the training set; see utils.metrics.score."""
-        split, classes, saves = getattr(self.data, self.split), len(self.data.classnames), self.cfg.save_logits
-        self.frozen.cast(self.test_dtype)
-        self.model.eval()
-        start, shape = time.perf_counter(), (len(split), classes) if saves else (len(split),)
-        outputs = torch.zeros(shape, dtype=torch.float32 if saves else torch.int64, device=self.device)
-        outputs = self.infer(self.model, split, np.arange(len(split)), self.crops, outputs).cpu().numpy()
-        self.seconds["test"] = time.perf_counter() - start
-        self.rates["test"] = None if self.cache.hit else len(split) / self.seconds["test"]
-        if saves and self.world.main:
-            results.save_logits(self.files.logits, outputs, split.labels, self.tested)
-        predictions = outputs.argmax(1) if saves else outputs
-        floor = LIFT_HARMONIC_FLOOR if self.cfg.variant == "lift" else 0.0
-        return score(split.labels, predictions, self.data.classnames, self.data.class_counts, self.data.groups, floor)
+    def _class_features(self, backbone: Backbone) -> tuple[Tensor, Tensor]:
+        """The bare backbone's features of some training images of each class, float32 [n, D], and labels int64 [n]."""
+        images = self.data.train
+        seed = self.cfg.seed if self.cfg.variant == "lift" else None  # LIFT takes random ones
+        indices = images.some_of_each(len(self.data.classnames), self.cfg.classifier_init_images, seed)
+        model = Model(backbone.image, nn.Identity(), backbone.mean, backbone.std).to(self.device).eval()
+        out = torch.zeros(len(indices), backbone.image.dim, device=self.device)
+        features = self._infer(model, images, indices, centre_crop(self.test_crops), out, _mean_logits)
+        return features, torch.from_numpy(images.labels[indices]).to(self.device)
 
-    def report(self, scores: dict) -> dict:
-        """Writes the results file and shows its table."""
-        content = scores | self.about | {"seconds": self.seconds, "images_per_second": self.rates}
-        content["epochs"] = self.cfg.num_epochs if self.trained else 0
-        content["data"] = self.about["data"] | self.about_tested()
-        content["logits"] = self.files.logits.name if self.cfg.save_logits else None
-        if self.testing and self.trained:  # its settings are those of the training, if these are known
-            trained_as = results.trained_as(Path(self.cfg.model_dir or self.run_dir))
-            content |= trained_as or {"unknown_training": True}
-        elif self.cfg.model_dir and self.trained:
+    def write_results(self, scores: dict[str, Any], outputs: np.ndarray) -> dict[str, Any]:
+        """Writes logits, where they are asked for, and the results file, and logs its table; returns its content."""
+        # ---- content ----
+        content = scores | self.about | {"seconds": self.seconds, "images_per_second": self.images_per_second}
+        content["epochs"] = self.cfg.num_epochs if self.trainable else 0
+        content["data"] = self.about["data"] | self._describe_tested()
+        logits = self.run_dir.logits(self.mode) if self.cfg.save_logits else None
+        content["logits"] = logits.name if logits else None
+        if not self.mode.trains and self.trainable:  # its settings are those of the training, if these are known
+            content |= self.record.training or {"unknown_training": True}
+        elif self.cfg.model_dir and self.trainable:
             content["started_from"] = self.cfg.model_dir
         content["peak_memory_mb"] = memory.peak_mb(self.device)
-        if not self.world.main:
-            return content
-        if self.trained and not self.testing:
-            for old in (*self.run_dir.glob("results_*.json"), *self.run_dir.glob("logits_*.npz")):
-                if old.name != content["logits"]:
-                    old.unlink()  # of an earlier run and its tests
-        results.write_json(self.files.results, content)
-        if not self.testing:
-            (self.run_dir / checkpoint.PROGRESS).unlink(missing_ok=True)
-        self.log.info(f"\n{results.table(content)}\nresults   {self.files.results}")
+
+        # ---- files ----
+        if self.world.main:
+            if logits:
+                results.save_logits(logits, outputs, self.data.split(self.mode.split).labels, self._describe_logits())
+            if self.trains:
+                self.run_dir.forget_earlier(logits)
+            results.write_json(self.run_dir.results(self.mode), content)
+            if self.mode.trains:
+                self.run_dir.progress.unlink(missing_ok=True)
+            self.log.info(f"\n{results.table(content)}\nresults   {self.run_dir.results(self.mode)}")
         return content
 
-    # ---- the images of a test, and those of the training run ----
+    # ---- the run that is tested, or that training starts from ----
 
-    def name_files(self) -> None:
-        """The files of this run: `what` is tested is in their names."""
+    def _find_source(self) -> Path | None:
+        """The checkpoint to test or to start from; None for zero-shot CLIP, and for a training from the beginning."""
         cfg = self.cfg
-        crops = (cfg.test_train, cfg.tte, cfg.tte_crops, cfg.tte_draws)
-        ways = [f"{key}_{now}" for key, (_, now) in self.ways.items()]
-        self.files = results.run_files(self.run_dir, *crops, testing=self.testing, name=self.list_name, ways=ways)
-        self.what = self.files.word
+        tests = cfg.test_only or cfg.test_train
+        if cfg.zero_shot or not (tests or cfg.model_dir):
+            return None
+        return RunDir(Path(cfg.model_dir or cfg.output_dir)).find_checkpoint()
 
-    def find_run(self) -> Path | None:
-        """The checkpoint to test or to start from, None for zero-shot CLIP.
+    def _read_record(self) -> TrainingRecord:
+        """The training of that run; empty where nothing is tested or continued."""
+        cfg = self.cfg
+        if not (cfg.test_only or cfg.test_train or self.source):
+            return TrainingRecord()
+        return RunDir(Path(cfg.model_dir or cfg.output_dir)).training_record(self.source)
 
-        For a test, finds the images that its run was trained and tested on: a test of others gets files of its own.
-        Raises a ConfigError if those files hold a test of yet others.
-        """
-        cfg, data, source = self.cfg, self.data, Path(self.cfg.model_dir or self.run_dir)
-        path = None if cfg.zero_shot else checkpoint.find(source)
-        if not self.testing:
-            return path
-        about = checkpoint.describe(path) if path else {}
-        self.trained_images = about.get("trained_on", [])
-        self.origin = results.training_record(source, about)
-        fingerprint = self.lists[self.split]
-        own = self.origin or results.first_test(self.run_dir, self.split)
-        if cfg.zero_shot and own.get("name", data.name) != data.name:
-            own = {}  # its shot groups are those of another data set, whatever the tested images
-            self.list_name = cfg.test_name or data.name
-        else:
-            list_file = cfg.train_list if cfg.test_train else cfg.test_list
-            self.list_name = results.list_name(cfg.test_name, list_file, data.name, fingerprint, own, self.split)
-        trained_as = results.trained_as(source)
-        self.ways = self.other_ways(trained_as.get("settings", {}), trained_as.get("seed"))
-        self.name_files()
-        self.files.require_free(fingerprint)
-        if path and self.origin:
-            self.data = data.counted_as(self.origin["counts"], self.origin["name"])
-        return path
+    def _choose_mode(self) -> Mode:
+        """The mode; a test of other images than its run's, or in another way, is named so. Raises ConfigError."""
+        mode = build_mode(self.cfg)
+        if mode.trains:
+            return mode
+        otherwise = [f"{key}_{now}" for key, (_, now) in self._tested_otherwise().items()]
+        mode = dataclasses.replace(mode, images=self._name_tested(mode.split), otherwise=tuple(otherwise))
+        self.run_dir.require_free(mode, self.fingerprints[mode.split])
+        return mode
 
-    def settle_files(self) -> None:
-        """Logits of a test never replace those of another one, nor lie unmarked beside its results."""
-        split = self.lists[self.split]
-        tested = {"fingerprint": split, **self.about["test"]}
-        self.tested = {key: value for key, value in tested.items() if value is not None}  # draws have no expand
-        if self.trained and not self.testing:
-            return  # what an earlier training run and its tests left is replaced
+    def _name_tested(self, split: str) -> str | None:
+        """The name of the tested images in the names of files; None for those of the run itself."""
+        cfg, data, fingerprint = self.cfg, self.data, self.fingerprints[split]
+        run = self.record if self.record.fingerprints else self.run_dir.first_test(split)
+        if cfg.zero_shot and run.name not in (None, data.name):
+            return cfg.test_name or data.name  # its shot groups are another data set's, whatever the tested images
+        if cfg.test_name or results.same_images(run.fingerprints.get(split, fingerprint), fingerprint):
+            return cfg.test_name
+        list_file = cfg.train_list if split == "train" else cfg.test_list
+        if list_file:
+            return Path(list_file).stem
+        return data.name if data.name != run.name else fingerprint[-8:]
+
+    def _tested_otherwise(self) -> dict[str, tuple[Any, Any]]:
+        """{key: (its value in training, now)} of the keys by which a test computes otherwise than its training."""
+        settings, seed = self.record.settings, self.record.training.get("seed")
+        then = {key: settings.get(key, KEYS[key].default) for key in TESTED_OTHERWISE if settings}
+        if self.cfg.tte and self.cfg.tte_draws and seed is not None:
+            then["seed"] = seed  # of the random crops
+        return {key: (value, self.cfg[key]) for key, value in then.items() if value != self.cfg[key]}
+
+    def _restore(self, path: Path) -> None:
+        """Loads a checkpoint, to test it or to start from it. Raises CheckpointError or ModelError."""
+        identity, absent = self.identity, self.absent
+        if not self.mode.trains:  # computed as it was trained; a start may compute its tensors otherwise
+            identity = identity | self.computed
+            absent = absent | self.record.settings
+        checkpoint.restore(self.model, path, identity, convert_upstream, absent)
+        # a checkpoint of ours holds no positions, so training keeps to those that its options choose
+        if self.mode.trains and entries_fingerprint(self.model) != self.identity.get(checkpoint.ENTRIES):
+            raise ModelError(
+                f"{path} trains other entries than the options choose, so training cannot start from it; "
+                "give the aft_seed, aft_ratio and aft_loc that it was trained with",
+                kind="other_entries",
+                path=path,
+            )
+        self.log.info(f"{'start' if self.mode.trains else 'testing':10}{path}")
+        if not self.mode.trains:
+            for key, (then, now) in self._tested_otherwise().items():
+                self.log.info(f"note      the run was trained with {key} {then}; this test takes {key} {now}")
+
+    # ---- what is recorded of the run ----
+
+    def _identify(self, backbone: Backbone, weights: Weights) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """What a checkpoint must fit, how its tensors are computed, and what files without these keys mean."""
+        cfg, geometry = self.cfg, backbone.geometry
+        of_towers = ("activation", "heads", "text_heads")
+        described: dict[str, Any] = {"mean": list(backbone.mean), "std": list(backbone.std)}
+        described |= {key: getattr(geometry, key) for key in of_towers}
+        identity = {"backbone": cfg.backbone, "weights": weights.sha256, "classes": self.data.classes_fingerprint}
+        identity |= described
+        if (entries := entries_fingerprint(self.model)) is not None:
+            identity[checkpoint.ENTRIES] = entries
+        computed = {key: cfg[key] for key in ("classifier", "classifier_scale", "coop_cls_pos")}
+        # towers of earlier versions had one activation, and heads of one width
+        usual = {key: getattr(geometry.usual, key) for key in of_towers}
+        return identity, computed, described | computed | usual
+
+    def _identify_training(self) -> dict[str, Any]:
+        """What makes a run the same run, beside its options and its model."""
+        files = {"prompt file": self.cfg.prompt_file, "start": self.source if self.mode.trains else None}
+        same = {"precision": runtime.name_of(self.train_dtype), "training images": self.fingerprints["train"]}
+        return same | {name: sha256(Path(file)) for name, file in files.items() if file}
+
+    def _describe(self, weights: Weights) -> dict[str, Any]:
+        """What the results record beside scores and times."""
+        cfg, crops = self.cfg, self.test_crops
+        test = {"crops": crops.count, "expand": crops.expand, "precision": runtime.name_of(self.test_dtype)}
+        test |= {key: cfg[key] for key in TESTED_OTHERWISE if cfg[key] is not None}
+        test |= {"draws": cfg.tte_draws, "seed": cfg.seed} if cfg.tte and cfg.tte_draws else {}
+        return {
+            "params": self.params,
+            "seed": cfg.seed,
+            "data": {"name": self.data.name, "split": self.mode.split, "fingerprint": self.fingerprints},
+            "test": test,
+            "settings": self.settings,
+            "weights": {"name": weights.name, "sha256": weights.sha256, "published": weights.published},
+            **runtime.environment(self.device, self.world),
+            "command": self.command,
+        }
+
+    def _log_banner(self, notes: set[str | None]) -> None:
+        cfg, summary = self.cfg, [self.data.summary()]
+        if cfg.classifier is None or (self.source is None and cfg.classifier_init == "semantic"):
+            renamable = cfg.dataset == "folder"
+            summary += prompt_notes(self.data.classnames, cfg.prompt, cfg.prompt_file, renamable)
+        self.log.info(results.banner(self.about, "\n".join(summary), self.resolution, set(filter(None, notes))))
+
+    def _describe_logits(self) -> dict[str, Any]:
+        """What a file of logits records of its test."""
+        tested = {"fingerprint": self.fingerprints[self.mode.split], **self.about["test"]}
+        return {key: value for key, value in tested.items() if value is not None}  # draws have no expand
+
+    def _mode_for_logits(self) -> Mode:
+        """The mode under whose names no other test's logits are replaced, or left unmarked beside its results."""
+        if self.trains:
+            return self.mode  # files of an earlier training run and its tests are replaced
+        tested, path = self._describe_logits(), self.run_dir.logits(self.mode)
         if self.cfg.save_logits:
-            self.files.require_free(split)
-            self.files = self.files.apart(self.tested, getattr(self.data, self.split).labels)
-            return
-        there = results.logits_about(self.files.logits)
-        if there and "fingerprint" in there and not results.same_test(there, self.tested):
-            self.log.info(f"note      {self.files.logits} holds the logits of another test, and stays as it is")
+            return self.run_dir.mode_for_logits(self.mode, tested, self.data.split(self.mode.split).labels)
+        there = results.logits_about(path)
+        if there and "fingerprint" in there and not results.same_test(there, tested):
+            self.log.info(f"note      {path} holds the logits of another test, and stays as it is")
+        return self.mode
 
-    def count_trained_on(self) -> int | None:
-        """How many of the tested images the model was trained on; None where that is not known. One line if any.
+    def _list_trained_images(self) -> list[dict[str, Any]]:
+        """The records of the images that the model is or was trained on: see datasets/overlap.py."""
+        if not self.trainable or not self.world.main:
+            return []
+        own = overlap.record(self.data.train, self.data.root)
+        if self.mode.trains:
+            inherited = self.record.images
+            return [own, *([] if not self.source else [overlap.UNKNOWN] if inherited is None else inherited)]
+        if self.record.images:
+            return self.record.images
+        # of an older version, or of LIFT+: known if it is the list of this command
+        same = results.same_images(self.record.fingerprints.get("train"), self.fingerprints["train"])
+        return [own if same else overlap.UNKNOWN]
+
+    def _count_trained_on(self) -> int | None:
+        """How many of the tested images the model was trained on; None where that is not known. Logs a warning if any.
 
         Computed by the main process, which alone reports it.
         """
-        data, images = self.data, getattr(self.data, self.split)
-        if not self.trained or not self.world.main:
-            return 0 if not self.trained else None
-        lists, known = self.lists, self.origin.get("fingerprint", {})
-        if not self.testing:
-            self.trained_images = [overlap.record(data.train, data.root), *self.inherited_images()]
-        elif not self.trained_images:  # of an older version, or of LIFT+: known if it is the list of this command
-            same = results.same_images(known.get("train"), lists["train"])
-            self.trained_images = [overlap.record(data.train, data.root) if same else overlap.UNKNOWN]
-        records = self.trained_images
-        own = not self.testing or results.same_images(known.get("test"), lists["test"])
-        if own and data.shares_images and self.split == "test":
+        if not self.trainable or not self.world.main:
+            return 0 if not self.trainable else None
+        images, split = self.data.split(self.mode.split), self.mode.split
+        tested, records = self.record.fingerprints.get("test"), self.trained_images
+        own = self.mode.trains or results.same_images(tested, self.fingerprints["test"])
+        if own and self.data.shares_images and split == "test":
             records = records[1:]  # the set is tested as it was published
-        count = overlap.count_shared(images, data.root, records)
-        if count and self.split == "test":
+        count = overlap.count_shared(images, self.data.root, records)
+        if count and split == "test":
             self.log.info(
                 f"warning   {count:,} of the {len(images):,} test images are training images of this run, "
                 "so the accuracy is not that on new images"
             )
         return count
 
-    def about_training_images(self) -> dict:
-        """What a checkpoint says of the images of its run; see results.training_record and datasets/overlap.py."""
-        data = {"name": self.data.name, "fingerprint": self.lists}
-        return {"data": data | {"counts": self.data.class_counts.tolist()}, "trained_on": self.trained_images}
-
-    def inherited_images(self) -> list[dict]:
-        """The training images of the run that this training starts from."""
-        if not self.cfg.model_dir:
-            return []
-        about = checkpoint.describe(checkpoint.find(Path(self.cfg.model_dir)))
-        return about.get("trained_on", [overlap.UNKNOWN])
-
-    def about_tested(self) -> dict:
-        """What the results say of the tested images: the list's name, how many were trained on, the groups' borders."""
-        cfg, about = self.cfg, {}
-        known, tested = self.origin.get("fingerprint", {}).get("test"), self.lists["test"]
-        if self.trained and self.split == "test" and results.same_images(known, tested):
-            about["name"] = self.origin["name"]  # the very images of the run, whatever they are called now
-        listed = self.list_name or (Path(cfg.test_list).stem if cfg.test_list and self.split == "test" else None)
+    def _describe_tested(self) -> dict[str, Any]:
+        """What the results record of the tested images: the list's name, how many were trained on, the groups."""
+        cfg, split = self.cfg, self.mode.split
+        about: dict[str, Any] = {}
+        tested = self.record.fingerprints.get("test")
+        own = not self.mode.trains and results.same_images(tested, self.fingerprints["test"])
+        if self.trainable and split == "test" and own:
+            about["name"] = self.record.name  # the very images of the run, whatever they are called now
+        listed = self.mode.images or (Path(cfg.test_list).stem if cfg.test_list and split == "test" else None)
         if listed:
             about["list"] = listed
         if self.trained_on is not None:
             about["trained_on"] = self.trained_on
         return about | {"groups": [cfg.many_threshold, cfg.few_threshold, cfg.shot_groups]}
+
+
+# ---- from features [K, b, D] of K crops to what is asked for ----
+
+
+def _stack(head: nn.Module, features: Tensor) -> Tensor:
+    return features.transpose(0, 1)
+
+
+def _mean_logits(head: nn.Module, features: Tensor) -> Tensor:
+    return sum(head(crop) for crop in features) / len(features)
+
+
+def _classify(head: nn.Module, features: Tensor) -> Tensor:
+    return _mean_logits(head, features).argmax(1)
+
+
+# ---- the command line ----
+
+
+def train_and_test(trainer: Trainer) -> dict[str, Any]:
+    """Trains, or continues an interrupted training, then tests; returns the content of the results file."""
+    trainer.fit()
+    return test(trainer)
+
+
+def test(trainer: Trainer) -> dict[str, Any]:
+    """Tests on the images of the mode; returns the content of the results file."""
+    outputs = trainer.outputs(trainer.mode.split)
+    return trainer.write_results(trainer.score(trainer.mode.split, outputs), outputs)
+
+
+MODES: dict[str, Callable[[Trainer], dict[str, Any]]] = {
+    "train": train_and_test,
+    "test_only": test,
+    "test_train": test,
+}
+
+
+def run(cfg: Config, command: str = "") -> dict[str, Any]:
+    """Does what a command asks for; returns the content of the results file."""
+    with Trainer(cfg, command) as trainer:
+        return MODES[trainer.mode.name](trainer)

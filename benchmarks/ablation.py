@@ -23,7 +23,8 @@ from benchmarks.timing import waiter
 from benchmarks.work import Bench, build_ours, config, our_step
 from datasets.base import ImageList
 from datasets.loading.crops import TestCrops, TrainCrop
-from datasets.loading.loader import Loader, TrainSteps, in_order
+from datasets.loading.loader import Loader
+from datasets.loading.sampler import TrainBatchSampler, sequential_batches
 from models.backbones import kernels, transformer
 from models.heads import HEAD_INITS
 from models.weights.load import load_backbone
@@ -190,8 +191,8 @@ def _pillow_resize(image: Tensor, height: int, width: int) -> Tensor:
 def images(bench: Bench) -> list[Row]:
     plan, side = bench.plan, bench.plan.geometry.resolution
     size = plan.pipeline_batch * plan.pipeline_batches
-    listed = ImageList([bench.paths[i % len(bench.paths)] for i in range(size)], np.zeros(size, np.int64))
-    crop, steps = TrainCrop(side, seed=0, num_epochs=5), TrainSteps(size, plan.pipeline_batch, 0, 5)
+    listed = ImageList.of_paths([bench.paths[i % len(bench.paths)] for i in range(size)], np.zeros(size, np.int64))
+    crop, steps = TrainCrop(side, seed=0, num_epochs=5), TrainBatchSampler(size, plan.pipeline_batch, 0, 5)
     cfg = config(bench.folder, bench.weights, bench.device, plan)
     constants = (torch.tensor(values).view(3, 1, 1) for values in (cfg.mean, cfg.std))
     floats = _Float(crop, *constants)
@@ -217,7 +218,7 @@ def images(bench: Bench) -> list[Row]:
 def large_images(bench: Bench, count: int = 4) -> list[Row]:
     """Test crops of photographs as large as a camera's."""
     side, listed = bench.plan.geometry.resolution, camera_photographs(bench.folder, count)
-    listed, steps = ImageList(listed, np.zeros(count, np.int64)), in_order(np.arange(count), count)
+    listed, steps = ImageList.of_paths(listed, np.zeros(count, np.int64)), sequential_batches(np.arange(count), count)
 
     def read(gap: float | None) -> Callable[[], object]:
         return lambda: list(Loader(listed, TestCrops(side, side // 7, 1, gap), steps, bench.device, num_workers=0))

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datasets.base import DataSet, ImageList, long_tail_counts
+from datasets.base import DataSet
+from datasets.images import ImageList
+from datasets.long_tail import long_tail_counts
 from models.backbones.backbone import Backbone, Geometry
 from models.weights.descriptions import write_beside
 from models.weights.naming import to_openai_names
@@ -82,7 +84,7 @@ def write_weights(path: Path, geometry: Geometry) -> Path:
 def make_data(paths: list[str], num_classes: int) -> DataSet:
     """Training images in files, in `num_classes` long-tailed classes; as yet one test image."""
     labels = np.repeat(np.arange(num_classes), long_tail_counts(20, num_classes, 1 / 20))
-    training = ImageList([paths[i % len(paths)] for i in range(len(labels))], labels)
+    training = ImageList.of_paths([paths[i % len(paths)] for i in range(len(labels))], labels)
     return DataSet("photographs", species(num_classes), training, make_test(paths, num_classes, 1, 1))
 
 
@@ -90,7 +92,7 @@ def make_test(paths: list[str], num_classes: int, side: int, count: int) -> Imag
     """Test images in memory, squares of `side` pixels: nothing is left to decode or to resize."""
     rows = np.arange(count)
     pixels = np.stack([square_pixels(path, side) for path in paths[:count]])
-    return ImageList(pixels[rows % len(pixels)], rows % num_classes)
+    return ImageList.of_pixels(pixels[rows % len(pixels)], rows % num_classes)
 
 
 def normalised(images: Tensor, cfg: Config) -> Tensor:

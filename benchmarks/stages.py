@@ -59,7 +59,7 @@ def _test(bench: Bench, what: str, count: int, side: int, crops: int) -> Row:
     images = make_test(bench.paths, plan.num_classes, side, count)
     cfg = config(bench.folder, bench.weights, bench.device, plan, "tte", crops > 1)
     ours = build_ours(cfg, dataclasses.replace(bench.ours.data, test=images))
-    floats = plain_crops(images.images, plan.geometry.resolution, crops, cfg)
+    floats = plain_crops(images.images.pixels, plan.geometry.resolution, crops, cfg)
     labels = torch.from_numpy(images.labels)
     plain = bench.plain.prepare(apart.testing, bench.plain_trainer, floats, labels, plan.train_images)
     with ready_to_test(ours):

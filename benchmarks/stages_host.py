@@ -12,7 +12,8 @@ from benchmarks.timing import median, spread
 from benchmarks.work import Bench, config
 from datasets.base import ImageList
 from datasets.loading.crops import TestCrops, TrainCrop
-from datasets.loading.loader import Loader, TrainSteps, in_order
+from datasets.loading.loader import Loader
+from datasets.loading.sampler import TrainBatchSampler, sequential_batches
 from models.backbones.tokenizer import tokenize
 from models.heads import HEAD_INITS
 from models.weights.load import load_backbone
@@ -25,13 +26,17 @@ def pipeline(bench: Bench) -> list[Row]:
     plan, side, epochs = bench.plan, bench.plan.geometry.resolution, 5
     size = plan.pipeline_batch * plan.pipeline_batches
     paths = [bench.paths[i % len(bench.paths)] for i in range(size)]
-    images = ImageList(paths, np.zeros(size, np.int64))
+    images = ImageList.of_paths(paths, np.zeros(size, np.int64))
     crop = TrainCrop(side, seed=0, num_epochs=epochs)
     cfg = config(bench.folder, bench.weights, bench.device, plan)
     rows = []
     for what, ours, steps in (
-        ("images, training crops", crop, TrainSteps(size, plan.pipeline_batch, 0, epochs)),
-        ("images, test crop", TestCrops(side, side // 7), in_order(np.arange(size), plan.pipeline_batch) * epochs),
+        ("images, training crops", crop, TrainBatchSampler(size, plan.pipeline_batch, 0, epochs)),
+        (
+            "images, test crop",
+            TestCrops(side, side // 7),
+            sequential_batches(np.arange(size), plan.pipeline_batch) * epochs,
+        ),
     ):
         look, much = (side, cfg.mean, cfg.std), (plan.workers, plan.pipeline_batch)
         box = crop if ours is crop else None

@@ -1,6 +1,13 @@
-"""The data sets: a table of builders, each called with (name, root), and the one function that reads the configuration.
+"""Data sets: image lists with labels, class names and class counts.
 
-`folder` takes the keys of the user's own data, too.
+DATASETS has a row for each name: a function (name, root) that builds the data set from the images below `root`.
+
+base.py      DataSet
+images.py    ImageList: images, in files or in memory, with labels
+sets/        the published data sets
+own/         one's own pictures: folders, lists, class names, splits
+loading/     from image files to batches on the device
+check/       a look at every image before training, and bad_images skip
 """
 
 import dataclasses
@@ -13,38 +20,87 @@ from datasets.sets import cifar100_lt, digits_lt, imagenet_lt, inat2018, places_
 from utils.errors import DataError
 
 DATASETS: dict[str, Callable[..., DataSet]] = {
+    "imagenet_lt": imagenet_lt.build,
+    "places_lt": places_lt.build,
+    "inat2018": inat2018.build,  # species
+    "inat2018_k": inat2018.build,  # kingdoms
+    "inat2018_p": inat2018.build,  # phyla
+    "inat2018_c": inat2018.build,  # classes
+    "inat2018_o": inat2018.build,  # orders
+    "inat2018_f": inat2018.build,  # families
+    "inat2018_g": inat2018.build,  # genera
+    "inat2018_s": inat2018.build,  # species
     "cifar100": cifar100_lt.build,
     "cifar100_ir100": cifar100_lt.build,
     "cifar100_ir50": cifar100_lt.build,
     "cifar100_ir10": cifar100_lt.build,
-    "imagenet_lt": imagenet_lt.build,
-    "places_lt": places_lt.build,
-    **dict.fromkeys(inat2018.RANKS, inat2018.build),
     "digits_lt": digits_lt.build,
-    "folder": folder.build,
+    "folder": folder.build,  # one's own pictures; takes FOLDER_KEYS, too
 }
-IMBALANCED = ("cifar100_ir50", "cifar100_ir10")  # whose groups LIFT takes from imbalance 100
 FOLDER_KEYS = ("train_list", "test_list", "test_fraction", "classnames", "imbalance", "outside_root")
 
 
 def build_data(cfg) -> DataSet:
-    """The data set that cfg.dataset names, with cfg's shot thresholds. Raises DataError."""
-    values = (cfg.train_list, cfg.test_list, cfg.test_fraction, cfg.classnames, cfg.imbalance, cfg.outside_root)
-    own = {key: value for key, value in zip(FOLDER_KEYS, values, strict=True) if value}
-    if own and cfg.dataset != "folder":
+    """The data set that `cfg` describes. Raises DataError."""
+    return load_data(
+        cfg.dataset,
+        cfg.root,
+        many_threshold=cfg.many_threshold,
+        few_threshold=cfg.few_threshold,
+        shot_groups=cfg.shot_groups,
+        exif_orientation=cfg.exif_orientation,
+        skip_bad=cfg.bad_images == "skip",
+        train_list=cfg.train_list,
+        test_list=cfg.test_list,
+        test_fraction=cfg.test_fraction,
+        classnames=cfg.classnames,
+        imbalance=cfg.imbalance,
+        outside_root=cfg.outside_root,
+    )
+
+
+def load_data(
+    name: str,
+    root: str | None = None,
+    *,
+    many_threshold: int = 100,
+    few_threshold: int = 20,
+    shot_groups: str = "own",
+    exif_orientation: bool | None = None,
+    skip_bad: bool = False,
+    **own: str | float | None,
+) -> DataSet:
+    """The data set `name`, a row of DATASETS, with the images below `root`. Raises DataError.
+
+    many_threshold, few_threshold: borders of the shot groups, which are those of `shot_groups` if the data set has such
+    (DataSet.group_choices). exif_orientation: None is the data set's own; published ones are read as stored. skip_bad:
+    without the images that scripts/check_data.py found to be bad. own: FOLDER_KEYS, for one's own pictures.
+    """
+    if name not in DATASETS:
+        raise DataError(f"unknown data set '{name}'; choose from {', '.join(DATASETS)}", kind="unknown_data_set")
+    own = {key: value for key, value in own.items() if value}
+    if own and name != "folder":
         key = next(iter(own))
         raise DataError(
-            f"{key} belongs to -d folder; {cfg.dataset} has published images and labels, so leave {key} out"
+            f"{key} belongs to -d folder; {name} has published images and labels, so leave {key} out",
+            kind="not_a_folder_data_set",
+            key=key,
         )
-    many, few = cfg.many_threshold, cfg.few_threshold
-    if few > many:
-        raise DataError(f"few_threshold {few} is above many_threshold {many}, so a class could be both; lower it")
-    data = DATASETS[cfg.dataset](cfg.dataset, cfg.root, **own)
-    groups = cifar100_lt.counts("cifar100_ir100") if cfg.shot_groups == "ir100" and cfg.dataset in IMBALANCED else None
-    data = dataclasses.replace(data, many_threshold=many, few_threshold=few, group_counts=groups)
-    if cfg.exif_orientation is not None:  # else as the data set's own: published ones are read as stored
-        train, test = (
-            dataclasses.replace(images, exif_orientation=cfg.exif_orientation) for images in (data.train, data.test)
+    if few_threshold > many_threshold:
+        raise DataError(
+            f"few_threshold {few_threshold} is above many_threshold {many_threshold}, so a class could be both; "
+            "lower it",
+            kind="overlapping_thresholds",
+            key="few_threshold",
         )
+    data = DATASETS[name](name, root, **own)
+    data = dataclasses.replace(
+        data,
+        many_threshold=many_threshold,
+        few_threshold=few_threshold,
+        group_counts=data.group_choices.get(shot_groups),
+    )
+    if exif_orientation is not None:
+        train, test = (images.with_orientation(exif_orientation) for images in (data.train, data.test))
         data = dataclasses.replace(data, train=train, test=test)
-    return leave_out_bad(data, {"root": cfg.root, **own}) if cfg.bad_images == "skip" else data
+    return leave_out_bad(data, {"root": root, **own}) if skip_bad else data

@@ -1,4 +1,4 @@
-"""Hashes of what images hold, 8 bytes each: cheap, as of a large file a few blocks are read."""
+"""Hashes of the contents of images, 8 bytes each. Cheap: of a large file only a few blocks are read."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-BLOCK_BYTES, BLOCKS = 4096, 5  # read of a file: so many blocks, evenly spaced, from the first bytes to the last
+BLOCK_BYTES, BLOCKS = 4096, 5  # what is read of a file: blocks, evenly spaced, from the first bytes to the last
 THREADS = 8  # that read files at once: most of the time is spent waiting for the disk
 
 
@@ -18,17 +18,20 @@ def hash8(content: bytes) -> bytes:
 
 
 def hash_array(hashes: Iterable[bytes]) -> np.ndarray:
-    """uint64 [n]."""
+    """Hashes of 8 bytes as an array, uint64 [n]."""
     return np.frombuffer(b"".join(hashes), "<u8")
 
 
-def content_hashes(images: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Hashes of pixels in memory (uint8 [n, H, W, 3]), or of files: uint64 [n]."""
-    if isinstance(images, np.ndarray):
-        shape = str(images.shape[1:]).encode()
-        return hash_array(hash8(shape + pixels.tobytes()) for pixels in images)
+def pixel_hashes(images: np.ndarray) -> np.ndarray:
+    """Hashes of images in memory (uint8 [n, H, W, 3]), uint64 [n]."""
+    shape = str(images.shape[1:]).encode()
+    return hash_array(hash8(shape + pixels.tobytes()) for pixels in images)
+
+
+def file_hashes(paths: Sequence[str]) -> np.ndarray:
+    """Hashes of files, uint64 [n]."""
     with ThreadPoolExecutor(THREADS) as pool:
-        return hash_array(pool.map(_file_hash, images, chunksize=64))
+        return hash_array(pool.map(_file_hash, paths, chunksize=64))
 
 
 def _file_hash(path: str) -> bytes:
@@ -39,13 +42,13 @@ def _file_hash(path: str) -> bytes:
         with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             content = b"".join(os.pread(file.fileno(), length, start) for start, length in _blocks(size))
-    except OSError:  # whoever decodes it reports it
+    except OSError:  # reported when it is decoded
         return hash8(b"unreadable\0" + os.fsencode(os.path.abspath(path)))
     return hash8(b"%d\0" % size + content)
 
 
 def _blocks(size: int) -> Iterator[tuple[int, int]]:
-    """Start and length, in bytes, of what is read of a file: all of a small one."""
+    """Start and length, in bytes, of the blocks that are read: all of a small file."""
     if size <= BLOCKS * BLOCK_BYTES:
         yield 0, size
         return

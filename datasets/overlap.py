@@ -1,7 +1,7 @@
 """Which images a run was trained on, as its checkpoint records them, and how many images of a test are among them.
 
-A record holds 8-byte hashes (a sorted array in base64) of the images' names below the root, and of their contents where
-those are cheap to read. Contents decide where both sides have them, names otherwise.
+A record holds 8-byte hashes (a sorted array in base64) of the images' paths below the root, and of their contents where
+those are cheap to read. Contents decide if both sides have them, paths otherwise.
 """
 
 import base64
@@ -11,51 +11,53 @@ from typing import Any
 
 import numpy as np
 
-from datasets.base import ImageList, relative_paths
 from datasets.contents import hash8, hash_array
+from datasets.images import ImageList, Images
 
-UNKNOWN = {"kind": "unknown"}  # the record of images that nobody wrote down
+UNKNOWN = {"kind": "unknown"}  # the record of images that were not recorded
 
 
 def record(images: ImageList, root: str | None) -> dict[str, Any]:
-    """What a checkpoint keeps of its training images, as JSON. root: the folder that their names start from."""
-    if isinstance(images.images, np.ndarray):
-        return {"kind": "pixels", "contents": _encode(images.content_hashes)}
-    kept = {"kind": "files", "root": _root_hash(root or "/"), "names": _encode(_names(images, root))}
-    if images.content_hashes is not None:
-        kept["contents"] = _encode(images.content_hashes)
-    return kept
+    """The record of training images in a checkpoint, as JSON. root: the folder that their paths start from."""
+    source = images.images
+    about: dict[str, Any] = {"kind": source.kind}
+    if source.paths:
+        about |= {"root": _root_hash(root or "/"), "names": _encode(_path_hashes(source, root))}
+    if source.content_hashes is not None:
+        about["contents"] = _encode(source.content_hashes)
+    return about
 
 
 def count_shared(images: ImageList, root: str | None, records: list[dict[str, Any]]) -> int | None:
-    """How many of `images` are in any of the records; None where that cannot be known.
+    """How many of `images` are in any of the records; None if that cannot be known.
 
     None means that none was found, and that at least one record cannot be compared with these images.
     """
-    found, comparable = np.zeros(len(images), bool), True
-    for kept in records:
+    found, all_compared = np.zeros(len(images), bool), True
+    for about in records:
         try:
-            mask = _found(images, root, kept)
+            mask = _found(images.images, root, about)
         except (KeyError, TypeError, ValueError):  # not a record
             mask = None
-        comparable &= mask is not None
-        found |= False if mask is None else mask
-    return int(found.sum()) if comparable or found.any() else None
+        if mask is None:
+            all_compared = False
+        else:
+            found |= mask
+    return int(found.sum()) if all_compared or found.any() else None
 
 
-def _found(images: ImageList, root: str | None, kept: dict[str, Any]) -> np.ndarray | None:
-    """Mask of the images that one record has; None where they cannot be compared."""
-    pixels = isinstance(images.images, np.ndarray)
-    if kept["kind"] != ("pixels" if pixels else "files"):
+def _found(images: Images, root: str | None, about: dict[str, Any]) -> np.ndarray | None:
+    """Mask of the images that one record has; None if they cannot be compared."""
+    if about["kind"] != images.kind:
         return None
-    if "contents" in kept and images.content_hashes is not None:
-        return np.isin(images.content_hashes, _decode(kept["contents"]))
-    known = _decode(kept["names"])
-    return np.isin(_names(images, root), known) | _found_below(images, kept["root"], known)
+    if "contents" in about and images.content_hashes is not None:
+        return np.isin(images.content_hashes, _decode(about["contents"]))
+    known = _decode(about["names"])
+    return np.isin(_path_hashes(images, root), known) | _found_below(images, about["root"], known)
 
 
-def _found_below(images: ImageList, root_hash: str, known: np.ndarray) -> np.ndarray:
-    """Mask of the images whose names, as seen from the record's own root, are known: where that root is still there.
+def _found_below(images: Images, root_hash: str, known: np.ndarray) -> np.ndarray:
+    """Mask of the images whose paths, as seen from the record's own root, are known, if that root still exists.
 
     So a root one folder higher or lower, and links, hide no image.
     """
@@ -71,10 +73,10 @@ def _found_below(images: ImageList, root_hash: str, known: np.ndarray) -> np.nda
 
     real_folder = functools.cache(os.path.realpath)
     numbers, hashes = [], []
-    for number, path in enumerate(images.images):
-        place = os.path.abspath(path)
-        real = os.path.join(real_folder(os.path.dirname(place)), os.path.basename(place))
-        for candidate in {place, os.path.realpath(real) if os.path.islink(real) else real}:
+    for number, path in enumerate(images.paths):
+        absolute = os.path.abspath(path)
+        real = os.path.join(real_folder(os.path.dirname(absolute)), os.path.basename(absolute))
+        for candidate in {absolute, os.path.realpath(real) if os.path.islink(real) else real}:
             folder, name = os.path.split(candidate)
             if (top := below(folder)) is not None:
                 numbers.append(number)
@@ -88,13 +90,13 @@ def _found_below(images: ImageList, root_hash: str, known: np.ndarray) -> np.nda
 
 
 def _root_hash(root: str, real: bool = False) -> str:
-    """Hex; the path itself is nobody's business who gets the checkpoint. real: it has no links already."""
+    """A hash of the root in hex: a checkpoint shows no path of its machine. real: the path has no links already."""
     return hash8(os.fsencode(root if real else os.path.realpath(root))).hex()
 
 
-def _names(images: ImageList, root: str | None) -> np.ndarray:
+def _path_hashes(images: Images, root: str | None) -> np.ndarray:
     """Hashes of the paths below root; without a root, below /."""
-    return hash_array(hash8(os.fsencode(path)) for path in relative_paths(images.images, root or "/"))
+    return hash_array(hash8(os.fsencode(path)) for path in images.relative_paths(root or "/"))
 
 
 def _encode(hashes: np.ndarray) -> str:

@@ -1,14 +1,21 @@
-"""Builds the model of a run: a frozen backbone, what trains in it, and a head."""
+"""The model of a run: a frozen backbone, the methods that train in it, and a head."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models import peft
 from models.backbones.backbone import Backbone
+from models.backbones.resnet import ResNet
+from models.backbones.vit import VisionTransformer
 from models.heads import HEAD_INITS, HEADS
-from models.heads.init import Features
+from models.heads.classifiers import Head
+from models.heads.init import Features, no_features
 from models.heads.prompts import class_texts, prompt_notes
-from models.heads.text_similarity import build_text_similarity
+from models.heads.text_similarity import TextSimilarity
+from models.heads.texts import CachedTextFeatures, TextEncoderFeatures
 from models.peft.aft import entries_fingerprint
 from models.weights.descriptions import Description
 from models.weights.lift import convert_upstream
@@ -16,7 +23,7 @@ from models.weights.load import Weights, load_backbone
 from utils.errors import ModelError
 
 __all__ = [
-    "Classifier",
+    "Model",
     "ModelError",
     "build_backbone",
     "build_model",
@@ -28,14 +35,76 @@ __all__ = [
 ]
 
 
-class Classifier(nn.Module):
+class Model(nn.Module):
     """Images, uint8 [B, 3, R, R] -> logits, float32 [B, C]. The tower has its own precision, the head float32."""
 
-    def __init__(self, tower: nn.Module, head: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, tower: VisionTransformer | ResNet, head: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]
+    ):
         super().__init__()
         self.tower, self.head = tower, head
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def create(
+        cls,
+        backbone: Backbone,
+        classnames: list[str],
+        head: str | None = "CosineClassifier",
+        methods: Mapping[str, Any] | None = None,
+        text_methods: Mapping[str, Any] | None = None,
+        *,
+        head_scale: float = 25.0,
+        head_init: str | None = "semantic",
+        features: Features = no_features,
+        prompt: str = "default",
+        prompt_file: str | None = None,
+        variant: str = "lift+",
+        seed: int = 0,
+    ) -> "Model":
+        """A model of `backbone` for these classes. It takes over the backbone, whose image tower the methods change.
+
+            Model.create(backbone, ["cat", "dog"], "CosineClassifier", {"adaptformer": {"dim": 8}})
+
+        head: a name of HEADS, or None for the similarity to the classes' texts.
+        methods: of the image tower and, without a head, of CLIP's own head, with their options by name (models/peft).
+        text_methods: of the text tower, without a head.
+        head_scale: of the cosine head's logits. head_init: a name of HEAD_INITS, or None for random first weights.
+        features: () -> features [n, D] and labels [n] of training images, for the inits that start from them. It is
+            called before anything is attached.
+        prompt, prompt_file: the texts of the classes (models/heads/prompts.py).
+        variant: whose first values, draws and default sizes, "lift+" or "lift". seed: of the first values.
+        Raises ModelError.
+        """
+        methods, text_methods = peft.choose(methods or {}), peft.choose(text_methods or {})
+        for_head = {name: options for name, options in methods.items() if name in peft.HEAD_METHODS}
+        for what, name, table in (("head", head, HEADS), ("head_init", head_init, HEAD_INITS)):
+            if name is not None and name not in table:
+                raise ModelError(f"unknown {what} '{name}'; choose from {', '.join(table)}", kind=f"unknown_{what}")
+        if head is not None and (for_head or text_methods):
+            extra = next(iter(for_head | text_methods))
+            raise ModelError(f"{extra} changes the classes' texts, which {head} does not read", kind="unread_texts")
+        if backbone.mean is None or backbone.std is None:
+            raise ModelError("the backbone has no mean and std of its images; set both", kind="no_normalisation")
+
+        torch.manual_seed(seed)
+        backbone.requires_grad_(False)
+        module: Head | TextSimilarity
+        if head is None:
+            module = _text_similarity(backbone, classnames, for_head, text_methods, prompt, prompt_file, variant)
+        else:
+            module = HEADS[head](len(classnames), backbone.image.dim, scale=head_scale, variant=variant)
+            if head_init is not None:
+                texts = class_texts(classnames, prompt, prompt_file)
+                weight = HEAD_INITS[head_init](backbone, classnames, features, texts)
+                module.weight.data.copy_(weight)
+        for_tower = {name: options for name, options in methods.items() if name not in for_head}
+        peft.attach(backbone.image, for_tower, len(classnames), variant)
+        return cls(backbone.image, module, backbone.mean, backbone.std)
 
     def features(self, images: Tensor) -> Tensor:
         """The tower's feature of each image, float32 [B, D]."""
@@ -43,6 +112,39 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
+
+
+def _text_similarity(
+    backbone: Backbone,
+    classnames: list[str],
+    methods: Mapping[str, Any],
+    text_methods: Mapping[str, Any],
+    prompt: str,
+    prompt_file: str | None,
+    variant: str,
+) -> TextSimilarity:
+    """CLIP's own head with its methods. The texts are encoded here, once, if nothing trains in them."""
+    if backbone.text is None:
+        raise ModelError(
+            "this backbone has no text tower, so it takes a classifier with classifier_init class_mean (or None); "
+            "set one, or choose a CLIP backbone",
+            kind="no_text_tower",
+        )
+    if prompt != "default":
+        if text_methods or any(TextEncoderFeatures in peft.METHODS[name].targets for name in methods):
+            raise ModelError(f"prompt {prompt} is for texts that do not train", kind="prompt_of_trained_texts")
+        rows = backbone.encode_texts(classnames, class_texts(classnames, prompt, prompt_file))
+        head = TextSimilarity(CachedTextFeatures(rows), backbone.image_projection, None, backbone.logit_scale)
+    else:
+        texts = TextEncoderFeatures(backbone.text, classnames)
+        peft.attach_to_head(texts, methods)
+        backbone.require_words(classnames, texts.read_tokens)
+        texts.to(backbone.text_projection.device)
+        peft.attach(texts.tower, text_methods, len(classnames), variant)
+        projections = backbone.image_projection, backbone.text_projection
+        head = TextSimilarity(texts.cached_if_frozen(), *projections, backbone.logit_scale)
+    peft.attach_to_head(head, methods)
+    return head
 
 
 def build_backbone(cfg) -> tuple[Backbone, Weights]:
@@ -53,40 +155,44 @@ def build_backbone(cfg) -> tuple[Backbone, Weights]:
     if cfg.resolution not in (None, resolution):
         raise ModelError(
             f"resolution {cfg.resolution} does not fit {weights.path}, which is made for {resolution}; "
-            "leave resolution out, or choose other weights"
+            "leave resolution out, or choose other weights",
+            kind="other_resolution",
+            path=weights.path,
+            key="resolution",
         )
     return backbone, weights
 
 
-def build_model(cfg, backbone: Backbone, classnames: list[str], features: Features, start: bool = True) -> Classifier:
-    """The model that `cfg` describes. Its random parts are drawn from cfg.seed; its first state from the bare backbone.
+def build_model(
+    cfg, backbone: Backbone, classnames: list[str], features: Features = no_features, start: bool = True
+) -> Model:
+    """The model that `cfg` describes; see Model.create.
 
-    features: called where the head starts from training features, before anything is attached.
     start: False leaves out cfg.classifier_init, for a model that is about to be loaded.
     """
-    torch.manual_seed(cfg.seed)
-    backbone.requires_grad_(False)
-    tower = backbone.image
-    if cfg.classifier is None:
-        head = build_text_similarity(cfg, backbone, classnames)
-    else:
-        head = HEADS[cfg.classifier](len(classnames), tower.dim, scale=cfg.classifier_scale, variant=cfg.variant)
-        if start and cfg.classifier_init:
-            options = {}
-            if cfg.classifier_init == "semantic":
-                options["texts"] = class_texts(classnames, cfg.prompt, cfg.prompt_file)
-            weight = HEAD_INITS[cfg.classifier_init](backbone, classnames, features, **options)
-            head.weight.data.copy_(weight)
-    peft.attach(tower, cfg.v, len(classnames), variant=cfg.variant)
-    return Classifier(tower, head, backbone.mean, backbone.std)
+    return Model.create(
+        backbone,
+        classnames,
+        head=cfg.classifier,
+        methods=peft.methods_from_keys(cfg.v) | peft.methods_from_keys(cfg),
+        text_methods=peft.methods_from_keys(cfg.l),
+        head_scale=cfg.classifier_scale,
+        head_init=cfg.classifier_init if start else None,
+        features=features,
+        prompt=cfg.prompt,
+        prompt_file=cfg.prompt_file,
+        variant=cfg.variant,
+        seed=cfg.seed,
+    )
 
 
-def count_parameters(model: Classifier) -> dict[str, int]:
+def count_parameters(model: Model) -> dict[str, int]:
     """Parameters in all, trained, trained in the towers and the prompts (peft) and in the head."""
 
     def trained(module: nn.Module) -> int:
         return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
     total = sum(p.numel() for p in model.parameters())
-    peft = trained(model.tower) + trained(getattr(model.head, "texts", nn.Identity()))
+    texts = trained(model.head.texts) if isinstance(model.head, TextSimilarity) else 0
+    peft = trained(model.tower) + texts
     return {"total": total, "trained": trained(model), "peft": peft, "head": trained(model) - peft}

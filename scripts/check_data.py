@@ -4,10 +4,10 @@
     python scripts/check_data.py -d folder root PICTURES
     python scripts/check_data.py -d places_lt root PLACES num_workers 8
 
-Finds every file, decodes it as in training, and reports what is missing, unreadable or suspiciously small, which images
-are there twice, and the classes with their counts and shot groups. Into output/check_DATA (with the names of root and
-train_list, where they were given) it writes report.txt (what is printed), report.json (all of it), bad_images.txt,
-duplicates.txt and long_tail.png. `bad_images skip` then lets runs of main.py leave out what stands in bad_images.txt.
+Finds every file, decodes it as in training, and reports missing, unreadable, suspiciously small and duplicate images,
+and the classes with their counts and shot groups. Writes report.txt (the printed lines), report.json (all findings),
+bad_images.txt, duplicates.txt and long_tail.png to output/check_DATA (with the names of root and train_list, if given).
+With `bad_images skip`, runs of main.py leave out the images in bad_images.txt.
 
 Exit status: 0 all good, 1 something is wrong with the data, 2 wrong input, 3 the check failed (DEBUG=1 shows where).
 """
@@ -40,26 +40,28 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     names = f"one of {', '.join(config_names('data'))}"
     parser.add_argument("-d", dest="data", metavar="DATA", required=True, help=names)
-    parser.add_argument("-b", "-m", dest="ignored", metavar="NAME", help="ignored: what a training command has, too")
+    parser.add_argument(
+        "-b", "-m", dest="ignored", metavar="NAME", help="ignored, so that the words of a training command may stay"
+    )
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help=f"{', '.join(KEYS)}; see main.py --help")
     return parser.parse_intermixed_args(arguments)
 
 
 def load(data: str, options: list[str]) -> Config:
     """The configuration of the data alone. Raises ConfigError."""
-    # backbone and method change no image; bad_images stop: all are looked at, whatever a data file says of runs
+    # backbone and method change no image; bad_images stop: all are checked, whatever the file of -d sets
     cfg = load_config(data, "clip_tiny", "zs", [*options, *(["bad_images", "stop"] if len(options) % 2 == 0 else [])])
     other = [key for key in options[::2] if key not in KEYS]
     if other:
-        raise ConfigError(f"a check takes {', '.join(KEYS)}; leave {other[0]} out")
+        raise ConfigError(f"a check takes {', '.join(KEYS)}; leave {other[0]} out", kind="unused_key", key=other[0])
     return cfg
 
 
-# ---- where the report goes ----
+# ---- the folder of the report ----
 
 
 def report_folder(data: str, options: dict[str, str], checked: dict) -> Path:
-    """output/check_DATA_ROOT_LIST; a number is added where that is the report of something else."""
+    """output/check_DATA_ROOT_LIST; a number is added if that is the report of another data set."""
     root, train_list = options.get("root"), options.get("train_list")
     parts = ["check", data, Path(root).resolve().name if root else "", Path(train_list).stem if train_list else ""]
     name = re.sub(r"[^\w.+@=-]+", "-", "_".join(part for part in parts if part))
@@ -68,7 +70,7 @@ def report_folder(data: str, options: dict[str, str], checked: dict) -> Path:
 
 
 def _checked(folder: Path) -> dict | None:
-    """What a report says that it is of; None where there is no report."""
+    """The keys of the checked data set in a report; None if there is no report."""
     try:
         return json.loads((folder / REPORT).read_text(encoding="utf-8"))["checked"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -81,11 +83,15 @@ def prepare(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / REPORT).unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot write to {folder} ({error.strerror}); run it where output/ is yours") from error
+        raise ConfigError(
+            f"cannot write to {folder} ({error.strerror}); run it where output/ is yours",
+            kind="unwritable_folder",
+            path=folder,
+        ) from error
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
-    """Writes names of files as they are, also those that are no text."""
+    """Writes names of files as they are, also those that are not UTF-8."""
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="surrogateescape")
 
 
@@ -101,7 +107,7 @@ def run(arguments: list[str]) -> int:
     folder = report_folder(args.data, dict(zip(args.options[::2], args.options[1::2], strict=True)), checked)
     prepare(folder)
 
-    # heavy imports stand after what needs none: --help and a wrong key answer at once
+    # heavy imports come late: --help and a wrong key answer at once
     import data_report
 
     from datasets.check.check import check_images
@@ -112,13 +118,13 @@ def run(arguments: list[str]) -> int:
     names = check.names
     lines = [*data_report.text(check), *data_report.advice(check, folder)]
     write_lines(folder / "report.txt", [f"$ {command}", *lines])
-    write_lines(folder / BAD_IMAGES, [f"{names[image]}\t{look.reason}" for image, look in check.bad.items()])
+    write_lines(folder / BAD_IMAGES, [f"{names[image]}\t{found.reason}" for image, found in check.bad.items()])
     write_lines(folder / "duplicates.txt", data_report.duplicate_lines(check))
     data_report.draw(data, folder / "long_tail.png")
     write_json(folder / REPORT, {"checked": checked, "command": command, **check.report()})
     encoding = sys.stdout.encoding or "utf-8"
     print("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding))
-    return 0 if check.sound else 1
+    return 0 if check.ok else 1
 
 
 def main(arguments: list[str]) -> int:

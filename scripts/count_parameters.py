@@ -1,4 +1,4 @@
-"""Prints how many parameters each method of configs/method trains, as the Markdown of docs/parameters.md.
+"""Prints the number of parameters that each method of configs/method trains, as the Markdown of docs/parameters.md.
 
     python scripts/count_parameters.py > docs/parameters.md
     python scripts/count_parameters.py -b clip_vit_l14 --classes 8142
@@ -20,7 +20,6 @@ import torch
 from models import build_model, count_parameters
 from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone
-from models.peft import METHODS
 from utils.config import Config, config_names, load_config
 from utils.errors import ConfigError, ModelError
 
@@ -28,15 +27,15 @@ DATA = "cifar100"  # any whose file changes nothing that is counted
 
 
 def empty_backbone(cfg: Config) -> Backbone:
-    """The backbone of `cfg`: the image tower on the meta device, the text tower with what class names need."""
+    """The backbone of `cfg`: the image tower on the meta device, the text tower as far as class names need it."""
     with torch.device("meta"):
         backbone = Backbone(BACKBONES[cfg.backbone].geometry)
     backbone.mean, backbone.std = cfg.mean, cfg.std
     if backbone.text is not None:
-        if not any(cfg.l[name] for name in METHODS):
-            backbone.text.blocks = backbone.text.blocks[:0]  # reading the names would take long and counts nothing
+        if not any(value is True for value in cfg.l.values()):
+            backbone.text.blocks = backbone.text.blocks[:0]  # encoding the names takes long and counts nothing
         backbone.text.to_empty(device="cpu")
-        torch.nn.init.ones_(backbone.text.token_embedding.weight)  # zeros would be words that it does not know
+        torch.nn.init.ones_(backbone.text.token_embedding.weight)  # zeros would be words outside its vocabulary
         for name in ("text_projection", "logit_scale"):
             setattr(backbone, name, torch.nn.Parameter(torch.ones_like(getattr(backbone, name), device="cpu")))
     return backbone
@@ -46,7 +45,7 @@ def count(cfg: Config, num_classes: int) -> dict[str, int]:
     """`peft` and `head` of the model that `cfg` describes, and `tower`, the bare image tower. Raises ModelError."""
     backbone = empty_backbone(cfg)
     tower = sum(parameter.numel() for parameter in backbone.image.parameters())
-    model = build_model(cfg, backbone, ["x"] * num_classes, features=None, start=False)
+    model = build_model(cfg, backbone, ["x"] * num_classes, start=False)
     return count_parameters(model) | {"tower": tower}
 
 

@@ -1,4 +1,4 @@
-"""What scripts/check_data.py says of a data set: lines of text, and a picture of the long tail."""
+"""The report of scripts/check_data.py: lines of text, and a picture of the long tail."""
 
 import warnings
 from pathlib import Path
@@ -10,7 +10,7 @@ from datasets.check.bad_images import BAD_IMAGES
 from datasets.check.check import SMALL_SIDE, Check
 
 COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#C1272D"}
-SHOWN = 10  # of each kind; the files have all
+SHOWN = 10  # lines of each kind; the files have all
 NAMED_BARS = 40  # classes, at most, whose names fit below the picture
 
 
@@ -18,7 +18,7 @@ NAMED_BARS = 40  # classes, at most, whose names fit below the picture
 
 
 def text(check: Check) -> list[str]:
-    """The report as a person reads it."""
+    """The report for the terminal and report.txt."""
     total, shorter = len(check.sizes), np.sort(check.sizes.min(axis=1))
     lines = [
         check.data.summary(),
@@ -32,7 +32,7 @@ def text(check: Check) -> list[str]:
 
 
 def duplicate_lines(check: Check) -> list[str]:
-    """Every image that is there twice or more, with its list and class; an empty line between two contents."""
+    """Every image that has duplicates, with its list and class; an empty line between two contents."""
     names, labels, classes = check.names, check.labels, check.data.classnames
     lines = []
     for images in check.duplicates:
@@ -41,16 +41,14 @@ def duplicate_lines(check: Check) -> list[str]:
 
 
 def advice(check: Check, folder: Path) -> list[str]:
-    """What to do next, and where the files are."""
+    """The next steps, and where the files are."""
     lines = []
     if check.bad:
         lost = int(((check.data.class_counts > 0) & (check.good_counts == 0)).sum())
         then = f"; {_count(lost, 'class')} would have no training image then" if lost else ""
-        lines.append(f"mend what is bad, or add `bad_images skip` to runs of main.py, which leaves it out{then}")
+        lines.append(f"fix the bad images, or add `bad_images skip` to runs of main.py, which leaves them out{then}")
     if check.leaks or check.contradictions:
-        lines.append(
-            f"remove what is twice, or copy from duplicates.txt to {BAD_IMAGES} what shall go and add `bad_images skip`"
-        )
+        lines.append(f"remove duplicates, or copy them from duplicates.txt to {BAD_IMAGES} and add `bad_images skip`")
     return [*lines, f"written   {folder}/: report.txt, report.json, {BAD_IMAGES}, duplicates.txt, long_tail.png"]
 
 
@@ -76,21 +74,21 @@ def _tail(check: Check) -> list[str]:
         f"smallest  {some(present[5:][-5:] if len(present) > 5 else present[-1:])}",
         f"imbalance {factor:,.1f}",
     ]
-    for what, numbers in (("training", counts), ("test", tests)):
+    for split, numbers in (("training", counts), ("test", tests)):
         empty = [data.classnames[c] for c in np.flatnonzero(numbers == 0)]
         if empty:
             more = f" and {len(empty) - 5:,} more" if len(empty) > 5 else ""
-            lines.append(f"no {what} images: {', '.join(empty[:5])}{more}")
+            lines.append(f"no {split} images: {', '.join(empty[:5])}{more}")
     return lines
 
 
 def _problems(check: Check) -> list[str]:
-    if check.sound:
+    if check.ok:
         return ["no problems: every image is there and can be decoded, and none is in both lists", ""]
     names, lines = check.names, ["PROBLEMS"]
     for kind in ("missing", "unreadable"):
-        found = [f"{names[image]}: {look.reason}" for image, look in check.bad.items() if look.kind == kind]
-        lines += _section(kind, found)
+        reasons = [f"{names[image]}: {found.reason}" for image, found in check.bad.items() if found.kind == kind]
+        lines += _section(kind, reasons)
     lines += _section("the same image in training and in test", _equal(check, check.leaks))
     lines += _section("the same image under two labels", _equal(check, check.contradictions))
     return [*lines, ""]
@@ -118,9 +116,9 @@ def _equal(check: Check, groups: list[list[int]]) -> list[str]:
     return [" = ".join(f"{names[image]} ({classes[labels[image]]})" for image in images) for images in groups]
 
 
-def _count(number: int, what: str) -> str:
-    plural = f"{what}es" if what.endswith("s") else f"{what}s"
-    return f"{number:,} {what if number == 1 else plural}"
+def _count(number: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 # ---- the picture ----
@@ -140,8 +138,8 @@ def draw(data: DataSet, path: Path) -> None:
     for group, mask in data.groups.items():
         label = f"{group}-shot: {_count(mask.sum(), 'class')}, {_count(counts[mask].sum(), 'image')}"
         if len(counts) <= NAMED_BARS:
-            places = np.flatnonzero(mask[order])
-            axes.bar(places, counts[order][places], color=COLOURS[group])
+            positions = np.flatnonzero(mask[order])
+            axes.bar(positions, counts[order][positions], color=COLOURS[group])
         else:  # one outline, as thousands of bars would take long
             heights = np.where(mask[order], counts[order], 0)
             axes.stairs(heights, edges, fill=True, color=COLOURS[group])
@@ -170,6 +168,6 @@ def _name_bars(axes, names: list[str], counts: np.ndarray) -> None:
     """Class names below the bars, counts above them."""
     short = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
     axes.set_xticks(range(len(names)), short, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-    for place, count in enumerate(counts):
-        where = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "size": 8}
-        axes.annotate(f"{count:,}", (place, max(count, 0.7)), **where)
+    for position, count in enumerate(counts):
+        style = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "size": 8}
+        axes.annotate(f"{count:,}", (position, max(count, 0.7)), **style)

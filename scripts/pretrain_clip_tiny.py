@@ -283,7 +283,8 @@ def main() -> None:
     backbone, _ = load_backbone("clip_tiny", str(args.out))
     digits = build()
     for name, part in (("training", digits.train), ("test", digits.test)):
-        accuracy = zero_shot_accuracy(backbone, torch.from_numpy(part.images), torch.from_numpy(part.labels))
+        pixels = torch.stack([part.images.read(i) for i in range(len(part))]).permute(0, 2, 3, 1).contiguous()
+        accuracy = zero_shot_accuracy(backbone, pixels, torch.from_numpy(part.labels))
         facts[f"zero_shot_{name}"] = f"{accuracy:.1%} of the {len(part.labels)} {name} images of digits_lt"
     tensors = load_file(args.out)
     save(args.out, tensors, facts)

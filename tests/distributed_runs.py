@@ -16,21 +16,20 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 from datasets import DATASETS
-from datasets.base import ImageList
 from datasets.sets import digits_lt
-from trainer import Trainer
+from trainer import run
 from utils.config import load_config
 
 
 def train_all(output: str, runs: list[list[str]]) -> None:
     """Trains and tests each run in output/OUTPUT_NUMBER, with every other image: 171 to train with, 250 to test."""
     data = digits_lt.build()
-    train, test = (ImageList(part.images[::2], part.labels[::2]) for part in (data.train, data.test))
+    train, test = (part.subset(slice(None, None, 2)) for part in (data.train, data.test))
     half = dataclasses.replace(data, train=train, test=test)
     with mock.patch.dict(DATASETS, {"digits_lt": lambda *_: half}):
         for number, (method, *options) in enumerate(runs):
             cfg = load_config("digits_lt", "clip_tiny", method, [*options, "output_dir", f"{output}_{number}"])
-            Trainer(cfg, "torchrun").run()
+            run(cfg, "torchrun")
 
 
 if __name__ == "__main__":

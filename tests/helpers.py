@@ -170,13 +170,20 @@ def web_server(files: dict[str, bytes], headers: dict[str, str] | None = None):
         thread.join()
 
 
+def execute(trainer) -> dict:
+    """Does what the trainer's configuration asks for, closes it, and returns the content of the results file."""
+    from trainer import MODES
+
+    with trainer:
+        return MODES[trainer.mode.name](trainer)
+
+
 def train(cfg):
     """Runs `cfg`; returns the trainer and its results."""
     from trainer import Trainer
 
-    run = Trainer(cfg, "python main.py")
-    results = run.run()
-    return run, results
+    trainer = Trainer(cfg, "python main.py")
+    return trainer, execute(trainer)
 
 
 def weights(run) -> dict[str, torch.Tensor]:

@@ -1,53 +1,96 @@
-"""Who may import whom: main -> trainer -> {datasets, models} -> utils, and nothing back."""
+"""Who may import whom (README, "Where is what"): the arrows between folders, and no cycle of files."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-ROOMS = {"main", "trainer", "datasets", "models", "utils"}
-ALLOWED = {
-    "main": ROOMS,
-    "trainer": {"trainer", "datasets", "models", "utils"},
-    "datasets": {"datasets", "utils"},
-    "models": {"models", "utils"},
-    "utils": {"utils"},
-}
+ROOT = Path(__file__).parents[1]
+PRODUCT = {"main", "trainer", "datasets", "models", "utils"}
 FILES = [
     ROOT / "main.py",
     ROOT / "trainer.py",
-    *(f for room in ("datasets", "models", "utils") for f in (ROOT / room).rglob("*.py")),
+    *(file for folder in ("datasets", "models", "utils") for file in sorted((ROOT / folder).rglob("*.py"))),
 ]
 
+# folder or file -> what of the product it may import, beside itself; utils/errors.py and utils/files.py: everybody
+ARROWS = {
+    "main": {"trainer", "utils.config"},
+    "trainer": {"datasets", "models", "utils"},
+    "datasets": {"utils"},
+    "models": {"utils"},
+    "utils": set(),
+}
+# within a folder, the same between its folders
+INNER_ARROWS = {
+    "datasets.sets": set(),
+    "datasets.own": set(),
+    "datasets.loading": set(),
+    "datasets.check": {"datasets.loading"},
+    "models.backbones": set(),
+    "models.heads": {"models.backbones"},
+    "models.peft": {"models.backbones", "models.heads"},
+    "models.weights": {"models.backbones", "models.peft"},
+    "utils.config": set(),
+    "utils.device": set(),
+    "utils.run": {"utils.config"},
+}
 
-def imported_rooms(path):
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imports_of(path):
+    """The modules of the product that a file imports, at its top or within its functions."""
     for node in ast.walk(ast.parse(path.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [node.module]
-        yield from (name.split(".")[0] for name in names if name.split(".")[0] in ROOMS)
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else node.module for name in names]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] in PRODUCT)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_follow_the_plan(path):
-    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    assert set(imported_rooms(path)) <= ALLOWED[room]
+GRAPH = {module: set(imports_of(path)) - {module} for module, path in MODULES.items()}
 
 
-@pytest.mark.parametrize("room", ["datasets", "models", "utils"])
-def test_only_builders_read_the_configuration(room):
-    for path in (ROOT / room).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+def within(module, folder):
+    return module == folder or module.startswith(f"{folder}.")
+
+
+@pytest.mark.parametrize("module", GRAPH)
+def test_imports_follow_the_arrows(module):
+    top, everybody = module.split(".")[0], {"utils.errors", "utils.files"}
+    allowed = ARROWS[top] | {top} | everybody
+    assert all(any(within(name, folder) for folder in allowed) for name in GRAPH[module])
+
+
+@pytest.mark.parametrize("folder", INNER_ARROWS)
+def test_folders_within_a_folder_follow_theirs(folder):
+    top = folder.split(".")[0]
+    siblings = {name for name in INNER_ARROWS if name.startswith(f"{top}.")} - {folder}
+    for module in GRAPH:
+        if within(module, folder):
+            used = {sibling for sibling in siblings for name in GRAPH[module] if within(name, sibling)}
+            assert used <= INNER_ARROWS[folder], module
+
+
+def test_the_graph_has_no_cycle():
+    """A package stands for its __init__.py; a file within it may not need it, unless it is imported from there."""
+    graphlib.TopologicalSorter(GRAPH).prepare()  # raises CycleError, which names the modules
+
+
+@pytest.mark.parametrize("folder", ["datasets", "models", "utils"])
+def test_only_builders_read_the_configuration(folder):
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())) if within(module, folder) else ():
             if isinstance(node, ast.FunctionDef) and any(argument.arg == "cfg" for argument in node.args.args):
-                assert node.name.startswith("build_") or path.relative_to(ROOT).parts[:2] == ("utils", "config"), (
-                    f"{path}: {node.name} takes cfg"
-                )
-
-
-def test_every_public_function_has_a_docstring():
-    for path in FILES:
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-                assert ast.get_docstring(node) or path.name == "main.py", f"{path}: {node.name}"
+                assert node.name.startswith("build_") or within(module, "utils.config"), f"{path}: {node.name}"

@@ -5,6 +5,7 @@ import os
 import pytest
 
 import main as cli
+import trainer
 from models.backbones import BACKBONES
 from models.backbones.backbone import Geometry
 from utils.run.checkpoint import CHECKPOINT
@@ -206,7 +207,7 @@ def test_a_failure_of_ours_is_status_1(command, monkeypatch):
     def broken(*_):
         raise RuntimeError("something broke")
 
-    monkeypatch.setattr("trainer.Trainer.fit", broken)
+    monkeypatch.setitem(trainer.MODES, "train", broken)
     status, error = command()
     assert status == 1
     assert error == "failed: RuntimeError: something broke (DEBUG=1 shows where)\n"
@@ -221,14 +222,14 @@ def test_too_little_memory_has_a_remedy(command, monkeypatch):
     def too_much(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("trainer.Trainer.fit", too_much)
+    monkeypatch.setitem(trainer.MODES, "train", too_much)
     status, error = command()
     assert status == 1
     assert len(error.splitlines()) == 1 and "out of memory" in error and "accum_step None" in error
 
 
 def test_the_log_says_why_a_run_stopped(command, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.Trainer.fit", lambda _: 1 / 0)
+    monkeypatch.setitem(trainer.MODES, "train", lambda _: 1 / 0)
     command()
     log = (tmp_path / "output/digits_lt_clip_vit_lift+_num_epochs_1/log.txt").read_text()
     assert "stopped: ZeroDivisionError" in log
@@ -238,7 +239,7 @@ def test_stopping_by_hand(command, monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer.Trainer.fit", interrupt)
+    monkeypatch.setitem(trainer.MODES, "train", interrupt)
     status, error = command()
     assert status == 130
     assert "goes on" in error

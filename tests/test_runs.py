@@ -6,19 +6,20 @@ import helpers
 import numpy as np
 import pytest
 import torch
+from helpers import execute
 
 import main as cli
 from datasets import DATASETS
-from datasets.base import DataSet, ImageList
+from datasets.base import DataSet
 from datasets.loading.crops import build_test_crops
 from datasets.sets import digits_lt
 from models.heads import HEAD_INITS, HEADS
+from models.heads.init import class_mean
 from models.losses import LOSSES
-from models.peft import METHODS
 from models.weights.load import load_backbone
 from trainer import Trainer
 from utils.config import config_names
-from utils.config.schema import KEYS
+from utils.config.schema import KEYS, methods_of
 from utils.run import checkpoint
 
 CHANCE = 10  # percent
@@ -47,7 +48,7 @@ def test_every_method_trains_and_tests(method, run):
     assert (results["params"]["trained"] > 0) == (method != "zs")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", methods_of("blocks"))
 def test_every_method_of_the_text_tower_trains_and_tests(method, run):
     results = run("coop", "coop", "False", f"l.{method}", "True", "lr", 0.002)
     assert results["accuracy"]["overall"] > 3 * CHANCE
@@ -75,7 +76,7 @@ def test_every_form_of_coop_trains_and_tests(options, run):
 
 def test_everything_at_once(run):
     """Any combination: every method in both towers, context, adapters and projections."""
-    options = [part for tower in "vl" for method in METHODS for part in (f"{tower}.{method}", "True")]
+    options = [part for tower in "vl" for method in methods_of("blocks") for part in (f"{tower}.{method}", "True")]
     results = run("coop", "clip_adapter", "True", "proj_tuning", "True", "lr", 0.0005, *options)
     assert results["accuracy"]["overall"] > 2 * CHANCE
 
@@ -103,7 +104,7 @@ def test_a_clip_resnet_trains_and_tests(method, run, clip_resnet, capsys):
 def test_an_imagenet_resnet_trains_and_tests(method, run, tmp_path, monkeypatch):
     """It takes images of 224 pixels only, so there are few of them here."""
     data = digits_lt.build("digits_lt", None)
-    train, test = (ImageList(part.images[::9], part.labels[::9]) for part in (data.train, data.test))
+    train, test = (part.subset(slice(None, None, 9)) for part in (data.train, data.test))
     few = DataSet("digits_lt", data.classnames, train, test)
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: few)
     helpers.resnet_pair(tmp_path)
@@ -126,32 +127,25 @@ def test_other_methods_refuse_a_resnet_by_name(method, clip_resnet, tmp_path, mo
 
 
 @pytest.mark.parametrize("options", [("coop", "True"), ("coop", "False", "l.lora", "True", "v.adapter", "True")])
-def test_a_killed_run_of_trained_texts_goes_on_bit_by_bit(config, options, monkeypatch):
+def test_a_killed_run_of_trained_texts_resumes_bit_by_bit(config, options):
     def cfg(*more):
         return config("num_epochs", 3, "classifier_scale", 25, *options, *more, method="coop")
 
     whole = Trainer(cfg("output_dir", "whole"))
-    expected = whole.run()
-    save = Trainer.save_progress
-
-    def save_and_die(self, epoch):
-        save(self, epoch)
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "save_progress", save_and_die)
-        Trainer(cfg()).run()
+    expected = execute(whole)
+    with Trainer(cfg()) as killed:
+        killed.fit(1)
     resumed = Trainer(cfg())
-    assert resumed.run()["accuracy"] == expected["accuracy"]
-    files = [run.run_dir / checkpoint.CHECKPOINT for run in (whole, resumed)]
+    assert execute(resumed)["accuracy"] == expected["accuracy"]
+    files = [run.run_dir.path / "checkpoint.safetensors" for run in (whole, resumed)]
     assert files[0].read_bytes() == files[1].read_bytes()
-    tested = Trainer(cfg("test_only", "True")).run()
+    tested = execute(Trainer(cfg("test_only", "True")))
     assert tested["per_class"] == expected["per_class"]
 
 
 def test_frozen_text_stays_as_it_was(config):
     run = Trainer(config("coop", "False", "l.bitfit", "True", "l.bitfit_layers", 1, method="coop"))
-    run.run()
+    execute(run)
     fresh = load_backbone("clip_vit", run.cfg.weights)[0].text
     prefix, biases = "head.texts.tower.", [name for name, _ in fresh.blocks[1].named_parameters() if "bias" in name]
     names = {f"{prefix}blocks.1.{name}" for name in biases}
@@ -165,7 +159,7 @@ def test_frozen_text_stays_as_it_was(config):
 def test_parts_change_nothing_for_trained_texts(config, options):
     def weights(*more):
         run = Trainer(config("num_epochs", 1, *FULL_CLIP, *options, *more, method="coop"))
-        run.run()
+        execute(run)
         return checkpoint.trained_tensors(run.model)
 
     whole, parts = weights(), weights("accum_step", 4)
@@ -179,34 +173,38 @@ def test_parts_change_nothing_for_trained_texts(config, options):
 @pytest.mark.parametrize("method", ["zs", "lift+"])
 def test_saved_logits_are_those_of_the_test(config, method):
     run = Trainer(config("save_logits", "True", method=method))
-    results = run.run()
-    with np.load(run.run_dir / "logits_test.npz") as file:
+    results = execute(run)
+    with np.load(run.run_dir.path / "logits_test.npz") as file:
         logits, labels = file["logits"], file["labels"]
     assert (logits.dtype, logits.shape) == (np.float32, (500, 10))
     assert labels.dtype == np.int64
     assert (labels == run.data.test.labels).all()
     assert results["accuracy"]["overall"] == pytest.approx(100 * (logits.argmax(1) == labels).mean())
-    images = torch.from_numpy(run.data.test.images[:1]).permute(0, 3, 1, 2)
+    images = torch.from_numpy(run.data.test.images.pixels[:1]).permute(0, 3, 1, 2)
     crop = build_test_crops(run.cfg, 32)(images[0])
     with torch.no_grad():
         assert np.allclose(run.model(crop).numpy(), logits[:1], rtol=1e-4, atol=1e-4)
 
-    before = (run.run_dir / "logits_test.npz").read_bytes()
-    Trainer(config("save_logits", "True", "tte", "True", "test_only", "True", method=method)).run()
-    Trainer(config("save_logits", "True", "test_train", "True", method=method)).run()
-    assert (run.run_dir / "logits_test.npz").read_bytes() == before
+    before = (run.run_dir.path / "logits_test.npz").read_bytes()
+    execute(Trainer(config("save_logits", "True", "tte", "True", "test_only", "True", method=method)))
+    execute(Trainer(config("save_logits", "True", "test_train", "True", method=method)))
+    assert (run.run_dir.path / "logits_test.npz").read_bytes() == before
     for what, count in (("tte", 500), ("train", 342)):
-        with np.load(run.run_dir / f"logits_{what}.npz") as file:
+        with np.load(run.run_dir.path / f"logits_{what}.npz") as file:
             assert file["logits"].shape == (count, 10)
 
 
 @pytest.mark.parametrize("images", [1, 10, 100])
 def test_a_head_starts_from_so_many_images_a_class(config, images, monkeypatch):
     """PEL's 1_shot, 10_shot and 100_shot."""
-    run, gathered = Trainer(config("init_head", f"{images}_shot", method="lp")), []
-    gather = Trainer.class_features
-    monkeypatch.setattr(Trainer, "class_features", lambda *args: gathered.append(gather(*args)) or gathered[0])
-    run.run()
+    gathered = []
+
+    def record(backbone, classnames, features):
+        gathered.append(features())
+        return class_mean(backbone, classnames, lambda: gathered[0])
+
+    monkeypatch.setitem(HEAD_INITS, "class_mean", record)
+    execute(Trainer(config("init_head", f"{images}_shot", method="lp")))
     features, labels = gathered[0]
     assert np.bincount(labels).tolist() == [min(images, n) for n in (124, 80, 51, 33, 21, 14, 9, 5, 3, 2)]
     assert features.shape == (len(labels), 128)
@@ -214,5 +212,5 @@ def test_a_head_starts_from_so_many_images_a_class(config, images, monkeypatch):
 
 
 def test_the_tables_and_this_file_agree():
-    assert {"zs", "lift+", "coop", *METHODS} - {"adaptformer"} <= set(config_names("method"))
+    assert {"zs", "lift+", "coop", *methods_of("blocks")} - {"adaptformer"} <= set(config_names("method"))
     assert KEYS["save_logits"].default is False

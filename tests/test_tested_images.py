@@ -5,20 +5,22 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers import execute
 from PIL import Image
 
-from datasets import DATASETS, base, overlap
-from datasets.base import DataSet, ImageList
+from datasets import DATASETS, images, overlap
+from datasets.base import DataSet
+from datasets.images import ImageList, ImagePaths
 from datasets.sets import cifar100_lt, digits_lt
 from trainer import Trainer
 from utils.config import load_config
 from utils.errors import CheckpointError, ConfigError
 from utils.run import checkpoint, results
+from utils.run.directory import RunDir
 
 CLASSES = ("bus", "cat", "dog")
 TRAIN, TEST = 6, 3  # images of each class
@@ -51,7 +53,7 @@ def run(random_clip, tmp_path, monkeypatch):
         if method == "zs":
             del keys[keys.index("classifier_init") : keys.index("classifier_init") + 2]
         cfg = load_config(data, "clip_vit", method, [str(key) for key in keys])
-        return Trainer(cfg, f"python main.py {' '.join(map(str, options))}").run()
+        return execute(Trainer(cfg, f"python main.py {' '.join(map(str, options))}"))
 
     return run
 
@@ -124,7 +126,7 @@ def test_a_name_that_is_taken_by_another_list_is_refused_before_the_test(run, li
     write_list(b[-1], of(pictures, "test", [2]))
     kept = (RUN / "results_test_b.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "build", lambda self: pytest.fail("it begins"))
+        patch.setattr("trainer.build_backbone", lambda cfg: pytest.fail("it begins"))
         with pytest.raises(ConfigError, match="results_test_b.json holds a test of other images.*test_name NAME"):
             run(*b, *TESTED)
         with pytest.raises(ConfigError, match="other images"):
@@ -148,7 +150,7 @@ def test_without_a_list_the_data_set_or_the_fingerprint_is_the_name(run, picture
     few = DataSet(
         "digits_lt",
         list(CLASSES),
-        *(ImageList(part.images[:9], part.labels[:9] % 3) for part in (whole.train, whole.test)),
+        *(part.subset(slice(9)).with_labels(part.labels[:9] % 3) for part in (whole.train, whole.test)),
     )
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: few)
     assert run(*TESTED, data="digits_lt")["data"]["list"] == "digits_lt"
@@ -171,7 +173,7 @@ def test_without_a_training_run_the_first_test_takes_the_plain_names(run, lists,
     place = ("output_dir", "theirs") if method == "zs" else ("output_dir", None, "model_dir", "theirs")
     if method == "lp":
         run(*a, "classifier", "LinearClassifier")
-        tensors, _ = checkpoint.load(RUN / checkpoint.CHECKPOINT)
+        tensors, _ = checkpoint.load(RUN / "checkpoint.safetensors")
         Path("theirs").mkdir()
         tuner = {name.replace("head.", "classifier."): tensor for name, tensor in tensors.items()}
         torch.save({"tuner": tuner}, "theirs/checkpoint.pth.tar")
@@ -255,7 +257,7 @@ def log(name="log_test.txt"):
 def known_by(request, monkeypatch):
     """Both ways of knowing an image: small sets, and those of which only names are recorded."""
     if request.param == "names":
-        monkeypatch.setattr(base, "CONTENT_FILES", 0)
+        monkeypatch.setattr(images, "CONTENT_FILES", 0)
     return request.param
 
 
@@ -346,10 +348,7 @@ def digits(train=slice(None), test=slice(None), name="digits_lt", swap=False, **
     """digits_lt with some of its images; with `swap` the test images are among the training ones."""
     data = digits_lt.build()
     tests = data.train if swap else data.test
-    parts = (
-        ImageList(part.images[chosen], part.labels[chosen]) for part, chosen in ((data.train, train), (tests, test))
-    )
-    return dataclasses.replace(DataSet(name, data.classnames, *parts), **more)
+    return dataclasses.replace(DataSet(name, data.classnames, data.train.subset(train), tests.subset(test)), **more)
 
 
 def test_pixels_in_memory(run, monkeypatch):
@@ -373,7 +372,7 @@ def test_a_published_set_that_shares_images_with_itself(run, monkeypatch):
 
 def test_cifar_is_such_a_set(tmp_path, monkeypatch):
     pixels = np.zeros((100 * 500, 2, 2, 3), np.uint8)
-    images = ImageList(pixels, np.arange(100).repeat(500))
+    images = ImageList.of_pixels(pixels, np.arange(100).repeat(500))
     monkeypatch.setattr(cifar100_lt, "_load", lambda root, train: (images, [str(c) for c in range(100)]))
     assert cifar100_lt.build("cifar100_ir100", ".").shares_images
 
@@ -382,7 +381,7 @@ def test_what_cannot_be_known_is_left_out(run, pictures, lists, tmp_path):
     """Files against pixels in memory; and a checkpoint of an older version, but for its own training list."""
     a, b, _ = lists
     run(*a)
-    path = RUN / checkpoint.CHECKPOINT
+    path = RUN / "checkpoint.safetensors"
     tensors, about = checkpoint.load(path)
     assert about["data"]["counts"] == [TRAIN] * 3
     checkpoint.save(path, tensors, {key: about[key] for key in ("backbone", "weights", "classes")})
@@ -390,8 +389,8 @@ def test_what_cannot_be_known_is_left_out(run, pictures, lists, tmp_path):
     short = write_list(tmp_path / "short.csv", of(pictures, "train", [0]))
     other = ("root", pictures, "train_list", short, "test_list", a[-1], *TESTED)
     assert trained_on(run(*other)) is None
-    files = ImageList([str(pictures / "train/bus/0.png")], np.zeros(1, np.int64))
-    pixels = ImageList(np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.int64))
+    files = ImageList.of_paths([str(pictures / "train/bus/0.png")], np.zeros(1, np.int64))
+    pixels = ImageList.of_pixels(np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.int64))
     assert overlap.count_shared(files, None, [overlap.record(pixels, None)]) is None
     assert overlap.count_shared(pixels, None, [overlap.record(files, None)]) is None
     assert overlap.count_shared(files, None, [overlap.UNKNOWN, overlap.record(files, None)]) == 1
@@ -413,13 +412,10 @@ def test_a_run_that_starts_from_another_inherits_its_images(run, pictures, lists
     assert (trained_on(started), started["started_from"]) == (0, str(RUN))
     tested = run(*second, "test_list", back, *TESTED)
     assert (trained_on(tested), tested["started_from"]) == (12, str(RUN))
-    known = checkpoint.load(Path("output/second") / checkpoint.CHECKPOINT)[1]["trained_on"]
-    assert known[1:] == checkpoint.load(RUN / checkpoint.CHECKPOINT)[1]["trained_on"]
-    trainer = Trainer(load_config("folder", "clip_tiny", "lp", []))
-    assert trainer.inherited_images() == []
-    (RUN / checkpoint.CHECKPOINT).rename(RUN / "checkpoint.pth.tar")  # of LIFT+: nobody knows
-    trainer.cfg = SimpleNamespace(model_dir=str(RUN))
-    assert trainer.inherited_images() == [overlap.UNKNOWN]
+    known = checkpoint.load(Path("output/second") / "checkpoint.safetensors")[1]["trained_on"]
+    assert known[1:] == checkpoint.load(RUN / "checkpoint.safetensors")[1]["trained_on"]
+    (RUN / "checkpoint.safetensors").rename(RUN / "checkpoint.pth.tar")  # of LIFT+: nobody knows
+    assert RunDir(RUN).training_record(RunDir(RUN).find_checkpoint()).images is None
 
 
 def test_hashes_of_files_see_size_and_blocks(tmp_path):
@@ -440,16 +436,16 @@ def test_hashes_of_files_see_size_and_blocks(tmp_path):
     add("small", content[:100])
     add("empty", b"")
     images.append(str(tmp_path / "missing"))
-    hashes = ImageList(images, np.zeros(len(images), np.int64)).content_hashes
+    hashes = ImagePaths(images).content_hashes
     assert len(set(hashes.tolist())) == len(images)
     shutil.copy(tmp_path / "first", tmp_path / "copy")
-    copy = ImageList([str(tmp_path / "copy")], np.zeros(1, np.int64)).content_hashes
+    copy = ImagePaths([str(tmp_path / "copy")]).content_hashes
     assert copy[0] == hashes[0]
 
 
 def test_a_checkpoint_has_no_path_in_it(run, pictures):
     run("root", pictures)
-    about = json.dumps(checkpoint.load(RUN / checkpoint.CHECKPOINT)[1])
+    about = json.dumps(checkpoint.load(RUN / "checkpoint.safetensors")[1])
     assert os.fspath(pictures) not in about
     assert "bus" not in about
 
@@ -504,7 +500,7 @@ def same_names(pictures, tmp_path):
 @pytest.fixture(params=["all contents", "a sample"])
 def looked_at(request, monkeypatch):
     if request.param == "a sample":
-        monkeypatch.setattr(base, "CONTENT_FILES", 0)
+        monkeypatch.setattr(images, "CONTENT_FILES", 0)
 
 
 def test_other_pictures_of_the_same_names_are_another_list(run, pictures, same_names, looked_at):

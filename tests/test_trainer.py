@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import train, weights
+from helpers import execute, train, weights
 
 import trainer
 from datasets import DATASETS
-from datasets.base import ImageList
 from datasets.sets import digits_lt
 from models.losses import LOSSES
 from models.weights.load import load_backbone
@@ -22,22 +21,18 @@ from utils.config.schema import COUPLE_SAMPLES
 from utils.device import runtime
 from utils.errors import CheckpointError, ConfigError
 from utils.run import checkpoint
+from utils.run.directory import RunDir
 from utils.run.log import RunLog
 
 
 def checkpoint_bytes(run):
-    return (run.run_dir / checkpoint.CHECKPOINT).read_bytes()
+    return (run.run_dir.path / "checkpoint.safetensors").read_bytes()
 
 
-def killed_in(method, cfg):
-    """Runs `cfg` up to the call of that method of the Trainer, where it is killed."""
-
-    def die(self, *_):
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, method, die)
-        Trainer(cfg).run()
+def killed_after(epochs, cfg):
+    """Trains `cfg` for so many epochs, and leaves it as a killed process does: without a test."""
+    with Trainer(cfg) as run:
+        run.fit(epochs)
 
 
 def test_more_workers_than_cores_are_in_the_log_once(config, monkeypatch, capfd):
@@ -45,27 +40,22 @@ def test_more_workers_than_cores_are_in_the_log_once(config, monkeypatch, capfd)
     run, _ = train(config("num_workers", 2, "num_epochs", 1))
     said, complained = capfd.readouterr()
     assert said.count("num_workers 2 is more than this core") == 1
-    assert (run.run_dir / "log.txt").read_text().count("num_workers 2 is more than this core") == 1
+    assert (run.run_dir.path / "log.txt").read_text().count("num_workers 2 is more than this core") == 1
     assert "worker" not in complained
 
 
 # ---- the step ----
 
 
-def test_three_steps_equal_the_formula(config, monkeypatch):
+def test_three_steps_equal_the_formula(config):
     """LA loss and SGD with momentum and weight decay, written out in float64 on the recorded batches of the head."""
     cfg = config("v.adaptformer", "False", "num_epochs", 1, "classifier", "LinearClassifier")
-    run, batches, start = Trainer(cfg), [], {}
-    step = Trainer.train_step
-
-    def record(self, images, labels):
-        if not batches:
-            start.update({k: v.double() for k, v in weights(self).items()})
-        batches.append((self.model.features(images).detach().double(), labels))
-        return step(self, images, labels)
-
-    monkeypatch.setattr(Trainer, "train_step", record)
-    run.run()
+    batches = []
+    with Trainer(cfg) as run:
+        start = {name: tensor.double() for name, tensor in weights(run).items()}
+        for images, labels in run.train_batches():
+            batches.append((run.model.features(images).detach().double(), labels))
+            run.train_step(images, labels)
 
     counts = torch.tensor(run.data.class_counts, dtype=torch.float64)
     log_prior = (counts / counts.sum()).log()
@@ -104,7 +94,7 @@ def test_parts_change_nothing(config, loss_type, accum_step, few_images):
 
 def test_only_the_named_tensors_train(config):
     run = Trainer(config("v.lora", "True", "v.lora_layers", 1))
-    run.run()
+    execute(run)
     names = set(checkpoint.trained_tensors(run.model))
     side = {f"tower.blocks.{i}.side.{part}" for i in (0, 1) for part in ("scale", *_pairs("norm", "down", "up"))}
     lora = {f"tower.blocks.1.attn.qkv.{x}.{part}.weight" for x in "qv" for part in ("down", "up")}
@@ -122,7 +112,7 @@ def _pairs(*modules):
 
 def test_the_learning_rate_falls_along_the_cosine(config):
     run, _ = train(config("num_epochs", 4, "lr", 0.1))
-    rows = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run.run_dir.path / "metrics.jsonl").read_text().splitlines()]
     last = {row["step"] // 22: row["lr"] for row in rows if row["step"] % 22 == 0}
     expected = {epoch + 1: 0.1 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)}
     assert last == pytest.approx(expected)
@@ -158,52 +148,45 @@ def test_the_same_seed_gives_the_same_bits(config):
     assert checkpoint_bytes(first) != checkpoint_bytes(other)
 
 
-def test_a_killed_run_goes_on_bit_by_bit(config, monkeypatch):
+def test_a_killed_run_resumes_bit_by_bit(config):
     whole, expected = train(config("num_epochs", 3, "output_dir", "whole"))
     cfg = config("num_epochs", 3)
-    save = Trainer.save_progress
-
-    def save_and_die(self, epoch):
-        save(self, epoch)
-        if epoch == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "save_progress", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        Trainer(cfg).run()
+    killed_after(2, cfg)
     run_dir = Path(cfg.output_dir)
     with open(run_dir / "metrics.jsonl", "a") as metrics:  # as if it had been killed a little later
         metrics.write('{"step": 54, "loss": 1.0}\n{"step": 6')
     assert not (run_dir / "results.json").exists()
-    monkeypatch.setattr(Trainer, "save_progress", save)
     resumed, results = train(cfg)
-    assert "going on after epoch 2" in (run_dir / "log.txt").read_text()
+    assert "resuming after epoch 2" in (run_dir / "log.txt").read_text()
     assert checkpoint_bytes(resumed) == checkpoint_bytes(whole)
     assert results["accuracy"] == expected["accuracy"]
-    assert not (run_dir / checkpoint.PROGRESS).exists()
+    assert not (run_dir / "progress.safetensors").exists()
     steps = [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert steps == [10, 20, 22, 32, 42, 44, 54, 64, 66]
 
 
 def test_an_unfinished_run_of_other_settings_is_not_continued(config):
-    killed_in("evaluate", config("output_dir", "run", "lr", 0.1))
+    killed_after(None, config("output_dir", "run", "lr", 0.1))
     before = Path("output/run/config.yaml").read_text()
     with pytest.raises(CheckpointError, match=r"lr 0.1, now 0.02.*Delete that file"):
-        Trainer(config("output_dir", "run")).run()
+        execute(Trainer(config("output_dir", "run")))
     assert Path("output/run/config.yaml").read_text() == before
 
 
 def test_two_processes_at_work_in_one_directory(config):
     """The second one is refused while the first one runs, and welcome afterwards."""
     cfg = config("num_epochs", 1)
-    with RunLog(Path(cfg.output_dir)), pytest.raises(ConfigError, match="another process is at work in output/"):
-        Trainer(cfg).run()
-    assert Trainer(cfg).run()["epochs"] == 1
+    with (
+        RunLog(RunDir(Path(cfg.output_dir))),
+        pytest.raises(ConfigError, match="another process is at work in output/"),
+    ):
+        execute(Trainer(cfg))
+    assert execute(Trainer(cfg))["epochs"] == 1
 
 
 def test_a_run_of_other_settings_is_not_replaced(config):
     run, _ = train(config("output_dir", "run"))
-    before = {path: path.read_bytes() for path in run.run_dir.iterdir() if path.name != "log.txt"}
+    before = {path: path.read_bytes() for path in run.run_dir.path.iterdir() if path.name != "log.txt"}
     for options, method in ((("seed", 5), "lift+"), (("lr", 0.1), "lift+"), ((), "lora"), ((), "zs")):
         with pytest.raises(CheckpointError, match="Delete that run to replace it, or choose another output_dir"):
             train(config("output_dir", "run", *options, method=method))
@@ -211,40 +194,41 @@ def test_a_run_of_other_settings_is_not_replaced(config):
 
 
 def test_zero_shot_does_not_destroy_an_unfinished_run(config):
-    killed_in("evaluate", config("output_dir", "run"))
+    killed_after(None, config("output_dir", "run"))
     with pytest.raises(CheckpointError, match="not finished"):
         train(config("output_dir", "run", method="zs"))
-    assert Path("output/run", checkpoint.PROGRESS).exists()
+    assert Path("output/run", "progress.safetensors").exists()
 
 
 def test_a_finished_run_stays_until_its_repetition_has_ended(config):
     """The same command given again, and killed: model and results of the first are still there, and it goes on."""
     run, results = train(config())
-    kept = (run.run_dir / "results.json").read_bytes(), checkpoint_bytes(run)
+    kept = (run.run_dir.path / "results.json").read_bytes(), checkpoint_bytes(run)
     train(config("test_only", "True"))
-    killed_in("train_epoch", config())
-    assert ((run.run_dir / "results.json").read_bytes(), checkpoint_bytes(run)) == kept
+    killed_after(0, config())
+    assert ((run.run_dir.path / "results.json").read_bytes(), checkpoint_bytes(run)) == kept
     _, tested = train(config("test_only", "True"))
     assert tested["per_class"] == results["per_class"]
     _, again = train(config())
     assert again["per_class"] == results["per_class"]
-    assert not (run.run_dir / "results_test.json").exists()  # of the first run
+    assert not (run.run_dir.path / "results_test.json").exists()  # of the first run
 
 
 def test_a_run_of_other_test_images_is_not_replaced(config, monkeypatch):
     train(config())
     whole = digits_lt.build("digits_lt", None)
-    fewer = dataclasses.replace(whole, test=ImageList(whole.test.images[:50], whole.test.labels[:50]))
+    fewer = dataclasses.replace(whole, test=whole.test.subset(slice(50)))
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: fewer)
     with pytest.raises(CheckpointError, match="other test images; test_only True tests that run on these"):
         train(config())
     assert train(config("test_only", "True"))[1]["accuracy"]
 
 
-def test_a_run_killed_while_testing_is_not_trained_again(config, monkeypatch):
-    killed_in("evaluate", config())
-    monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("it trains again"))
-    _, results = train(config())
+def test_a_run_killed_while_testing_is_not_trained_again(config):
+    killed_after(None, config())
+    before = Path(config().output_dir, "metrics.jsonl").read_text()
+    run, results = train(config())
+    assert run.run_dir.metrics.read_text() == before
     assert results["images_per_second"]["train"] == pytest.approx(2 * 342 / results["seconds"]["train"])
 
 
@@ -258,12 +242,12 @@ def test_a_small_model_computes_in_one_thread():
 
 def test_the_files_of_a_run(config):
     run, results = train(config())
-    files = {path.name for path in run.run_dir.iterdir()}
+    files = {path.name for path in run.run_dir.path.iterdir()}
     events = {name for name in files if name.startswith("events.out.tfevents")}
     assert len(events) == 1
     assert files - events == {"config.yaml", "log.txt", "metrics.jsonl", "checkpoint.safetensors", "results.json"}
-    assert json.loads((run.run_dir / "results.json").read_text()) == results
-    assert (run.run_dir / "config.yaml").read_text() == run.cfg.dump()
+    assert json.loads((run.run_dir.path / "results.json").read_text()) == results
+    assert (run.run_dir.path / "config.yaml").read_text() == run.cfg.dump()
     assert {
         "accuracy",
         "per_class",
@@ -290,7 +274,7 @@ def test_the_files_of_a_run(config):
 def test_the_log_holds_what_was_printed(config, capsys):
     run, _ = train(config())
     printed = capsys.readouterr().out
-    logged = (run.run_dir / "log.txt").read_text()
+    logged = (run.run_dir.path / "log.txt").read_text()
     for line in filter(None, printed.splitlines()):
         assert line in logged
 
@@ -299,7 +283,7 @@ def test_tensorboard_reads_the_curves(config):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run, _ = train(config("print_freq", 5))
-    events = EventAccumulator(str(run.run_dir)).Reload()
+    events = EventAccumulator(str(run.run_dir.path)).Reload()
     assert {"loss", "lr", "accuracy", "images_per_second"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("loss")] == [5, 10, 15, 20, 22, 27, 32, 37, 42, 44]
 
@@ -307,8 +291,8 @@ def test_tensorboard_reads_the_curves(config):
 def test_a_second_run_starts_anew(config):
     train(config())
     run, _ = train(config())
-    assert len((run.run_dir / "metrics.jsonl").read_text().splitlines()) == 6
-    assert len(list(run.run_dir.glob("events.out.tfevents*"))) == 1
+    assert len((run.run_dir.path / "metrics.jsonl").read_text().splitlines()) == 6
+    assert len(list(run.run_dir.path.glob("events.out.tfevents*"))) == 1
 
 
 # ---- testing ----
@@ -316,14 +300,16 @@ def test_a_second_run_starts_anew(config):
 
 def test_a_test_run_repeats_the_result_and_touches_nothing(config):
     run, results = train(config())
-    before = {path: path.read_bytes() for path in run.run_dir.iterdir()}
+    before = {path: path.read_bytes() for path in run.run_dir.path.iterdir()}
     tested, again = train(config("test_only", "True"))
     assert again["accuracy"] == results["accuracy"]
     assert again["per_class"] == results["per_class"]
     _, five = train(config("tte", "True", "test_only", "True"))
     _, on_train = train(config("test_train", "True"))
     assert all(path.read_bytes() == content for path, content in before.items())
-    assert {"results_test.json", "results_tte.json", "results_train.json"} <= {p.name for p in run.run_dir.iterdir()}
+    assert {"results_test.json", "results_tte.json", "results_train.json"} <= {
+        p.name for p in run.run_dir.path.iterdir()
+    }
     assert five["accuracy"] != results["accuracy"]
     assert [row["test"] for row in on_train["per_class"]] == [124, 80, 51, 33, 21, 14, 9, 5, 3, 2]
     assert on_train["data"]["split"] == "train"
@@ -331,15 +317,15 @@ def test_a_test_run_repeats_the_result_and_touches_nothing(config):
 
 def test_another_run_is_tested_by_its_folder(config):
     run, results = train(config("output_dir", "first", "seed", 3, "num_epochs", 1))
-    _, tested = train(config("model_dir", run.run_dir, "test_only", "True"))
+    _, tested = train(config("model_dir", run.run_dir.path, "test_only", "True"))
     assert tested["accuracy"] == results["accuracy"]
     assert (tested["seed"], tested["epochs"], tested["settings"]) == (3, 1, results["settings"])
-    assert (run.run_dir / "results_test.json").exists()
+    assert (run.run_dir.path / "results_test.json").exists()
 
 
 def test_the_wrong_checkpoint_is_refused(config):
     run, _ = train(config())
-    options = ("model_dir", run.run_dir, "test_only", "True")
+    options = ("model_dir", run.run_dir.path, "test_only", "True")
     with pytest.raises(CheckpointError, match="it lacks tower.blocks.0.attn.qkv.q.down.weight"):
         train(config(*options, method="lora"))
     with pytest.raises(CheckpointError, match=r"tower.blocks.0.side.down.bias \[2\] where \[4\]"):
@@ -350,7 +336,7 @@ def test_the_wrong_checkpoint_is_refused(config):
 
 def test_other_classes_of_the_same_number_are_refused(config, monkeypatch):
     run, _ = train(config())
-    monkeypatch.setattr("datasets.digits_lt.CLASSNAMES", list("0123456789"))
+    monkeypatch.setattr("datasets.sets.digits_lt.CLASSNAMES", list("0123456789"))
     with pytest.raises(CheckpointError, match="classes"):
         train(config("test_only", "True"))
 
@@ -368,12 +354,12 @@ def test_other_weights_of_the_same_shape_are_refused(config, random_clip, tmp_pa
 def test_zero_shot_equals_clip_by_hand(config):
     run, results = train(config(method="zs"))
     assert results["params"]["trained"] == results["epochs"] == 0
-    assert not (run.run_dir / checkpoint.CHECKPOINT).exists()
+    assert not (run.run_dir.path / "checkpoint.safetensors").exists()
 
     clip, _ = load_backbone("clip_vit", run.cfg.weights)
     from torchvision.transforms.functional import InterpolationMode, center_crop, normalize, resize
 
-    images = torch.from_numpy(run.data.test.images).permute(0, 3, 1, 2)
+    images = torch.from_numpy(run.data.test.images.pixels).permute(0, 3, 1, 2)
     images = center_crop(resize(images, 36, InterpolationMode.BICUBIC, antialias=True), 32).float() / 255
     images = normalize(images, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
     from open_clip import tokenize
@@ -390,22 +376,22 @@ def test_five_crops_average_the_logits(config):
     run, _ = train(config("num_epochs", 1))
     tested = Trainer(config("num_epochs", 1, "tte", "True", "test_only", "True"))
     shapes = []
-    features = trainer.Classifier.features
+    features = trainer.Model.features
 
     def spy(self, images):
         shapes.append(tuple(images.shape))
         return features(self, images)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Classifier, "features", spy)
-        tested.run()
+        patch.setattr(trainer.Model, "features", spy)
+        execute(tested)
     assert sum(shape[0] for shape in shapes) == 5 * 500
 
 
 def test_starting_from_mean_features(config):
     run, results = train(config("classifier_init", "class_mean", "num_epochs", 1, "lr", 0))
     clip, _ = load_backbone("clip_vit", run.cfg.weights)
-    images = torch.from_numpy(run.data.train.images).permute(0, 3, 1, 2)
+    images = torch.from_numpy(run.data.train.images.pixels).permute(0, 3, 1, 2)
     crops = torch.nn.functional.interpolate(images, 32, mode="bicubic", antialias=True)
     mean, std = (torch.tensor(constant).view(3, 1, 1) for constant in (clip.mean, clip.std))
     with torch.no_grad():

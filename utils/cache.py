@@ -18,8 +18,8 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -49,16 +49,14 @@ class FeatureCache:
         self,
         model: nn.Module,
         batches: Iterable[tuple[Tensor, Tensor]],
-        images: list[str] | np.ndarray,
+        images: Any,
         steps: list[list[tuple[int, int]]],
         crops: object,
-        exif_orientation: bool = False,
     ) -> Iterator[Tensor]:
         """The model's features [K, b, D] of each of `batches`: crops [b, K, 3, R, R] and labels.
 
-        images: the list that they come from; steps: the samples (epoch, index) of each batch; crops: what cuts them,
-        its repr says how; exif_orientation: whether files are turned as their EXIF says. The batches are not touched
-        where the cache holds their features.
+        images: has digest(indices) and exif_orientation; steps: the samples (epoch, index) of each batch; crops: what
+        cuts them, its repr says how. The batches are not touched where the cache holds their features.
         """
         self.hit = False
         computed = (torch.stack([model.features(part) for part in parts.unbind(1)]) for parts, _ in batches)
@@ -71,8 +69,8 @@ class FeatureCache:
             "precisions": sorted({str(parameter.dtype) for parameter in model.tower.parameters()}),
             "mean, std": [model.mean.tolist(), model.std.tolist()],
             "crops": repr(crops),
-            "images": _digest_of_images(images, indices),
-            "exif_orientation": exif_orientation,
+            "images": images.digest(indices),
+            "exif_orientation": images.exif_orientation,
             "batch": len(steps[0]),
             "shape": shape,
             "environment": runtime.environment(device, self.world),
@@ -163,22 +161,6 @@ def _prune(place: Path) -> None:
 
 def _digest(features: Tensor) -> str:
     return hashlib.sha256(memoryview(features.numpy()).cast("B")).hexdigest()
-
-
-def _digest_of_images(images: list[str] | np.ndarray, indices: list[int]) -> str:
-    """Of pixels in memory themselves; of files their paths, sizes and times of change."""
-    if isinstance(images, np.ndarray):
-        return hashlib.sha256(np.ascontiguousarray(images[indices]).tobytes()).hexdigest()
-    digest = hashlib.sha256()
-    for index in indices:
-        path = os.path.abspath(images[index])
-        try:
-            state = os.stat(path)
-            about = f"{state.st_size} {state.st_mtime_ns}"
-        except OSError:  # whoever reads it will say so
-            about = "missing"
-        digest.update(os.fsencode(f"{path}\0{about}\0"))
-    return digest.hexdigest()
 
 
 @functools.cache

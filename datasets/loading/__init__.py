@@ -1,1 +1,1 @@
-"""From image lists to batches on the device: decoding, crops, order, workers."""
+"""From image files to batches on the device: decoding, crops, the order of samples, the loader and its workers."""

@@ -1,4 +1,4 @@
-"""Crops. Where a training crop lies is a pure function of (seed, epoch, index of the sample), and of nothing else.
+"""Crops. The box of a training crop is a pure function of (seed, epoch, index of the sample), and of nothing else.
 
 Images are uint8 tensors [3, H, W] and stay so; torch's antialiased resize works on them directly.
 """
@@ -6,6 +6,7 @@ Images are uint8 tensors [3, H, W] and stay so; torch's antialiased resize works
 import collections
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -23,11 +24,11 @@ MDA_SCHEDULES = {
     "min": lambda t: 0.0,
     "max": lambda t: 1.0,
 }
-TTE_EXPAND = 24  # pixels, meant for a resolution of 224
+TTE_EXPAND = 24  # pixels, chosen for a resolution of 224
 SMALLEST_AREA = 0.08  # of a training crop, as a share of the image
 REDUCTIONS = (8, 4, 2)  # that a JPEG can be decoded with
-LONG = 4  # times as long as wide: of such a test image only the crops are resized
-FIRST_DRAW = 10**6  # the epoch that a test's first draw is drawn as; no training has as many
+LONG = 4  # aspect ratio from which only the crops of a test image are resized, not the whole image
+FIRST_DRAW = 10**6  # the epoch that seeds a test's first draw; no training has as many
 RATIOS = (3 / 4, 4 / 3)  # width / height of a standard training crop
 
 
@@ -45,33 +46,38 @@ class TrainCrop:
 
     def __call__(self, image: Tensor, epoch: int, index: int) -> Tensor:
         """[3, H, W] -> [3, resolution, resolution], both uint8."""
-        box, mirrored = self.draw(*image.shape[1:], epoch, index)
+        height, width = image.shape[1:]
+        box, mirrored = self.draw(height, width, epoch, index)
         image = resize(crop(image, box), self.resolution, self.resolution, self.interpolation)
         return image.flip(2) if mirrored else image
 
-    def of_batch(self, images: Tensor, samples: list[Sample]) -> Tensor:
-        """[n, 3, H, W] -> [n, 3, resolution, resolution], both uint8: as each by itself, resized together by size."""
-        drawn = [self.draw(*images.shape[2:], *sample) for sample in samples]
+    def of_batch(self, images: Tensor, samples: Sequence[Sample]) -> Tensor:
+        """[n, 3, H, W] -> [n, 3, resolution, resolution], both uint8.
+
+        Equal to the crops of single images; boxes of one size are resized together.
+        """
+        height, width = images.shape[2:]
+        drawn = [self.draw(height, width, *sample) for sample in samples]
         rows_of_size = collections.defaultdict(list)
-        for row, ((_, _, height, width), _) in enumerate(drawn):
-            rows_of_size[height, width].append(row)
+        for row, (box, _) in enumerate(drawn):
+            rows_of_size[box[2:]].append(row)
         crops = [images[0]] * len(images)
         for rows in rows_of_size.values():
-            parts = [crop(images[row], drawn[row][0]) for row in rows]
-            parts = torch.stack(parts) if len(parts) > 1 else parts[0][None]
+            cut = [crop(images[row], drawn[row][0]) for row in rows]
+            parts = torch.stack(cut) if len(cut) > 1 else cut[0][None]
             resized = resize(parts, self.resolution, self.resolution, self.interpolation).unbind()
             for row, image in zip(rows, resized, strict=True):
                 crops[row] = image.flip(2) if drawn[row][1] else image
         return torch.stack(crops)
 
     def reduction(self, height: int, width: int, epoch: int, index: int) -> int:
-        """By how much this sample's image may be decoded smaller."""
+        """The factor by which this sample's image may be decoded smaller."""
         (_, _, *sides), _ = self.draw(height, width, epoch, index)
         return largest_reduction(min(sides), self.resolution, self.reducing_gap)
 
     def draw(self, height: int, width: int, epoch: int, index: int) -> tuple[Box, bool]:
-        """Where the crop of this sample lies in its image, and whether it is mirrored."""
-        rng = np.random.default_rng((self.seed, epoch, 1 + index))  # 0 is the order's
+        """The box of the crop of this sample, and whether it is mirrored."""
+        rng = np.random.default_rng((self.seed, epoch, 1 + index))  # 0 seeds the order of the epoch
         if self.mda:
             return square_box(height, width, smallest_area(self.mda_func, epoch, self.num_epochs), rng), False
         return random_resized_box(height, width, rng), bool(rng.random() < 0.5)
@@ -93,8 +99,8 @@ class TestCrops:
         """[3, H, W] -> [count, 3, resolution, resolution], both uint8."""
         return self.of_batch(image[None])[0]
 
-    def of_batch(self, images: Tensor, samples: list[Sample] | None = None) -> Tensor:
-        """[n, 3, H, W] -> [n, count, 3, resolution, resolution], both uint8. Test crops ask for no samples."""
+    def of_batch(self, images: Tensor, samples: Sequence[Sample] | None = None) -> Tensor:
+        """[n, 3, H, W] -> [n, count, 3, resolution, resolution], both uint8; equal for all samples."""
         size, short = self.resolution + self.expand, min(images.shape[2:])
         height, width = (int(size * side / short) for side in images.shape[2:])
         boxes = self.boxes(height, width)
@@ -109,24 +115,24 @@ class TestCrops:
         return torch.stack([*crops[:5], *(part.flip(-1) for part in crops[5:])], dim=1)
 
     def reduction(self, height: int, width: int, epoch: int = 0, index: int = 0) -> int:
-        """By how much an image may be decoded smaller."""
+        """The factor by which an image may be decoded smaller."""
         return largest_reduction(min(height, width), self.resolution + self.expand, self.reducing_gap)
 
     def boxes(self, height: int, width: int) -> list[Box]:
-        """Where the crops lie in the resized image; those after the fifth are then mirrored."""
+        """The boxes of the crops in the resized image; those after the fifth are then mirrored."""
         side = self.resolution
         bottom, right = height - side, width - side
-        places = [(round(bottom / 2), round(right / 2))]
+        corners = [(round(bottom / 2), round(right / 2))]  # top left corners, that of the centre crop last
         if self.count > 1:
-            places = [(0, 0), (0, right), (bottom, 0), (bottom, right), *places]
+            corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), *corners]
         if self.count > 5:
-            places += [(top, right - left) for top, left in places]
-        return [(top, left, side, side) for top, left in places]
+            corners += [(top, right - left) for top, left in corners]
+        return [(top, left, side, side) for top, left in corners]
 
 
 @dataclasses.dataclass(frozen=True)
 class TestDraws:
-    """Draws of a standard training crop and flip, for testing: the same ones in every test with the crop's seed."""
+    """Random training crops and flips for testing: the same ones in every test with the crop's seed."""
 
     __test__ = False  # not a test of pytest's
 
@@ -142,23 +148,23 @@ class TestDraws:
         """[3, H, W] -> [count, 3, resolution, resolution], both uint8."""
         return torch.stack([self.crop(image, FIRST_DRAW + draw, index) for draw in range(self.count)])
 
-    def of_batch(self, images: Tensor, samples: list[Sample]) -> Tensor:
+    def of_batch(self, images: Tensor, samples: Sequence[Sample]) -> Tensor:
         """[n, 3, H, W] -> [n, count, 3, resolution, resolution], both uint8."""
         draws = ([(FIRST_DRAW + draw, index) for _, index in samples] for draw in range(self.count))
         return torch.stack([self.crop.of_batch(images, of_draw) for of_draw in draws], dim=1)
 
     def reduction(self, height: int, width: int, epoch: int = 0, index: int = 0) -> int:
-        """By how much an image may be decoded smaller, so that all draws are large enough."""
+        """The factor by which an image may be decoded smaller, so that all draws are large enough."""
         return min(self.crop.reduction(height, width, FIRST_DRAW + draw, index) for draw in range(self.count))
 
 
 AnyTestCrops = TestCrops | TestDraws
+Crop = TrainCrop | AnyTestCrops
 
 
 def build_train_crop(cfg, resolution: int) -> TrainCrop:
     """The training crop that `cfg` describes."""
-    mda = cfg.mda, cfg.mda_func
-    return TrainCrop(resolution, cfg.seed, cfg.num_epochs, *mda, cfg.reducing_gap, cfg.interpolation)
+    return TrainCrop(resolution, cfg.seed, cfg.num_epochs, cfg.mda, cfg.mda_func, cfg.reducing_gap, cfg.interpolation)
 
 
 def build_test_crops(cfg, resolution: int) -> AnyTestCrops:
@@ -166,18 +172,18 @@ def build_test_crops(cfg, resolution: int) -> AnyTestCrops:
     if cfg.tte and cfg.tte_draws:
         standard = dataclasses.replace(build_train_crop(cfg, resolution), mda=False)
         return TestDraws(standard, cfg.tte_draws)
-    automatic = TTE_EXPAND if cfg.tte else resolution // 7
-    expand = automatic if cfg.expand is None else cfg.expand
+    default_expand = TTE_EXPAND if cfg.tte else resolution // 7
+    expand = default_expand if cfg.expand is None else cfg.expand
     return TestCrops(resolution, expand, cfg.tte_crops if cfg.tte else 1, cfg.reducing_gap, cfg.interpolation)
 
 
 def centre_crop(crops: AnyTestCrops) -> TestCrops:
-    """Short side to the resolution, centre crop, otherwise as `crops`: for features that a head starts from."""
+    """A centre crop after a resize of the short side to the resolution; otherwise as `crops`."""
     return TestCrops(crops.resolution, 0, 1, crops.reducing_gap, crops.interpolation)
 
 
 def largest_reduction(side: int, needed: int, gap: float | None) -> int:
-    """8, 4, 2 or 1: so much smaller may `side` pixels be decoded that `gap` times `needed` are left."""
+    """The largest of 8, 4, 2 and 1 that leaves `gap` times `needed` of `side` pixels."""
     return next((by for by in REDUCTIONS if gap and side // by >= gap * needed), 1)
 
 
@@ -188,7 +194,7 @@ def smallest_area(mda_func: str, epoch: int, num_epochs: int) -> float:
 
 
 def square_box(height: int, width: int, smallest: float, rng: np.random.Generator) -> Box:
-    """A square, its area uniform between `smallest` and 1 of the image's as far as a square fits, its place uniform."""
+    """A square at a uniform position. Its area is uniform between `smallest` and 1 of the image's, if a square fits."""
     largest = min(height, width) ** 2 / (height * width)
     area = rng.uniform(min(smallest, largest), min(1.0, largest)) * height * width
     side = min(max(round(math.sqrt(area)), 1), height, width)
@@ -210,7 +216,7 @@ def random_resized_box(height: int, width: int, rng: np.random.Generator) -> Box
 
 
 def crop(image: Tensor, box: Box) -> Tensor:
-    """The part [..., height, width] of an image (a view)."""
+    """The box [..., height, width] of an image (a view)."""
     top, left, height, width = box
     return image[..., top : top + height, left : left + width]
 
@@ -218,8 +224,8 @@ def crop(image: Tensor, box: Box) -> Tensor:
 def resize(image: Tensor, height: int, width: int, interpolation: str = "bicubic") -> Tensor:
     """Antialiased, bicubic or bilinear: uint8 [..., 3, H, W] -> [..., 3, height, width], within a grey level of Pillow.
 
-    Where it enlarges, about five values in a million are two levels away: torch's weights have 16 bits. Pillow's own
-    resize would take four times as long there, and a detour by float32 as well.
+    When enlarging, about five values in a million differ by two levels: torch's weights have 16 bits. Pillow's own
+    resize, or one in float32, would take four times as long.
     """
     if image.shape[-2:] == (height, width):
         return image
@@ -229,9 +235,9 @@ def resize(image: Tensor, height: int, width: int, interpolation: str = "bicubic
 
 
 def part_of_resized(image: Tensor, height: int, width: int, box: Box, interpolation: str = "bicubic") -> Tensor:
-    """crop(resize(...), box), within one grey level, without the time and memory of all the rest.
+    """crop(resize(...), box), within one grey level, without resizing the rest of the image.
 
-    Pillow places its filter between pixels, as this needs; what lies beyond the reach of the filter is cut off first.
+    Pillow accepts boxes between pixels, as needed here. Pixels beyond the reach of the filter are cut off first.
     """
     spans, cut = [], []  # of rows, then of columns
     for start, length, size, resized in zip(box[:2], box[2:], image.shape[1:], (height, width), strict=True):

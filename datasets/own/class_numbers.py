@@ -18,9 +18,10 @@ _QUANTITY = re.compile(r"[-+]?\d[\d.,]*%?")
 
 
 def numbers_of(texts: Sequence[str], with_words: bool = False) -> list[int] | None:
-    """The whole numbers that these texts are (`2`, `002`, `2.0`; with_words: `class 2`), if all are."""
+    """The texts as whole numbers (`2`, `002`, `2.0`; with_words: `class 2`), None if one is not."""
     matches = [re.fullmatch(_WORDED if with_words else _NUMBER, text, re.I) for text in texts]
-    return [int(match["number"]) for match in matches] if all(matches) else None
+    numbers = [int(match["number"]) for match in matches if match]
+    return numbers if len(numbers) == len(texts) else None
 
 
 def are_quantities(texts: Sequence[str]) -> bool:
@@ -43,12 +44,12 @@ def split_numbers(texts: Sequence[str], used: frozenset[str]) -> list[tuple[int,
     """(number, name) of texts that all begin, or all end, with a number of their own, beside a name of their own.
 
     The numbers are 0..n-1 or 1..n, or include those that the data use. Those before a sign such as `:` may have gaps
-    and equal names, which are errors to be reported; other numbers are part of the names (None). `1. cat`, `2. dog` is
-    how a person counts: these are numbers 0 and 1 where the data use a 0.
+    and equal names, which are errors to be reported; other numbers are part of the names (None). Lists numbered
+    `1. cat`, `2. dog` count from 1: these are numbers 0 and 1 if the data use a 0.
     """
     for pattern in (_FRONT, _BACK):
-        matches = [pattern.fullmatch(text) for text in texts]
-        if len(matches) < 2 or not all(matches):
+        matches = [match for text in texts if (match := pattern.fullmatch(text))]
+        if len(matches) < max(2, len(texts)):
             continue
         numbers = [int(match["number"]) for match in matches]
         signs = [match["sign"] for match in matches]

@@ -1,23 +1,22 @@
-"""From what folders and lists call their classes to labels 0..C-1, and to the names that CLIP reads."""
+"""From the class names of folders and lists to labels 0..C-1, and to the names in CLIP's prompts."""
 
-import collections
 import difflib
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from datasets.own.class_numbers import cover
-from datasets.own.lists import Listed
+from datasets.own.codes import are_codes
+from datasets.own.lists import LabeledPaths
 from datasets.own.name_files import read_classnames
 from utils.errors import DataError
 
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
 
 
-def label_classes(splits: list[Listed], file: str | None) -> tuple[list[str], list[np.ndarray], tuple[str, ...]]:
-    """Class names in the order of the labels, labels int64 of each split (training first), and what is to be told.
+def label_classes(splits: list[LabeledPaths], file: str | None) -> tuple[list[str], list[np.ndarray], tuple[str, ...]]:
+    """Class names in the order of the labels, labels int64 [n] of each split (training first), and notes for the user.
 
     file: of class names. Labels follow it; without one, the numbers in the lists, else the sorted names of the training
     classes. Raises DataError.
@@ -36,21 +35,31 @@ def label_classes(splits: list[Listed], file: str | None) -> tuple[list[str], li
     else:
         names = sorted(set(splits[0].classes))
         label_of = {name: label for label, name in enumerate(names)}
-    for name in _in_order(splits):
+    for name in _classes_in_order(splits):
         if name not in label_of:
+            position = used[name].position_of_class(name)
             raise DataError(
-                f"{used[name].where_class(name)} tests class '{name}', which has no training pictures"
-                f"{_near(name, label_of)}; add some or remove it, or name all classes in a classnames file"
+                f"{position} tests class '{name}', which has no training pictures"
+                f"{_near(name, label_of)}; add some or remove it, or name all classes in a classnames file",
+                kind="untrained_class",
+                path=position.path,
+                line=position.line,
             )
     if not numbers or file is not None:
         notes += _codes_note(names, file)
     if len(names) < 2:
-        raise DataError(f"{splits[0].where(0)}: there is 1 class only, '{names[0]}'; at least two are needed")
+        position = splits[0].position(0)
+        raise DataError(
+            f"{position}: there is 1 class only, '{names[0]}'; at least two are needed",
+            kind="one_class",
+            path=position.path,
+            line=position.line,
+        )
     return names, [np.array([label_of[name] for name in split.classes], np.int64) for split in splits], notes
 
 
 def _mapping_note(names: list[str], label_of: dict[str, int], used: Iterable[str], file: str) -> tuple[str, ...]:
-    """What the first and the last label of the data are called, so that a file shifted by a line is noticed."""
+    """The names of the first and the last label of the data, so that a file shifted by a line is noticed."""
     labels = sorted((name for name in used if name.isdecimal() and name in label_of), key=int)
     if not labels or not all(name.isdecimal() for name in used):
         return ()
@@ -59,62 +68,8 @@ def _mapping_note(names: list[str], label_of: dict[str, int], used: Iterable[str
     return (f"{file}: label {int(first)} is '{names[label_of[first]]}'{others}",)
 
 
-# ---- names that are codes ----
-
-# names by themselves: numbers, ids of ImageNet, Wikidata and Freebase, hashes and UUIDs, article numbers
-CODE = re.compile(
-    r"[-+]?\d+(\.0+)?|n\d{8}|Q\d{3,}|/?m[./_]0\w+|(?=.*\d)[0-9a-f]{8,}(-[0-9a-f]{4,})*"
-    r"|(?=.*[A-Z])(?=(.*\d){3})[A-Z0-9]{8,}"
-)
-SERIAL = re.compile(r"(.*?)([ _.:-]?)(\d+)")
-ABBREVIATION = re.compile(r"[^\W\d_]{1,5}")
-YEARS = range(1500, 2101)
-GENERIC = (
-    "class",
-    "classes",
-    "cls",
-    "category",
-    "cat",
-    "label",
-    "id",
-    "type",
-    "kind",
-    "group",
-    "item",
-    "object",
-    "obj",
-)
-GENERIC += ("folder", "dir", "species", "sp", "subject", "person", "product", "article", "defect", "sample", "cluster")
-
-
-def are_codes(names: Sequence[str]) -> list[bool]:
-    """Which names are plainly codes, that tell nobody what is in the pictures.
-
-    By themselves, or as one series: the same beginning and a number, where the beginning is a word such as `class`, the
-    numbers have leading zeros, or most names are of the series and either count from 0 or 1 (c0, c1, c2) or have a
-    short beginning with a separator (tax_9606). A4, boeing 747 and A320 are names; so are numbers that are all years.
-    """
-    codes = [CODE.fullmatch(name) is not None for name in names]
-    numbers = [int(name) for name in names if name.isdecimal()]
-    if len(numbers) == len(names) and all(number in YEARS for number in numbers):
-        return [False] * len(names)
-    series: dict[str, list[tuple[int, re.Match]]] = collections.defaultdict(list)  # beginning -> places, parts
-    for place, name in enumerate(names):
-        if match := SERIAL.fullmatch(name):
-            series[match[1].casefold()].append((place, match))
-    for beginning, members in series.items():
-        digits = [match[3] for _, match in members]
-        padded = any(text[0] == "0" and len(text) > 1 for text in digits) and len(set(map(len, digits))) == 1
-        separated = ABBREVIATION.fullmatch(beginning) and all(match[2] in ("_", ".", ":") for _, match in members)
-        of_most = 2 * len(members) > len(names) and (separated or cover([int(text) for text in digits]))
-        if len(members) > 1 and (padded or beginning in GENERIC or of_most):
-            for place, _ in members:
-                codes[place] = True
-    return codes
-
-
 def _codes_note(names: list[str], file: str | None) -> tuple[str, ...]:
-    """A note if most classes are called by codes."""
+    """A note if most class names are codes."""
     codes = [name for name, code in zip(names, are_codes(names), strict=True) if code]
     if 2 * len(codes) <= len(names):
         return ()
@@ -126,58 +81,71 @@ def _codes_note(names: list[str], file: str | None) -> tuple[str, ...]:
 # ---- labels ----
 
 
-def _in_order(splits: list[Listed]) -> Iterable[str]:
-    """What the classes are called, in the order of the images."""
+def _classes_in_order(splits: list[LabeledPaths]) -> Iterable[str]:
+    """The classes, in the order of the images."""
     return dict.fromkeys(itertools.chain(*(split.classes for split in splits)))
 
 
-def _are_numbers(splits: list[Listed]) -> bool:
+def _are_numbers(splits: list[LabeledPaths]) -> bool:
     """True if the lists label by whole numbers, False if by names. Raises a DataError for a mixture."""
-    if any(split.named for split in splits):
+    if any(split.are_names for split in splits):
         return False
-    texts = list(_in_order(splits))
+    texts = list(_classes_in_order(splits))
     wrong = next((text for text in texts if not text.isdecimal()), None)
     if wrong is not None and any(NUMBER.fullmatch(text) for text in texts):
         split = next(split for split in splits if wrong in split.classes)
+        position = split.position_of_class(wrong)
         raise DataError(
-            f"{split.where_class(wrong)}: the label '{wrong}' is not a whole number from 0, though "
-            f"{'others are numbers' if not NUMBER.fullmatch(wrong) else 'it is a number'}; use whole numbers alone or "
-            "names alone (call the column classname if the names are numbers)"
+            f"{position}: the label '{wrong}' is not a whole number from 0, though "
+            f"{'others are numbers' if not NUMBER.fullmatch(wrong) else 'it is a number'}; use only whole numbers or "
+            "only names (call the column classname if the names are numbers)",
+            kind="mixed_labels",
+            path=position.path,
+            line=position.line,
         )
     return wrong is None
 
 
-def _count_labels(train: Listed) -> int:
-    """C of the labels 0..C-1 of a list. Raises a DataError that names the first that is missing."""
+def _count_labels(train: LabeledPaths) -> int:
+    """C of the labels 0..C-1 of a list. Raises a DataError with the first that is missing."""
     labels = {int(text) for text in set(train.classes)}
     missing = next(label for label in itertools.count() if label not in labels)
     if missing < len(labels):
+        path = train.position(0).path
         raise DataError(
-            f"{train.where(0).partition(', line')[0]}: no training image has label {missing}, though labels run from "
+            f"{path}: no training image has label {missing}, though labels run from "
             f"{min(labels)} to {max(labels)}; number them 0 to {len(labels) - 1} without gaps, or name all classes in "
-            "a classnames file"
+            "a classnames file",
+            kind="label_gap",
+            path=path,
         )
     return len(labels)
 
 
 def _labels_by_file(
-    entries: list[tuple[str, str]], used: dict[str, Listed], file: str, numbers: bool
+    entries: list[tuple[str, str]], used: Mapping[str, LabeledPaths], file: str, numbers: bool
 ) -> dict[str, int]:
-    """The label of every class that is used: the place of its name in the file, or the number that it is called by."""
+    """The label of every class that is used: the index of its name in the file, or its number if it has one."""
     label_of = {name: label for label, (name, _) in enumerate(entries)}
     if not used.keys() <= label_of.keys() and all(name.isdecimal() for name in used):
         numbers, label_of = True, {name: int(name) for name in used if int(name) < len(entries)}
     unknown = min(used.keys() - label_of.keys(), default=None)
     if unknown is not None:
-        problem = f"has {len(entries)} classes, 0 to {len(entries) - 1}" if numbers else "does not name it"
+        position = used[unknown].position_of_class(unknown)
+        problem = f"has {len(entries)} classes, 0 to {len(entries) - 1}" if numbers else "does not contain it"
         raise DataError(
-            f"{used[unknown].where_class(unknown)}: class '{unknown}' is used, but {file} {problem}"
-            f"{'' if numbers else _near(unknown, label_of)}; add it there, or correct it here"
+            f"{position}: class '{unknown}' is used, but {file} {problem}"
+            f"{'' if numbers else _near(unknown, label_of)}; add it there, or correct it here",
+            kind="unnamed_class",
+            path=position.path,
+            line=position.line,
+            key="classnames",
         )
     return label_of
 
 
 def _near(name: str, known: Iterable[str]) -> str:
+    """A suggestion if a known name is nearly this one."""
     folded = {text.casefold(): text for text in known}
     near = difflib.get_close_matches(name.casefold(), folded, 1, cutoff=0.8)
     return f" (did you mean '{folded[near[0]]}'?)" if near else ""

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -10,19 +11,19 @@ from datasets.own.class_numbers import numbers_of
 from utils.errors import DataError
 
 DOCUMENTS = ("json", "yaml", "yml")  # suffixes
-KEYS = ("id2label", "idx_to_class", "names", "classnames", "class_names", "label_names", "classes", "categories")
-KEYS += ("labels", "label2id", "class_to_idx")  # of a larger mapping, in this order
-
-
+KEYS = (  # of a larger mapping, in this order
+    *("id2label", "idx_to_class", "names", "classnames", "class_names", "label_names", "classes", "categories"),
+    *("labels", "label2id", "class_to_idx"),
+)
 # YAML in a text file: `---`, or a block below a key, a list beside a key, a list of mappings
 YAML = re.compile(r"\A---\s|^\w+:[ \t]*\n(?:[ \t]*- |[ \t]+\S)|^\w+:[ \t]*\[|^- \w+:.*\n[ \t]+\w+:", re.MULTILINE)
 COMMENTS = re.compile(r"\A(?:[ \t]*(?:#.*)?\n)+")
 
 
 def is_document(text: str) -> bool:
-    """Whether a text file holds JSON or YAML, below any lines of comments.
+    """Whether a text file contains JSON or YAML, below any lines of comments.
 
-    JSON opens a bracket that its first line does not close, or is one line.
+    JSON is one line, or its first line does not close the bracket that it opens.
     """
     text = COMMENTS.sub("", text.strip())
     first = text.split("\n")[0].rstrip()
@@ -52,17 +53,28 @@ def read_document(file: str, text: str, suffix: str, forms: str) -> Any:
                 return content
         line = getattr(error, "lineno", None) or getattr(getattr(error, "problem_mark", None), "line", -1) + 1
         reason = getattr(error, "msg", None) or getattr(error, "problem", None) or str(error)
-        place = f", line {line}" if line else ""
-        raise DataError(f"{file}{place}: this is not {kind} ({reason}); expected {forms}") from error
+        raise DataError(
+            f"{file}{f', line {line}' if line else ''}: this is not {kind} ({reason}); expected {forms}",
+            kind="bad_document",
+            path=file,
+            line=line or None,
+        ) from error
 
 
-def _distinct(pairs: list[tuple[str, Any]], file: str) -> dict[str, Any]:
-    """A mapping of these pairs. Raises a DataError for a key that is there twice, which would be lost."""
+def _distinct(pairs: list[tuple[str, Any]], file: str, lines: Sequence[int] = ()) -> dict[str, Any]:
+    """A mapping of these pairs. Raises a DataError for a repeated key, whose first value would be lost."""
     seen = dict(pairs)
     if len(seen) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise DataError(f"{file}: '{twice}' stands there twice; give every class its own entry")
+        second = next(i for i, key in enumerate(keys) if key in keys[:i])
+        line = lines[second] if lines else None
+        position = f"{file}, line {line}" if line else file
+        raise DataError(
+            f"{position}: '{keys[second]}' is there twice; give every class its own entry",
+            kind="repeated_key",
+            path=file,
+            line=line,
+        )
     return seen
 
 
@@ -71,8 +83,10 @@ def _read_yaml(text: str, file: str) -> Any:
 
     class Loader(yaml.BaseLoader):
         def construct_mapping(self, node, deep=False):
-            parts = [[self.construct_object(part, deep=True) for part in pair] for pair in node.value]
-            return _distinct([tuple(pair) for pair in parts], file)
+            pairs = [
+                (self.construct_object(key, True), self.construct_object(value, True)) for key, value in node.value
+            ]
+            return _distinct(pairs, file, [key.start_mark.line + 1 for key, _ in node.value])
 
     try:
         return yaml.load(text, Loader)
@@ -122,5 +136,5 @@ def scalar(cell: Any) -> str | None:
 
 
 def shown(content: Any) -> str:
-    """Content as a message shows it: JSON of one line."""
+    """Content for a message: JSON of one line."""
     return json.dumps(content, ensure_ascii=False)[:100]

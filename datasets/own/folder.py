@@ -1,7 +1,7 @@
 """Your own pictures, in class folders or by lists. docs/data.md shows each layout with its command.
 
 ROOT/train/CLASS/* and ROOT/test/CLASS/* (or val)   the folders' names are the class names
-ROOT/CLASS/* with test_fraction                     the same; of each class some pictures are held out for testing
+ROOT/CLASS/* with test_fraction                     the same; some pictures of each class are held out for testing
 train_list with test_list or test_fraction          lists of path,label or path,classname; paths are taken from ROOT
 
 Pictures are turned as their EXIF says, as every viewer shows them.
@@ -14,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.base import DataSet, ImageList, long_tail_counts
+from datasets.base import DataSet
+from datasets.images import ImageList
+from datasets.long_tail import long_tail_counts
 from datasets.own.classnames import label_classes
-from datasets.own.lists import Listed, class_name, read_list, require_apart, shown
+from datasets.own.lists import LabeledPaths, Position, read_list, require_disjoint
 from datasets.own.splits import hold_out, thin
+from datasets.own.tables import class_name, shown
 from utils.errors import DataError
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
@@ -35,21 +38,26 @@ def build(
     imbalance: float | None = None,
     outside_root: bool = False,
 ) -> DataSet:
-    """The data set below `root`, by folders or by lists; utils/schema.py says what each key does. Raises DataError."""
+    """The data set below `root`, by folders or by lists; main.py --help explains each key. Raises DataError."""
+    # pictures with class names as the user wrote them, training first
     if train_list or test_list:
         root, splits = _by_lists(root, train_list, test_list, test_fraction, outside_root)
     elif root is None:
         raise DataError(
             "-d folder needs your pictures: add root FOLDER, with FOLDER/train/CLASS/ and FOLDER/test/CLASS/, "
-            "or train_list FILE"
+            "or train_list FILE",
+            kind="no_root",
+            key="root",
         )
     else:
         root, splits = str(Path(root)), _by_folders(Path(root), test_fraction)
+
+    # labels
     names, labels, notes = label_classes(splits, classnames)
-    train, *rest = (ImageList(split.paths, y, exif_orientation=True) for split, y in zip(splits, labels, strict=True))
-    test = rest[0] if rest else None
-    if test_fraction:
-        train, test = hold_out(train, test_fraction, root)
+    lists = [ImageList.of_paths(split.paths, y, exif_orientation=True) for split, y in zip(splits, labels, strict=True)]
+    train, test = hold_out(lists[0], test_fraction, root) if test_fraction else lists
+
+    # a long tail
     counts = np.bincount(train.labels, minlength=len(names))
     lacking = [
         ("no training images", counts == 0),
@@ -60,15 +68,17 @@ def build(
         wanted = np.array(long_tail_counts(int(counts.max()), len(names), 1 / imbalance)).clip(1)
         train = thin(train, wanted)
         lacking += [(f"fewer training images than imbalance {imbalance:g} asks for, so all stay", counts < wanted)]
-    notes = [*(note for split in splits for note in split.notes), *notes]
-    notes += [
-        f"{of.sum():,} of {len(names):,} classes: {what} ({_some(names, of)})" for what, of in lacking if of.any()
+    counted = [
+        f"{mask.sum():,} of {len(names):,} classes: {problem} ({_some(names, mask)})"
+        for problem, mask in lacking
+        if mask.any()
     ]
-    return DataSet(name, names, train, test, root, notes=tuple(notes))
+    notes = (*(note for split in splits for note in split.notes), *notes, *counted)
+    return DataSet(name, names, train, test, root, notes=notes)
 
 
 def _some(names: Sequence[str], mask: Iterable[bool]) -> str:
-    """The first names of those that `mask` picks."""
+    """The first of the names that `mask` picks."""
     picked = [repr(name) for name, pick in zip(names, mask, strict=True) if pick]
     return ", ".join(picked[:3]) + (f" and {len(picked) - 3:,} more" if len(picked) > 3 else "")
 
@@ -85,39 +95,57 @@ def _alike(names: list[str]) -> np.ndarray:
 
 def _by_lists(
     root: str | None, train_list: str | None, test_list: str | None, test_fraction: float | None, outside_root: bool
-) -> tuple[str | None, list[Listed]]:
-    """The folder of all images (None: they may lie anywhere), and the training list, then the test list if any."""
+) -> tuple[str | None, list[LabeledPaths]]:
+    """The folder of all images (None: they may be anywhere), and the training list, then the test list if any."""
     if train_list is None:
-        raise DataError("test_list needs a train_list beside it, for the classes and their training images; add one")
+        raise DataError(
+            "test_list needs a train_list beside it, for the classes and their training images; add one",
+            kind="no_train_list",
+            path=test_list,
+            key="test_list",
+        )
     if test_list is None and test_fraction is None:
         raise DataError(
-            "train_list needs test_list FILE, or test_fraction 0.2 to hold some images out; add one of them"
+            "train_list needs test_list FILE, or test_fraction 0.2 to hold some images out; add one of them",
+            kind="no_test_list",
+            path=train_list,
+            key="train_list",
         )
     if test_list is not None and test_fraction is not None:
         raise DataError(
-            "test_list says which images are tested, so test_fraction has nothing to do; leave one of them out"
+            "test_list contains the tested images, so test_fraction has no effect; leave one of them out",
+            kind="needless_test_fraction",
+            path=test_list,
+            key="test_fraction",
         )
     folders = {os.path.dirname(file) or "." for file in (train_list, test_list) if file}
     if root is None and len({os.path.abspath(folder) for folder in folders}) > 1:
         raise DataError(
-            f"train_list and test_list lie in two folders, {' and '.join(sorted(folders))}; add root FOLDER"
+            f"train_list and test_list are in two folders, {' and '.join(sorted(folders))}; add root FOLDER",
+            kind="two_folders",
+            key="root",
         )
     root = str(Path(root or min(folders)))
     if not os.path.isdir(root):
         state = "is a file" if os.path.exists(root) else "does not exist"
-        raise DataError(f"root {root} {state}; give the folder that the lists' paths start from")
+        raise DataError(
+            f"root {root} {state}; give the folder that the lists' paths start from",
+            kind="not_a_folder",
+            path=root,
+            key="root",
+        )
     if outside_root:
         root = os.path.abspath(root)
     splits = [read_list(file, root, outside_root) for file in (train_list, test_list) if file]
     if test_list:
-        require_apart(*splits)
+        require_disjoint(*splits)
     return (None if outside_root else root), splits
 
 
 # ---- folders ----
 
 
-def _by_folders(top: Path, test_fraction: float | None) -> list[Listed]:
+def _by_folders(top: Path, test_fraction: float | None) -> list[LabeledPaths]:
     """The pictures to train with, followed by those to test with unless they are to be held out."""
     if test_fraction is None:
         test = top / "val" if (top / "val").is_dir() and not (top / "test").is_dir() else top / "test"
@@ -127,19 +155,22 @@ def _by_folders(top: Path, test_fraction: float | None) -> list[Listed]:
     for entry in _entries(top):
         if entry.name.lower() in TEST_FOLDERS and _is_folder(entry):
             raise DataError(
-                f"{top} has {entry.name}/ to test with, so test_fraction has nothing to do; leave it out (that folder "
-                f"must be called test or val), or split the training pictures alone with root {top / 'train'}"
+                f"{top} has {entry.name}/ to test with, so test_fraction has no effect; leave it out (that folder "
+                f"must be called test or val), or split only the training pictures with root {top / 'train'}",
+                kind="needless_test_fraction",
+                path=entry.path,
+                key="test_fraction",
             )
     return [_classes(top / "train", top)]
 
 
-def _classes(split: Path, top: Path) -> Listed:
+def _classes(split: Path, top: Path) -> LabeledPaths:
     """The pictures of each class folder in `split`, sorted, with those in its subfolders."""
     if not split.is_dir():
-        raise DataError(_no_folder(split, top))
+        raise DataError(_no_folder(split, top), kind="no_split_folder", path=split, key="root")
     pictures: dict[str, list[str]] = {}
     folders: Counter[str] = Counter()  # of each class; more than one if their names are equal in NFC
-    others: Counter[str] = Counter()  # files that are passed over, by suffix
+    others: Counter[str] = Counter()  # files that are skipped, by suffix
     for entry in sorted(_entries(split), key=lambda entry: entry.name):
         if _is_folder(entry):
             name = class_name(entry.name, entry.path)
@@ -151,18 +182,21 @@ def _classes(split: Path, top: Path) -> Listed:
     if all(empty):
         raise DataError(
             f"{split} holds no pictures in class folders (found {_counted(others) or 'no files'}); expected "
-            f"{split}/CLASS/*.jpg (or png, webp, ...)"
+            f"{split}/CLASS/*.jpg (or png, webp, ...)",
+            kind="no_pictures",
+            path=split,
+            key="root",
         )
     twice = [number > 1 for number in folders.values()]
-    told = [
-        (others, f"passed over {_counted(others)}"),
+    conditional = [
+        (others, f"skipped {_counted(others)}"),
         (any(empty), f"no pictures in {sum(empty):,} folders ({_some([*pictures], empty)})"),
         (any(twice), f"folders whose names are two Unicode forms of one are one class ({_some([*folders], twice)})"),
     ]
     paths = [path for found in pictures.values() for path in found]
     classes = [name for name, found in pictures.items() for _ in found]
-    notes = tuple(f"{shown(str(split))}: {note}" for condition, note in told if condition)
-    return Listed(paths, classes, lambda i: f"{split}/{classes[i]}", notes=notes)
+    notes = tuple(f"{shown(str(split))}: {note}" for condition, note in conditional if condition)
+    return LabeledPaths(paths, classes, lambda i: Position(f"{split}/{classes[i]}"), notes=notes)
 
 
 def _find(folder: os.DirEntry, others: Counter[str], links: tuple[str, ...] = ()) -> Iterator[str]:
@@ -171,25 +205,33 @@ def _find(folder: os.DirEntry, others: Counter[str], links: tuple[str, ...] = ()
         links = (*links, os.path.realpath(os.path.dirname(folder.path)))
         target = os.path.join(os.path.realpath(folder.path), "")
         if any(os.path.join(link, "").startswith(target) for link in links):
-            raise DataError(f"{shown(folder.path)} is a link that leads back to {target}, in a circle; remove it")
+            raise DataError(
+                f"{shown(folder.path)} is a link that leads back to {target}, in a circle; remove it",
+                kind="circular_link",
+                path=folder.path,
+            )
     for entry in _entries(folder.path):
         suffix = _suffix(entry)
         if _is_folder(entry):
             yield from _find(entry, others, links)
-        elif suffix in EXTENSIONS and (entry.is_file() or entry.is_symlink()):  # no pipe; the loader tells a lost link
+        elif suffix in EXTENSIONS and (
+            entry.is_file() or entry.is_symlink()
+        ):  # no pipe; broken links are reported later
             yield entry.path
         else:
             others[suffix] += 1
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry]:
-    """What a folder holds, but for hidden files. Raises DataError."""
+    """The entries of a folder, without hidden files. Raises DataError."""
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(
-            f"{shown(str(folder))} cannot be read ({error.strerror}); make it readable (chmod u+rx) or remove it"
+            f"{shown(str(folder))} cannot be read ({error.strerror}); make it readable (chmod u+rx) or remove it",
+            kind="unreadable_folder",
+            path=folder,
         ) from error
 
 
@@ -197,7 +239,11 @@ def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        raise DataError(f"{shown(entry.path)} cannot be followed ({error.strerror}); remove it") from error
+        raise DataError(
+            f"{shown(entry.path)} cannot be followed ({error.strerror}); remove it",
+            kind="circular_link",
+            path=entry.path,
+        ) from error
 
 
 def _suffix(entry: os.DirEntry) -> str:
@@ -205,14 +251,14 @@ def _suffix(entry: os.DirEntry) -> str:
 
 
 def _counted(files: Counter[str]) -> str:
-    """How many files there are, of the most frequent kinds by name."""
+    """The number of files of each of the most frequent kinds."""
     named = files.most_common(4)
     others = files.total() - sum(number for _, number in named)
     return ", ".join(f"{number:,} {kind}" for kind, number in named) + (f" and {others:,} others" if others else "")
 
 
 def _no_folder(split: Path, top: Path) -> str:
-    """Says that the folder of a split is missing, and what might be meant."""
+    """The message for a missing folder of a split, with what might be meant."""
     if not top.is_dir():
         return f"{split} is not a folder (root itself {'is a file' if top.exists() else 'does not exist'}); {_NEEDED}"
     found = sorted(entry.name for entry in _entries(top))

@@ -1,4 +1,4 @@
-"""A file of class names, in whatever form it comes: lines, a table, JSON or YAML.
+"""Files of class names: lines, a table, JSON or YAML.
 
     cat                     lines: a name each, commas and all
     cat,tabby cat           .csv and .tsv: name,prompt name
@@ -8,10 +8,10 @@
     0: cat                  numbers of the classes, in any of these: a column, a prefix or a suffix
     n02123045 tabby, cat    lines that begin with the names that the data use, or with ImageNet's ids
 
-Every form becomes entries of one or two texts, and three rules read them, compared with the class names that the data
-use. (1) Texts that the data use are names, as they are. (2) Distinct whole numbers from 0 or 1 without gaps, beside
-distinct names, number the classes. (3) All others are names in the order of the labels. A file that allows two readings
-which give a class different labels is refused. Every error names the file and the line.
+Every form becomes entries of one or two texts. Three rules interpret them, given the class names that the data use.
+(1) Texts that the data use are names, as they are. (2) Distinct whole numbers from 0 or 1 without gaps, beside distinct
+names, number the classes. (3) All others are names in the order of the labels. A file with two readings that give a
+class different labels is refused. Every error has the file, and the line where there is one.
 """
 
 import re
@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 from datasets.own.class_numbers import are_quantities, cover, is_numbered, numbers_of, split_numbers
 from datasets.own.documents import DOCUMENTS, document_rows, is_document, read_document, scalar, shown
-from datasets.own.lists import LABELS, class_name, read_rows, read_text
+from datasets.own.lists import LABELS
+from datasets.own.tables import class_name, read_rows, read_text
 from utils.errors import DataError
 
 PROMPT_TITLES = ("prompt name", "prompt_name", "prompt", "text", "description", "words")
@@ -39,11 +40,11 @@ QUOTE = "put a name with a comma into quotes, and leave no line empty"
 
 
 class Entry(NamedTuple):
-    """One class of a file: its name in the data, what CLIP reads, and where it is."""
+    """One class of a file: its name in the data, its name in prompts, and its position."""
 
     name: str
     prompt: str
-    place: str  # "line 3"
+    position: str  # "line 3" or "entry 3"
 
 
 Line = tuple[int, str]  # its number and its text
@@ -53,7 +54,7 @@ Row = tuple[int, list[str]]
 def read_classnames(file: str, used: Collection[str] = ()) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
     """(name, prompt name) of each class, in the order of the labels, and notes on how the file was read.
 
-    used: what folders and lists call the classes: names, or all of them whole numbers. Raises DataError.
+    used: the classes in folders and lists: names, or all of them whole numbers. Raises DataError.
     """
     text = unicodedata.normalize("NFC", read_text(file))
     reader = _Reader(file, frozenset(used))
@@ -74,8 +75,10 @@ class _Reader:
         self.labels_needed = max(map(int, used)) + 1 if self.by_number else 0
         self.notes: list[str] = []
 
-    def refuse(self, place: str, problem: str) -> DataError:
-        return DataError(f"{self.file}{place and ', '}{place}: {problem}")
+    def error(self, kind: str, position: str, problem: str) -> DataError:
+        """The error `problem` at a position of the file, "" for all of it."""
+        number = _line_number(position)
+        return DataError(f"{self.file}{position and ', '}{position}: {problem}", kind=kind, path=self.file, line=number)
 
     def note(self, text: str) -> None:
         self.notes.append(f"{self.file}: {text}")
@@ -103,7 +106,11 @@ class _Reader:
         self.require_words(rows)
         headed = self.is_header(rows, is_table)
         if headed and len(rows) == 1:
-            raise DataError(f"{self.file} has a header and no class names; it needs a line for each class")
+            raise DataError(
+                f"{self.file} has a header and no class names; it needs a line for each class",
+                kind="header_only",
+                path=self.file,
+            )
         if headed:
             titles = [cell.lower() for cell in rows.pop(0)[1]]
             if len(titles) == 2 and titles[0] in PROMPT_TITLES and titles[1] in NAME_TITLES:
@@ -137,7 +144,8 @@ class _Reader:
             return lines
         for number, line in hashed:
             if not re.match(r"#+(\s|$)", line) and (self.by_number or not self.used):
-                raise self.refuse(
+                raise self.error(
+                    "ambiguous_comment",
                     f"line {number}",
                     f"{line[:100]!r} may be a comment or a class name; remove it if it is a comment, "
                     "or write the names as a JSON list",
@@ -154,12 +162,17 @@ class _Reader:
         ]
         for line, row in rows:
             if len(row) > 2:
-                raise self.refuse(f"line {line}", f"{EXPECTED} {','.join(row)[:100]!r}; {QUOTE}")
+                raise self.error("too_many_fields", f"line {line}", f"{EXPECTED} {','.join(row)[:100]!r}; {QUOTE}")
         if not rows:
-            raise DataError(f"{self.file} has comments and no class names; it needs a line for each class")
+            raise DataError(
+                f"{self.file} has comments and no class names; it needs a line for each class",
+                kind="comments_only",
+                path=self.file,
+            )
         one, two = (next((line for line, row in rows if len(row) == width), None) for width in (1, 2))
         if one and two:
-            raise self.refuse(
+            raise self.error(
+                "uneven_fields",
                 f"line {two}",
                 f"there are two fields, but one field in line {one}; put a name with a comma into quotes, or write "
                 "name,prompt name in every line",
@@ -180,7 +193,8 @@ class _Reader:
         spare = len(others) - self.labels_needed
         if self.by_number and others and not self.are_used(below):
             if spare > 0 and not is_table:
-                raise self.refuse(
+                raise self.error(
+                    "ambiguous_header",
                     f"line {line}",
                     f"{first[0]!r} may be a header or the class of label 0; remove it if it is a header, "
                     "or write the names as a JSON list",
@@ -192,7 +206,8 @@ class _Reader:
         """The entries. Raises DataError if they follow the order of the labels, and there is one more than needed."""
         names = [entry.name for entry in entries]
         if self.by_number and not self.are_used(names) and len(entries) == self.labels_needed + 1:
-            raise self.refuse(
+            raise self.error(
+                "one_name_too_many",
                 f"line {first[0]}",
                 f"there is one name more than labels 0 to {self.labels_needed - 1} need, and this line is "
                 f"{first[1][:100]!r}; remove it if it is a header; if the last class has no pictures yet, number the "
@@ -201,28 +216,29 @@ class _Reader:
         return entries
 
     def require_words(self, rows: list[Row]) -> None:
-        """Raises DataError for an empty line, and for one such as [ or --- that the data do not use as a name."""
+        """Raises DataError for an empty line, and for one such as [ or --- that is not a name in the data."""
         for line, row in rows:
             if not row[0] and not _are_titles(row):
-                raise self.refuse(f"line {line}", f"{EXPECTED} {','.join(row)[:100]!r}; {QUOTE}")
+                raise self.error("empty_name", f"line {line}", f"{EXPECTED} {','.join(row)[:100]!r}; {QUOTE}")
             if row[0] and row[0] not in self.used and not any(map(str.isalnum, row[0])):
-                raise self.refuse(
+                raise self.error(
+                    "not_a_name",
                     f"line {line}",
                     f"{row[0][:100]!r} has neither a letter nor a digit; remove the line, or write the names as a JSON "
                     "list if it is one",
                 )
 
-    def numbered(self, lines: list[Line], place: str = "line") -> list[Entry] | None:
+    def numbered(self, lines: list[Line], unit: str = "line") -> list[Entry] | None:
         """Texts that all begin or end with a number of their own; a line such as `id name` may precede them."""
         found = split_numbers([text for _, text in lines], self.used)
-        is_title = place == "line" and lines[0][1] not in self.used and not is_numbered(lines[0][1])
+        is_title = unit == "line" and lines[0][1] not in self.used and not is_numbered(lines[0][1])
         if not found and is_title and len(lines) > max(2, self.labels_needed):
             lines = lines[1:]
             found = split_numbers([text for _, text in lines], self.used)
         if not found:
             return None
-        rows = zip(found, lines, strict=True)
-        return self.pairs([Entry(str(number), name, f"{place} {at}") for (number, name), (at, _) in rows])
+        numbered = zip(found, lines, strict=True)
+        return self.pairs([Entry(str(number), name, f"{unit} {at}") for (number, name), (at, _) in numbered])
 
     def fields(self, lines: list[Line]) -> list[Entry] | None:
         """Lines of a name that the data use, or ImageNet's id, then a prompt name; or of two fields with a tab."""
@@ -241,8 +257,10 @@ class _Reader:
             inner = split_numbers([entry.prompt for entry in entries], self.used) if known else None
             if inner:  # n02119789 1 kit_fox
                 is_used = self.are_used(firsts)
-                rows = zip(entries, inner, strict=True)
-                entries = [Entry(e.name if is_used else str(n), name, e.place) for e, (n, name) in rows]
+                entries = [
+                    Entry(entry.name if is_used else str(number), name, entry.position)
+                    for entry, (number, name) in zip(entries, inner, strict=True)
+                ]
             return self.pairs(entries)
         return None
 
@@ -252,14 +270,18 @@ class _Reader:
         """A list of names or pairs, or a mapping; or a larger mapping that contains one of these."""
         rows = document_rows(content)
         if rows is None:
-            raise self.refuse("", f"it holds neither a list nor a mapping; expected {FORMS}")
+            raise self.error("not_a_list_or_mapping", "", f"it contains neither a list nor a mapping; expected {FORMS}")
         if not rows:
-            raise DataError(f"{self.file} holds no class names; expected {FORMS}")
+            raise DataError(
+                f"{self.file} contains no class names; expected {FORMS}", kind="no_class_names", path=self.file
+            )
         if all(len(row) == 2 for row in rows) and any(isinstance(row[1], list) for row in rows):
             return self.named_by_lists(rows)
         entries = self.entries(rows)
         if len({len(row) for row in rows}) > 1:
-            raise self.refuse("", f"some of its entries have one text, and others two; expected {FORMS}")
+            raise self.error(
+                "uneven_entries", "", f"some of its entries have one text, and others two; expected {FORMS}"
+            )
         if len(rows[0]) == 2:
             return self.pairs(entries)
         names = [entry.name for entry in entries]
@@ -269,18 +291,20 @@ class _Reader:
         return numbered or entries
 
     def named_by_lists(self, rows: list[list[Any]]) -> list[Entry]:
-        """key -> [name, ...]: the first name counts; or key -> [code, prompt name]: ImageNet's, or one in the data."""
+        """key -> [name, ...]: the first name is used; or key -> [code, prompt name]: ImageNet's, or one in the data."""
         lists = [row[1] if isinstance(row[1], list) else [row[1]] for row in rows]
         for number, names in enumerate(lists, 1):
             if not names or not all(isinstance(name, str) and name.strip() for name in names):
-                raise self.refuse(f"entry {number}", f"expected a list of names, found {shown(names)}; write {FORMS}")
+                raise self.error(
+                    "bad_entry", f"entry {number}", f"expected a list of names, found {shown(names)}; write {FORMS}"
+                )
         firsts = {f"entry {number}": names[0].strip() for number, names in enumerate(lists, 1)}
         are_used = self.are_used(firsts.values())
         code = CODE if are_used else IMAGENET_ID
         are_ids = all(map(code.fullmatch, firsts.values()))
         chosen = [names[:2][-1] if are_ids else names[0] for names in lists]
         entries = self.pairs(self.entries([(row[0], name) for row, name in zip(rows, chosen, strict=True)]))
-        return [entry._replace(name=firsts[entry.place]) for entry in entries] if are_used else entries
+        return [entry._replace(name=firsts[entry.position]) for entry in entries] if are_used else entries
 
     def entries(self, rows: Sequence[Sequence[Any]]) -> list[Entry]:
         """The rows [name] or [name, prompt name]. Raises DataError for others."""
@@ -288,9 +312,9 @@ class _Reader:
         for number, row in enumerate(rows, 1):
             cells = [scalar(cell) for cell in row]
             if not 1 <= len(cells) <= 2 or None in cells or not cells[0]:
-                problem = "expected a name, or a name and what CLIP shall read, found "
+                problem = "expected a name, or a name and a prompt name, found "
                 problem += shown(row[0] if len(row) == 1 else row)
-                raise self.refuse(f"entry {number}", f"{problem}; write one of these forms: {FORMS}")
+                raise self.error("bad_entry", f"entry {number}", f"{problem}; write one of these forms: {FORMS}")
             entries.append(Entry(cells[0], cells[-1] or cells[0], f"entry {number}"))
         return entries
 
@@ -299,7 +323,7 @@ class _Reader:
     def pairs(self, entries: list[Entry], in_file_order: bool = False) -> list[Entry]:
         """(name, prompt name), or a number and a name in either order: classes in the order of their numbers.
 
-        in_file_order: but in the order of the file where the data call the classes by these numbers.
+        in_file_order: but in the order of the file if the classes of the data are these numbers.
         """
         names, prompts = [entry.name for entry in entries], [entry.prompt for entry in entries]
         labels = {int(name): name for name in self.used} if self.by_number else {}
@@ -309,19 +333,20 @@ class _Reader:
             if not is_known and self.are_used(prompts) and all(map(IMAGENET_ID.fullmatch, names)):
                 return [entry._replace(name=entry.prompt) for entry in entries]
             return entries
-        rows = sorted(zip(numbers, texts, [entry.place for entry in entries], strict=True), key=lambda row: row[0])
+        rows = sorted(zip(numbers, texts, [entry.position for entry in entries], strict=True), key=lambda row: row[0])
         if self.used and not labels:
-            return [Entry(prompt, prompt, place) for _, prompt, place in rows]
+            return [Entry(prompt, prompt, position) for _, prompt, position in rows]
         numbers = [number for number, _, _ in rows]
         if not (labels and labels.keys() <= set(numbers)) and numbers != [*range(len(numbers))]:
             last = len(numbers) - 1
-            raise self.refuse(
+            raise self.error(
+                "wrong_numbers",
                 "",
                 f"its classes are numbered {numbers[0]} to {numbers[-1]}, and the data do not use these numbers; "
                 f"number them 0 to {last}, once each, as the labels are (if these numbers are part of the names, "
                 'write a JSON mapping {"0": NAME, ...})',
             )
-        return [Entry(labels.get(number, str(number)), prompt, place) for number, prompt, place in rows]
+        return [Entry(labels.get(number, str(number)), prompt, position) for number, prompt, position in rows]
 
     def number_column(
         self, entries: list[Entry], names: list[str], prompts: list[str]
@@ -333,9 +358,10 @@ class _Reader:
             numbers = numbers_of(prompts)
             if numbers and (cover(numbers) or (self.by_number and set(map(int, self.used)) <= set(numbers))):
                 return numbers, names
-            raise self.refuse(
-                entries[0].place,
-                f"the second column holds numbers ({', '.join(prompts[:3])}), which neither number the classes 0 to "
+            raise self.error(
+                "numbers_as_prompts",
+                entries[0].position,
+                f"the second column contains numbers ({', '.join(prompts[:3])}), which neither number the classes 0 to "
                 f"{len(entries) - 1} nor are words for CLIP; remove it, or write name,prompt name",
             )
         for texts, others in ((names, prompts), (prompts, names))[self.are_used(names) :]:
@@ -344,22 +370,28 @@ class _Reader:
         return None, prompts
 
     def checked(self, entries: list[Entry]) -> list[tuple[str, str]]:
-        """(name, prompt name) of each entry. Raises DataError for a name that cannot be one, or is there twice."""
+        """(name, prompt name) of each entry. Raises DataError for an impossible or a repeated name."""
         seen: dict[tuple[str, str], str] = {}
         for entry in entries:
             for column, text in (("name", entry.name), ("prompt name", entry.prompt)):
-                class_name(text, f"{self.file}, {entry.place}")
-                if seen.setdefault((column, text), entry.place) != entry.place:
-                    raise self.refuse(
-                        entry.place,
-                        f"the {column} '{text}' stands in {seen[column, text]}, too; give every class its own, for "
-                        "CLIP tells classes apart by what they are called",
+                class_name(text, self.file, _line_number(entry.position), entry.position)
+                if seen.setdefault((column, text), entry.position) != entry.position:
+                    raise self.error(
+                        "repeated_name",
+                        entry.position,
+                        f"the {column} '{text}' is in {seen[column, text]}, too; give every class its own: CLIP "
+                        "distinguishes classes by their names",
                     )
         return [(entry.name, entry.prompt) for entry in entries]
 
 
+def _line_number(position: str) -> int | None:
+    """3 for "line 3", None for an entry of a document."""
+    return int(position.removeprefix("line ")) if position.startswith("line ") else None
+
+
 def _is_saved_table(lines: list[Line]) -> bool:
-    """Whether a table was saved as text: its first line holds two titles, or all of its fields are in quotes."""
+    """Whether a table was saved as text: its first line has two titles, or all first fields are in quotes."""
     cells = re.split(r"[,;\t]", lines[0][1])
     titled = len(cells) == 2 and _are_titles([cell.strip().strip('"') for cell in cells])
     titled = titled and all(re.search(r"[,;\t]", line) for _, line in lines)
@@ -369,12 +401,12 @@ def _is_saved_table(lines: list[Line]) -> bool:
 def _unwrapped(lines: list[Line]) -> list[Line]:
     """Names without the quotes that are around all of them, or the bullets before all (as in a YAML list)."""
     for pattern, group in ((QUOTED, 2), (BULLET, 1)):
-        found = [(number, pattern.fullmatch(line)) for number, line in lines]
-        if all(match for _, match in found):
-            return [(number, match[group].strip()) for number, match in found]
+        found = [(number, match[group].strip()) for number, line in lines if (match := pattern.fullmatch(line))]
+        if len(found) == len(lines):
+            return found
     return lines
 
 
 def _are_titles(cells: list[str]) -> bool:
-    """Whether a row holds titles of columns, at least one of them in words."""
+    """Whether a row contains titles of columns, at least one of them in words."""
     return any(cells) and all(cell.lower() in TITLES for cell in cells)

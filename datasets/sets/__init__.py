@@ -1,1 +1,5 @@
-"""The published data sets, each a file: its layout on disk, its lists, its class names."""
+"""The published data sets, a file each: its lists, its layout on disk, its class names.
+
+A file defines build(name, root) -> DataSet, and gets a row in datasets/__init__.py. published.py fetches and verifies
+lists; layout.py checks the folder of the images.
+"""

@@ -1,10 +1,12 @@
-"""CIFAR-100 (Krizhevsky 2009) and its long-tailed versions (Cao et al. 2019). Downloads itself; stays in memory."""
+"""CIFAR-100 (Krizhevsky 2009) and its long-tailed versions (Cao et al. 2019). Downloaded, and read into memory."""
 
 from pathlib import Path
 
 import numpy as np
 
-from datasets.base import DataSet, ImageList, long_tail_counts, shuffled_by_class
+from datasets.base import DataSet
+from datasets.images import ImageList
+from datasets.long_tail import long_tail_counts, tail_indices
 from utils.errors import DataError
 
 IMBALANCE_FACTORS = {"cifar100_ir100": 0.01, "cifar100_ir50": 0.02, "cifar100_ir10": 0.1}
@@ -17,10 +19,10 @@ def build(name: str, root: str | None) -> DataSet:
     train, classnames = _load(root, train=True)
     test, _ = _load(root, train=False)
     if name in IMBALANCE_FACTORS:
-        by_class = shuffled_by_class(train.labels, len(classnames))
-        kept = np.concatenate([indices[:count] for indices, count in zip(by_class, counts(name), strict=True)])
-        train = ImageList(train.images[kept], train.labels[kept])
-    return DataSet(name, classnames, train, test, shares_images=True)
+        train = train.subset(tail_indices(train.labels, counts(name)))
+    # LIFT reports the milder tails by the shot groups of imbalance 100
+    choices = {"ir100": counts("cifar100_ir100")} if name in ("cifar100_ir50", "cifar100_ir10") else {}
+    return DataSet(name, classnames, train, test, shares_images=True, group_choices=choices)
 
 
 def counts(name: str) -> np.ndarray:
@@ -29,17 +31,26 @@ def counts(name: str) -> np.ndarray:
 
 
 def _load(root: str | None, train: bool) -> tuple[ImageList, list[str]]:
+    """One of its lists, and the class names."""
     from torchvision.datasets import CIFAR100
 
     if root is None:
-        raise DataError("CIFAR-100 needs a folder to download into: add root ./data")
+        raise DataError("CIFAR-100 needs a folder to download into: add root ./data", kind="no_root", key="root")
     if Path(root).exists() and not Path(root).is_dir():
-        raise DataError(f"root {root} is a file; give the folder that holds (or will hold) {ARCHIVE}")
+        raise DataError(
+            f"root {root} is a file; give the folder that holds (or will hold) {ARCHIVE}",
+            kind="not_a_folder",
+            path=root,
+            key="root",
+        )
     try:
         cifar = CIFAR100(root, train=train, download=True)
     except (OSError, RuntimeError) as error:  # offline, no permission, or a wrong checksum
         raise DataError(
             f"CIFAR-100 is not in {root} and could not be fetched ({error}); "
-            f"download {ARCHIVE} from {CIFAR100.url} on another machine and put it into {root}"
+            f"download {ARCHIVE} from {CIFAR100.url} on another machine and put it into {root}",
+            kind="not_fetched",
+            path=root,
+            key="root",
         ) from error
-    return ImageList(cifar.data, np.asarray(cifar.targets, np.int64)), cifar.classes
+    return ImageList.of_pixels(cifar.data, np.asarray(cifar.targets, np.int64)), cifar.classes

@@ -1,7 +1,7 @@
 """digits_lt: the 1,797 handwritten digits inside scikit-learn, made long-tailed. Real images, and no download.
 
-The digits (Alpaydin and Kaynak 1998; the test part of UCI's optdigits) are 8 x 8 counts of ink, 0 to 16. Of each class,
-50 images are the test set (500 in all); the others are the training set, thinned to 124, 80, 51, ..., 2 images
+The digits (Alpaydin and Kaynak 1998; the test part of UCI's optdigits) are 8 x 8 counts of ink, 0 to 16. The test set
+has 50 images of each class (500 in all); the training set is the rest, thinned to 124, 80, 51, ..., 2 images
 (imbalance 50).
 """
 
@@ -9,7 +9,9 @@ import functools
 
 import numpy as np
 
-from datasets.base import DataSet, ImageList, long_tail_counts, shuffled_by_class
+from datasets.base import DataSet
+from datasets.images import ImageList
+from datasets.long_tail import long_tail_counts, shuffled_by_class
 from utils.errors import DataError
 
 CLASSNAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -21,7 +23,10 @@ def build(name: str = "digits_lt", root: str | None = None) -> DataSet:
     """The data set. Raises a DataError for a root, which it does not read."""
     if root is not None:
         raise DataError(
-            f"digits_lt is inside scikit-learn and reads no root, found {root}; your own pictures: -d folder"
+            f"digits_lt is inside scikit-learn and reads no root, found {root}; your own pictures: -d folder",
+            kind="needless_root",
+            path=root,
+            key="root",
         )
     ink, labels = _digits()
     pixels = np.rint(ink.reshape(-1, 8, 8, 1) * 255 / 16).astype(np.uint8).repeat(3, axis=3)
@@ -29,13 +34,10 @@ def build(name: str = "digits_lt", root: str | None = None) -> DataSet:
     largest = min(map(len, by_class)) - TEST_IMAGES
     counts = long_tail_counts(largest, len(CLASSNAMES), IMBALANCE_FACTOR)
 
-    def subset(parts: list[np.ndarray]) -> ImageList:
-        indices = np.concatenate(parts)
-        return ImageList(pixels[indices], labels[indices].astype(np.int64))
-
-    test = subset([indices[:TEST_IMAGES] for indices in by_class])
-    train = subset([indices[TEST_IMAGES:][:count] for indices, count in zip(by_class, counts, strict=True)])
-    return DataSet(name, CLASSNAMES, train, test)
+    images = ImageList.of_pixels(pixels, labels.astype(np.int64))
+    test = [indices[:TEST_IMAGES] for indices in by_class]
+    train = [indices[TEST_IMAGES:][:count] for indices, count in zip(by_class, counts, strict=True)]
+    return DataSet(name, CLASSNAMES, images.subset(np.concatenate(train)), images.subset(np.concatenate(test)))
 
 
 @functools.cache

@@ -6,22 +6,30 @@ ROOT/val/WNID/.
 
 import os
 
-from datasets.base import DataSet, ImageList
-from datasets.sets.published import Mend, read_lists, require_images, require_root
+from datasets.base import DataSet
+from datasets.images import ImageList
+from datasets.sets.layout import LayoutFix, require_images, require_root
+from datasets.sets.published import KANG, PublishedFile, read_lists
+
+LISTS = {
+    "train": PublishedFile(f"{KANG}/ImageNet_LT/ImageNet_LT_train.txt", "a063f095fcd475db4cf8b0658c4b73955535bbf9"),
+    "val": PublishedFile(f"{KANG}/ImageNet_LT/ImageNet_LT_val.txt", "3ed3188b2f44829ce2dec1cc27040d8d40984088"),
+    "test": PublishedFile(f"{KANG}/ImageNet_LT/ImageNet_LT_test.txt", "76a2fb9749d6cd29e765cc4f8c270f2504131e2f"),
+}
 
 LAYOUT = "train/n01440764/*.JPEG and val/*.JPEG (or val/n01440764/*.JPEG)"
 KAGGLE = "ILSVRC/Data/CLS-LOC"  # where Kaggle's archive has train and val
 UNPACK = (
     'for tar in {root}/train/*.tar; do mkdir -p "${{tar%.tar}}" && tar -xf "$tar" -C "${{tar%.tar}}" && rm "$tar"; done'
 )
-MENDS = (
-    Mend("train/", "train/n*.tar", UNPACK),
-    Mend(
+FIXES = (
+    LayoutFix("train/", "train/n*.tar", UNPACK),
+    LayoutFix(
         "train/",
         "ILSVRC2012_img_train.tar",
         f"mkdir -p {{root}}/train && tar -xf {{root}}/ILSVRC2012_img_train.tar -C {{root}}/train && {UNPACK}",
     ),
-    Mend(
+    LayoutFix(
         "val/",
         "ILSVRC2012_img_val.tar",
         "mkdir -p {root}/val && tar -xf {root}/ILSVRC2012_img_val.tar -C {root}/val",
@@ -34,17 +42,18 @@ def build(name: str, root: str | None) -> DataSet:
     from open_clip import IMAGENET_CLASSNAMES  # in the order of sorted WNIDs, as the labels
 
     root = require_root(root, "ImageNet-LT", LAYOUT)
-    train, test = read_lists(("ImageNet_LT_train.txt", "ImageNet_LT_test.txt"), root)
+    train, test = read_lists((LISTS["train"], LISTS["test"]), root)
     test = _as_on_disk(test, train, root)
-    require_images((train, test), root, LAYOUT, MENDS, usual=KAGGLE)
+    require_images((train, test), root, LAYOUT, FIXES, usual=KAGGLE)
     return DataSet(name, list(IMAGENET_CLASSNAMES), train, test, root)
 
 
 def _as_on_disk(test: ImageList, train: ImageList, root: str) -> ImageList:
-    """The test list with its images in val/ or in val/WNID/, as they lie there; a WNID is a class's folder in train."""
-    wnids = {label: path.split("/")[-2] for path, label in zip(train.images, train.labels.tolist(), strict=True)}
-    names = [os.path.basename(path) for path in test.images]
+    """The test list with its images in val/ or in val/WNID/, as on the disk; a WNID is a class's folder in train/."""
+    labels = test.labels.tolist()
+    wnids = {label: path.split("/")[-2] for path, label in zip(train.images.paths, train.labels.tolist(), strict=True)}
+    names = [os.path.basename(path) for path in test.images.paths]
     flat = [f"{root}/val/{name}" for name in names]
-    sorted_by_class = [f"{root}/val/{wnids[c]}/{name}" for name, c in zip(names, test.labels.tolist(), strict=True)]
-    there = next((paths for paths in (flat, sorted_by_class) if os.path.exists(paths[0])), test.images)
-    return ImageList(there, test.labels)
+    in_folders = [f"{root}/val/{wnids[label]}/{name}" for name, label in zip(names, labels, strict=True)]
+    found = next((paths for paths in (flat, in_folders) if os.path.exists(paths[0])), test.images.paths)
+    return ImageList.of_paths(found, test.labels)

@@ -8,6 +8,7 @@ from models.backbones.tower import ImageTower
 STRIDE = 32  # pixels of an image to one of the last stage's feature map
 CHANNEL_MULTIPLE = 8  # timm rounds the channels of CLIP's form to these
 STAGE_STRIDES = (1, 2, 2, 2)
+MOVES_STATISTICS = "moves_statistics"  # attribute of a BatchNorm whose statistics follow the images in training
 
 
 class ResNet(ImageTower):
@@ -48,6 +49,11 @@ class ResNet(ImageTower):
         return [self.net.get_submodule(f"layer{i}") for i in (1, 2, 3, 4)]
 
     @property
+    def blocks(self) -> list[nn.Module]:
+        """The bottleneck blocks of all stages, first to last."""
+        return [block for stage in self.stages for block in stage.children()]
+
+    @property
     def batch_norms(self) -> list[nn.Module]:
         """Every BatchNorm of the tower, that of the stem first."""
         return [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -57,7 +63,7 @@ class ResNet(ImageTower):
         super().train(mode)
         self.net.eval()
         for norm in self.batch_norms:
-            norm.train(mode and getattr(norm, "moves_statistics", False))
+            norm.train(mode and getattr(norm, MOVES_STATISTICS, False))
         return self
 
     def set_precision(self, dtype: torch.dtype) -> None:

@@ -2,19 +2,18 @@
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.backbones.backbone import Backbone
-from models.heads.classifiers import CosineClassifier, L2NormClassifier, LayerNormClassifier, LinearClassifier
-from models.heads.init import Features, class_mean, linear_probing, semantic
+from models.heads.classifiers import CosineClassifier, Head, L2NormClassifier, LayerNormClassifier, LinearClassifier
+from models.heads.init import class_mean, linear_probing, semantic
 
-HEADS: dict[str, type[nn.Module]] = {
+HEADS: dict[str, type[Head]] = {
     "LinearClassifier": LinearClassifier,
     "CosineClassifier": CosineClassifier,
     "L2NormClassifier": L2NormClassifier,
     "LayerNormClassifier": LayerNormClassifier,
 }
-HEAD_INITS: dict[str, Callable[[Backbone, list[str], Features], Tensor]] = {
+HEAD_INITS: dict[str, Callable[..., Tensor]] = {
     "semantic": semantic,
     "class_mean": class_mean,
     "linear_probing": linear_probing,

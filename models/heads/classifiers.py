@@ -1,7 +1,7 @@
 """Heads: from an image feature [B, D] to logits [B, C], in float32.
 
-Every head takes a scale and a variant, so that one call builds any of them; only the cosine head uses the scale, and
-only the linear head starts otherwise in the variant "lift".
+Every head takes a scale and a variant, so that one call builds any of them. Only the cosine head uses the scale, and
+only the first values of the linear head depend on the variant.
 """
 
 import torch
@@ -9,16 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class _Head(nn.Module):
-    """The weight [C, D] of a head; without an initialisation, rows uniform(-1, 1) scaled to unit length."""
+class Head(nn.Module):
+    """A head with a weight [C, D], whose rows start uniform(-1, 1), scaled to unit length."""
+
+    weight: nn.Parameter
 
     def __init__(self, num_classes: int, dim: int, scale: float = 1.0, variant: str = "lift+"):
         super().__init__()
         self.weight = nn.Parameter(F.normalize(torch.empty(num_classes, dim).uniform_(-1, 1), dim=-1))
 
 
-class LinearClassifier(_Head):
-    """W f + b; b starts at zero. LIFT's W starts at N(0, 2 / D), and not at rows of unit length."""
+class LinearClassifier(Head):
+    """W f + b; b starts at zero. In LIFT, W starts at N(0, 2 / D) instead of at rows of unit length."""
 
     def __init__(self, num_classes: int, dim: int, scale: float = 1.0, variant: str = "lift+"):
         super().__init__(num_classes, dim)
@@ -30,7 +32,7 @@ class LinearClassifier(_Head):
         return F.linear(features, self.weight, self.bias)
 
 
-class CosineClassifier(_Head):
+class CosineClassifier(Head):
     """scale * <f / |f|, W_c / |W_c|>."""
 
     def __init__(self, num_classes: int, dim: int, scale: float, variant: str = "lift+"):
@@ -41,14 +43,14 @@ class CosineClassifier(_Head):
         return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
 
 
-class L2NormClassifier(_Head):
+class L2NormClassifier(Head):
     """<f, W_c / |W_c|>."""
 
     def forward(self, features: Tensor) -> Tensor:
         return F.linear(features, F.normalize(self.weight, dim=-1))
 
 
-class LayerNormClassifier(_Head):
+class LayerNormClassifier(Head):
     """<LN(f), W_c / |W_c|>, LN without affine, eps 1e-12."""
 
     def forward(self, features: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""First weights of a head, [C, D] with rows of unit length, from what the bare backbone knows of the classes."""
+"""First weights of a head, [C, D] with rows of unit length: from texts of the classes, or from training features.
+
+Each function takes the bare backbone, the class names, `features`, and the texts of each class.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -12,25 +15,31 @@ from models.heads import logistic
 from utils.errors import ModelError
 
 Features = Callable[[], tuple[Tensor, Tensor]]  # () -> the backbone's features [n, D] float32 and labels [n] int64
-PATIENCE_SECONDS = 60.0  # with scikit-learn's logistic regression, by models.logistic.sklearn_seconds
+Texts = list[list[str]]  # one or more of each class
+PATIENCE_SECONDS = 60.0  # for scikit-learn's logistic regression, by logistic.sklearn_seconds
+
+
+def no_features() -> tuple[Tensor, Tensor]:
+    """The `features` of a caller that has none. Raises ModelError."""
+    raise ModelError(
+        "this head_init starts from training features; pass features, or choose another", kind="no_features"
+    )
 
 
 @torch.no_grad()
-def semantic(
-    backbone: Backbone, classnames: list[str], features: Features, texts: list[list[str]] | None = None
-) -> Tensor:
-    """The text feature t of each class, mapped back to the image feature space: t P^T, or t where the tower has no P.
+def semantic(backbone: Backbone, classnames: list[str], features: Features, texts: Texts | None = None) -> Tensor:
+    """The text feature t of each class, mapped back to the image feature space: t P^T, or t if the tower has no P.
 
-    texts: of each class (models/prompts.py); None = "a photo of a {name}."
+    texts: see models/heads/prompts.py; None = "a photo of a {name}."
     """
     rows = backbone.encode_texts(classnames, texts) if texts else backbone.encode_classnames(classnames)
-    if backbone.image_projection is not None:  # a CLIP ResNet's own feature lies in the joint space
+    if backbone.image_projection is not None:  # the feature of a CLIP ResNet is in the joint space
         rows = rows @ backbone.image_projection.float().T
     return F.normalize(rows, dim=-1)
 
 
 @torch.no_grad()
-def class_mean(backbone: Backbone, classnames: list[str], features: Features) -> Tensor:
+def class_mean(backbone: Backbone, classnames: list[str], features: Features, texts: Texts | None = None) -> Tensor:
     """The mean training feature of each class. Raises ModelError for a class without training images."""
     vectors, labels = features()
     counts = _images_per_class(labels, classnames)
@@ -39,28 +48,31 @@ def class_mean(backbone: Backbone, classnames: list[str], features: Features) ->
 
 
 @torch.no_grad()
-def linear_probing(backbone: Backbone, classnames: list[str], features: Features) -> Tensor:
+def linear_probing(backbone: Backbone, classnames: list[str], features: Features, texts: Texts | None = None) -> Tensor:
     """The weights of scikit-learn's LogisticRegression, balanced class weights, at most 100 iterations.
 
-    Where they could take it more than a minute, models/logistic.py computes the same on the features' device.
+    If that could take scikit-learn more than a minute, logistic.py computes the same on the features' device.
     Raises ModelError for a class without training images, and for a single class.
     """
     if len(classnames) == 1:
         raise ModelError(
-            f"linear_probing tells classes apart, and there is one only, '{classnames[0]}'; "
-            "set classifier_init class_mean, semantic or None"
+            f"linear_probing separates classes, and there is one only, '{classnames[0]}'; "
+            "set classifier_init class_mean, semantic or None",
+            kind="single_class",
+            key="classifier_init",
         )
     vectors, labels = features()
     _images_per_class(labels, classnames)
-    slow = logistic.sklearn_seconds(*vectors.shape, len(classnames)) > PATIENCE_SECONDS
+    num_images, dim = vectors.shape
+    slow = logistic.sklearn_seconds(num_images, dim, len(classnames)) > PATIENCE_SECONDS
     weight = logistic.fit(vectors, labels, len(classnames)) if slow else _sklearn_probe(vectors, labels)
-    if len(classnames) == 2:  # scikit-learn gives the row of class 1 only
+    if len(classnames) == 2:  # scikit-learn returns the row of class 1 only
         weight = torch.cat([-weight, weight])
     return F.normalize(weight, dim=-1)
 
 
 def _sklearn_probe(vectors: Tensor, labels: Tensor) -> Tensor:
-    """scikit-learn's coefficients, [C, D], or of two classes [1, D], computed on the CPU."""
+    """scikit-learn's coefficients, [C, D], or [1, D] for two classes, computed on the CPU."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -72,12 +84,14 @@ def _sklearn_probe(vectors: Tensor, labels: Tensor) -> Tensor:
 
 
 def _images_per_class(labels: Tensor, classnames: list[str]) -> Tensor:
-    """How many of `labels` each class has, [C]. Raises ModelError for a class that has none."""
+    """The number of `labels` of each class, [C]. Raises ModelError for a class without any."""
     counts = torch.bincount(labels, minlength=len(classnames))
     if not counts.all():
         name = classnames[int(counts.argmin())]
         raise ModelError(
             f"class '{name}' has no training image, so its head cannot start from training features; "
-            "set classifier_init semantic or None"
+            "set classifier_init semantic or None",
+            kind="class_without_images",
+            key="classifier_init",
         )
     return counts

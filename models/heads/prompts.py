@@ -1,4 +1,4 @@
-"""The texts that stand for a class: one prompt, the 80 of CLIP's paper, or sentences of the user's own.
+"""The texts of a class: one prompt, the 80 of CLIP's paper, or the user's own sentences.
 
 default     "a photo of a NAME."
 classname   "NAME"
@@ -21,6 +21,8 @@ def class_texts(classnames: list[str], prompt: str, file: str | None = None) -> 
 
         return [[template(name) for template in OPENAI_IMAGENET_TEMPLATES] for name in classnames]
     if prompt == "descriptor":
+        if file is None:
+            raise ModelError("prompt descriptor reads its sentences from prompt_file FILE", kind="no_prompt_file")
         sentences = _read_sentences(file)
         missing = [name for name in classnames if name not in sentences]
         if missing:
@@ -28,14 +30,17 @@ def class_texts(classnames: list[str], prompt: str, file: str | None = None) -> 
             known = ", ".join(repr(name) for name in list(sentences)[:3])
             raise ModelError(
                 f"prompt_file {file} has no sentences for {', '.join(map(repr, missing[:3]))}{more} "
-                f"(it has {known}, ...); its keys have to be the class names"
+                f"(it has {known}, ...); its keys have to be the class names",
+                kind="class_without_sentences",
+                path=file,
+                key="prompt_file",
             )
         return [sentences[name] for name in classnames]
     return [[text] for text in class_prompts(classnames)]
 
 
 def prompt_notes(classnames: list[str], prompt: str, file: str | None, renamable: bool) -> list[str]:
-    """The faults of these texts in a sentence each (models.text.text_notes). Raises ModelError, as `class_texts`."""
+    """A sentence for each fault of these texts, by text_notes. Raises ModelError, as `class_texts`."""
     texts = dict(zip(classnames, class_texts(classnames, prompt, file), strict=True))
     return text_notes(classnames, texts.__getitem__, renamable)
 
@@ -45,15 +50,23 @@ def _read_sentences(file: str) -> dict[str, list[str]]:
         with open(file, encoding="utf-8-sig") as opened:
             content = json.load(opened)
     except (OSError, ValueError) as error:
-        raise ModelError(f"prompt_file {file} cannot be read as JSON ({error}); correct or replace it") from error
+        raise ModelError(
+            f"prompt_file {file} cannot be read as JSON ({error}); correct or replace it",
+            kind="prompt_file_not_json",
+            path=file,
+            key="prompt_file",
+        ) from error
     if isinstance(content, dict):
         wrong = [{name: texts} for name, texts in content.items() if not _are_sentences(texts)]
     else:
         wrong = [content]
     if wrong:
         raise ModelError(
-            f"prompt_file {file} has to hold {{class name: [sentences]}}, a sentence or more for each class, "
-            f"found {json.dumps(wrong[0])[:100]}"
+            f"prompt_file {file} has to contain {{class name: [sentences]}}, a sentence or more for each class, "
+            f"found {json.dumps(wrong[0])[:100]}",
+            kind="prompt_file_form",
+            path=file,
+            key="prompt_file",
         )
     return content
 

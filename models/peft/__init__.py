@@ -1,132 +1,123 @@
-"""The fine-tuning methods: a table, in the order in which they are attached to a tower.
+"""The fine-tuning methods: a table, in the order in which they are attached.
 
-A method is one file with `attach(blocks, *its own options)`, one row here, and one in utils/schema.py. It fills a slot
-of the block or wraps one of its layers, and whatever has requires_grad afterwards is trained: there is no other mark.
+A new method is one file, models/peft/NAME.py, that ends in `METHOD = Method(attach, Options)`, and one row, NAME, in
+the METHODS of utils/config/schema.py, which has its keys: the switch NAME, and NAME_OPTION for each field of Options.
 
-The two papers differ in some first values, draws and automatic sizes: METHODS and RESNET_METHODS are LIFT+'s (arXiv
-2504.13282), LIFT and RESNET_LIFT those of LIFT (arXiv 2309.10019).
+A method fills a slot of the block or wraps one of its layers. Whatever has requires_grad afterwards is trained.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from models.backbones.resnet import ResNet
-from models.backbones.transformer import Block
-from models.peft import adapter, adaptformer, aft, bitfit, bn_tuning, fft, ln_tuning, lora, lora_mlp, pt, ssf, ssf_ln
+from models.peft.method import BlockOptions, Method, Site, Tower
+from utils.config import schema
 from utils.errors import ModelError
 
-
-def automatic_size(share: int) -> Callable[[int, Sequence[Block]], int]:
-    """(C, blocks) -> 2^floor(log2(C / (share * blocks))), at least 1: more classes get wider modules."""
-
-    def size(num_classes: int, blocks: Sequence[Block]) -> int:
-        return 1 << max((num_classes // (share * len(blocks))).bit_length() - 1, 0)
-
-    return size
+METHODS: dict[str, Method] = {name: importlib.import_module(f"models.peft.{name}").METHOD for name in schema.METHODS}
+HEAD_METHODS = schema.methods_of("head")  # of CLIP's own head
 
 
-class Method(NamedTuple):
-    """`attach(blocks, *options)` changes the blocks in place; of a ResNet, `attach(tower, *options)` the tower.
+def attach(tower: Tower, methods: Mapping[str, Any], num_classes: int, variant: str = "lift+") -> None:
+    """Freezes `tower` and attaches `methods` to it, in the order of the table.
 
-    own: the method's own options, whose keys in the configuration are METHOD_OPTION; the first may have an automatic
-    value, `automatic(num_classes, blocks, *the other options)`. The blocks that it counts are those of the method,
-    or in LIFT's table all blocks of the tower.
-    start: called after `attach` as `start(tower, blocks)`, it draws other first values.
+    methods: by name, the options as a dict or as the method's Options: {"adaptformer": {"dim": 8, "layers": [0, 1]}}.
+    variant: whose first values, draws and default sizes, "lift+" or "lift".
+    Sets tower.variant and tower.attached, {name: numbers of its blocks}, which the names in LIFT's checkpoints depend
+    on (models/weights/lift.py). Raises ModelError, before anything is changed.
     """
-
-    attach: Callable[..., None]
-    own: tuple[str, ...] = ()
-    automatic: Callable[..., Any] | None = None
-    start: Callable[[nn.Module, Sequence[Block]], None] | None = None
-
-
-METHODS: dict[str, Method] = {
-    "fft": Method(fft.attach),
-    "bitfit": Method(bitfit.attach),
-    "ln_tuning": Method(ln_tuning.attach),
-    "pt": Method(pt.attach, ("len",), automatic_size(share=1)),
-    "lora": Method(lora.attach, ("dim",), automatic_size(share=4)),
-    "lora_mlp": Method(lora_mlp.attach, ("dim",), automatic_size(share=4)),
-    "adapter": Method(adapter.attach, ("dim",), automatic_size(share=2)),
-    "adaptformer": Method(adaptformer.attach, ("dim",), automatic_size(share=2)),
-    "ssf": Method(ssf.attach, ("loc",)),
-    "ssf_ln": Method(ssf_ln.attach),
-    "aft": Method(aft.attach, ("ratio", "loc", "seed"), aft.automatic_ratio),
-}
-LIFT: dict[str, Method] = METHODS | {
-    "pt": Method(pt.attach, ("len",), lambda num_classes, blocks: pt.LIFT_LENGTH, pt.start_uniform),
-    "lora": METHODS["lora"]._replace(automatic=automatic_size(share=2)),
-    "lora_mlp": METHODS["lora_mlp"]._replace(automatic=automatic_size(share=2)),
-    "adapter": METHODS["adapter"]._replace(start=adapter.start_normal),
-    "adaptformer": METHODS["adaptformer"]._replace(start=adaptformer.start_normal),
-    "aft": Method(aft.attach_lift, ("ratio", "loc", "seed"), aft.automatic_ratio_lift),
-}
-RESNET_METHODS: dict[str, Method] = {
-    "fft": Method(fft.attach_resnet),
-    "bitfit": Method(bitfit.attach_resnet),
-    "ssf": Method(ssf.attach_resnet, ("loc",)),
-    "bn_tuning": Method(bn_tuning.attach),
-}
-RESNET_LIFT: dict[str, Method] = RESNET_METHODS | {
-    "fft": Method(fft.attach_whole_resnet),
-    "bitfit": Method(bitfit.attach_whole_resnet),
-}
-VARIANTS = {"lift+": (METHODS, RESNET_METHODS), "lift": (LIFT, RESNET_LIFT)}
-
-
-def attach(tower: nn.Module, options: dict, num_classes: int, variant: str = "lift+") -> None:
-    """Freezes `tower` and attaches every method that `options` switches on, in the order of the table.
-
-    options: {METHOD: bool, METHOD_layers: None | int | list, METHOD_OPTION: value}, as under `v.` and `l.` in the
-    configuration. variant: whose first values, draws and automatic sizes, "lift+" or "lift".
-    The tower keeps `variant` and `attached`, {METHOD: the numbers of its blocks}, on which the names in a checkpoint
-    of LIFT depend (models/lift_checkpoint.py). Raises ModelError, before anything is attached.
-    """
-    of_blocks, of_resnets = VARIANTS[variant]
-    resnet = isinstance(tower, ResNet)
-    methods = of_resnets if resnet else of_blocks
-    _check([name for name in METHODS | RESNET_METHODS if options.get(name)], options, methods, resnet)
-    chosen = [name for name in methods if options.get(name)]
-    layers = {name: [] if resnet else _layers(tower, name, options) for name in chosen}
+    chosen = choose(methods)
+    blocks = _blocks(tower, variant)
+    for name in chosen:
+        _require_target(name, tower)
+    attached = {name: _layers(tower, len(blocks), name, options) for name, options in chosen.items()}
     tower.requires_grad_(False)
-    tower.variant, tower.attached = variant, layers
-    for name in chosen:
-        method = methods[name]
-        own = [options.get(f"{name}_{option}") for option in method.own]
-        if resnet:
-            method.attach(tower, *own)
-        elif layers[name]:
-            blocks = [tower.blocks[i] for i in layers[name]]
-            if method.automatic and own[0] is None:
-                counted = list(tower.blocks) if variant == "lift" else blocks
-                own[0] = method.automatic(num_classes, counted, *own[1:])
-            method.attach(blocks, *own)
-            if method.start:
-                method.start(tower, blocks)
+    tower.variant, tower.attached = variant, attached
+    for name, options in chosen.items():
+        if attached[name]:
+            site = Site(tower, [blocks[i] for i in attached[name]], num_classes, variant)
+            METHODS[name].attach(site, options)
 
 
-def _check(chosen: list[str], options: dict, methods: dict[str, Method], resnet: bool) -> None:
-    """Raises ModelError for a method that the tower cannot take."""
-    for name in chosen:
-        if name not in methods and resnet:
-            raise ModelError(f"{name} needs a transformer; a ResNet takes {', '.join(methods)}, or a head alone")
-        if name not in methods:
-            raise ModelError(f"{name} needs a ResNet; a transformer takes {', '.join(methods)}, or a head alone")
-        if resnet and options.get(f"{name}_layers") is not None:
-            raise ModelError(f"{name}_layers counts the blocks of a transformer; leave it out for a ResNet")
+def attach_to_head(module: nn.Module, methods: Mapping[str, Any]) -> None:
+    """Attaches to CLIP's head, or to its texts, those of `methods` that take such a module. Raises ModelError."""
+    for name, options in choose(methods).items():
+        if isinstance(module, METHODS[name].targets):
+            METHODS[name].attach(module, options)
 
 
-def _layers(tower: nn.Module, name: str, options: dict) -> list[int]:
-    return select_layers(len(tower.blocks), options.get(f"{name}_layers"), name)
+def choose(methods: Mapping[str, Any]) -> dict[str, Any]:
+    """The Options of `methods` by name, in the order of the table. Raises ModelError for an unknown name or option."""
+    for name in methods:
+        if name not in METHODS:
+            raise ModelError(f"unknown method '{name}'; choose from {', '.join(METHODS)}", kind="unknown_method")
+    return {name: _options(name, methods[name]) for name in METHODS if name in methods}
+
+
+def methods_from_keys(keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The methods that configuration keys switch on: {"lora": True, "lora_dim": 4} -> {"lora": {"dim": 4}}."""
+    return {
+        name: {option: keys[f"{name}_{option}"] for option in _names(name) if f"{name}_{option}" in keys}
+        for name in METHODS
+        if keys.get(name)
+    }
+
+
+def _names(name: str) -> list[str]:
+    return [field.name for field in dataclasses.fields(METHODS[name].Options)]
+
+
+def _options(name: str, given: Any) -> Any:
+    """The Options of a method, from a dict or as they are. Raises ModelError for an unknown option."""
+    if not isinstance(given, Mapping):
+        return given
+    for option in given:
+        if option not in _names(name):
+            known = ", ".join(_names(name)) or "none"
+            raise ModelError(f"{name} has no option '{option}'; its options: {known}", kind="unknown_option")
+    return METHODS[name].Options(**given)
+
+
+def _blocks(tower: Tower, variant: str) -> list[nn.Module]:
+    """The blocks of a tower. LIFT takes the whole network of a ResNet as one block, with stem and pooling."""
+    return [tower.net] if isinstance(tower, ResNet) and variant == "lift" else list(tower.blocks)
+
+
+def _require_target(name: str, tower: Tower) -> None:
+    """Raises ModelError if the tower cannot take this method."""
+    if isinstance(tower, METHODS[name].targets):
+        return
+    kind, other = ("ResNet", "transformer") if isinstance(tower, ResNet) else ("transformer", "ResNet")
+    known = ", ".join(name for name, method in METHODS.items() if isinstance(tower, method.targets))
+    needed = "CLIP's own head" if name in HEAD_METHODS else f"a {other}"
+    raise ModelError(f"{name} needs {needed}; a {kind} takes {known}, or a head alone", kind="method_of_other_tower")
+
+
+def _layers(tower: Tower, depth: int, name: str, options: Any) -> list[int]:
+    """The numbers of the blocks that the method attaches to. Raises ModelError."""
+    layers = options.layers if isinstance(options, BlockOptions) else None
+    if layers is not None and isinstance(tower, ResNet):
+        raise ModelError(
+            f"{name}_layers counts the blocks of a transformer; leave it out for a ResNet",
+            kind="layers_of_a_resnet",
+            key=f"{name}_layers",
+        )
+    return select_layers(depth, layers, name)
 
 
 def select_layers(depth: int, layers: int | Sequence[int] | None, name: str = "method") -> list[int]:
-    """The block numbers that `layers` means: None = all, k = the last k, a list = those. Raises ModelError."""
+    """The block numbers for `layers`: None = all, k = the last k, a list = those. Raises ModelError."""
     if layers is None:
         return list(range(depth))
-    last = isinstance(layers, int)
-    if not 0 <= layers <= depth if last else any(index not in range(depth) for index in layers):
-        raise ModelError(f"{name}_layers {layers} does not fit: the tower has {depth} blocks, numbered from 0")
-    return list(range(depth - layers, depth)) if last else sorted(set(layers))
+    numbers = list(range(depth - layers, depth)) if isinstance(layers, int) else sorted(set(layers))
+    if numbers != [number for number in numbers if 0 <= number < depth] or (isinstance(layers, int) and layers < 0):
+        raise ModelError(
+            f"{name}_layers {layers} does not fit: the tower has {depth} blocks, numbered from 0",
+            kind="layers_out_of_range",
+            key=f"{name}_layers",
+        )
+    return numbers

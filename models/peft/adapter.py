@@ -2,15 +2,23 @@
 
     h <- h + Up(ReLU(Down(LN(h)))),   h the output of the MLP
 
-Down is uniform in +-1/sqrt(d) (kaiming-uniform, a = sqrt 5; LIFT's: normal with the same deviation, 1/sqrt(3 d)), Up
-zero, so a fresh adapter changes nothing.
+Down starts uniform in +-1/sqrt(d) (kaiming-uniform, a = sqrt 5; in LIFT normal with the same deviation, 1/sqrt(3 d)),
+Up at zero, so a fresh adapter changes nothing.
 """
 
-from collections.abc import Sequence
+import dataclasses
 
 from torch import Tensor, nn
 
 from models.backbones.transformer import Block, LayerNorm, Linear
+from models.peft.method import BlockOptions, Method, Site
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(BlockOptions):
+    """dim: width of the bottleneck; None = by the numbers of classes and blocks."""
+
+    dim: int | None = None
 
 
 class Bottleneck(nn.Module):
@@ -49,13 +57,15 @@ class AdaptedMlp(nn.Module):
         return h + self.adapter(h)
 
 
-def attach(blocks: Sequence[Block], width: int) -> None:
-    """Wraps the MLP of every block with a bottleneck of `width`."""
-    for block in blocks:
-        block.mlp = AdaptedMlp(block.mlp, block.dim, width)
+def attach(site: Site[Block], options: Options) -> None:
+    """Wraps the MLP of every block."""
+    width = site.default_size(share=2) if options.dim is None else options.dim
+    adapted = [AdaptedMlp(block.mlp, block.dim, width) for block in site.blocks]
+    for block, mlp in zip(site.blocks, adapted, strict=True):
+        block.mlp = mlp
+    if site.variant == "lift":
+        for mlp in adapted:
+            mlp.adapter.start_normal()
 
 
-def start_normal(tower: nn.Module, blocks: Sequence[Block]) -> None:
-    """Draws the first values of attached adapters as LIFT does."""
-    for block in blocks:
-        block.mlp.adapter.start_normal()
+METHOD = Method(attach, Options)

@@ -2,10 +2,10 @@
 
     x <- x + MLP(LN2(x)) + s Up(ReLU(Down(LN(x)))),   s a learnt scalar, 1 at first
 
-Down starts as an Adapter's (LIFT's: normal with the same deviation), Up zero, so a fresh AdaptFormer changes nothing.
+Down and Up start as in `adapter`, so a fresh AdaptFormer changes nothing.
 """
 
-from collections.abc import Sequence
+import dataclasses
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +13,20 @@ from torch import Tensor, nn
 
 from models.backbones.transformer import Block
 from models.peft.adapter import Bottleneck
+from models.peft.method import BlockOptions, Method, Site
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(BlockOptions):
+    """dim: width of the bottleneck; None = by the numbers of classes and blocks."""
+
+    dim: int | None = None
 
 
 class AdaptFormer(Bottleneck):
     """[B, N, D] -> [B, N, D] through `width` dimensions; zero at first.
 
-    s stands before Up, where a token has `width` values and not D: one pass over memory less, forward and backward.
+    s is applied before Up, where a token has `width` values and not D: one pass over memory less, forward and backward.
     """
 
     def __init__(self, dim: int, width: int):
@@ -30,13 +38,15 @@ class AdaptFormer(Bottleneck):
         return F.linear(hidden, self.up.weight.to(x.dtype), (self.scale * self.up.bias).to(x.dtype))
 
 
-def attach(blocks: Sequence[Block], width: int) -> None:
-    """Stands in the side slot of every block with a bottleneck of `width`."""
-    for block in blocks:
-        block.side = AdaptFormer(block.dim, width)
+def attach(site: Site[Block], options: Options) -> None:
+    """Fills the side slot of every block."""
+    width = site.default_size(share=2) if options.dim is None else options.dim
+    sides = [AdaptFormer(block.dim, width) for block in site.blocks]
+    for block, side in zip(site.blocks, sides, strict=True):
+        block.side = side
+    if site.variant == "lift":
+        for side in sides:
+            side.start_normal()
 
 
-def start_normal(tower: nn.Module, blocks: Sequence[Block]) -> None:
-    """Draws the first values of attached AdaptFormers as LIFT does."""
-    for block in blocks:
-        block.side.start_normal()
+METHOD = Method(attach, Options)

@@ -1,15 +1,16 @@
 """Arbitrary fine-tuning (LIFT+, arXiv 2504.13282): a random fraction of the entries of each Linear trains.
 
-    W <- W with W[i, j] learnt for the chosen (i, j), and the bias likewise; the others stay
+    W <- W with W[i, j] learnt for the chosen (i, j), and the bias likewise; the others stay frozen
 
-The entries are chosen without replacement by `seed` alone, as by the authors' programs, and start at their own values,
+The entries are chosen without replacement by `seed` alone, as in the authors' programs, and start at their own values,
 so a fresh one changes nothing.
 
-    LIFT+  of every tensor of n entries apart int(ratio n), by a generator seeded with `seed` for this tensor. The
-           automatic ratio lets as many entries train as a linear head on the feature has weights, C d.
-    LIFT   of [W, b] together, [out, in + 1], int(ratio out (in + 1)), by one generator for all Linears in their order
+    LIFT+  chooses int(ratio n) of the n entries of every tensor, by a generator seeded with `seed` for each tensor. By
+           default as many entries train as a linear head on the feature has weights, C d.
+    LIFT   chooses int(ratio out (in + 1)) of the entries of [W, b], [out, in + 1], by one generator for all Linears
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -18,10 +19,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones.transformer import Block, Linear, linears
+from models.peft.method import BlockOptions, Method, Site
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(BlockOptions):
+    """ratio: fraction of the entries that train; None = by the numbers of classes and blocks.
+
+    loc: the Linears of a block, "attn", "mlp" or "all". seed: of the choice of entries.
+    """
+
+    ratio: float | None = None
+    loc: str = "all"
+    seed: int = 0
 
 
 class Entries(nn.Module):
-    """The chosen entries of a tensor: `values` [k], trained, and `index` [k], their places in the flattened tensor."""
+    """The chosen entries of a tensor: `values` [k], trained, and `index` [k], their positions when flattened."""
+
+    index: Tensor
 
     def __init__(self, tensor: Tensor, index: Tensor):
         super().__init__()
@@ -34,13 +50,13 @@ class Entries(nn.Module):
         self.values = nn.Parameter(values.to(torch.promote_types(values.dtype, torch.float32), copy=True))
 
     def forward(self, tensor: Tensor) -> Tensor:
-        """`tensor` with the learnt entries in their places; its shape and precision."""
+        """`tensor` with the learnt entries in their positions; its shape and precision."""
         flat = tensor.flatten().scatter(0, self.index, self.values.to(tensor.dtype))
         return flat.view_as(tensor)
 
 
 class PartlyTrainedLinear(nn.Module):
-    """Wraps a Linear, [..., in] -> [..., out], of whose weight and bias the entries at these places train."""
+    """Wraps a Linear, [..., in] -> [..., out]; the entries at these positions of its weight and bias train."""
 
     def __init__(self, linear: Linear, weight: Tensor, bias: Tensor):
         super().__init__()
@@ -59,46 +75,45 @@ def choose(count: int, ratio: float, generator: torch.Generator) -> Tensor:
     return order[: int(ratio * count)].sort().values
 
 
-def choose_of_both(dim_out: int, dim_in: int, ratio: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Entries of [W, b], [out, in + 1], whose last column is the bias: their places in W and in b, each ascending."""
+def choose_jointly(dim_out: int, dim_in: int, ratio: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Positions in W and in b of entries chosen from [W, b], [out, in + 1], each ascending."""
     chosen = choose(dim_out * (dim_in + 1), ratio, generator)
     rows, columns = chosen // (dim_in + 1), chosen % (dim_in + 1)
-    of_bias = columns == dim_in
-    return (rows * dim_in + columns)[~of_bias], rows[of_bias]
+    in_bias = columns == dim_in
+    return (rows * dim_in + columns)[~in_bias], rows[in_bias]
 
 
-def automatic_ratio(num_classes: int, blocks: Sequence[Block], where: str, seed: int) -> float:
+def default_ratio(num_classes: int, num_blocks: int, dim: int, loc: str) -> float:
     """C / (L (4d + 4)) for attn, C / (L (8d + 5)) for mlp, C / (L (12d + 9)) for all; at most 1."""
-    dim = blocks[0].dim
-    entries = {"attn": 4 * dim + 4, "mlp": 8 * dim + 5, "all": 12 * dim + 9}[where]  # of a block, divided by dim
-    return min(num_classes / (len(blocks) * entries), 1.0)
+    entries = {"attn": 4 * dim + 4, "mlp": 8 * dim + 5, "all": 12 * dim + 9}[loc]  # of a block, divided by dim
+    return min(num_classes / (num_blocks * entries), 1.0)
 
 
-def automatic_ratio_lift(num_classes: int, blocks: Sequence[Block], where: str, seed: int) -> float:
+def default_ratio_lift(num_classes: int, num_blocks: int, dim: int) -> float:
     """C / (12 L d) cut down to a multiple of .001, at least .001 and at most 1; L counts all blocks of the tower."""
-    thousandths = 1000 * num_classes // (12 * len(blocks) * blocks[0].dim)
+    thousandths = 1000 * num_classes // (12 * num_blocks * dim)
     return min(max(thousandths, 1), 1000) / 1000
 
 
-def attach(blocks: Sequence[Block], ratio: float, where: str, seed: int) -> None:
-    """Wraps the innermost Linears of every block: those of `attn`, of `mlp`, or `all`."""
-    for parent, name, linear in _innermost(blocks, where):
-        places = (choose(t.numel(), ratio, _generator(seed)) for t in (linear.weight, linear.bias))
-        setattr(parent, name, PartlyTrainedLinear(linear, *places))
-
-
-def attach_lift(blocks: Sequence[Block], ratio: float, where: str, seed: int) -> None:
-    """As `attach`, with the entries that LIFT draws."""
-    generator = _generator(seed)
-    for parent, name, linear in _innermost(blocks, where):
-        places = choose_of_both(linear.out_features, linear.in_features, ratio, generator)
-        setattr(parent, name, PartlyTrainedLinear(linear, *places))
+def attach(site: Site[Block], options: Options) -> None:
+    """Wraps the innermost Linears of every block."""
+    counts = site.num_classes, site.counted_blocks, site.blocks[0].dim
+    lift, ratio = site.variant == "lift", options.ratio
+    if ratio is None:
+        ratio = default_ratio_lift(*counts) if lift else default_ratio(*counts, options.loc)
+    generator = _generator(options.seed)  # LIFT's
+    for parent, name, linear in _innermost(site.blocks, options.loc):
+        if lift:
+            weight, bias = choose_jointly(linear.out_features, linear.in_features, ratio, generator)
+        else:
+            weight, bias = (choose(t.numel(), ratio, _generator(options.seed)) for t in (linear.weight, linear.bias))
+        setattr(parent, name, PartlyTrainedLinear(linear, weight, bias))
 
 
 def entries_fingerprint(model: nn.Module) -> str | None:
-    """SHA-256 of the places of all entries that train in `model`; None where whole tensors train alone.
+    """SHA-256 of the positions of all entries that train in `model`; None if only whole tensors train.
 
-    A checkpoint holds the values of these entries, and not their places.
+    A checkpoint contains the values of these entries, and not their positions.
     """
     digest, found = hashlib.sha256(), False
     for name, module in model.named_modules():
@@ -112,10 +127,13 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _innermost(blocks: Sequence[Block], where: str) -> Iterator[tuple[nn.Module, str, Linear]]:
+def _innermost(blocks: Sequence[Block], loc: str) -> Iterator[tuple[nn.Module, str, Linear]]:
     """(module, attribute, Linear) of the blocks' Linears: lora and ssf stay around them."""
     for block in blocks:
-        for parent, name, linear in linears(block, where):
+        for parent, name, linear in linears(block, loc):
             while getattr(parent, name) is not linear:
                 parent, name = getattr(parent, name), "wrapped"
             yield parent, name, linear
+
+
+METHOD = Method(attach, Options)

@@ -1,18 +1,32 @@
 """BatchNorm tuning (LIFT's bn_tuning) of a ResNet: the weight and bias of every BatchNorm train.
 
-    training  y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias,   over the images of a step and their pixels
-    testing   the same with the running mean and variance, which training moves by a tenth towards a step's
+    training  y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias,   over the images of a batch and their pixels
+    testing   the same with the running mean and variance, which training moves by a tenth towards a batch's
 
-So a step's images are computed together: with accum_step or on several processes each part would have its own
-statistics (utils/config.py refuses both).
+So a batch is computed as a whole: with accum_step or with several processes each part would have its own statistics
+(utils/config/checking.py refuses both).
 """
 
-from models.backbones.resnet import ResNet
+import dataclasses
+
+from torch import nn
+
+from models.backbones.resnet import MOVES_STATISTICS, ResNet
+from models.peft.method import Method, Site
 
 
-def attach(tower: ResNet) -> None:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """It has no options: it takes the whole tower, with its stem."""
+
+
+def attach(site: Site[nn.Module], options: Options) -> None:
     """Lets every BatchNorm of the tower train, and its statistics follow the images."""
-    for norm in tower.batch_norms:
+    assert isinstance(site.tower, ResNet)  # METHOD.targets
+    for norm in site.tower.batch_norms:
         norm.requires_grad_(True)
-        norm.moves_statistics = True  # read by ResNet.train and by utils/checkpoint.py
-    tower.train(tower.training)
+        setattr(norm, MOVES_STATISTICS, True)
+    site.tower.train(site.tower.training)
+
+
+METHOD = Method(attach, Options, targets=(ResNet,))

@@ -1,12 +1,14 @@
 """LayerNorm tuning (LIFT's ln_tuning): the weights and biases of a block's norms train."""
 
-from collections.abc import Sequence
-
 from models.backbones.transformer import Block
+from models.peft.method import BlockOptions, Method, Site
 
 
-def attach(blocks: Sequence[Block]) -> None:
+def attach(site: Site[Block], options: BlockOptions) -> None:
     """Lets the two norms of every block train."""
-    for block in blocks:
+    for block in site.blocks:
         block.norm1.requires_grad_(True)
         block.norm2.requires_grad_(True)
+
+
+METHOD = Method(attach, BlockOptions)

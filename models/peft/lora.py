@@ -6,11 +6,19 @@ A [d, r] is uniform in +-1/sqrt(r) (kaiming-uniform over its fan-in, which is r 
 fresh LoRA changes nothing.
 """
 
-from collections.abc import Sequence
+import dataclasses
 
 from torch import Tensor, nn
 
 from models.backbones.transformer import Block, Linear
+from models.peft.method import BlockOptions, Method, Site
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(BlockOptions):
+    """dim: rank of the update; None = by the numbers of classes and blocks."""
+
+    dim: int | None = None
 
 
 class LowRank(nn.Module):
@@ -45,7 +53,16 @@ class LoraQKV(nn.Module):
         return qkv
 
 
-def attach(blocks: Sequence[Block], rank: int) -> None:
-    """Wraps the qkv Linear of every block with updates of `rank`."""
-    for block in blocks:
+def attach(site: Site[Block], options: Options) -> None:
+    """Wraps the qkv Linear of every block."""
+    rank = default_rank(site) if options.dim is None else options.dim
+    for block in site.blocks:
         block.attn.qkv = LoraQKV(block.attn.qkv, block.dim, rank)
+
+
+def default_rank(site: Site[Block]) -> int:
+    """The rank of an update that gets none, here and in `lora_mlp`."""
+    return site.default_size(share=2 if site.variant == "lift" else 4)
+
+
+METHOD = Method(attach, Options)

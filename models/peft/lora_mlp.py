@@ -2,19 +2,18 @@
 
     h <- h + (1/r) (y A) B,   h the output of fc1 or fc2, y its input
 
-A and B start as those of `lora`, so a fresh one changes nothing.
+A and B start as in `lora`, so a fresh one changes nothing.
 """
-
-from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from models.backbones.transformer import Block, linears
-from models.peft.lora import LowRank
+from models.peft.lora import LowRank, Options, default_rank
+from models.peft.method import Method, Site
 
 
 class LoraLinear(nn.Module):
-    """Wraps a Linear, [..., in] -> [..., out], or what is around it."""
+    """Wraps a Linear, [..., in] -> [..., out], with other methods around it or not."""
 
     def __init__(self, wrapped: nn.Module, dim_in: int, dim_out: int, rank: int):
         super().__init__()
@@ -25,9 +24,13 @@ class LoraLinear(nn.Module):
         return self.wrapped(x) + self.lora(x)
 
 
-def attach(blocks: Sequence[Block], rank: int) -> None:
-    """Wraps fc1 and fc2 of every block with updates of `rank`."""
-    for block in blocks:
+def attach(site: Site[Block], options: Options) -> None:
+    """Wraps fc1 and fc2 of every block."""
+    rank = default_rank(site) if options.dim is None else options.dim
+    for block in site.blocks:
         for parent, name, linear in linears(block, "mlp"):
             layer = LoraLinear(getattr(parent, name), linear.in_features, linear.out_features, rank)
             setattr(parent, name, layer)
+
+
+METHOD = Method(attach, Options)

@@ -2,23 +2,32 @@
 
     x = [x_0, x_1, ..., x_N]  ->  [x_0, p_1, ..., p_p, x_1, ..., x_N]
 
-A block with its own prompt drops the prompt tokens of earlier blocks first. The tokens start at N(0, 0.02), LIFT's in
-an image tower uniform in +-sqrt(6 / (3 p^2 + d)), p the side of a patch. LIFT puts them after the patches: attention
-has no order, so the feature is the same.
+A block with its own prompt first drops the prompt tokens of earlier blocks. The tokens start at N(0, 0.02); in an image
+tower of LIFT they start uniform in +-sqrt(6 / (3 p^2 + d)), p the side of a patch. LIFT puts them after the patches;
+attention has no order, so the feature is the same.
 """
 
-from collections.abc import Sequence
+import dataclasses
 
 import torch
 from torch import Tensor, nn
 
 from models.backbones.transformer import Block
+from models.backbones.vit import VisionTransformer
+from models.peft.method import BlockOptions, Method, Site
 
-LIFT_LENGTH = 10  # tokens, where LIFT is given no vpt_len
+LIFT_LENGTH = 10  # tokens, where LIFT gets no vpt_len
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(BlockOptions):
+    """len: number of prompt tokens; None = by the numbers of classes and blocks, in LIFT LIFT_LENGTH."""
+
+    len: int | None = None
 
 
 class Prompt(nn.Module):
-    """[B, N, D] -> [B, N - replaced + length, D]. `replaced` earlier prompt tokens give way to the learnt ones."""
+    """[B, N, D] -> [B, N - replaced + length, D]. `replaced` earlier prompt tokens are dropped."""
 
     def __init__(self, dim: int, length: int, replaced: int = 0):
         super().__init__()
@@ -30,17 +39,21 @@ class Prompt(nn.Module):
         return torch.cat([x[:, :1], prompt, x[:, 1 + self.replaced :]], dim=1)
 
 
-def attach(blocks: Sequence[Block], length: int) -> None:
-    """Puts a prompt of `length` tokens into every block."""
-    for i, block in enumerate(blocks):
-        block.prompt = Prompt(block.dim, length, replaced=length if i else 0)
+def attach(site: Site[Block], options: Options) -> None:
+    """Fills the prompt slot of every block."""
+    length = default_length(site) if options.len is None else options.len
+    prompts = [Prompt(block.dim, length, replaced=length if i else 0) for i, block in enumerate(site.blocks)]
+    for block, prompt in zip(site.blocks, prompts, strict=True):
+        block.prompt = prompt
+    if site.variant == "lift" and isinstance(site.tower, VisionTransformer):
+        bound = (6 / (3 * site.tower.patch**2 + site.tower.dim)) ** 0.5
+        for prompt in prompts:
+            nn.init.uniform_(prompt.tokens, -bound, bound)  # as in the code of VPT and LIFT
 
 
-def start_uniform(tower: nn.Module, blocks: Sequence[Block]) -> None:
-    """Draws attached prompts of an image tower as VPT's and LIFT's code do; those of a text tower stay normal."""
-    if not hasattr(tower, "patch_embed"):
-        return
-    patch = tower.patch_embed.kernel_size[0]
-    for block in blocks:
-        bound = (6 / (3 * patch**2 + block.dim)) ** 0.5
-        nn.init.uniform_(block.prompt.tokens, -bound, bound)
+def default_length(site: Site[Block]) -> int:
+    """The number of tokens of a prompt that gets none."""
+    return LIFT_LENGTH if site.variant == "lift" else site.default_size(share=1)
+
+
+METHOD = Method(attach, Options)

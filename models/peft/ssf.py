@@ -1,21 +1,29 @@
-"""SSF (Lian et al. 2022, arXiv 2210.08823): scale and shift of what a layer gives.
+"""SSF (Lian et al. 2022, arXiv 2210.08823): scale and shift of the output of a layer.
 
     y <- y * scale + shift,   y the output of qkv, attention projection, fc1 or fc2; in a ResNet the pooled feature
 
 scale starts at N(1, 0.02), shift at N(0, 0.02).
 """
 
-from collections.abc import Sequence
+import dataclasses
 
 import torch
 from torch import Tensor, nn
 
 from models.backbones.resnet import ResNet
 from models.backbones.transformer import Block, linears
+from models.peft.method import TRANSFORMERS, BlockOptions, Method, Site
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(BlockOptions):
+    """loc: the Linears of a block, "attn", "mlp" or "all"; it has no meaning in a ResNet."""
+
+    loc: str = "all"
 
 
 class ScaleShift(nn.Module):
-    """Wraps a layer: what it gives, [..., dim], scaled and shifted per channel."""
+    """Wraps a layer; its output, [..., dim], is scaled and shifted per channel."""
 
     def __init__(self, wrapped: nn.Module, dim: int):
         super().__init__()
@@ -28,13 +36,14 @@ class ScaleShift(nn.Module):
         return y * self.scale.to(y.dtype) + self.shift.to(y.dtype)
 
 
-def attach(blocks: Sequence[Block], where: str) -> None:
-    """Wraps the Linears of every block: those of `attn`, of `mlp`, or `all`."""
-    for block in blocks:
-        for parent, name, linear in linears(block, where):
+def attach(site: Site[Block], options: Options) -> None:
+    """Wraps the Linears of every block; in a ResNet it fills the slot `after` the pooling, once."""
+    if isinstance(site.tower, ResNet):
+        site.tower.after = ScaleShift(site.tower.after, site.tower.dim)
+        return
+    for block in site.blocks:
+        for parent, name, linear in linears(block, options.loc):
             setattr(parent, name, ScaleShift(getattr(parent, name), linear.out_features))
 
 
-def attach_resnet(tower: ResNet, where: str) -> None:
-    """Once, on the pooled feature; `where` has no meaning there."""
-    tower.after = ScaleShift(tower.after, tower.dim)
+METHOD = Method(attach, Options, targets=(*TRANSFORMERS, ResNet))

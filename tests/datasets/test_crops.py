@@ -9,7 +9,7 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import levels_apart
+from helpers import execute, levels_apart
 from PIL import Image
 from scipy import stats
 from torchvision import transforms as tv
@@ -294,7 +294,7 @@ def test_results_say_how_many_crops_were_tested(tte_crops, config):
     from trainer import Trainer
 
     options = () if tte_crops is None else ("tte", "True", "tte_crops", tte_crops)
-    assert Trainer(config(*options, method="zs")).run()["test"]["crops"] == (tte_crops or 1)
+    assert execute(Trainer(config(*options, method="zs")))["test"]["crops"] == (tte_crops or 1)
 
 
 # ---- very long images ----

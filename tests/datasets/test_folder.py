@@ -1,4 +1,4 @@
-"""`-d folder`: your own pictures in each layout, and what is said of each kind of bad input. BAD lists those."""
+"""`-d folder`: your own pictures in each layout; bad input is in bad_folders.yaml."""
 
 import contextlib
 import io
@@ -7,18 +7,21 @@ import os
 import re
 import shutil
 import unicodedata
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import photograph
+import yaml
+from helpers import photograph, refused
 from PIL import Image
 
 import main
-from datasets import DATASETS, build_data
-from datasets.base import ImageList
+from datasets import DATASETS, build_data, load_data
+from datasets.images import ImageList
+from datasets.own import tables
 from datasets.own.folder import EXTENSIONS
 from datasets.own.splits import hold_out, thin
+from datasets.sets import digits_lt
 from utils import config
 from utils.config import load_config
 from utils.config.schema import SCHEMA
@@ -39,293 +42,9 @@ def with_line(line, base=LISTS, file="train.csv"):
     return base | {file: base[file].rstrip("\n") + "\n" + line}
 
 
-# Each kind of bad input: files below ROOT (None = a picture, FOLDER/ = an empty folder), options, parts of the answer.
-BAD = {
-    # ---- folders
-    "no root": ({}, (), ["add root FOLDER, with FOLDER/train/CLASS/", "train_list FILE"]),
-    "a root that does not exist": (
-        {},
-        ("root", "ROOT/no"),
-        ["ROOT/no/train is not a folder (root itself does not exist"],
-    ),
-    "a root that is a file": ({"x": "x"}, ("root", "ROOT/x"), ["ROOT/x/train is not a folder (root itself is a file)"]),
-    "an empty root": ({"e/": ""}, ("root", "ROOT/e"), ["beside it: nothing", "root must hold train/CLASS/"]),
-    "no train": ({"test/cat/1.jpg": None}, (), ["ROOT/train is not a folder (beside it: test)"]),
-    "no test": ({"train/cat/1.jpg": None}, (), ["ROOT/test is not a folder (beside it: train)", "test_fraction 0.2"]),
-    "train is a file": ({"train": "x"}, (), ["ROOT/train is not a folder (beside it: train)"]),
-    "pictures outside class folders": (
-        {"train/1.jpg": None, "test/1.jpg": None},
-        (),
-        ["ROOT/train holds no pictures in class folders (found 1 .jpg outside the class folders); expected ROOT"],
-    ),
-    "empty class folders": (
-        {"train/cat/": "", "train/dog/": "", "test/cat/1.jpg": None},
-        (),
-        ["ROOT/train holds no pictures in class folders (found no files)"],
-    ),
-    "another kind of pictures": (
-        {"train/cat/1.heic": "x", "train/cat/2.HEIC": "x", "train/dog/notes": "x", "test/cat/1.jpg": None},
-        (),
-        ["ROOT/train holds no pictures", "(found 2 .heic, 1 without suffix)"],
-    ),
-    "hidden pictures alone": ({"train/cat/._1.jpg": None}, (), ["ROOT/train holds no pictures", "(found no files)"]),
-    "one class": (
-        {"train/cat/1.jpg": None, "test/cat/2.jpg": None},
-        (),
-        ["ROOT/train/cat: there is 1 class only, 'cat'; at least two are needed"],
-    ),
-    "a class without training pictures": (
-        TWO | {"test/eel/1.jpg": None},
-        (),
-        ["ROOT/test/eel tests class 'eel', which has no training pictures; add some or remove it, or name all classes"],
-    ),
-    "a class in other letters": (TWO | {"test/Cat/1.jpg": None}, (), ["tests class 'Cat'", "(did you mean 'cat'?)"]),
-    "the train folder as root": (
-        TWO,
-        ("root", "ROOT/train"),
-        ["beside it: cat, dog); give root ROOT, which holds train/"],
-    ),
-    "a folder too high as root": (
-        {f"pets/{path}": None for path in TWO},
-        (),
-        ["ROOT/train is not a folder (beside it: pets); give root ROOT/pets, which holds train/"],
-    ),
-    "a line break in a class's name": (
-        TWO | {"train/c\nat/1.jpg": None},
-        (),
-        [r"'ROOT/train/c\nat': 'c\nat' cannot be a class name"],
-    ),
-    "a class's name that is not UTF-8": (
-        TWO | {"train/c\udce9/1.jpg": None},
-        (),
-        [r"'c\udce9' cannot be a class name"],
-    ),
-    "a link to the folder above": (
-        TWO | {"train/cat/more": LINK + ".."},
-        (),
-        ["ROOT/train/cat/more is a link that leads back to ROOT/train/, in a circle; remove it"],
-    ),
-    "a link to itself": (
-        TWO | {"train/cat/me": LINK + "me"},
-        (),
-        ["ROOT/train/cat/me cannot be followed (Too many lev"],
-    ),
-    "two links in a circle": (
-        TWO | {"train/cat/x": LINK + "../../far", "far/y": LINK + "../train/cat"},
-        (),
-        ["ROOT/train/cat/x/y is a link that leads back to ROOT/train/cat/, in a circle"],
-    ),
-    # ---- splitting and thinning
-    "a test folder and test_fraction": (
-        TWO,
-        ("test_fraction", 0.5),
-        ["ROOT has test/ to test with, so test_fraction has nothing to do", "root ROOT/train"],
-    ),
-    "nothing to hold out": (
-        {"cat/1.jpg": None, "dog/1.jpg": None},
-        ("test_fraction", 0.5),
-        ["test_fraction found no class with two pictures"],
-    ),
-    "test_fraction 0": (
-        FLAT,
-        ("test_fraction", 0),
-        ["test_fraction takes a number of at least 0.001 and at most 0.999"],
-    ),
-    "test_fraction 20": (FLAT, ("test_fraction", 20), ["at most 0.999, found '20'"]),
-    "imbalance 0.02": (FLAT, ("test_fraction", 0.2, "imbalance", 0.02), ["imbalance takes a number of at least 1"]),
-    "thresholds that overlap": (
-        TWO,
-        ("many_threshold", 10),
-        ["few_threshold 20 is above many_threshold 10, so a class could be both; lower it"],
-    ),
-    # ---- the lists' files
-    "a list that is not there": (
-        LISTS,
-        ("train_list", "train.csv", "test_list", "test.csv"),
-        ["train.csv is not there; give the file's own path, absolute or from", "(not from root)"],
-    ),
-    "a list that is a folder": (
-        LISTS,
-        ("train_list", "ROOT/cat", "test_fraction", 0.2),
-        ["ROOT/cat cannot be read (Is a d"],
-    ),
-    "nothing to test": (LISTS, BOTH[:2], ["train_list needs test_list FILE, or test_fraction 0.2"]),
-    "nothing to train with": (LISTS, BOTH[2:], ["test_list needs a train_list beside it"]),
-    "a test list and test_fraction": (LISTS, (*BOTH, "test_fraction", 0.2), ["test_list says which images are tested"]),
-    "lists in two folders": (
-        LISTS | {"cat/test.csv": "x"},
-        ("root", "None", "train_list", "ROOT/train.csv", "test_list", "ROOT/cat/test.csv"),
-        ["lie in two folders, ROOT and ROOT/cat; add root FOLDER"],
-    ),
-    "a list with a wrong root": (
-        LISTS,
-        (*BOTH, "root", "ROOT/no"),
-        ["root ROOT/no does not exist; give the folder that"],
-    ),
-    "an empty list": (LISTS | {"train.csv": ""}, BOTH, ["ROOT/train.csv is empty; it needs a line for each image"]),
-    "a list of a byte order mark": (LISTS | {"test.csv": "\ufeff\r\n"}, BOTH, ["ROOT/test.csv is empty"]),
-    "a header alone": (LISTS | {"train.csv": "path,label\r\n"}, BOTH, ["ROOT/train.csv has a header and no images"]),
-    "a picture as a list": (LISTS, ("train_list", "ROOT/cat/1.jpg", "test_fraction", 0.2), ["ROOT/cat/1.jpg", "UTF-8"]),
-    "zero bytes in a list": (LISTS | {"train.csv": "a\0b"}, BOTH, ["ROOT/train.csv is no text file"]),
-    "a list in Latin-1": (
-        LISTS | {"train.csv": b"cat/1.jpg,cat\ndog/1.jpg,\xc4hre\n"},
-        BOTH,
-        ["ROOT/train.csv, line 2: this is not UTF-8; save it as 'CSV UTF-8'"],
-    ),
-    "a web page as a list": (LISTS | {"train.csv": "<!DOCTYPE html>\n<html>\n"}, BOTH, ["line 1: expected path,label"]),
-    "a header with other names": (
-        LISTS | {"train.csv": "photo,kind of animal,day\n" + "cat/1.jpg,cat,1\n"},
-        BOTH,
-        ["line 1: expected path,label or a header with these columns, found 'photo,kind of animal,day'; call the col"],
-    ),
-    "columns the other way round": (
-        LISTS | {"train.csv": "cat,cat/1.jpg\ndog,dog/1.jpg\n"},
-        BOTH,
-        ["ROOT/train.csv, line 1: expected path,label", "found 'cat,cat/1.jpg'"],
-    ),
-    "a line without a label": (with_line("dog/4.jpg"), BOTH, ["train.csv, line 9: 1 columns where 2 are expected"]),
-    "a comma in a path": (with_line("a,b.jpg,dog"), BOTH, ["line 9: 3 columns where 2", "comma into quotes"]),
-    "an empty label": (with_line("dog/4.jpg, "), BOTH, ["ROOT/train.csv, line 9: the label is empty; fill it in"]),
-    "an empty path": (with_line(",dog"), BOTH, ["ROOT/train.csv, line 9: the path is empty"]),
-    "a quotation mark alone": (with_line('"dog/4.jpg,dog\n'), BOTH, ["ROOT/train.csv, line 9", "quotation mark"]),
-    # ---- labels
-    "a number is skipped": (
-        with_line("cat/4.jpg,4", NUMBERED) | {"test.csv": "dog/4.jpg,1"},
-        BOTH,
-        ["ROOT/train.csv: no training image has label 2, though labels run from 0 to 4; number them 0 to 2"],
-    ),
-    "labels from 1": (
-        NUMBERED | {"train.csv": "cat/1.jpg,1\ndog/1.jpg,2\n", "test.csv": "cat/4.jpg,1\n"},
-        BOTH,
-        ["no training image has label 0, though labels run from 1 to 2"],
-    ),
-    "a huge label": (
-        with_line("dog/3.jpg,99999999999999", NUMBERED | {"train.csv": NUMBERED["train.csv"][:-12]}, "test.csv"),
-        BOTH,
-        ["tests class '99999999999999'"],
-    ),
-    "a negative label": (
-        with_line("new.jpg,-1", NUMBERED),
-        BOTH,
-        ["ROOT/train.csv, line 9: the label '-1' is not a whole number from 0"],
-    ),
-    "labels with a decimal point": (
-        NUMBERED | {"train.csv": "cat/1.jpg,0.0\ndog/1.jpg,1.0\n"},
-        BOTH,
-        ["ROOT/train.csv, line 1: the label '0.0' is not a whole number from 0"],
-    ),
-    "a text among numbers": (
-        with_line("new.jpg,eel", NUMBERED),
-        BOTH,
-        [
-            "ROOT/train.csv, line 9: the label 'eel' is not a whole number from 0, though others are numbers",
-            "classname",
-        ],
-    ),
-    "a test label without training images": (
-        NUMBERED | {"test.csv": "cat/4.jpg,0\ndog/4.jpg,2\n"},
-        BOTH,
-        ["ROOT/test.csv, line 2 tests class '2', which has no training pictures"],
-    ),
-    "a misspelt test class": (
-        with_line("new.jpg,dgo", file="test.csv"),
-        BOTH,
-        ["line 3 tests class 'dgo', which has no training pictures"],
-    ),
-    "one class in a list": (
-        LISTS | {"train.csv": "\n".join(ROWS[:4]), "test.csv": "cat/4.jpg,cat"},
-        BOTH,
-        ["ROOT/train.csv, line 1: there is 1 class only, 'cat'"],
-    ),
-    "a label with a line break": (
-        with_line('cat/4.jpg,"c\nat"'),
-        BOTH,
-        [r"train.csv, line 10: 'c\nat' cannot be a class"],
-    ),
-    # ---- images
-    "an image of two classes": (
-        with_line("cat/1.jpg,dog"),
-        BOTH,
-        ["ROOT/train.csv, line 9: ROOT/cat/1.jpg is of class 'dog', but of 'cat' in line 2; an image has one class"],
-    ),
-    "an image to train and to test": (
-        with_line("./cat//1.jpg,cat", file="test.csv"),
-        BOTH,
-        ["ROOT/test.csv, line 3: ROOT/cat/1.jpg is a training image, too; 1 of 3 test images are; remove them"],
-    ),
-    "a path that leads out": (
-        with_line("cat/../../secret.jpg,cat"),
-        BOTH,
-        ["ROOT/train.csv, line 9: cat/../../secret.jpg lies outside root ROOT; give a root that holds all images"],
-    ),
-    "an absolute path": (with_line("/etc/passwd,cat"), BOTH, ["line 9: /etc/passwd lies outside root ROOT"]),
-    "a drive of Windows": (
-        with_line(r"C:\pets\1.jpg,cat"),
-        BOTH,
-        ["line 9: C:/pets/1.jpg lies outside root", "as seen"],
-    ),
-    "images that are not there": (
-        {file: text for file, text in LISTS.items() if text},
-        BOTH,
-        ["ROOT/train.csv, line 1: ROOT/cat/0.jpg is not there (8 of 8 images looked for are missing); paths are taken"],
-    ),
-    "images below another folder": (
-        {f"sub/{file}": None for file in FLAT} | {file: text for file, text in LISTS.items() if text},
-        BOTH,
-        [
-            "line 1: ROOT/cat/0.jpg is not there",
-            "the image lies in another folder: give root ROOT/sub",
-        ],
-    ),
-    "a folder of an image's name": (
-        {"cat/0.jpg/": "", "list.csv": "cat/0.jpg,cat"},
-        ("train_list", "ROOT/list.csv", "test_fraction", 0.2),
-        ["ROOT/list.csv, line 1: ROOT/cat/0.jpg is a folder, no image (1 of 1 images"],
-    ),
-    "a name in another Unicode form": (
-        {f"{NFD}.jpg": None, "list.csv": "Ähre.jpg,cat"},
-        ("train_list", "ROOT/list.csv", "test_fraction", 0.2),
-        ["Ähre.jpg is not there", "the same in Unicode's form NFD; write the list in that form"],
-    ),
-    # ---- class names
-    "no file of class names": (TWO, ("classnames", "ROOT/names.txt"), ["ROOT/names.txt is not there"]),
-    "an empty file of class names": (TWO | {"n.txt": "\n"}, ("classnames", "ROOT/n.txt"), ["ROOT/n.txt is empty"]),
-    "a class name twice": (
-        TWO | {"n.txt": "cat\ndog\ncat"},
-        ("classnames", "ROOT/n.txt"),
-        ["ROOT/n.txt, line 3: the name 'cat' stands in line 1, too"],
-    ),
-    "a prompt name twice": (
-        TWO | {"n.csv": "name,prompt name\ncat,a pet\ndog,a pet"},
-        ("classnames", "ROOT/n.csv"),
-        ["ROOT/n.csv, line 3: the prompt name 'a pet' stands in line 2, too; give every class its own"],
-    ),
-    "a folder that the class names lack": (
-        TWO | {"n.txt": "Cats\ndog"},
-        ("classnames", "ROOT/n.txt"),
-        ["ROOT/train/cat: class 'cat' is used, but ROOT/n.txt does not name it (did you mean 'Cats'?); add it there"],
-    ),
-    "a label beyond the class names": (
-        NUMBERED | {"n.txt": "cat\n"},
-        (*BOTH, "classnames", "ROOT/n.txt"),
-        ["ROOT/train.csv, line 5: class '1' is used, but ROOT/n.txt has 1 classes, 0 to 0"],
-    ),
-    "an empty line in the class names": (
-        TWO | {"n.txt": "cat\n\ndog\n\n"},
-        ("classnames", "ROOT/n.txt"),
-        ["ROOT/n.txt, line 2: expected a class name", "leave no line empty"],
-    ),
-    "three columns of class names": (
-        TWO | {"n.csv": "cat,a cat,1\ndog,a dog,2"},
-        ("classnames", "ROOT/n.csv"),
-        ["ROOT/n.csv, line 1: expected a class name, or name,prompt name", "found 'cat,a cat,1'"],
-    ),
-    "a header alone of class names": (
-        TWO | {"n.csv": "name,prompt name\n"},
-        ("classnames", "ROOT/n.csv"),
-        ["ROOT/n.csv has a header and no class names"],
-    ),
-}
+BASES = {"two": TWO, "flat": FLAT, "lists": LISTS, "numbered": NUMBERED}  # of bad_folders.yaml
+with open(Path(__file__).with_name("bad_folders.yaml"), encoding="utf-8") as file:
+    BAD = {case["case"]: case for case in yaml.safe_load(file)}
 
 
 @pytest.fixture(scope="module")
@@ -386,48 +105,43 @@ def build(root, *options):
     return build_data(load_config("folder", "clip_tiny", "lift+", [*root, *options]))
 
 
-def refusal(root, *options):
-    with pytest.raises(DataError) as caught:
-        build(root, *options)
-    assert len(str(caught.value).splitlines()) == 1
-    return str(caught.value)
-
-
 # ---- bad input ----
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_gets_its_answer(name, make, command, tmp_path):
-    """One sentence, exit status 2, and nothing left behind."""
-    files, options, parts = BAD[name]
+def test_bad_input_is_refused(name, make, command, tmp_path):
+    """With an error that has these fields; by the command line in one sentence, and nothing is left behind."""
+    case = BAD[name]
+    files = BASES.get(case.get("base"), {}) | case.get("files", {})
+    for file, line in case.get("append", {}).items():
+        files = with_line(line, files, file)
+    options = [word for option in case.get("options", ()) for word in (BOTH if option == "LISTS" else (option,))]
     root = make(files)
-    status, error = command(root if name != "no root" else None, *options)
+    fields = {
+        key: str(value).replace("ROOT", str(root)) if key == "path" else value for key, value in case["error"].items()
+    }
+    with refused(DataError, **fields):
+        build(root, *options)
+    status, error = command(root, *options)
     assert status == 2, error
     assert error.startswith("error: ") and len(error.splitlines()) == 1
-    assert parts
-    for part in parts:
-        assert part.replace("ROOT", str(root)) in error
     assert not (tmp_path / "output").exists()
 
 
-def test_there_are_many_kinds_of_bad_input():
-    assert len(BAD) + len(BAD_IMAGES) >= 70
-
-
 BAD_IMAGES = {
-    "0 bytes": (lambda good: b"", "cannot be decoded (the file is empty)"),
-    "cut after 3 bytes": (lambda good: good[:3], "cannot be decoded"),
-    "cut in its header": (lambda good: good[:200], "cannot be decoded"),
-    "cut in its pixels": (lambda good: good[: len(good) // 2], "cannot be decoded"),
-    "a web page": (lambda good: b"<!DOCTYPE html><html>Please log in</html>", "cannot be decoded (it is a web page"),
-    "a text": (lambda good: b"cat\n" * 100, "cannot be decoded"),
-    "a lost link": (None, "is missing; restore it, or replace it, or find all such with scripts/check_data.py"),
+    "0 bytes": lambda good: b"",
+    "cut after 3 bytes": lambda good: good[:3],
+    "cut in its header": lambda good: good[:200],
+    "cut in its pixels": lambda good: good[: len(good) // 2],
+    "a web page": lambda good: b"<!DOCTYPE html><html>Please log in</html>",
+    "a text": lambda good: b"cat\n" * 100,
+    "a lost link": None,
 }
 
 
 @pytest.mark.parametrize(("name", "workers"), [*((name, 0) for name in BAD_IMAGES), ("0 bytes", 2), ("a lost link", 2)])
-def test_a_bad_image_is_named(name, workers, make, command):
-    damage, answer = BAD_IMAGES[name]
+def test_a_bad_image_ends_a_run(name, workers, make, command):
+    damage = BAD_IMAGES[name]
     root = make(TWO)
     bad = root / "train/dog/2.jpg"
     if damage:
@@ -437,13 +151,13 @@ def test_a_bad_image_is_named(name, workers, make, command):
         bad.symlink_to("nowhere.jpg")
     status, error = command(root, "num_workers", workers)
     assert status == 2, error
-    assert error.startswith(f"error: the image {bad} {answer}")
+    assert error.startswith(f"error: the image {bad} ")
     assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize("place", ["train", "train/cat"])
 def test_a_folder_without_permission(place, make, monkeypatch):
-    """Of root's own folders none is without, so the system's answer is given here."""
+    """The tests may run as root, who may read everything, so the system's answer is made up."""
     root = make(TWO)
     scandir = os.scandir
 
@@ -453,27 +167,27 @@ def test_a_folder_without_permission(place, make, monkeypatch):
         return scandir(folder)
 
     monkeypatch.setattr("os.scandir", refuse)
-    assert (
-        refusal(root)
-        == f"{root / place} cannot be read (Permission denied); make it readable (chmod u+rx) or remove it"
-    )
+    with refused(DataError, kind="unreadable_folder", path=root / place):
+        build(root)
 
 
 def test_a_list_without_permission(make, monkeypatch):
     root = make(LISTS)
-    monkeypatch.setattr("builtins.open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    with pytest.raises(DataError, match="train.csv cannot be read .Permission denied.; give the path"):
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tables, "open", refuse, raising=False)
+    with refused(DataError, kind="unreadable_file", path=root / "train.csv"):
         DATASETS["folder"]("folder", str(root), train_list=str(root / "train.csv"), test_fraction=0.2)
 
 
 @pytest.mark.parametrize("key", ["train_list", "test_list", "test_fraction", "classnames", "imbalance", "outside_root"])
 def test_published_sets_refuse_the_keys_of_own_data(key, command):
     value = {"test_fraction": 0.2, "imbalance": 10, "outside_root": True}.get(key, "file.csv")
-    status, error = command(None, key, value, data="digits_lt")
-    assert status == 2
-    assert (
-        error == f"error: {key} belongs to -d folder; digits_lt has published images and labels, so leave {key} out\n"
-    )
+    with refused(DataError, kind="not_a_folder_data_set", key=key):
+        load_data("digits_lt", **{key: value})
+    assert command(None, key, value, data="digits_lt")[0] == 2
 
 
 # ---- folders ----
@@ -482,7 +196,7 @@ def test_published_sets_refuse_the_keys_of_own_data(key, command):
 def labelled(images, data):
     """{path below root: class name} of a split."""
     names = [data.classnames[label] for label in images.labels]
-    return dict(zip((os.path.relpath(path, data.root) for path in images.images), names, strict=True))
+    return dict(zip((os.path.relpath(path, data.root) for path in images.images.paths), names, strict=True))
 
 
 def test_pictures_in_subfolders_belong_to_the_class(make):
@@ -523,7 +237,7 @@ def test_links_are_followed(make):
     assert len(data.test) == 4
 
 
-def test_what_is_no_file_is_passed_over(make):
+def test_what_is_not_a_file_is_skipped(make):
     """A pipe would be waited for; a folder may be called like a picture."""
     root = make(TWO | {"train/cat/folder.jpg/": "", "train/cat/full.jpg/3.jpg": None})
     os.mkfifo(root / "train/cat/pipe.jpg")
@@ -554,7 +268,7 @@ def test_what_a_user_should_know_is_told(make, command, tmp_path):
     root = make(TWO | more | {"val/cat/1.jpg": None})
     data = build(root)
     assert data.notes == (
-        f"{root}/train: passed over 1 .jpg outside the class folders, 1 .db",
+        f"{root}/train: skipped 1 .jpg outside the class folders, 1 .db",
         f"{root}/train: no pictures in 1 folders ('eel')",
         "2 of 4 classes: no test images ('Cat', 'ox')",
         "2 of 4 classes: the same name but for upper and lower case ('Cat', 'cat')",
@@ -651,9 +365,10 @@ def test_images_outside_root_need_an_option(make, command, tmp_path):
     root = make(LISTS | {"../elsewhere/1.jpg": None})
     make({"more.csv": "\n".join([*ROWS, "../elsewhere/1.jpg,cat", f"{tmp_path}/elsewhere/1.jpg,cat"])})
     options = ("train_list", "ROOT/more.csv", "test_list", "ROOT/test.csv")
-    assert f"line 9: ../elsewhere/1.jpg lies outside root {root}; " in refusal(root, *options)
+    with refused(DataError, kind="outside_root", path=root / "more.csv", line=9, key="root"):
+        build(root, *options)
     data = build(root, *options, "outside_root", True)
-    assert data.train.images[-1] == str(tmp_path / "elsewhere/1.jpg")
+    assert data.train.images.paths[-1] == str(tmp_path / "elsewhere/1.jpg")
     assert data.class_counts.tolist() == [5, 4]  # the same image twice counts once
     assert command(root, *options, "outside_root", True) == (0, "")
 
@@ -715,7 +430,7 @@ def test_class_names_give_the_order(files, file, names, make):
 
 
 def data_paths(data):
-    return [os.path.relpath(path, data.root) for path in data.train.images]
+    return [os.path.relpath(path, data.root) for path in data.train.images.paths]
 
 
 @pytest.mark.parametrize("header", ["", "name,prompt name\n", "folder,prompt\n", "class,classname\n"])
@@ -773,7 +488,7 @@ def test_a_class_without_training_images_is_recognised(make, command, tmp_path):
 
 def pictures_of(*counts):
     labels = np.repeat(np.arange(len(counts)), counts)
-    return ImageList([f"/data/{c}/{i:06}.jpg" for i, c in enumerate(labels)], labels)
+    return ImageList.of_paths([f"/data/{c}/{i:06}.jpg" for i, c in enumerate(labels)], labels)
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.2, 0.5, 0.999])
@@ -781,10 +496,12 @@ def test_every_class_is_split_by_the_fraction(fraction):
     counts = [1, 2, 3, 10, 11, 200, 0, 7]
     images = pictures_of(*counts)
     train, test = hold_out(images, fraction, "/data")
-    assert sorted(train.images + test.images) == images.images
+    assert sorted(train.images.paths + test.images.paths) == images.images.paths
     for part in (train, test):
-        assert part.images == sorted(part.images)  # in the order of the list
-        assert all(path.startswith(f"/data/{label}/") for path, label in zip(part.images, part.labels, strict=True))
+        assert part.images.paths == sorted(part.images.paths)  # in the order of the list
+        assert all(
+            path.startswith(f"/data/{label}/") for path, label in zip(part.images.paths, part.labels, strict=True)
+        )
     expected = [min(max(int(n * fraction + 0.5), 1), n - 1) if n > 1 else 0 for n in counts]
     assert np.bincount(test.labels, minlength=len(counts)).tolist() == expected
 
@@ -832,7 +549,7 @@ def test_imbalance_thins_as_cifar_is_thinned(counts, imbalance):
     np.random.set_state(state)
     wanted = np.array([int(max(counts) * (1 / imbalance) ** (c / (num_classes - 1))) for c in range(num_classes)])
     thinned = thin(images, wanted)
-    assert thinned.images == [images.images[i] for i in sorted(expected)]
+    assert thinned.images.paths == [images.images.path(i) for i in sorted(expected)]
     assert thinned.labels.tolist() == images.labels[sorted(expected)].tolist()
 
 
@@ -890,8 +607,7 @@ def test_every_key_reaches_the_builder(make):
     seen = {}
     cfg = load_config("folder", "clip_tiny", "lift+", [str(x) for pair in keys.items() for x in pair])
     with pytest.MonkeyPatch.context() as patch:
-        builder = lambda name, root, **own: seen.update(own) or DATASETS["digits_lt"](name, root)  # noqa: E731
-        patch.setitem(DATASETS, "folder", builder)
+        patch.setitem(DATASETS, "folder", lambda name, root, **own: seen.update(own) or digits_lt.build(name))
         build_data(cfg)
     assert seen == keys
 
@@ -963,8 +679,7 @@ def test_a_run_of_other_lists_is_not_replaced(make, command):
 
 
 def test_data_sets_without_options_are_built_as_ever():
-    cfg = SimpleNamespace(**load_config("digits_lt", "clip_tiny", "lift+", []))
-    data = build_data(cfg)
+    data = build_data(load_config("digits_lt", "clip_tiny", "lift+", []))
     assert data.train.fingerprint() == DATASETS["digits_lt"]("digits_lt", None).train.fingerprint()
     assert data.notes == ()
 

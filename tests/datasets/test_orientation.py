@@ -15,8 +15,9 @@ from datasets import DATASETS, build_data
 from datasets.base import DataSet, ImageList
 from datasets.check.check import check_images
 from datasets.loading.crops import TestCrops
-from datasets.loading.decode import ImageFiles, decode
-from datasets.loading.loader import Loader, in_order, read_image
+from datasets.loading.decode import decode
+from datasets.loading.loader import Loader
+from datasets.loading.sampler import sequential_batches
 from utils.config import load_config
 
 HEIGHT, WIDTH = 43, 61
@@ -247,13 +248,9 @@ def build(data, root, *options):
 
 
 def shapes(data):
-    """Height and width of every image, however it is read."""
-    lists = (data.train, data.test)
-    found = {tuple(read_image(images, i).shape[1:]) for images in lists for i in range(len(images))}
-    for images in lists:
-        files = ImageFiles(images.images, images.exif_orientation)
-        found |= {tuple(files.decode(i).shape[1:]) for i in range(len(images))}
-    return found
+    """Height and width of every image."""
+    lists = (data.train.images, data.test.images)
+    return {tuple(images.read(i).shape[1:]) for images in lists for i in range(len(images))}
 
 
 SIZES = {True: {(WIDTH, HEIGHT)}, False: {(HEIGHT, WIDTH)}}
@@ -275,7 +272,7 @@ def test_published_sets_are_read_as_stored(options, upright, pictures, monkeypat
 
     def published(name, root):
         labels = np.arange(len(paths)) % 2
-        return DataSet(name, ["a", "b"], ImageList(paths, labels), ImageList(paths, labels), root)
+        return DataSet(name, ["a", "b"], ImageList.of_paths(paths, labels), ImageList.of_paths(paths, labels), root)
 
     monkeypatch.setitem(DATASETS, "places_lt", published)
     assert shapes(build("places_lt", pictures, *options)) == SIZES[upright]
@@ -292,8 +289,8 @@ def test_a_run_reads_what_its_list_says(upright, gap, workers, tmp_path):
     crops = TestCrops(32, 4, 5, gap)
 
     def crop(name, exif_orientation):
-        images = ImageList([str(tmp_path / name)], np.zeros(1, int), exif_orientation)
-        ((found, _),) = Loader(images, crops, in_order(np.arange(1), 1), torch.device("cpu"), workers)
+        images = ImageList.of_paths([str(tmp_path / name)], np.zeros(1, int), exif_orientation)
+        ((found, _),) = Loader(images, crops, sequential_batches(np.arange(1), 1), torch.device("cpu"), workers)
         return found.int()
 
     assert (crop("0.jpg", upright) - crop("1.jpg", False)).abs().float().mean() < 3  # two JPEGs of one picture

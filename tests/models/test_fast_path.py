@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_near, normal_images
+from helpers import assert_near, execute, normal_images
+from oracles import PlainClip
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from datasets.base import ImageList
-from datasets.loading.loader import Loader, in_order
+from datasets.loading.loader import Loader
+from datasets.loading.sampler import sequential_batches
 from models import compile as compilation
 from models import peft, precision
 from models.backbones import BACKBONES, kernels
@@ -37,13 +39,13 @@ CLIP_TINY = "asset:clip_tiny.safetensors"
 def image_tower(depth=4, **methods):
     torch.manual_seed(0)
     tower = VisionTransformer(64, depth, 8, 32, clip=True)
-    peft.attach(tower, methods, num_classes=10)
+    peft.attach(tower, peft.methods_from_keys(methods), num_classes=10)
     return tower.train()
 
 
 def run_of(cfg):
     run = Trainer(cfg)
-    return run, run.run()
+    return run, execute(run)
 
 
 # ---- kernels ----
@@ -157,11 +159,11 @@ class CountsThreads:
 
 
 def test_workers_take_one_thread_and_the_main_process_keeps_its_own():
-    images = ImageList(np.zeros((4, 1, 1, 3), np.uint8), np.zeros(4, np.int64))
+    images = ImageList.of_pixels(np.zeros((4, 1, 1, 3), np.uint8), np.zeros(4, np.int64))
     mine = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        batches = list(Loader(images, CountsThreads(), in_order(np.arange(4), 2), CPU, num_workers=2))
+        batches = list(Loader(images, CountsThreads(), sequential_batches(np.arange(4), 2), CPU, num_workers=2))
         assert [int(x.max()) for x, _ in batches] == [1, 1]
         assert torch.get_num_threads() == 3
     finally:
@@ -283,18 +285,19 @@ def test_compiled_blocks_are_the_blocks(method, compiles):
 
 
 @pytest.mark.parametrize(("options", "method"), [(("accum_step", 2), "lift+"), (("coop_ctx_len", 2), "coop")])
-def test_nothing_is_compiled_after_the_first_step(config, compiles, monkeypatch, options, method):
+def test_nothing_is_compiled_after_the_first_step(config, compiles, options, method):
     """Not for the last, smaller step (6 of 342 images), a second epoch or a test; and the run's result is the same."""
     options = (*options, "lr", 0.002, "num_epochs", 2)
     plain, _ = run_of(config(*options, "compile", "never", "output_dir", "plain", method=method))
     assert compiles() == 0
-    seen, step = [], Trainer.train_step
-    monkeypatch.setattr(Trainer, "train_step", lambda *args: (step(*args), seen.append(compiles()))[0])
-    run, _ = run_of(config(*options, "compile", "always", method=method))
-    assert len(seen) == 44
-    assert seen[0] >= 2
-    assert {*seen, compiles()} == {seen[0]}
-    plain, compiled = (checkpoint.load(r.run_dir / checkpoint.CHECKPOINT)[0] for r in (plain, run))
+    seen, run = [], Trainer(config(*options, "compile", "always", method=method))
+    run.loss.register_forward_pre_hook(lambda *_: seen.append(compiles()))
+    execute(run)
+    first = run.cfg.accum_step  # micro-batches of the first step
+    assert len(seen) >= 44 * first - 2
+    assert seen[first] >= 2
+    assert {*seen[first:], compiles()} == {seen[first]}
+    plain, compiled = (checkpoint.load(r.run_dir.path / "checkpoint.safetensors")[0] for r in (plain, run))
     assert plain.keys() == compiled.keys()
     assert all(torch.allclose(plain[name], compiled[name], atol=1e-5) for name in plain)
 
@@ -332,81 +335,30 @@ def test_short_runs_are_not_compiled():
 # ---- 200 steps ----
 
 
-class Plain(nn.Module):
-    """CLIP with AdaptFormer and a cosine head as the papers write them, in float32 from the tensors `p` by our names.
-
-    Three-dimensional attention with its softmax written out, x sigmoid(1.702 x), every token of every block.
-    """
-
-    def __init__(self, p):
-        super().__init__()
-        self.p = p
-
-    def norm(self, x, name):
-        return F.layer_norm(x, x.shape[-1:], self.p[f"{name}.weight"], self.p[f"{name}.bias"])
-
-    def linear(self, x, name):
-        return x @ self.p[f"{name}.weight"].T + self.p[f"{name}.bias"]
-
-    def block(self, x, name, mask=0.0):
-        y = self.linear(self.norm(x, f"{name}.norm1"), f"{name}.attn.qkv")
-        heads = [part.split(64, dim=-1) for part in y.chunk(3, dim=-1)]
-        mixed = [(q @ k.transpose(1, 2) / 8 + mask).softmax(-1) @ v for q, k, v in zip(*heads, strict=True)]
-        x = x + self.linear(torch.cat(mixed, dim=-1), f"{name}.attn.proj")
-        h = self.linear(self.norm(x, f"{name}.norm2"), f"{name}.mlp.fc1")
-        y = self.linear(h * torch.sigmoid(1.702 * h), f"{name}.mlp.fc2")
-        if f"{name}.side.scale" in self.p:
-            down = self.linear(self.norm(x, f"{name}.side.norm"), f"{name}.side.down").relu()
-            y = y + self.p[f"{name}.side.scale"] * self.linear(down, f"{name}.side.up")
-        return x + y
-
-    def blocks(self, x, tower, mask=0.0):
-        for i in range(sum(f"{tower}.blocks." in name and name.endswith("norm1.weight") for name in self.p)):
-            x = self.block(x, f"{tower}.blocks.{i}", mask)
-        return self.norm(x, f"{tower}.norm")
-
-    def texts(self, tokens):
-        x = self.p["text.token_embedding.weight"][tokens] + self.p["text.positional_embedding"]
-        x = self.blocks(x, "text", torch.full((77, 77), -torch.inf).triu(1))
-        return F.normalize(x[torch.arange(len(x)), tokens.argmax(1)] @ self.p["text_projection"], dim=-1)
-
-    def forward(self, images):
-        mean, std = (
-            torch.tensor(x).view(3, 1, 1)
-            for x in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-        )
-        x = F.conv2d((images.float() / 255 - mean) / std, self.p["tower.patch_embed.weight"], stride=8)
-        x = x.flatten(2).transpose(1, 2)
-        x = torch.cat([self.p["tower.class_token"].expand(len(x), 1, -1), x], 1) + self.p["tower.positional_embedding"]
-        f = self.blocks(self.norm(x, "tower.norm_pre"), "tower")[:, 0]
-        return 25 * F.normalize(f, dim=-1) @ F.normalize(self.p["head.weight"], dim=-1).T
-
-
 def plain_head(names):
     """Weights of the semantic head, from all 77 tokens of each prompt."""
     clip, _ = load_backbone("clip_tiny", CLIP_TINY)
     p = {name: value.detach() for name, value in clip.named_parameters()}
-    return F.normalize(Plain(p).texts(tokenize(class_prompts(names))) @ p["image_projection"].T, dim=-1)
+    return F.normalize(PlainClip(p).texts(tokenize(class_prompts(names))) @ p["image_projection"].T, dim=-1)
 
 
-def test_200_steps_are_those_of_the_plain_path(config, monkeypatch):
+def test_200_steps_are_those_of_the_plain_path(config):
     """Losses within 1e-4 of the plain model's, trained by autograd and SGD on the same batches; the same accuracy."""
-    batches, losses, start, step = [], [], {}, Trainer.train_step
+    run = Trainer(config("weights", CLIP_TINY, "batch_size", 8, "num_epochs", 5))
+    start = {name: value.detach().clone() for name, value in run.model.named_parameters()}
+    images, batches, losses = [], [], []
+    run.parallel.register_forward_pre_hook(lambda module, args: images.append(args[0]))
 
-    def record(self, images, labels):
-        if not batches:
-            start.update({name: value.detach().clone() for name, value in self.model.named_parameters()})
-        batches.append((images, labels, self.optimizer.param_groups[0]["lr"]))
-        counters = step(self, images, labels)
-        losses.append(float(counters[0]))
-        return counters
+    def record(module, args, out):
+        batches.append((images[-1], args[1], run.optimizer.param_groups[0]["lr"]))
+        losses.append(out.mean().item())
 
-    monkeypatch.setattr(Trainer, "train_step", record)
-    run, results = run_of(config("weights", CLIP_TINY, "batch_size", 8, "num_epochs", 5))
+    run.loss.register_forward_hook(record)
+    results = execute(run)
     assert len(batches) >= 200
     start["head.weight"] = plain_head(run.data.classnames)
     trained = set(checkpoint.trained_tensors(run.model))
-    plain = Plain({name: value.requires_grad_(name in trained) for name, value in start.items()})
+    plain = PlainClip({name: value.requires_grad_(name in trained) for name, value in start.items()})
     optimizer = torch.optim.SGD([start[name] for name in trained], 1, momentum=0.9, weight_decay=5e-4)
     log_prior = torch.from_numpy(run.data.class_counts / run.data.class_counts.sum()).float().log()
     for (images, labels, lr), found in zip(batches, losses, strict=True):
@@ -416,7 +368,7 @@ def test_200_steps_are_those_of_the_plain_path(config, monkeypatch):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    test = Loader(run.data.test, run.crops, in_order(np.arange(500), 500), CPU, 0)
+    test = Loader(run.data.test, run.test_crops, sequential_batches(np.arange(500), 500), CPU, 0)
     with torch.no_grad():
         right = [(plain(images[:, 0]).argmax(1) == labels).float().mean() for images, labels in test]
     assert 100 * float(right[0]) == pytest.approx(results["accuracy"]["overall"], abs=0.201)  # one image of 500

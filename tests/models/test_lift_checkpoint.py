@@ -18,7 +18,7 @@ from torch import nn
 import main as cli
 from datasets.loading.crops import build_test_crops
 from datasets.sets import digits_lt
-from models import Classifier, build_backbone, convert_upstream, peft
+from models import Model, build_backbone, convert_upstream, peft
 from models.backbones.vit import VisionTransformer
 from models.heads import HEADS
 from models.weights.lift import parameter_order
@@ -26,6 +26,7 @@ from models.weights.lift_plus import published_name
 from utils.config import load_config
 from utils.errors import CheckpointError, ModelError
 from utils.run import checkpoint
+from utils.run.directory import RunDir
 
 CLASSES, WIDTH, TOKENS, RATIO = 5, 3, 2, 0.01
 KINDS = ("weight", "bias")
@@ -280,8 +281,8 @@ def our_model(backbone, names, layers, head="CosineClassifier", variant="lift"):
         options |= OURS[method] | {f"{next(iter(OURS[method]))}_layers": list(layers_of(method, layers))}
     if "ssf_attn+ssf_mlp" in names:
         options["ssf_loc"] = "all"
-    peft.attach(tower, options, CLASSES, variant=variant)
-    model = Classifier(tower, HEADS[head](CLASSES, tower.dim, scale=25.0), (0.5,) * 3, (0.5,) * 3)
+    peft.attach(tower, peft.methods_from_keys(options), CLASSES, variant=variant)
+    model = Model(tower, HEADS[head](CLASSES, tower.dim, scale=25.0), (0.5,) * 3, (0.5,) * 3)
     generator = torch.Generator().manual_seed(5)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -292,7 +293,7 @@ def our_model(backbone, names, layers, head="CosineClassifier", variant="lift"):
 def load(model, content, folder):
     """As a test run does with a file of that content."""
     torch.save(content, folder / "checkpoint.pth.tar")
-    checkpoint.restore(model, checkpoint.find(folder), {"backbone": "any"}, convert_upstream)
+    checkpoint.restore(model, RunDir(folder).find_checkpoint(), {"backbone": "any"}, convert_upstream)
     return model.double().eval()
 
 
@@ -331,8 +332,8 @@ def test_methods_may_have_layers_of_their_own(clip_pair, tmp_path):
     tower = copy.deepcopy(clip_pair[1].image)
     own = {"adaptformer": True, "adaptformer_dim": WIDTH, "adaptformer_layers": [1]}
     own |= {"lora": True, "lora_dim": WIDTH, "lora_layers": [0, 2]}
-    peft.attach(tower, own, CLASSES)
-    model = Classifier(tower, HEADS["CosineClassifier"](CLASSES, CLIP_DIM, 25.0), (0.5,) * 3, (0.5,) * 3)
+    peft.attach(tower, peft.methods_from_keys(own), CLASSES)
+    model = Model(tower, HEADS["CosineClassifier"](CLASSES, CLIP_DIM, 25.0), (0.5,) * 3, (0.5,) * 3)
     load(model, {"tuner": tuner, "head": {"weight": torch.randn(CLASSES, CLIP_DIM)}}, tmp_path)
     blocks = model.tower.blocks
     assert torch.equal(blocks[1].side.up.weight.float(), tuner["adaptformer_list.0.up_proj.weight"])
@@ -363,8 +364,8 @@ def test_a_command_of_lift_expects_what_its_file_holds(command):
     prefix, count, first = COMMANDS[command]
     cfg = load_config("cifar100_ir100", None, "clip_vit_b16", command.split())
     tower = VisionTransformer(64, 12, 2, 4, clip=True)
-    peft.attach(tower, cfg.v, 100, cfg.variant)
-    model = Classifier(tower, HEADS[cfg.classifier](100, 64, 25.0), (0.5,) * 3, (0.5,) * 3)
+    peft.attach(tower, peft.methods_from_keys(cfg.v), 100, cfg.variant)
+    model = Model(tower, HEADS[cfg.classifier](100, 64, 25.0), (0.5,) * 3, (0.5,) * 3)
     targets, _ = convert_upstream(model, {"tuner": {}, "head": {}})
     assert {name.split(".")[0] for name in targets} == {"head"} | ({prefix} if count else set())
     assert {int(name.split(".")[1]) for name in targets if name != "head.weight"} == set(range(count))
@@ -404,10 +405,10 @@ def test_full_and_bias_tuning_of_timms_tower(partial, naming, timm_pair, tmp_pat
 
 def resnet_model(backbone, options, variant="lift"):
     tower = copy.deepcopy(backbone.image)
-    peft.attach(tower, options, CLASSES, variant=variant)
+    peft.attach(tower, peft.methods_from_keys(options), CLASSES, variant=variant)
     tower.precision = None
     head = HEADS["CosineClassifier"](CLASSES, tower.dim, 25.0)
-    return Classifier(tower, head, (0.5,) * 3, (0.5,) * 3)
+    return Model(tower, head, (0.5,) * 3, (0.5,) * 3)
 
 
 @pytest.mark.parametrize(
@@ -612,7 +613,7 @@ def test_a_run_tests_such_a_checkpoint(random_clip, tmp_path, monkeypatch):
     assert cli.main(["-d", "digits_lt", "-b", "clip_vit", "-m", "lift", *options]) == 0
 
     cfg = load_config("digits_lt", "clip_vit", "lift", options)
-    images = torch.from_numpy(digits_lt.build("digits_lt", None).test.images[:5]).permute(0, 3, 1, 2)
+    images = torch.from_numpy(digits_lt.build("digits_lt", None).test.images.pixels[:5]).permute(0, 3, 1, 2)
     crops = torch.cat([build_test_crops(cfg, 32)(image) for image in images])
     backbone, _ = build_backbone(cfg)
     mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))

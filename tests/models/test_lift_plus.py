@@ -4,27 +4,29 @@ import re
 
 import pytest
 import torch
-from helpers import normal_images, randomize, refused
+from helpers import execute, normal_images, randomize, refused
 
-from models import Classifier, convert_upstream, peft
+from models import Model, convert_upstream, peft
 from models.backbones.resnet import ResNet
 from models.backbones.text import TextTransformer
 from models.backbones.vit import VisionTransformer
 from models.heads import HEADS
 from models.heads.text_similarity import TextSimilarity
-from models.heads.texts import Context, TrainedTexts
-from models.peft import METHODS
+from models.heads.texts import TextEncoderFeatures
 from models.peft.adapter import AdaptedMlp
 from models.peft.aft import PartlyTrainedLinear
+from models.peft.coop import PromptLearner
 from models.peft.lora import LoraQKV
 from models.peft.ssf import ScaleShift
 from models.precision import FrozenWeights
 from trainer import Trainer
+from utils.config.schema import METHODS, methods_of
 from utils.errors import CheckpointError, ModelError
 from utils.run import checkpoint
 from utils.run.checkpoint import trained_tensors
+from utils.run.directory import RunDir
 
-OF_LIFT_PLUS = [name for name in METHODS if name not in ("lora_mlp", "ssf_ln")]  # ours alone
+OF_LIFT_PLUS = [name for name in methods_of("blocks") if name not in ("lora_mlp", "ssf_ln")]  # ours alone
 ALL = [*OF_LIFT_PLUS, "+".join(OF_LIFT_PLUS)]
 
 
@@ -33,7 +35,7 @@ def options(methods, seed=0):
     chosen = {}
     for name in methods:
         chosen |= {name: True, f"{name}_layers": [0, 2]}
-        chosen |= {f"{name}_{option}": own[option] for option in METHODS[name].own}
+        chosen |= {f"{name}_{option}": own[option] for option in METHODS[name].options}
     return chosen
 
 
@@ -41,8 +43,8 @@ def image_model(methods, aft_seed=0, seed=0):
     """A classifier on an image tower of three blocks, all random."""
     tower = VisionTransformer(64, 3, 2, 4, clip=True)
     randomize(tower)  # the frozen weights of all models agree
-    peft.attach(tower, options(methods, aft_seed), num_classes=5)
-    return randomize_trained(Classifier(tower, HEADS["LinearClassifier"](5, 64), (0.5,) * 3, (0.5,) * 3), seed)
+    peft.attach(tower, peft.methods_from_keys(options(methods, aft_seed)), num_classes=5)
+    return randomize_trained(Model(tower, HEADS["LinearClassifier"](5, 64), (0.5,) * 3, (0.5,) * 3), seed)
 
 
 def text_model(methods, aft_seed=0, seed=0):
@@ -52,21 +54,21 @@ def text_model(methods, aft_seed=0, seed=0):
     tower = VisionTransformer(64, 1, 2, 4, clip=True).requires_grad_(False)
     randomize(text)
     randomize(tower)
-    peft.attach(text, options(methods, aft_seed), num_classes=2)
+    peft.attach(text, peft.methods_from_keys(options(methods, aft_seed)), num_classes=2)
     tokens = torch.tensor([[10, 1, 1, 5, 11], [10, 1, 1, 6, 11]])
     which = torch.tensor([[-1, 0, 1, -1, -1]] * 2)
-    texts = TrainedTexts(text, tokens, Context(torch.zeros(2, 64), which))
-    head = TextSimilarity(texts, torch.eye(64), torch.eye(64), torch.tensor(0.0), tune=True, width=3)
-    return randomize_trained(Classifier(tower, head, (0.5,) * 3, (0.5,) * 3), seed)
+    texts = TextEncoderFeatures(text, ["one", "two"])
+    texts.set_prompts(tokens, PromptLearner(torch.zeros(2, 64), which))
+    head = TextSimilarity(texts, torch.eye(64), torch.eye(64), torch.tensor(0.0))
+    peft.attach_to_head(head, {"proj_tuning": {}, "clip_adapter": {"dim": 3}})
+    return randomize_trained(Model(tower, head, (0.5,) * 3, (0.5,) * 3), seed)
 
 
 def resnet_model(methods, aft_seed=0, seed=0, joint=0):
     tower = ResNet((2, 1, 3, 1), 8, 64, joint)
     randomize(tower)
-    peft.attach(tower, dict.fromkeys(methods, True), num_classes=5)
-    return randomize_trained(
-        Classifier(tower, HEADS["CosineClassifier"](5, tower.dim, 25.0), (0.5,) * 3, (0.5,) * 3), seed
-    )
+    peft.attach(tower, {name: {} for name in methods}, num_classes=5)
+    return randomize_trained(Model(tower, HEADS["CosineClassifier"](5, tower.dim, 25.0), (0.5,) * 3, (0.5,) * 3), seed)
 
 
 def randomize_trained(model, seed):
@@ -161,7 +163,7 @@ def lift_plus_file(model):
 def load(model, content, path):
     """As a test run does with a file of that content."""
     torch.save(content, path / "checkpoint.pth.tar")
-    checkpoint.restore(model, checkpoint.find(path), {"backbone": "any"}, convert_upstream)
+    checkpoint.restore(model, RunDir(path).find_checkpoint(), {"backbone": "any"}, convert_upstream)
 
 
 # ---- loading ----
@@ -255,17 +257,17 @@ def test_entries_arrive_in_float32_beside_frozen_weights_in_half_precision(tmp_p
 def test_training_starts_from_the_entries_of_its_seed_alone(seed, config, tmp_path):
     """A checkpoint of ours keeps no places, so a later test could not find those of another seed."""
     run = Trainer(config("num_epochs", 1, "v.aft_seed", seed, "v.aft_ratio", 0.01, method="aft"))
-    run.run()
+    execute(run)
     (tmp_path / "theirs").mkdir()
     torch.save(lift_plus_file(run.model), tmp_path / "theirs/checkpoint.pth.tar")
     options = ("num_epochs", 1, "v.aft_ratio", 0.01, "model_dir", tmp_path / "theirs", "output_dir", "further")
     if seed == 0:
-        results = Trainer(config(*options, method="aft")).run()
+        results = execute(Trainer(config(*options, method="aft")))
         test = ("v.aft_ratio", 0.01, "test_only", "True", "model_dir", "output/further")
-        assert Trainer(config(*test, method="aft")).run()["per_class"] == results["per_class"]
+        assert execute(Trainer(config(*test, method="aft")))["per_class"] == results["per_class"]
     else:
         with refused(ModelError):
-            Trainer(config(*options, method="aft")).run()
+            execute(Trainer(config(*options, method="aft")))
 
 
 @pytest.mark.parametrize("name", ["adaptformer.scale", "adaptformer.down.weight"])
@@ -332,17 +334,17 @@ def test_other_files_are_refused_and_run_nothing(content, tmp_path):
 
 def test_our_own_checkpoint_goes_before(tmp_path):
     (tmp_path / "checkpoint.pth.tar").touch()
-    assert checkpoint.find(tmp_path).name == "checkpoint.pth.tar"
+    assert RunDir(tmp_path).find_checkpoint().name == "checkpoint.pth.tar"
     (tmp_path / "checkpoint.safetensors").touch()
-    assert checkpoint.find(tmp_path).name == "checkpoint.safetensors"
+    assert RunDir(tmp_path).find_checkpoint().name == "checkpoint.safetensors"
 
 
 def test_a_run_tests_such_a_checkpoint(config, tmp_path):
     """Trained here, written as LIFT+ would, tested from there: the same accuracy."""
     run = Trainer(config())
-    results = run.run()
+    results = execute(run)
     (tmp_path / "theirs").mkdir()
     torch.save(lift_plus_file(run.model), tmp_path / "theirs/checkpoint.pth.tar")
-    again = Trainer(config("test_only", "True", "model_dir", tmp_path / "theirs")).run()
+    again = execute(Trainer(config("test_only", "True", "model_dir", tmp_path / "theirs")))
     assert again["per_class"] == results["per_class"]
     assert (tmp_path / "theirs/results_test.json").exists()

@@ -4,9 +4,10 @@ import re
 
 import open_clip
 import pytest
+from helpers import execute
 from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
-from datasets.own.classnames import are_codes
+from datasets.own.codes import are_codes
 from datasets.sets import digits_lt
 from models.backbones.tokenizer import text_notes
 from trainer import Trainer
@@ -171,15 +172,15 @@ def test_published_names():
 def test_runs_tell_it_where_they_read_names(options, method, told, config, monkeypatch, capsys):
     monkeypatch.setattr(digits_lt, "CLASSNAMES", ["zero", "Zero", *digits_lt.CLASSNAMES[2:]])
     run = Trainer(config("num_epochs", 1, *options, method=method))
-    run.run()
+    execute(run)
     sentence = (
         "2 of 10 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
         "('zero', 'Zero')\n"
     )
     assert capsys.readouterr().out.count(sentence) == told
-    assert (run.run_dir / "log.txt").read_text().count(sentence) == told
+    assert (run.run_dir.path / "log.txt").read_text().count(sentence) == told
     if method == "lift+" and not options:
-        Trainer(config("num_epochs", 1, "test_only", True)).run()
+        execute(Trainer(config("num_epochs", 1, "test_only", True)))
         assert sentence not in capsys.readouterr().out  # the head is loaded, and no name is read
 
 

@@ -1,23 +1,20 @@
 """CLIP's own head against its formula and open_clip's logits: fixed texts, texts that train, learnt contexts."""
 
-from types import SimpleNamespace
-
 import helpers
 import open_clip
 import pytest
 import torch
-from helpers import CLIP_RESOLUTION, TEXT_DIM, normal_images, randomize
+from helpers import CLIP_RESOLUTION, TEXT_DIM, normal_images, randomize, refused
 
-from models import build_model, peft
+from models import Model, peft
 from models.backbones.tokenizer import tokenize
 from models.heads.text_similarity import TextSimilarity
-from models.heads.texts import FixedTexts, TrainedTexts, build_texts, coop_prompts, photo_prompts
-from utils.config.schema import PEFT, TEXT_PEFT
+from models.heads.texts import CachedTextFeatures, TextEncoderFeatures
+from models.peft.coop import coop_prompts, photo_prompts
+from utils.config.schema import methods_of
 from utils.errors import ModelError
 
 NAMES = ["cat", "fire_truck", "Mimosa pudica L.", "x"]
-OFF = {name: key.default for name, key in PEFT.items()}
-TEXT_OFF = {name: key.default for name, key in TEXT_PEFT.items()}
 
 
 @pytest.fixture
@@ -25,29 +22,9 @@ def clip_pair(tmp_path):
     return helpers.clip_pair(tmp_path)
 
 
-def run_cfg(text=(), **changed):
-    """What is read of a configuration; text: methods that are on in the text tower."""
-    cfg = {
-        "seed": 0,
-        "variant": "lift+",
-        "prompt": "default",
-        "prompt_file": None,
-        "classifier": None,
-        "coop": False,
-        "coop_init": None,
-        "coop_ctx_len": 4,
-        "coop_cls_pos": "end",
-        "proj_tuning": False,
-        "clip_adapter": False,
-        "clip_adapter_dim": 4,
-        "v": OFF,
-        "l": TEXT_OFF | dict.fromkeys(text, True),
-    }
-    return SimpleNamespace(**(cfg | changed))
-
-
-def build(backbone, names=NAMES, **changed):
-    return build_model(run_cfg(**changed), backbone, names, lambda: pytest.fail("features are not needed"))
+def create(backbone, names=NAMES, text_methods=None, seed=0, **methods):
+    """A model with CLIP's own head and these methods in it."""
+    return Model.create(backbone, names, None, methods, text_methods, seed=seed)
 
 
 def trained_names(model):
@@ -81,7 +58,10 @@ def test_head_is_its_formula_in_value_and_gradient(case):
 
     dim, text_dim, joint, scale = 5, 4, 6, normal(1)[0]
     p = normal(dim, joint) if projected else None
-    head = TextSimilarity(FixedTexts(normal(3, text_dim)), p, normal(text_dim, joint), scale, tune, width).double()
+    head = TextSimilarity(CachedTextFeatures(normal(3, text_dim)), p, normal(text_dim, joint), scale)
+    tuned = {"proj_tuning": {}} if tune else {}
+    peft.attach_to_head(head, tuned | ({"clip_adapter": {"dim": width}} if width else {}))
+    head = head.double()
     randomize(head, seed=case)
     features = normal(2, dim if projected else joint).requires_grad_()
     logits, direction = head(features), normal(2, 3)
@@ -126,13 +106,15 @@ def photo(name):
     return f"a photo of a {name.replace('_', ' ')}."
 
 
-@pytest.mark.parametrize("changed", [{}, {"clip_adapter": True}, {"proj_tuning": True}, {"text": ["lora"]}])
+@pytest.mark.parametrize(
+    "changed", [{}, {"clip_adapter": {}}, {"proj_tuning": {}}, {"text_methods": {"lora": {"dim": 4}}}]
+)
 @torch.no_grad()
 def test_fresh_head_is_open_clips_zero_shot(changed, clip_pair):
     """Nothing on, or what changes nothing while it is fresh."""
     theirs, ours = clip_pair
     images = normal_images(5, CLIP_RESOLUTION)
-    model = build(ours, **changed).eval()
+    model = create(ours, **changed).eval()
     expected = open_clip_logits(theirs, images, [photo(name) for name in NAMES])
     assert torch.allclose(our_logits(model, images), expected, rtol=1e-4, atol=1e-4)
     assert bool(trained_names(model)) == bool(changed)
@@ -145,7 +127,7 @@ def test_zero_shot_model_is_open_clip_on_normalised_images(clip_pair):
     images = torch.randint(0, 256, (3, 3, CLIP_RESOLUTION, CLIP_RESOLUTION), dtype=torch.uint8)
     mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
     expected = open_clip_logits(theirs, (images / 255 - mean) / std, [photo(name) for name in NAMES])
-    assert torch.allclose(build(ours)(images), expected, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(create(ours)(images), expected, rtol=1e-4, atol=1e-4)
 
 
 # ---- learnt contexts ----
@@ -162,7 +144,7 @@ PROMPTS = {
 def test_coop_logits_are_open_clips(position, clip_pair):
     """With the embeddings of four words in the learnt places, the texts are those sentences."""
     theirs, ours = clip_pair
-    model = build(ours, coop=True, coop_cls_pos=position)
+    model = create(ours, coop={"cls_pos": position})
     words = tokenize(["one small drawing showing"])[0, 1:5]
     model.head.texts.context.vectors.copy_(theirs.token_embedding.weight[words])
     images = normal_images(5, CLIP_RESOLUTION)
@@ -175,7 +157,7 @@ def test_coop_logits_are_open_clips(position, clip_pair):
 def test_photo_context_starts_as_zero_shot(clip_pair):
     """Also of a name that ends in a full stop, whose last two stops are one token, which stays."""
     theirs, ours = clip_pair
-    model = build(ours, coop=True, coop_init="photo")
+    model = create(ours, coop={"init": "photo"})
     images = normal_images(5, CLIP_RESOLUTION)
     expected = open_clip_logits(theirs, images, [photo(name) for name in NAMES])
     assert torch.allclose(our_logits(model, images), expected, rtol=1e-4, atol=1e-4)
@@ -208,9 +190,9 @@ def test_placeholders_are_found(position, length):
 
 
 def test_random_context_is_small_and_by_the_seed(clip_pair):
-    vectors = build(clip_pair[1], coop=True, coop_ctx_len=16).head.texts.context.vectors
-    again = build(clip_pair[1], coop=True, coop_ctx_len=16).head.texts.context.vectors
-    other = build(clip_pair[1], coop=True, coop_ctx_len=16, seed=1).head.texts.context.vectors
+    vectors = create(clip_pair[1], coop={"ctx_len": 16}).head.texts.context.vectors
+    again = create(clip_pair[1], coop={"ctx_len": 16}).head.texts.context.vectors
+    other = create(clip_pair[1], coop={"ctx_len": 16}, seed=1).head.texts.context.vectors
     assert vectors.shape == (16, TEXT_DIM)
     assert vectors.std().item() == pytest.approx(0.02, rel=0.1)
     assert torch.equal(vectors, again)
@@ -218,17 +200,17 @@ def test_random_context_is_small_and_by_the_seed(clip_pair):
 
 
 @pytest.mark.parametrize("position", ["front", "middle"])
-def test_name_that_leaves_no_room_is_an_error_that_names_it(position):
+def test_a_name_too_long_for_the_context_is_refused(position):
     long = "very " * 80 + "long"
-    with pytest.raises(ModelError, match="too long for 4 learnt tokens.*coop_ctx_len"):
+    with refused(ModelError, kind="name_too_long", key="coop_ctx_len"):
         coop_prompts(["cat", long], 4, position)
     assert coop_prompts(["cat", long], 4, "end")[0].shape == (2, 77)  # there the name is cut, as by CLIP itself
 
 
 @pytest.mark.parametrize("position", PROMPTS)
 @pytest.mark.parametrize("length", [74, 75, 100])
-def test_context_that_leaves_no_room_for_any_name_is_refused(position, length):
-    with pytest.raises(ModelError, match=f"{length} learnt tokens leave no room.*coop_ctx_len"):
+def test_a_context_too_long_for_any_name_is_refused(position, length):
+    with refused(ModelError, kind="context_too_long", key="coop_ctx_len"):
         coop_prompts(["cat"], length, position)
     assert coop_prompts(["cat"], 73, position)[0].shape == (1, 77)
 
@@ -240,11 +222,11 @@ def test_context_is_not_asked_for_its_placeholders_words(clip_pair):
     for row in range(len(ours.text.token_embedding.weight)):
         if row not in known:
             ours.text.token_embedding.weight.data[row] = 0
-    assert isinstance(build(ours, ["cat", "dog"], coop=True).head.texts, TrainedTexts)
-    with pytest.raises(ModelError, match="class 'truck' contains words outside the vocabulary"):
-        build(ours, ["cat", "truck"], coop=True)
-    with pytest.raises(ModelError, match="class 'truck' contains words outside the vocabulary"):
-        build(ours, ["cat", "truck"])
+    assert isinstance(create(ours, ["cat", "dog"], coop={}).head.texts, TextEncoderFeatures)
+    with refused(ModelError):
+        create(ours, ["cat", "truck"], coop={})
+    with refused(ModelError):
+        create(ours, ["cat", "truck"])
 
 
 # ---- what trains ----
@@ -254,9 +236,9 @@ def test_context_is_not_asked_for_its_placeholders_words(clip_pair):
     "changed, expected",
     [
         ({}, set()),
-        ({"proj_tuning": True}, {"head.image_projection", "head.text_projection"}),
+        ({"proj_tuning": {}}, {"head.image_projection", "head.text_projection"}),
         (
-            {"clip_adapter": True},
+            {"clip_adapter": {}},
             {
                 f"head.{side}_adapter.{layer}.{kind}"
                 for side in ("image", "text")
@@ -264,20 +246,20 @@ def test_context_is_not_asked_for_its_placeholders_words(clip_pair):
                 for kind in ("weight", "bias")
             },
         ),
-        ({"coop": True}, {"head.texts.context.vectors"}),
-        ({"text": ["bitfit"], "l": TEXT_OFF | {"bitfit": True, "bitfit_layers": 0}}, set()),
+        ({"coop": {}}, {"head.texts.context.vectors"}),
+        ({"text_methods": {"bitfit": {"layers": 0}}}, set()),
     ],
 )
 def test_exactly_the_intended_tensors_train(changed, expected, clip_pair):
-    model = build(clip_pair[1], **changed)
+    model = create(clip_pair[1], **changed)
     assert trained_names(model) == expected
-    assert isinstance(model.head.texts, TrainedTexts if "coop" in changed else FixedTexts)
+    assert isinstance(model.head.texts, TextEncoderFeatures if "coop" in changed else CachedTextFeatures)
 
 
-@pytest.mark.parametrize("method", peft.METHODS)
+@pytest.mark.parametrize("method", methods_of("blocks"))
 def test_text_tower_trains_by_every_method(method, clip_pair):
     """Its gradients arrive, those of the frozen do not, and a step changes the class texts of the next one."""
-    model = build(clip_pair[1], text=[method]).train()
+    model = create(clip_pair[1], text_methods={method: {}}).train()
     names = trained_names(model)
     assert names
     assert all(name.startswith("head.texts.tower.blocks.") for name in names)
@@ -292,7 +274,7 @@ def test_text_tower_trains_by_every_method(method, clip_pair):
 
 
 def test_texts_are_encoded_once_in_testing_and_anew_after_training(clip_pair):
-    model = build(clip_pair[1], coop=True)
+    model = create(clip_pair[1], coop={})
     calls = []
     model.head.texts.tower.blocks[0].register_forward_hook(lambda *_: calls.append(1))
     images = normal_images(2, CLIP_RESOLUTION)
@@ -313,21 +295,21 @@ def test_texts_are_encoded_once_in_testing_and_anew_after_training(clip_pair):
 
 
 def test_fixed_texts_leave_the_text_tower_behind(clip_pair):
-    model = build(clip_pair[1], clip_adapter=True)
+    model = create(clip_pair[1], clip_adapter={})
     assert not any(name.startswith("head.texts") for name, _ in model.named_parameters())
 
 
 def test_many_classes_are_encoded_in_parts(clip_pair):
     names = [f"thing {i}" for i in range(300)]
-    texts = build_texts(run_cfg(coop=True), clip_pair[1], names)
+    texts = create(clip_pair[1], names, coop={}).head.texts
     whole, sizes = texts(), []
     texts.tower.blocks[0].register_forward_hook(lambda module, args, output: sizes.append(len(args[0])))
     assert torch.equal(texts(), whole)
     assert sizes == [256, 44]
 
 
-def test_text_without_a_text_tower_is_an_error_that_says_what_to_do(tmp_path):
+def test_texts_without_a_text_tower_are_refused(tmp_path):
     vit = helpers.vit_pair(tmp_path)[1]
-    for changed in ({}, {"coop": True}, {"text": ["lora"]}):
-        with pytest.raises(ModelError, match="no text tower.*class_mean"):
-            build(vit, **changed)
+    for changed in ({}, {"coop": {}}, {"text_methods": {"lora": {}}}):
+        with refused(ModelError, kind="no_text_tower"):
+            create(vit, **changed)

@@ -24,6 +24,8 @@ import main as cli
 from datasets import build_data
 from utils.config import config_names, load_config, training_options
 from utils.config.schema import KEYS
+from utils.run.directory import RunDir
+from utils.run.mode import build_mode
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -147,7 +149,6 @@ def test_wrong_input_is_said_before_anything_runs(tmp_path):
 
 
 def test_the_helper_knows_the_trainers_files():
-    from trainer import Trainer
 
     for options, name in (
         (("tte", "True"), "results.json"),
@@ -162,8 +163,7 @@ def test_the_helper_knows_the_trainers_files():
     ):
         cfg = load_config("digits_lt", "clip_tiny", "lift+", list(options))
         assert run_all.results_file(cfg) == Path("output/digits_lt_clip_tiny_lift+") / name
-        trainer = Trainer(cfg)
-        assert name == (f"results_{trainer.what}.json" if trainer.testing else "results.json")
+        assert RunDir(Path(cfg.output_dir)).results(build_mode(cfg)).name == name
 
 
 # ---- running ----

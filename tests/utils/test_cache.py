@@ -10,12 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import execute
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from datasets import DATASETS
-from datasets.base import ImageList
+from datasets.images import ImagePaths, ImagePixels
 from datasets.loading.crops import TestCrops
 from datasets.sets import digits_lt
+from models.backbones.vit import VisionTransformer
 from trainer import Trainer
 from utils import cache as feature_cache
 from utils.cache import FeatureCache
@@ -43,34 +46,32 @@ def files(place):
 def run(config, monkeypatch):
     """run(KEY, VALUE, ..., method=) -> results, logits, trained tensors, log, and crops that the tower tested."""
     data = digits_lt.build()
-    few = dataclasses.replace(data, test=ImageList(data.test.images[::5], data.test.labels[::5]))
+    few = dataclasses.replace(data, test=data.test.subset(slice(None, None, 5)))
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: few)
     seen, number = [], itertools.count()
-    infer = Trainer.infer
 
-    def count_images(self, model, *args):
-        hook = model.tower.register_forward_hook(lambda module, images, out: seen.append(len(out)))
-        out = infer(self, model, *args)
-        hook.remove()
-        return out
+    def count_images(module, images, out):
+        if isinstance(module, VisionTransformer) and not torch.is_grad_enabled():
+            seen.append(len(out))
 
-    monkeypatch.setattr(Trainer, "infer", count_images)
+    hook = register_module_forward_hook(count_images)
 
     def run(*options, method):
         seen.clear()
         options = ("save_logits", "True", "output_dir", f"run{next(number)}", *options)
         trainer = Trainer(config(*options, method=method))
-        results = trainer.run()
+        results = execute(trainer)
         trained = checkpoint.trained_tensors(trainer.model).values()
         return SimpleNamespace(
             results=results,
-            logits=next(trainer.run_dir.glob("logits*")).read_bytes(),
+            logits=next(trainer.run_dir.path.glob("logits*")).read_bytes(),
             trained=torch.cat([torch.zeros(1), *(tensor.detach().flatten() for tensor in trained)]),
-            log=(trainer.run_dir / "log.txt").read_text(),
+            log=(trainer.run_dir.path / "log.txt").read_text(),
             images=sum(seen),
         )
 
-    return run
+    yield run
+    hook.remove()
 
 
 def assert_same(a, b):
@@ -156,7 +157,7 @@ STEPS = [[(0, 6), (0, 1), (0, 2)], [(0, 3), (0, 4)]]
 CENTRE = TestCrops(2, 0)
 
 
-def gather(images=PIXELS, steps=STEPS, crops=CENTRE, model_=None, weights="abc", on=True, said=None, exif=False):
+def gather(images=PIXELS, steps=STEPS, crops=CENTRE, model_=None, weights="abc", on=True, said=None):
     """The features [K, n, D] of a new cache; whether they came from it; batches that the tower computed."""
     model_ = model_ or model()
     cache = FeatureCache(on, weights, World(), [].append if said is None else said.append)
@@ -165,7 +166,8 @@ def gather(images=PIXELS, steps=STEPS, crops=CENTRE, model_=None, weights="abc",
         (torch.from_numpy(pixels[[index for _, index in step]]).permute(0, 3, 1, 2)[:, None], None) for step in steps
     ]
     batches = [(batch.repeat(1, crops.count, 1, 1, 1), labels) for batch, labels in batches]
-    parts = list(cache.features(model_, iter(batches), images, steps, crops, exif))
+    source = ImagePaths(images) if isinstance(images, list) else ImagePixels(images)
+    parts = list(cache.features(model_, iter(batches), source, steps, crops))
     assert [part.shape[1] for part in parts] == [len(step) for step in steps]
     return torch.cat(parts, dim=1), cache.hit, model_.tower.calls
 
@@ -193,7 +195,6 @@ def test_whatever_the_features_depend_on_makes_another_key(place, monkeypatch):
         {"crops": TestCrops(3, 0)},
         {"crops": TestCrops(2, 0, 5)},
         {"weights": "abd"},
-        {"exif": True},
         {"model_": model(mean=0.5)},
         {"model_": model(dtype=torch.bfloat16)},
     ]
@@ -256,13 +257,13 @@ def test_what_is_not_kept(place, monkeypatch):
     """A trained tower's, those of a run that wants none, too few, too many, none at all, and of a stopped run."""
     for options in ({"model_": model(frozen=False)}, {"on": False}):
         assert not gather(**options)[1]
-    assert not list(FeatureCache(True, "abc", World(), print).features(model(), [], PIXELS, [], CENTRE))
+    assert not list(FeatureCache(True, "abc", World(), print).features(model(), [], ImagePixels(PIXELS), [], CENTRE))
     for name, value in (("LEAST_WORK", 5 * 48 + 1), ("LARGEST_BYTES", 5 * 4 * 4 - 1)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(feature_cache, name, value)
             gather()
     batches = ((torch.zeros(len(step), 1, 3, 2, 2), None) for step in STEPS)
-    parts = FeatureCache(True, "abc", World(), print).features(model(), batches, PIXELS, STEPS, CENTRE)
+    parts = FeatureCache(True, "abc", World(), print).features(model(), batches, ImagePixels(PIXELS), STEPS, CENTRE)
     next(parts)
     parts.close()
     assert not files(place)

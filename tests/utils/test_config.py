@@ -16,10 +16,10 @@ from datasets.loading.crops import MDA_SCHEDULES
 from models.backbones import BACKBONES, FAMILIES
 from models.heads import HEAD_INITS, HEADS
 from models.losses import LOSSES
-from models.peft import METHODS, RESNET_METHODS
+from models.peft import METHODS
 from utils.config import config_names, load_config
 from utils.config.lift_keys import LIFT_KEYS
-from utils.config.schema import KEYS, PEFT, SCHEMA, TEXT_PEFT
+from utils.config.schema import KEYS, PEFT, SCHEMA, TEXT_PEFT, methods_of
 from utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -504,23 +504,26 @@ def test_the_schema_offers_what_the_tables_hold():
     assert set(KEYS["mda_func"].choices) == set(MDA_SCHEDULES)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_is_complete(name):
-    """One file, one row of METHODS, its rows in the schema, and a configuration that switches it on."""
-    assert (ROOT / f"models/peft/{name}.py").read_text().startswith('"""')
-    for rows in (PEFT, TEXT_PEFT):
-        assert {name, f"{name}_layers", *(f"{name}_{option}" for option in METHODS[name].own)} <= set(rows)
+def test_the_keys_of_methods_are_their_options():
+    """With the same defaults, but in the text tower; test_the_text_towers_sizes has those."""
+    expected = {}
+    for name, method in METHODS.items():
+        key = name if name in methods_of("head") else f"v.{name}"
+        expected[key] = False
+        expected |= {f"{key}_{option}": default for option, default in vars(method.Options()).items()}
+    groups = (SCHEMA["Fine-tuning of the image tower"], SCHEMA["CLIP's own head (without a classifier)"])
+    assert {key: row.default for group in groups for key, row in group.items()} == expected
+
+
+@pytest.mark.parametrize("name", methods_of("blocks"))
+def test_a_configuration_switches_on_each_method(name):
     assert any(load(method=other).v[name] for other in config_names("method"))
 
 
 def test_no_method_is_forgotten():
-    files = {path.stem for path in (ROOT / "models/peft").glob("*.py")} - {"__init__"}
-    switches = {name for name, key in PEFT.items() if key.kind == "bool"}
-    assert files == set(METHODS | RESNET_METHODS)
-    assert switches == set(METHODS)
-    assert set(KEYS) >= {f"v.{name}" for name in RESNET_METHODS}
-    own = {f"{name}_{option}" for name, method in METHODS.items() for option in ("layers", *method.own)}
-    assert set(PEFT) == set(TEXT_PEFT) == switches | own
+    files = {path.stem for path in (ROOT / "models/peft").glob("*.py")} - {"__init__", "method"}
+    assert files == set(METHODS)
+    assert set(PEFT) == set(TEXT_PEFT)
 
 
 def test_the_text_towers_sizes():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from distributed_runs import train_all
 
-from datasets.loading.loader import TrainSteps
+from datasets.loading.sampler import TrainBatchSampler
 from utils.config import load_config
 from utils.device import runtime
 from utils.device.distributed import World
@@ -86,7 +86,7 @@ def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
     assert [row["test"] for row in several["per_class"]] == [25] * 10
     if RUNS[run][0] == "zs":
         return
-    tensors = [checkpoint.load(folder / f"{n}_{run}" / checkpoint.CHECKPOINT)[0] for n in (1, processes)]
+    tensors = [checkpoint.load(folder / f"{n}_{run}" / "checkpoint.safetensors")[0] for n in (1, processes)]
     assert tensors[0].keys() == tensors[1].keys()
     expected, found = (torch.cat([tensor.flatten() for tensor in part.values()]) for part in tensors)
     assert (found - expected).norm() <= 1e-6 * expected.norm()
@@ -121,7 +121,7 @@ def test_one_process_writes(folder):
     assert log.count("backbone  clip_tiny") == 1
     for n in (1, 2):
         assert results(folder, n, 0)["data"]["trained_on"] == 0
-    about = [checkpoint.load(folder / f"{n}_0" / checkpoint.CHECKPOINT)[1] for n in (1, 2)]
+    about = [checkpoint.load(folder / f"{n}_0" / "checkpoint.safetensors")[1] for n in (1, 2)]
     assert about[0] == about[1]
     assert about[0]["trained_on"][0]["contents"]
     assert "2 processes" in log
@@ -139,8 +139,8 @@ def test_an_error_ends_all_processes(tmp_path):
 @pytest.mark.parametrize("size, batch_size", [(50, 8), (51, 8), (7, 16), (33, 4)])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_processes_share_the_samples_of_the_same_steps(size, batch_size, ranks):
-    whole = list(TrainSteps(size, batch_size, seed=3, num_epochs=2))
-    shares = [list(TrainSteps(size, batch_size, 3, 2, rank=r, num_ranks=ranks)) for r in range(ranks)]
+    whole = list(TrainBatchSampler(size, batch_size, seed=3, num_epochs=2))
+    shares = [list(TrainBatchSampler(size, batch_size, 3, 2, rank=r, num_ranks=ranks)) for r in range(ranks)]
     assert {len(share) for share in shares} == {len(whole)}
     for step, *parts in zip(whole, *shares, strict=True):
         together = list(itertools.chain(*parts))

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_near, levels_apart, open_clip_model
+from helpers import assert_near, execute, levels_apart, open_clip_model
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision import transforms as tv
 
 from datasets import build_data
-from datasets.base import DataSet, ImageList
+from datasets.base import ImageList
 from datasets.loading.crops import FIRST_DRAW, TestCrops, TestDraws, TrainCrop, build_test_crops, centre_crop, resize
 from datasets.sets import cifar100_lt
 from models.backbones.tokenizer import tokenize
@@ -109,15 +109,15 @@ def test_draws_decode_as_large_as_the_largest_crop_needs():
 
 def test_the_mean_over_draws_is_tested(config):
     run = Trainer(config("num_epochs", 1))
-    run.run()
+    execute(run)
     tested = Trainer(config("num_epochs", 1, "test_only", "True", "tte", "True", "tte_draws", 2, "save_logits", "True"))
-    results = tested.run()
+    results = execute(tested)
     assert results["test"]["draws"] == results["test"]["crops"] == 2
-    found = np.load(run.run_dir / "logits_tte_draws2.npz")["logits"]
+    found = np.load(run.run_dir.path / "logits_tte_draws2.npz")["logits"]
     images, model = run.data.test.images, tested.model.eval()
     with torch.inference_mode():
         for index in (0, 123):
-            crops = tested.crops(torch.from_numpy(images[index]).permute(2, 0, 1), 0, index)
+            crops = tested.test_crops(images.read(index), 0, index)
             np.testing.assert_allclose(model(crops).mean(0).numpy(), found[index], rtol=1e-4, atol=1e-4)
 
 
@@ -127,7 +127,7 @@ def test_the_mean_over_draws_is_tested(config):
 @pytest.mark.parametrize("limit", [1, 3, None])
 def test_random_images_of_each_class(limit):
     labels = np.array([0] * 20 + [1] * 2 + [2] * 50)
-    images = ImageList([str(i) for i in range(len(labels))], labels)
+    images = ImageList.of_paths([str(i) for i in range(len(labels))], labels)
     first, drawn = images.some_of_each(3, limit), images.some_of_each(3, limit, seed=0)
     counts = np.minimum([20, 2, 50], limit or 50)
     for indices in (first, drawn):
@@ -140,9 +140,9 @@ def test_random_images_of_each_class(limit):
 
 def test_class_means_of_all_images(config):
     run = Trainer(config("classifier_init", "class_mean", "classifier_init_images", "None", "num_epochs", 1, "lr", 0))
-    run.run()
+    execute(run)
     clip, _ = load_backbone("clip_vit", run.cfg.weights)
-    images = torch.from_numpy(run.data.train.images).permute(0, 3, 1, 2)
+    images = torch.from_numpy(run.data.train.images.pixels).permute(0, 3, 1, 2)
     crops = F.interpolate(images, 32, mode="bicubic", antialias=True)
     mean, std = (torch.tensor(constant).view(3, 1, 1) for constant in (clip.mean, clip.std))
     with torch.no_grad():
@@ -217,9 +217,9 @@ def test_zero_shot_with_an_ensemble_is_open_clips(clip_pair):
 
 
 def _fixed(features):
-    from models.heads.texts import FixedTexts
+    from models.heads.texts import CachedTextFeatures
 
-    return FixedTexts(features)
+    return CachedTextFeatures(features)
 
 
 @pytest.mark.parametrize("method", ["zs", "lift+"])
@@ -228,8 +228,8 @@ def test_a_run_reads_its_prompt(method, config):
     found = {}
     for prompt in ("default", "classname", "ensemble"):
         run = Trainer(config("prompt", prompt, "num_epochs", 1, "lr", 0, "save_logits", "True", method=method))
-        run.run()
-        found[prompt] = np.load(run.run_dir / "logits_test.npz")["logits"]
+        execute(run)
+        found[prompt] = np.load(run.run_dir.path / "logits_test.npz")["logits"]
     assert not np.allclose(found["default"], found["classname"])
     assert not np.allclose(found["default"], found["ensemble"])
 
@@ -260,10 +260,10 @@ def test_other_sentences_are_another_run(config, tmp_path):
     file = tmp_path / "s.json"
     options = ("prompt", "descriptor", "prompt_file", file, "num_epochs", 1, "output_dir", "run")
     file.write_text(json.dumps({name: [name] for name in names}))
-    Trainer(config(*options)).run()
+    execute(Trainer(config(*options)))
     file.write_text(json.dumps({name: [name, "digit"] for name in names}))
     with pytest.raises(CheckpointError, match="prompt file"):
-        Trainer(config(*options)).run()
+        execute(Trainer(config(*options)))
 
 
 # ---- groups and scores ----
@@ -275,10 +275,9 @@ def counts_of(data):
 
 @pytest.mark.parametrize("name", ["cifar100_ir100", "cifar100_ir50", "cifar100_ir10"])
 def test_lifts_groups_are_those_of_imbalance_100(name, monkeypatch):
-    counts = cifar100_lt.counts(name)
-    train = ImageList(np.zeros((counts.sum(), 1, 1, 3), np.uint8), np.repeat(np.arange(100), counts))
-    data = DataSet(name, [f"class {c}" for c in range(100)], train, train)
-    monkeypatch.setitem(build_data.__globals__["DATASETS"], name, lambda *_: data)
+    pixels, classnames = np.zeros((50_000, 1, 1, 3), np.uint8), [f"class {c}" for c in range(100)]
+    whole = ImageList.of_pixels(pixels, np.repeat(np.arange(100), 500))
+    monkeypatch.setattr(cifar100_lt, "_load", lambda root, train: (whole, classnames))
     ir100 = [int(500 * 0.01 ** (c / 99)) for c in range(100)]
     expected = {"many": sum(n > 100 for n in ir100), "medium": sum(20 <= n <= 100 for n in ir100)}
     lift = build_data(load_config(name, None, "clip_vit_b16", []))
@@ -301,33 +300,35 @@ def test_lifts_harmonic_mean_has_a_floor():
 
 def test_training_starts_from_another_runs_tensors(config):
     first = Trainer(config("num_epochs", 1))
-    first.run()
-    options = ("num_epochs", 1, "lr", 0, "model_dir", first.run_dir, "loss_type", "CE")
+    execute(first)
+    options = ("num_epochs", 1, "lr", 0, "model_dir", first.run_dir.path, "loss_type", "CE")
     second = Trainer(config(*options))
-    second.run()
-    assert second.run_dir.name.endswith(f"_from_{first.run_dir.name}")
-    files = [run.run_dir / checkpoint.CHECKPOINT for run in (first, second)]
+    execute(second)
+    assert second.run_dir.path.name.endswith(f"_from_{first.run_dir.path.name}")
+    files = [run.run_dir.path / "checkpoint.safetensors" for run in (first, second)]
     tensors = [checkpoint.load(file)[0] for file in files]
     assert tensors[0].keys() == tensors[1].keys()
     assert all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
     with pytest.raises(CheckpointError, match="another method"):
-        Trainer(config(*options, "v.lora", "True")).run()
+        execute(Trainer(config(*options, "v.lora", "True")))
 
 
 def test_another_start_is_another_run(config):
     first = Trainer(config("num_epochs", 1))
-    first.run()
-    options = ("num_epochs", 1, "model_dir", first.run_dir, "output_dir", "second")
-    Trainer(config(*options)).run()
-    tensors, about = checkpoint.load(first.run_dir / checkpoint.CHECKPOINT)
-    checkpoint.save(first.run_dir / checkpoint.CHECKPOINT, {name: value + 1 for name, value in tensors.items()}, about)
+    execute(first)
+    options = ("num_epochs", 1, "model_dir", first.run_dir.path, "output_dir", "second")
+    execute(Trainer(config(*options)))
+    tensors, about = checkpoint.load(first.run_dir.checkpoint)
+    checkpoint.save(
+        first.run_dir.path / "checkpoint.safetensors", {name: value + 1 for name, value in tensors.items()}, about
+    )
     with pytest.raises(CheckpointError, match="start"):
-        Trainer(config(*options)).run()
+        execute(Trainer(config(*options)))
 
 
 def test_a_start_that_is_not_there(config):
     with pytest.raises(CheckpointError, match="no checkpoint at nowhere"):
-        Trainer(config("model_dir", "nowhere")).run()
+        execute(Trainer(config("model_dir", "nowhere")))
 
 
 # ---- descriptions that change ----
@@ -338,6 +339,6 @@ def test_a_checkpoint_belongs_to_a_description_of_its_weights(config, tmp_path):
     state = {name: value.contiguous() for name, value in theirs.state_dict().items() if name != "attn_mask"}
     save_file(state, tmp_path / "w.safetensors")
     options = ["weights", tmp_path / "w.safetensors", "heads", 2, "mean", "half", "output_dir", "run", "num_epochs", 1]
-    Trainer(config(*options, "activation", "gelu", method="lp")).run()
+    execute(Trainer(config(*options, "activation", "gelu", method="lp")))
     with pytest.raises(CheckpointError, match="activation gelu, now quick_gelu"):
-        Trainer(config(*options, "activation", "quick_gelu", "test_only", "True", method="lp")).run()
+        execute(Trainer(config(*options, "activation", "quick_gelu", "test_only", "True", method="lp")))

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from datasets.base import shot_groups
+from datasets.long_tail import shot_groups
 from utils.metrics import score
 from utils.schedule import cosine_lr
 

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from utils.config.schema import COUPLE_SAMPLES, KEYS
+from utils.config.schema import COUPLE_SAMPLES, KEYS, methods_of
 from utils.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ def _check_what_trains(values: dict[str, Any]) -> None:
     """Head, methods and text tower must fit together. Raises ConfigError."""
     switches = [name for name, key in KEYS.items() if key.kind == "bool" and values[name]]
     image = [name for name in switches if name.startswith("v.")]
-    text = [name for name in switches if name.startswith("l.") or name in ("coop", "proj_tuning", "clip_adapter")]
+    text = [name for name in switches if name.startswith("l.") or name in methods_of("head")]
     classifier = values["classifier"]
     if values["zero_shot"] and (classifier or image or text):
         extra = classifier or (image + text)[0]

@@ -17,71 +17,118 @@ class Key(NamedTuple):
 
 
 FITTED = "None = from the numbers of classes and layers"
+PLACES = ("attn", "mlp", "all")
 
 
-def _peft(name: str, help: str, **own: Key) -> dict[str, Key]:
-    """The rows of one fine-tuning method: its switch, its layers, and what is its own."""
-    layers = Key(None, "layers", f"blocks with {name}: None = all, k = the last k, 0 = none, [0,2] = those", least=0)
-    return {name: Key(False, "bool", help), f"{name}_layers": layers, **own}
+class MethodKeys(NamedTuple):
+    """The row of a fine-tuning method, whose code is models/peft/NAME.py. Its keys are NAME and NAME_OPTION.
+
+    target "blocks": v.NAME in the image tower, l.NAME in the text tower, each with NAME_layers beside it
+    target "resnet": v.NAME, for ResNets alone
+    target "head": NAME, for CLIP's own head
+    """
+
+    help: str
+    options: dict[str, Key] = {}  # by their names in the method's Options
+    text_defaults: dict[str, Any] = {}  # of these options, where the text tower has other defaults
+    target: str = "blocks"
+
+    def keys(self, name: str, text: bool = False) -> dict[str, Key]:
+        """The rows of the schema, by key without the prefix of the tower."""
+        rows = {name: Key(False, "bool", self.help)}
+        if self.target == "blocks":
+            help = f"blocks with {name}: None = all, k = the last k, 0 = none, [0,2] = those"
+            rows[f"{name}_layers"] = Key(None, "layers", help, least=0)
+        for option, key in self.options.items():
+            default = self.text_defaults.get(option, key.default) if text else key.default
+            rows[f"{name}_{option}"] = key._replace(default=default)
+        return rows
 
 
-def _size(default: int | None, what: str) -> Key:
-    return Key(default, "int", f"{what}; {FITTED}", least=1, none=True)
+def _size(help: str) -> Key:
+    """A size that the method computes where it is None."""
+    return Key(None, "int", f"{help}; {FITTED}", least=1, none=True)
 
 
-def _tower(length: int | None, rank: int | None, width: int | None) -> dict[str, Key]:
-    """The rows of one tower: every fine-tuning method, with the sizes that it has there by default."""
-    places = ("attn", "mlp", "all")
-    return {
-        **_peft("fft", "full fine-tuning: all parameters of the blocks"),
-        **_peft("bitfit", "every bias of the blocks (Zaken et al. 2022)"),
-        **_peft("ln_tuning", "weights and biases of the blocks' norms"),
-        **_peft(
-            "pt",
-            "prompt tuning: learnt tokens after the first token (VPT, Jia et al. 2022)",
-            pt_len=_size(length, "number of prompt tokens"),
-        ),
-        **_peft(
-            "lora",
-            "low-rank updates of queries and values (Hu et al. 2022)",
-            lora_dim=_size(rank, "rank of the update"),
-        ),
-        **_peft(
-            "lora_mlp",
-            "low-rank updates of the MLP's two Linears (Hu et al. 2022)",
-            lora_mlp_dim=_size(rank, "rank of the update"),
-        ),
-        **_peft(
-            "adapter",
-            "a bottleneck in series after the MLP (Houlsby et al. 2019)",
-            adapter_dim=_size(width, "width of the bottleneck"),
-        ),
-        **_peft(
-            "adaptformer",
-            "a bottleneck in parallel to the MLP (Chen et al. 2022)",
-            adaptformer_dim=_size(width, "width of the bottleneck"),
-        ),
-        **_peft(
-            "ssf",
-            "scale and shift of what the Linears give (Lian et al. 2022)",
-            ssf_loc=Key("all", "str", "Linears with ssf", places),
-        ),
-        **_peft("ssf_ln", "scale and shift of what the blocks' norms give (Lian et al. 2022)"),
-        **_peft(
-            "aft",
-            "arbitrary fine-tuning: a random fraction of the Linears' entries (LIFT+)",
-            aft_ratio=Key(None, "float", f"fraction of the entries that train; {FITTED}", least=0, most=1),
-            aft_loc=Key("all", "str", "Linears with aft", places),
-            aft_seed=Key(0, "int", "seed of the choice of entries", least=0),
-        ),
-    }
-
-
-PEFT = _tower(None, None, None)
-RESNET_PEFT = {
-    "bn_tuning": Key(False, "bool", "ResNets: BatchNorms' weights and biases train, their statistics follow the images")
+# in the order in which they are attached
+METHODS: dict[str, MethodKeys] = {
+    "fft": MethodKeys("full fine-tuning: all parameters of the blocks"),
+    "bitfit": MethodKeys("every bias of the blocks (Zaken et al. 2022)"),
+    "ln_tuning": MethodKeys("weights and biases of the blocks' norms"),
+    "pt": MethodKeys(
+        "prompt tuning: learnt tokens after the first token (VPT, Jia et al. 2022)",
+        {"len": _size("number of prompt tokens")},
+        text_defaults={"len": 2},
+    ),
+    "lora": MethodKeys(
+        "low-rank updates of queries and values (Hu et al. 2022)",
+        {"dim": _size("rank of the update")},
+        text_defaults={"dim": 4},
+    ),
+    "lora_mlp": MethodKeys(
+        "low-rank updates of the MLP's two Linears (Hu et al. 2022)",
+        {"dim": _size("rank of the update")},
+        text_defaults={"dim": 4},
+    ),
+    "adapter": MethodKeys(
+        "a bottleneck in series after the MLP (Houlsby et al. 2019)",
+        {"dim": _size("width of the bottleneck")},
+        text_defaults={"dim": 4},
+    ),
+    "adaptformer": MethodKeys(
+        "a bottleneck in parallel to the MLP (Chen et al. 2022)",
+        {"dim": _size("width of the bottleneck")},
+        text_defaults={"dim": 4},
+    ),
+    "ssf": MethodKeys(
+        "scale and shift of what the Linears give (Lian et al. 2022)",
+        {"loc": Key("all", "str", "Linears with ssf", PLACES)},
+    ),
+    "ssf_ln": MethodKeys("scale and shift of what the blocks' norms give (Lian et al. 2022)"),
+    "aft": MethodKeys(
+        "arbitrary fine-tuning: a random fraction of the Linears' entries (LIFT+)",
+        {
+            "ratio": Key(None, "float", f"fraction of the entries that train; {FITTED}", least=0, most=1),
+            "loc": Key("all", "str", "Linears with aft", PLACES),
+            "seed": Key(0, "int", "seed of the choice of entries", least=0),
+        },
+    ),
+    "bn_tuning": MethodKeys(
+        "ResNets: BatchNorms' weights and biases train, their statistics follow the images",
+        target="resnet",
+    ),
+    "coop": MethodKeys(
+        "learnt context in the prompts of the class names (CoOp, Zhou et al. 2022)",
+        {
+            "init": Key(None, "str", "first context: None = random, photo = that of 'a photo of a NAME.'", ("photo",)),
+            "ctx_len": Key(4, "int", "learnt tokens in a prompt", least=1),
+            "cls_pos": Key("end", "str", "place of the class name in the prompt", ("end", "front", "middle")),
+        },
+        target="head",
+    ),
+    "proj_tuning": MethodKeys("the projections into the joint space train", target="head"),
+    "clip_adapter": MethodKeys(
+        "bottlenecks in the joint space (CLIP-Adapter, Gao et al. 2021)",
+        {"dim": Key(4, "int", "width of these bottlenecks", least=1)},
+        target="head",
+    ),
 }
-TEXT_PEFT = _tower(2, 4, 4)
+
+
+def methods_of(target: str) -> list[str]:
+    """The names of the methods with this target."""
+    return [name for name, row in METHODS.items() if row.target == target]
+
+
+def _method_keys(target: str, text: bool = False) -> dict[str, Key]:
+    """The rows of all methods with this target."""
+    return {key: row for name in methods_of(target) for key, row in METHODS[name].keys(name, text).items()}
+
+
+PEFT = _method_keys("blocks")
+TEXT_PEFT = _method_keys("blocks", text=True)
+RESNET_PEFT = _method_keys("resnet")
+HEAD_PEFT = _method_keys("head")
 
 # each loss with the keys that it alone reads
 LOSSES: dict[str, dict[str, Key]] = {
@@ -298,15 +345,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
         ),
         "prompt_file": Key(None, "path", "for prompt descriptor: JSON {class name: [sentences]}", names_run=False),
     },
-    "CLIP's own head (without a classifier)": {
-        "coop": Key(False, "bool", "learnt context in the prompts of the class names (CoOp, Zhou et al. 2022)"),
-        "coop_init": Key(None, "str", "first context: None = random, photo = that of 'a photo of a NAME.'", ("photo",)),
-        "coop_ctx_len": Key(4, "int", "learnt tokens in a prompt", least=1),
-        "coop_cls_pos": Key("end", "str", "place of the class name in the prompt", ("end", "front", "middle")),
-        "proj_tuning": Key(False, "bool", "the projections into the joint space train"),
-        "clip_adapter": Key(False, "bool", "bottlenecks in the joint space (CLIP-Adapter, Gao et al. 2021)"),
-        "clip_adapter_dim": Key(4, "int", "width of these bottlenecks", least=1),
-    },
+    "CLIP's own head (without a classifier)": HEAD_PEFT,
     "Fine-tuning of the image tower": {f"v.{name}": key for name, key in (PEFT | RESNET_PEFT).items()},
     "Fine-tuning of the text tower": {f"l.{name}": key for name, key in TEXT_PEFT.items()},
     "Running": {

@@ -1,144 +1,24 @@
-"""The results of a run: a JSON file first, a table second."""
+"""The results of a run: a JSON file first, a table second. utils/run/directory.py has their names."""
 
-import dataclasses
 import json
-import os
-import re
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from utils.errors import ConfigError
-from utils.files import whole
+from utils.files import atomic_write
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes whole or not at all."""
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(f"{json.dumps(content, indent=1)}\n".encode())
 
 
-# ---- the names of a run's files ----
+# ---- which images, tested how ----
 
-
-def what_is_tested(on_train: bool, tte: bool, crops: int, draws: int | None = None) -> str:
-    """The word in a results file's name: test, tte (five crops), tte10, tte_draws5; train, train_tte of test_train."""
-    crops_word = (f"tte_draws{draws}" if draws else "tte" if crops == 5 else f"tte{crops}") if tte else ""
-    return "_".join(filter(None, ("train" if on_train else "", crops_word))) or "test"
-
-
-WAYS = ("interpolation", "variant", "reducing_gap", "exif_orientation")  # keys that a test may set otherwise
-# beginnings of names that tell the way of testing: see what_is_tested, run_files and RunFiles.apart
-OTHER_WORDS = re.compile(
-    rf"(tte\d*|draws\d+|fp16|bf16|fp32|({'|'.join(('crops', 'expand', 'draws', 'seed', *WAYS))})_\w+)(_|$)"
-)
 OLDER_TESTS = {"interpolation": "bicubic", "variant": "lift+"}  # of files that do not record these
-
-
-@dataclasses.dataclass(frozen=True)
-class RunFiles:
-    """The files of a training run, or of a test, in a run directory.
-
-    word: the part of the names that says what is tested: test, tte, train_tte10, test_LIST.
-    """
-
-    directory: Path
-    word: str
-    testing: bool
-
-    @property
-    def results(self) -> Path:
-        """Written last."""
-        return self.directory / (f"results_{self.word}.json" if self.testing else "results.json")
-
-    @property
-    def logits(self) -> Path:
-        """Written with save_logits."""
-        return self.directory / f"logits_{self.word}.npz"
-
-    @property
-    def log(self) -> Path:
-        """Of what is printed."""
-        return self.directory / (f"log_{self.word}.txt" if self.testing else "log.txt")
-
-    def require_free(self, fingerprint: str) -> None:
-        """Raises a ConfigError if a file of these names holds a test of other images. fingerprint: of the list."""
-        data = read(self.results).get("data", {}) if self.testing else {}  # a training run: checkpoint.require_same_run
-        logits = logits_about(self.logits) or {}
-        found = (
-            (self.results, data.get("fingerprint", {}).get(data.get("split"))),
-            (self.logits, logits.get("fingerprint")),
-        )
-        for path, other in found:
-            if other is not None and not same_images(other, fingerprint):
-                raise ConfigError(
-                    f"{path} holds a test of other images; keep it by giving this test a name of its own, "
-                    "test_name NAME, or delete it"
-                )
-
-    def apart(self, tested: dict[str, Any], labels: np.ndarray) -> "RunFiles":
-        """These files, or where their logits are of the same images tested in another way, files beside them.
-
-        tested: as in the logits' file, see `save_logits`; labels: of the images. Raises a ConfigError where neither do.
-        """
-        there = logits_about(self.logits)
-        if there is None or same_test(there, tested):
-            return self
-        if "fingerprint" not in there:  # of an older version
-            if np.array_equal(there["labels"], labels):
-                return self
-            raise ConfigError(f"{self.logits} holds logits of other images; delete it, or give test_name NAME")
-        there = OLDER_TESTS | there
-        differing = [
-            str(tested.get(key)) if key == "precision" else f"{key}_{tested.get(key)}"
-            for key in dict.fromkeys([*tested, *there])
-            if key != "fingerprint" and tested.get(key) != there.get(key)
-        ]
-        beside = dataclasses.replace(self, word="_".join([self.word, *differing]))
-        beside.require_free(tested["fingerprint"])
-        other = logits_about(beside.logits)
-        if other is not None and not same_test(other, tested):
-            raise ConfigError(f"{beside.logits} holds the logits of another test; delete it, or give test_name NAME")
-        return beside
-
-
-def run_files(
-    directory: Path,
-    on_train: bool,
-    tte: bool,
-    crops: int,
-    draws: int | None = None,
-    testing: bool = True,
-    name: str | None = None,
-    ways: Sequence[str] = (),
-) -> RunFiles:
-    """The files of a run. name: of the tested list, for a test of other images than the training run's; any text.
-
-    ways: what a test computes otherwise than its training.
-    """
-    word = what_is_tested(on_train, tte, crops, draws)
-    if testing and name:
-        name = re.sub(r"[^\w.+@=-]+", "-", name)[:100]
-        if OTHER_WORDS.match(name):  # with the word before it, this would be another word
-            name = f"list_{name}"
-        word += f"_{name}"
-    return RunFiles(directory, "_".join([word, *ways]), testing)
-
-
-def list_name(
-    given: str | None, list_file: str | None, data: str, fingerprint: str, own: dict[str, Any], split: str
-) -> str | None:
-    """The name of a tested list in the names of the test's files; None for the images of the training run itself.
-
-    given: test_name, which always counts; list_file, data, fingerprint: the list's file, data set and fingerprint;
-    own: the training run, see `training_record`.
-    """
-    if given or same_images(own.get("fingerprint", {}).get(split, fingerprint), fingerprint):
-        return given
-    return Path(list_file).stem if list_file else data if data != own.get("name") else fingerprint[-8:]
 
 
 def same_images(one: str | None, other: str | None) -> bool:
@@ -148,13 +28,21 @@ def same_images(one: str | None, other: str | None) -> bool:
 
 
 def same_test(there: dict[str, Any], tested: dict[str, Any]) -> bool:
-    """Whether logits in a file are of this test."""
+    """Whether logits in a file are those of this test."""
+    return not differences(there, tested) and same_images(there.get("fingerprint"), tested["fingerprint"])
+
+
+def differences(there: dict[str, Any], tested: dict[str, Any]) -> list[str]:
+    """What this test computes otherwise than the one whose logits are there, as the suffix of a file names it."""
     there = OLDER_TESTS | there
-    rest = [{key: value for key, value in about.items() if key != "fingerprint"} for about in (there, tested)]
-    return rest[0] == rest[1] and same_images(there.get("fingerprint"), tested["fingerprint"])
+    return [
+        str(tested.get(key)) if key == "precision" else f"{key}_{tested.get(key)}"
+        for key in dict.fromkeys([*tested, *there])
+        if key != "fingerprint" and tested.get(key) != there.get(key)
+    ]
 
 
-# ---- what earlier runs left ----
+# ---- reading ----
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -166,33 +54,20 @@ def read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def trained_as(run_dir: Path) -> dict[str, Any]:
-    """What the results of a training run say of the training: seed, epochs, settings; nothing if there are none."""
-    content = read(run_dir / "results.json")
+def training_of(content: dict[str, Any]) -> dict[str, Any]:
+    """The seed, epochs and settings in the results of a training run; {} where they are not recorded."""
     if not {"seed", "epochs", "settings"} <= content.keys():
         return {}
     return {key: content[key] for key in ("seed", "epochs", "settings", "started_from") if key in content}
 
 
-def training_record(run_dir: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Which images a run in `run_dir` was trained and evaluated on: name, fingerprint {train, test}, counts [C].
-
-    From its results.json, else from `about`, what its checkpoint says; {} where neither tells.
-    """
-    content = read(run_dir / "results.json")
+def data_of(content: dict[str, Any]) -> dict[str, Any]:
+    """The data set in the results of a run: name, fingerprint {train, test}, counts [C]; {} where not recorded."""
     try:
         data, counts = content["data"], [int(row["train"]) for row in content["per_class"]]
         return {"name": data["name"], "fingerprint": data["fingerprint"], "counts": counts}
     except (KeyError, TypeError, ValueError):
-        return about.get("data", {})
-
-
-def first_test(run_dir: Path, split: str) -> dict[str, Any]:
-    """As `training_record`, of the first test in a folder that has no results of its training; {} if there is none."""
-    usual = re.compile(r"results_(test|train|(train_)?tte\d*(_draws\d+)?)\.json")
-    files = [path for path in run_dir.glob("results_*.json") if usual.fullmatch(path.name)]
-    tests = [read(path).get("data", {}) for path in sorted(files, key=os.path.getmtime)]
-    return next((data for data in tests if data.get("split") == split and "fingerprint" in data), {})
+        return {}
 
 
 # ---- logits ----
@@ -203,12 +78,12 @@ def save_logits(path: Path, logits: np.ndarray, labels: np.ndarray, tested: dict
 
     tested: stored beside them: the list's fingerprint, and the crops, expand and precision of the test.
     """
-    with whole(path) as file:
+    with atomic_write(path) as file:
         np.savez(file, logits=logits.astype(np.float32), labels=labels.astype(np.int64), **tested)
 
 
 def logits_about(path: Path) -> dict[str, Any] | None:
-    """What a file of logits says of its test; of an older version only its labels. None where there is none."""
+    """The test that a file of logits is of; of an older version only its labels. None where there is no such file."""
     try:
         with np.load(path) as file:
             about = {key: file[key].item() for key in file.files if key not in ("logits", "labels")}
@@ -220,8 +95,8 @@ def logits_about(path: Path) -> dict[str, Any] | None:
 # ---- showing ----
 
 
-def introduction(about: dict[str, Any], data: str, resolution: int, notes: set[str]) -> str:
-    """What a run says of itself before it begins; `about` as in the results, `data` and `notes` in words."""
+def banner(about: dict[str, Any], data: str, resolution: int, notes: set[str]) -> str:
+    """The first lines of a log; `about` as in the results, `data` and `notes` in words."""
     params, settings = about["params"], about["settings"]
     processes = f", {about['processes']} processes" if about["processes"] > 1 else ""
     precision = f"precision in training {settings['precision']}, in testing {about['test']['precision']}"

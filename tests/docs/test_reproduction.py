@@ -12,7 +12,7 @@ import main as cli
 from utils import config
 from utils.config import config_names, load_config, training_options
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = yaml.safe_load((ROOT / "scripts/published.yaml").read_text())
 PAGE = (ROOT / "docs/reproduction.md").read_text()
 VALUES = [

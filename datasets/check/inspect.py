@@ -1,0 +1,37 @@
+"""A look at one image: is it there, can it be decoded, how large is it, and a digest to find duplicates.
+
+A report has a digest and a size, never the pixels, so half a million images need little memory.
+"""
+
+import hashlib
+import os
+from typing import NamedTuple
+
+from datasets.images import Images
+from datasets.loading.decode import ImageError
+
+
+class ImageReport(NamedTuple):
+    """The findings about one image."""
+
+    kind: str = ""  # "missing" or "unreadable"; "" = it is good
+    reason: str = ""
+    digest: bytes = b""  # of the file's bytes, or of pixels in memory
+    height: int = 0  # pixels
+    width: int = 0
+    size: int | None = None  # bytes of the file; None = there is none
+
+
+def inspect(images: Images, index: int) -> ImageReport:
+    """Decodes an image as in training. Problems are returned, never raised."""
+    try:
+        height, width = images.read(index).shape[1:]
+        digest = hashlib.sha256(images.content(index)).digest()[:16]
+        return ImageReport("", "", digest, height, width, images.file_bytes(index))
+    except ImageError as error:
+        path, reason = error.path or "", error.reason
+    except OSError as error:  # it vanished after it was decoded
+        path, reason = str(error.filename), str(error)
+    if os.path.exists(path):
+        return ImageReport("unreadable", reason, size=images.file_bytes(index))
+    return ImageReport("missing", f"a link to {os.readlink(path)}" if os.path.islink(path) else reason)

@@ -1,0 +1,287 @@
+"""The images of a list, as files or as pixels in memory, behind one interface; and a list of images with labels.
+
+Fingerprints, content hashes and digests are stored in checkpoints, results and reports: their bytes are a format.
+"""
+
+import abc
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.contents import file_hashes, pixel_hashes
+from datasets.loading.crops import Crop, Sample
+from datasets.loading.decode import Reduction, decode
+
+CONTENT_FILES = 20_000  # the contents of longer lists are hashed for a sample only
+SAMPLE = 1_000  # files of such a sample
+SMALL_BYTES = 2**20  # pixels that are read sooner than a worker starts
+
+
+class Images(abc.ABC):
+    """n images, by index in 0..n-1."""
+
+    kind: str  # "files" or "pixels", as records of training images have it
+    exif_orientation: bool = False  # whether files are turned as their EXIF or XMP says; False: read as stored
+    is_small: bool = False  # whether reading all of them takes less time than starting a worker
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def subset(self, indices: np.ndarray) -> "Images":
+        """The images at `indices`, in their order."""
+
+    @abc.abstractmethod
+    def with_orientation(self, exif_orientation: bool) -> "Images":
+        """The same images, files turned as their EXIF or XMP says, or read as stored."""
+
+    # ---- reading ----
+
+    def prepare(self) -> None:
+        """Imports the packages that reading needs, once, before workers are forked."""
+        return
+
+    @abc.abstractmethod
+    def read(self, index: int, reduction: Reduction | None = None) -> Tensor:
+        """One image, uint8 RGB [3, H, W]; see decode.decode for `reduction`. Raises DataError."""
+
+    @abc.abstractmethod
+    def read_crops(self, samples: Sequence[Sample], crop: Crop) -> Tensor:
+        """The crops of n samples (epoch, index), uint8 [n, ...]. Raises DataError."""
+
+    @abc.abstractmethod
+    def content(self, index: int) -> bytes:
+        """The bytes of the file, or of the pixels. Raises OSError."""
+
+    @abc.abstractmethod
+    def file_bytes(self, index: int) -> int | None:
+        """The size of the file in bytes; None if it is missing, or if there is none."""
+
+    # ---- names ----
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all files, as a new list; none for pixels."""
+        return []
+
+    def relative_paths(self, root: str | None) -> list[str]:
+        """The paths as seen from `root`; as they are without one."""
+        top = os.path.join(root, "") if root else ""  # pathlib would take seconds for half a million paths
+        return [path[len(top) :] if path.startswith(top) else str(Path(path).relative_to(top)) for path in self.paths]
+
+    @abc.abstractmethod
+    def names(self, root: str | None, split: str) -> list[str]:
+        """The names in a report: paths, below the root if there is one; SPLIT[0], SPLIT[1], ... for pixels."""
+
+    # ---- identity ----
+
+    @property
+    @abc.abstractmethod
+    def content_hashes(self) -> np.ndarray | None:
+        """A hash of the content of each image, uint64 [n]; None for more than CONTENT_FILES files."""
+
+    @abc.abstractmethod
+    def fingerprint(self, prefix: bytes, root: str | None, contents: bool) -> str:
+        """See ImageList.fingerprint; `prefix` is hashed first."""
+
+    @abc.abstractmethod
+    def digest(self, indices: Iterable[int]) -> str:
+        """SHA-256 (hex) of the pixels; of files their paths, sizes and times of change, which costs no reading."""
+
+
+class ImagePaths(Images):
+    """Image files. All paths lie in one block of bytes, which forked workers share.
+
+    In a list, each path that a worker reads has its reference counted, and so its page of memory copied.
+    """
+
+    kind = "files"
+
+    def __init__(self, paths: Sequence[str], exif_orientation: bool = False):
+        self.exif_orientation = exif_orientation
+        self.block = b"".join(os.fsencode(path) + b"\0" for path in paths)
+        self.ends = np.flatnonzero(np.frombuffer(self.block, np.uint8) == 0)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def subset(self, indices: np.ndarray) -> "ImagePaths":
+        return ImagePaths([self.path(index) for index in indices.tolist()], self.exif_orientation)
+
+    def with_orientation(self, exif_orientation: bool) -> "ImagePaths":
+        return ImagePaths(self.paths, exif_orientation)
+
+    def prepare(self) -> None:
+        import torchvision.io  # noqa: F401
+
+    def read(self, index: int, reduction: Reduction | None = None) -> Tensor:
+        return decode(self.path(index), reduction, self.exif_orientation)
+
+    def read_crops(self, samples: Sequence[Sample], crop: Crop) -> Tensor:
+        crops = []
+        for epoch, index in samples:
+            reduction = functools.partial(crop.reduction, epoch=epoch, index=index) if crop.reducing_gap else None
+            crops.append(crop(self.read(index, reduction), epoch, index))
+        return torch.stack(crops)
+
+    def content(self, index: int) -> bytes:
+        return Path(self.path(index)).read_bytes()
+
+    def file_bytes(self, index: int) -> int | None:
+        try:
+            return os.stat(self.path(index)).st_size
+        except OSError:
+            return None
+
+    @property
+    def paths(self) -> list[str]:
+        return [os.fsdecode(path) for path in self.block.split(b"\0")[:-1]]
+
+    def path(self, index: int) -> str:
+        """The path of one file."""
+        return os.fsdecode(self.block[self.ends[index - 1] + 1 if index else 0 : self.ends[index]])
+
+    def names(self, root: str | None, split: str) -> list[str]:
+        top = os.path.join(root, "") if root else ""
+        return [path.removeprefix(top) for path in self.paths]
+
+    @functools.cached_property
+    def content_hashes(self) -> np.ndarray | None:
+        return file_hashes(self.paths) if len(self) <= CONTENT_FILES else None
+
+    def fingerprint(self, prefix: bytes, root: str | None, contents: bool) -> str:
+        relative = "".join(f"{path}\0" for path in self.relative_paths(root))
+        names = hashlib.sha256(prefix + os.fsencode(relative)).hexdigest()[:16]
+        if not contents:
+            return names
+        hashes = self.content_hashes
+        if hashes is None:
+            sample = np.linspace(0, len(self) - 1, SAMPLE).astype(int).tolist()
+            hashes = file_hashes([self.path(index) for index in sample])
+        return f"{names}-{hashlib.sha256(hashes.tobytes()).hexdigest()[:16]}"
+
+    def digest(self, indices: Iterable[int]) -> str:
+        digest = hashlib.sha256()
+        for index in indices:
+            path = os.path.abspath(self.path(index))
+            try:
+                status = os.stat(path)
+                state = f"{status.st_size} {status.st_mtime_ns}"
+            except OSError:  # the loader reports it
+                state = "missing"
+            digest.update(os.fsencode(f"{path}\0{state}\0"))
+        return digest.hexdigest()
+
+
+class ImagePixels(Images):
+    """Images of one size in memory. pixels: uint8 [n, H, W, 3]."""
+
+    kind = "pixels"
+
+    def __init__(self, pixels: np.ndarray):
+        self.pixels = pixels
+        self.is_small = pixels.nbytes < SMALL_BYTES
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def subset(self, indices: np.ndarray) -> "ImagePixels":
+        return ImagePixels(self.pixels[indices])
+
+    def with_orientation(self, exif_orientation: bool) -> "ImagePixels":
+        return self
+
+    def read(self, index: int, reduction: Reduction | None = None) -> Tensor:
+        return torch.from_numpy(self.pixels[index]).permute(2, 0, 1)
+
+    def read_crops(self, samples: Sequence[Sample], crop: Crop) -> Tensor:
+        pixels = self.pixels[[index for _, index in samples]]
+        return crop.of_batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), samples)
+
+    def content(self, index: int) -> bytes:
+        return self.pixels[index].tobytes()
+
+    def file_bytes(self, index: int) -> int | None:
+        return None
+
+    def names(self, root: str | None, split: str) -> list[str]:
+        return [f"{split}[{index}]" for index in range(len(self))]
+
+    @functools.cached_property
+    def content_hashes(self) -> np.ndarray:
+        return pixel_hashes(self.pixels)
+
+    def fingerprint(self, prefix: bytes, root: str | None, contents: bool) -> str:
+        digest = hashlib.sha256(prefix)
+        digest.update(np.ascontiguousarray(self.pixels).tobytes())
+        return digest.hexdigest()[:16]
+
+    def digest(self, indices: Iterable[int]) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.pixels[list(indices)]).tobytes()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageList:
+    """One split: images and their labels, int64 [n] in 0..C-1, in a fixed order."""
+
+    images: Images
+    labels: np.ndarray
+
+    @classmethod
+    def of_paths(cls, paths: Sequence[str], labels: np.ndarray, exif_orientation: bool = False) -> "ImageList":
+        """A list of image files; exif_orientation: whether they are turned as their EXIF or XMP says."""
+        return cls(ImagePaths(paths, exif_orientation), labels)
+
+    @classmethod
+    def of_pixels(cls, pixels: np.ndarray, labels: np.ndarray) -> "ImageList":
+        """A list of images in memory, uint8 [n, H, W, 3]."""
+        return cls(ImagePixels(pixels), labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, selection: np.ndarray | Sequence[int] | slice) -> "ImageList":
+        """The images that indices, a mask or a slice select, with their labels."""
+        indices = np.arange(len(self))[selection]
+        return ImageList(self.images.subset(indices), self.labels[indices])
+
+    def with_labels(self, labels: np.ndarray) -> "ImageList":
+        """The same images with other labels."""
+        return ImageList(self.images, labels)
+
+    def with_orientation(self, exif_orientation: bool) -> "ImageList":
+        """The same list, its files turned as their EXIF or XMP says, or read as stored."""
+        return ImageList(self.images.with_orientation(exif_orientation), self.labels)
+
+    def some_of_each(self, num_classes: int, limit: int | None, seed: int | None = None) -> np.ndarray:
+        """The indices of at most `limit` images of each class (None: of all), class by class.
+
+        The first ones, or with a seed random ones, in the order of the list.
+        """
+        rng = None if seed is None else np.random.default_rng(seed)
+        chosen = []
+        for c in range(num_classes):
+            indices = np.flatnonzero(self.labels == c)
+            if rng is not None and limit is not None and len(indices) > limit:
+                indices = np.sort(rng.choice(indices, limit, replace=False))
+            chosen.append(indices[:limit])
+        return np.concatenate(chosen)
+
+    def fingerprint(self, root: str | None = None, contents: bool = True) -> str:
+        """SHA-256 (16 hex digits) of images, labels and order: equal for two runs on the same list.
+
+        For files it has two parts, NAMES-CONTENTS: of their paths, relative to `root`, so that a set may move; and with
+        `contents` of their contents, SAMPLE of them in a list of more than CONTENT_FILES.
+        """
+        return self.images.fingerprint(np.ascontiguousarray(self.labels, np.int64).tobytes(), root, contents)
+
+    def digest(self, indices: Iterable[int]) -> str:
+        """SHA-256 (hex) of some of the images, for the key of a cache; see Images.digest."""
+        return self.images.digest(indices)

@@ -1,0 +1,28 @@
+"""Projection tuning: the two projections into CLIP's joint space train, from their own values.
+
+A CLIP ResNet has no image projection, so that of the texts trains alone.
+"""
+
+import dataclasses
+
+from torch import nn
+
+from models.heads.text_similarity import TextSimilarity
+from models.peft.method import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """It has no options."""
+
+
+def attach(head: TextSimilarity, options: Options) -> None:
+    """Turns the projections of CLIP's head from buffers into parameters."""
+    for name in ("image_projection", "text_projection"):
+        value = getattr(head, name)
+        if value is not None:
+            delattr(head, name)
+            head.register_parameter(name, nn.Parameter(value))
+
+
+METHOD = Method(attach, Options, targets=(TextSimilarity,))

@@ -1,0 +1,59 @@
+"""docs/notebook.md runs as it is printed, and computes what the command line does."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+
+import main as cli
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/notebook.md"
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    """The names that the page's code leaves, run block after block in a folder of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("notebook"))
+        names = {}
+        for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL):
+            exec(compile(block, PAGE.name, "exec"), names)
+        yield names
+
+
+def test_the_scores_are_those_of_the_command_line(notebook):
+    options = ["num_epochs", "2", "output_dir", "command"]
+    assert cli.main(["-d", "digits_lt", "-b", "clip_tiny", "-m", "lift+", *options]) == 0
+    results = json.loads(Path("output/command/results.json").read_text())
+    for key in ("accuracy", "more", "per_class"):
+        assert notebook["scores"][key] == results[key]
+    checkpoints = [Path(f"output/{name}/checkpoint.safetensors").read_bytes() for name in ("notebook", "command")]
+    assert checkpoints[0] == checkpoints[1]
+
+
+def test_a_test_can_be_repeated(notebook):
+    assert notebook["scores"] == notebook["again"]
+    assert notebook["on_training_images"]["accuracy"] != notebook["scores"]["accuracy"]
+
+
+def test_logits_and_features_are_those_of_the_scores(notebook):
+    logits, features, labels = (notebook[name] for name in ("logits", "features", "labels"))
+    assert (logits.dtype, logits.shape, features.shape) == (np.float32, (500, 10), (500, 1, 128))
+    assert 100 * accuracy_score(labels, logits.argmax(1)) == pytest.approx(notebook["scores"]["accuracy"]["overall"])
+    with torch.no_grad():
+        head = notebook["trainer"].model.head(torch.from_numpy(features[:, 0]))
+    assert np.allclose(head.numpy(), logits, atol=1e-5)
+
+
+def test_training_helps(notebook):
+    assert notebook["scores"]["accuracy"]["overall"] > notebook["before"] + 2
+
+
+def test_a_model_from_plain_arguments(notebook):
+    assert notebook["out"].shape == (2, 3)
+    assert "head.weight" in notebook["trainable"]
+    assert all(name == "head.weight" or ".side." in name for name in notebook["trainable"])
