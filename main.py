@@ -19,7 +19,7 @@ from utils.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, with a word for those who write `--lr 0.1`."""
+    """argparse's parser, with a hint for `--lr 0.1`."""
 
     def error(self, message: str) -> NoReturn:
         hint = "; options come as KEY VALUE pairs without dashes: root FOLDER" if "unrecognized" in message else ""
@@ -27,40 +27,47 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line: data, backbone (may be None), method and options."""
     parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="keys: " + help_text()
     )
-    for flag, room in (("-d", "data"), ("-b", "backbone"), ("-m", "method")):
-        names = f"one of {', '.join(config_names(room))}"
-        if room == "method":
+    for flag, section in (("-d", "data"), ("-b", "backbone"), ("-m", "method")):
+        names = f"one of {', '.join(config_names(section))}"
+        if section == "method":
             names += f"; without -b one of {', '.join(config_names('model'))}"
-        parser.add_argument(flag, dest=room, metavar=room.upper(), required=room != "backbone", help=names)
+        parser.add_argument(flag, dest=section, metavar=section.upper(), required=section != "backbone", help=names)
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="see below")
     return parser.parse_intermixed_args(arguments)
 
 
 def warn(line: str) -> None:
+    """Prints a note about the command line."""
     print(f"note: {line}", file=sys.stderr)
 
 
 def main(arguments: list[str]) -> int:
+    """Runs a command; returns its exit status."""
     args = parse(arguments)
+    debugging = os.environ.get("DEBUG") == "1"
     try:
         cfg = load_config(args.data, args.backbone, args.method, args.options, warn)
 
-        from trainer import run  # heavy, so imported after what does without: --help and a wrong key answer at once
+        from trainer import run  # takes seconds, so after the checks that do without: --help answers at once
 
         run(cfg, shlex.join(["python", "main.py", *arguments]))
     except KeyboardInterrupt:
-        print("stopped; the same command goes on after the last finished epoch", file=sys.stderr)
+        print("interrupted; run the same command again to resume after the last completed epoch", file=sys.stderr)
         return 130
-    except Exception as error:
-        if os.environ.get("DEBUG") == "1":
+    except UserError as error:
+        if debugging:
             raise
-        if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        remedy = "; accum_step None trains in parts that fit" if type(error).__name__ == "OutOfMemoryError" else ""
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if debugging:
+            raise
+        out_of_memory = type(error).__name__ == "OutOfMemoryError"  # torch's, which may not be imported
+        remedy = "; accum_step None splits a step into micro-batches that fit" if out_of_memory else ""
         print(f"failed: {type(error).__name__}: {error}{remedy} (DEBUG=1 shows where)", file=sys.stderr)
         return 1
     return 0

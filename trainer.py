@@ -41,21 +41,26 @@ from models import (
     prompt_notes,
 )
 from models.backbones.backbone import Backbone
+from models.features import cached_features
 from models.losses import build_loss
 from models.weights.load import Weights
-from utils.cache import FeatureCache
+from utils.cache import TensorCache
 from utils.config import Config, training_options
 from utils.config.schema import KEYS
-from utils.device import memory, runtime
-from utils.device.distributed import World
+from utils.device import memory
+from utils.device.device import make_deterministic, pick_device, prepare_cpu
+from utils.device.distributed import Distributed
+from utils.device.environment import environment
+from utils.device.precision import pick_precision, precision_name
 from utils.errors import ConfigError, ModelError
-from utils.files import sha256
-from utils.metrics import score
+from utils.evaluators import ClassInfo, evaluate, need_logits
+from utils.files import sha256, sha256_of_code
+from utils.optim import OPTIMIZERS
 from utils.run import checkpoint, results
 from utils.run.directory import RunDir, TrainingRecord
 from utils.run.log import RunLog
 from utils.run.mode import TESTED_OTHERWISE, Mode, build_mode
-from utils.schedule import cosine_lr
+from utils.schedule import SCHEDULES
 
 LIFT_HARMONIC_FLOOR = 1e-3  # percent: LIFT raises a class's accuracy to this in the harmonic mean
 
@@ -73,16 +78,16 @@ class Trainer:
         self.images_per_second: dict[str, float | None] = {"train": None, "test": None}
         with contextlib.ExitStack() as resources:
             # ---- hardware ----
-            self.world = World()
-            self.device = runtime.pick_device(cfg.gpu, self.world)
-            resources.enter_context(self.world.joined(self.device))
-            self.train_dtype, train_note = runtime.pick_precision(cfg.prec_train, self.device)
-            self.test_dtype, test_note = runtime.pick_precision(cfg.prec_test, self.device)
+            self.distributed = Distributed()
+            self.device = pick_device(cfg.gpu, self.distributed)
+            resources.enter_context(self.distributed.process_group(self.device))
+            self.train_dtype, train_note = pick_precision(cfg.prec_train, self.device)
+            self.test_dtype, test_note = pick_precision(cfg.prec_test, self.device)
             if cfg.deterministic:
-                runtime.make_deterministic()
+                make_deterministic()
 
             # ---- data ----
-            with self.world.main_first():
+            with self.distributed.main_process_first():
                 self.data = build_data(cfg)
             self.fingerprints = self.data.fingerprints()  # contents are read from the disk, so once
 
@@ -93,18 +98,18 @@ class Trainer:
             self.mode = self._choose_mode()
             if self.source and self.record.counts and not self.mode.trains:
                 self.data = self.data.counted_as(self.record.counts, self.record.name)
-            self.log = resources.enter_context(RunLog(self.run_dir, self.mode, enabled=self.world.main))
+            self.log = resources.enter_context(RunLog(self.run_dir, self.mode, enabled=self.distributed.is_main))
             self.log.info(f"$ {command}")
 
             # ---- model ----
-            with self.world.main_first():
+            with self.distributed.main_process_first():
                 backbone, weights = build_backbone(cfg)
             self.resolution = backbone.image.resolution
             self.test_crops = build_test_crops(cfg, self.resolution)
-            runtime.prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
+            prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
             backbone.to(self.device)
-            computed = f"{weights.sha256} {backbone.geometry}"  # activation and heads are not in the file
-            self.cache = FeatureCache(cfg.feature_cache, computed, self.world, self.log.info)
+            self.cache, self.features_cached = TensorCache("features", cfg.feature_cache, self.log.info), False
+            self.weights_key = f"{weights.sha256} {backbone.geometry}"  # activation and heads are not in the file
             features = functools.partial(self._class_features, backbone)
             model = build_model(cfg, backbone, self.data.classnames, features, start=self.source is None)
             self.model = model.to(self.device)
@@ -130,15 +135,16 @@ class Trainer:
             self.parallel: nn.Module = self.model
             if self.trains:
                 self.loss = build_loss(cfg, torch.from_numpy(self.data.class_counts)).to(self.device)
-                tensors = checkpoint.trained_tensors(self.model).values()
-                self.optimizer = torch.optim.SGD(tensors, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay)
+                tensors = checkpoint.trainable_tensors(self.model).values()
+                options = {"lr": cfg.lr, "weight_decay": cfg.weight_decay, "momentum": cfg.momentum}
+                self.optimizer = OPTIMIZERS[cfg.optimizer](tensors, **options)
                 self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
                 self.frozen.cast(self.train_dtype)
-                share = math.ceil(cfg.batch_size / self.world.size)
+                share = math.ceil(cfg.batch_size / self.distributed.size)
                 self.micro_batch_size = self._pick_micro_batch_size(share)
-                images = cfg.num_epochs * len(self.data.train) // self.world.size
+                images = cfg.num_epochs * len(self.data.train) // self.distributed.size
                 compile.compile_blocks(self.model, cfg.compile, images, self.device, self.log.info)
-                self.parallel = self.world.wrap(self.model)
+                self.parallel = self.distributed.wrap(self.model)
             self._resources = resources.pop_all()
 
     def _pick_micro_batch_size(self, images: int) -> int:
@@ -184,7 +190,7 @@ class Trainer:
             raise ConfigError("test_only and test_train do not train; leave them out", kind="mode_does_not_train")
         num_steps = math.ceil(len(self.data.train) / cfg.batch_size)
         if not self.started:
-            with self.world.main_first():
+            with self.distributed.main_process_first():
                 resumes = self.trains and self.run_dir.progress.exists()
                 self.epoch = self._resume(num_steps) if resumes else self._start()
             self.started = True
@@ -206,7 +212,7 @@ class Trainer:
         # ---- save ----
         if self.epoch == cfg.num_epochs:
             self.images_per_second["train"] = cfg.num_epochs * len(self.data.train) / self.seconds["train"]
-            if self.world.main:
+            if self.distributed.is_main:
                 data = {"name": self.data.name, "fingerprint": self.fingerprints}
                 data |= {"counts": self.data.class_counts.tolist()}
                 about = self.identity | self.computed | {"data": data, "trained_on": self.trained_images}
@@ -223,25 +229,26 @@ class Trainer:
             cfg.seed,
             cfg.num_epochs if num_epochs is None else num_epochs,
             first_epoch=first_epoch,
-            rank=self.world.rank,
-            num_ranks=self.world.size,
+            rank=self.distributed.rank,
+            num_ranks=self.distributed.size,
         )
         crop = build_train_crop(cfg, self.resolution)
         yield from Loader(self.data.train, crop, steps, self.device, cfg.num_workers)
 
     def _train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
         cfg, num_images = self.cfg, len(self.data.train)
-        lr = cosine_lr(cfg.lr, self.epoch, cfg.num_epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         counters = torch.zeros(2, device=self.device)  # sum of the steps' losses, images classified correctly
         with self.log.epoch(self.epoch, cfg.num_epochs, num_images, num_steps) as progress:
             for step in range(1, num_steps + 1):
+                done = self.epoch * num_steps + step - 1
+                lr = SCHEDULES[cfg.schedule](cfg.lr, done, num_steps, cfg.num_epochs, cfg.warmup_epochs)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = lr
                 images, labels = next(batches)
                 counters += self.train_step(images, labels)
                 progress.advance(min(cfg.batch_size, num_images - (step - 1) * cfg.batch_size))
                 if step % cfg.print_freq == 0 or step == num_steps:
-                    loss_sum, correct = self.world.sum(counters, self.device).tolist()  # waits for the device
+                    loss_sum, correct = self.distributed.sum(counters, self.device).tolist()  # waits for the device
                     loss = progress.report(loss_sum, correct, lr)
                     if not math.isfinite(loss):
                         raise FloatingPointError(f"the loss is {loss}; try a smaller lr, or prec_train fp32")
@@ -249,14 +256,14 @@ class Trainer:
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Takes one optimizer step on a batch; returns its loss and its number of correct images, on the device."""
         # ---- loss and gradients, a micro-batch at a time ----
-        step_weight = self.world.sum(self.loss.total_weight(labels), self.device)
+        step_weight = self.distributed.sum(self.loss.total_weight(labels), self.device)
         micro_batches = list(zip(images.split(self.micro_batch_size), labels.split(self.micro_batch_size), strict=True))
         counters = torch.zeros(2, device=self.device)
         for number, (x, y) in enumerate(micro_batches, 1):
-            with self.world.alone(self.parallel, unless=number == len(micro_batches)):
+            with self.distributed.no_sync(self.parallel, unless=number == len(micro_batches)):
                 logits = self.parallel(x)
                 loss = self.loss(logits, y).sum() / step_weight
-                self.scaler.scale(loss * self.world.size).backward()  # the ranks' gradients are averaged
+                self.scaler.scale(loss * self.distributed.size).backward()  # the ranks' gradients are averaged
             counters += torch.stack([loss.detach(), (logits.argmax(1) == y).sum()])
 
         # ---- update ----
@@ -272,7 +279,7 @@ class Trainer:
 
         The results of an earlier run with these settings stay until this one is complete.
         """
-        if self.world.main:
+        if self.distributed.is_main:
             self.run_dir.require_same_run(self.settings, self.fingerprints["test"], self.absent)
             self.log.truncate(0)
             self.run_dir.write_config(self.cfg.dump())
@@ -289,7 +296,7 @@ class Trainer:
         return progress["epoch"]
 
     def _save_progress(self) -> None:
-        if self.world.main:
+        if self.distributed.is_main:
             about = {"epoch": self.epoch, "seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
             about["identity"] = self.settings
             checkpoint.save_progress(self.run_dir.progress, self.model, self.optimizer, about)
@@ -304,7 +311,7 @@ class Trainer:
         return self.outputs(split, logits=True)
 
     def evaluate(self, split: str = "test") -> dict[str, Any]:
-        """The scores of the model on a split: see utils.metrics.score. Nothing is written."""
+        """The scores of the model on a split: see utils/evaluators.py. Nothing is written."""
         return self.score(split, self.outputs(split))
 
     @torch.inference_mode()
@@ -319,24 +326,24 @@ class Trainer:
     def outputs(self, split: str, logits: bool | None = None) -> np.ndarray:
         """The logits, float32 [n, C], of the images of a split, or their predicted classes, int64 [n].
 
-        logits: None = where they are saved; classes take less memory.
+        logits: None = where they are saved, or read by an evaluator; classes take less memory.
         """
         images, start = self._prepare_test(split), time.perf_counter()
-        logits = self.cfg.save_logits if logits is None else logits
+        if logits is None:
+            logits = self.cfg.save_logits or need_logits(self.cfg.evaluators)
         shape = (len(images), len(self.data.classnames)) if logits else (len(images),)
         out = torch.zeros(shape, dtype=torch.float32 if logits else torch.int64, device=self.device)
         reduce = _mean_logits if logits else _classify
         outputs = self._infer(self.model, images, np.arange(len(images)), self.test_crops, out, reduce).cpu().numpy()
         self.seconds["test"] = time.perf_counter() - start
-        self.images_per_second["test"] = None if self.cache.hit else len(images) / self.seconds["test"]
+        self.images_per_second["test"] = None if self.features_cached else len(images) / self.seconds["test"]
         return outputs
 
     def score(self, split: str, outputs: np.ndarray) -> dict[str, Any]:
         """The scores of outputs of this split."""
-        data, labels = self.data, self.data.split(split).labels
-        classes = outputs.argmax(1) if outputs.ndim == 2 else outputs
         floor = LIFT_HARMONIC_FLOOR if self.cfg.variant == "lift" else 0.0
-        return score(labels, classes, data.classnames, data.class_counts, data.groups, floor)
+        classes = ClassInfo(self.data.classnames, self.data.class_counts, self.data.groups, floor)
+        return evaluate(self.cfg.evaluators, outputs, self.data.split(split).labels, classes)
 
     def _prepare_test(self, split: str) -> ImageList:
         self.frozen.cast(self.test_dtype)
@@ -353,15 +360,29 @@ class Trainer:
         reduce: Callable[[nn.Module, Tensor], Tensor],
     ) -> Tensor:
         """Fills `out` [n, ...], zeros, with reduce(head, features [K, b, D]) of images[indices]; by all ranks."""
-        rank, ranks, size = self.world.rank, self.world.size, max(self.cfg.batch_size, TEST_BATCH)
+        rank, ranks, size = self.distributed.rank, self.distributed.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = sequential_batches(indices[rank::ranks], size)
-        batches = Loader(images, crops, steps, self.device, self.cfg.num_workers)
-        features = self.cache.features(model, batches, images.images, steps, crops)
+        batches = (batch for batch, _ in Loader(images, crops, steps, self.device, self.cfg.num_workers))
+        key = functools.partial(self._feature_key, images, indices[rank::ranks], crops)
+        sizes = [len(step) for step in steps]
+        features, self.features_cached = cached_features(model, batches, sizes, crops.count, self.cache, key)
         with self.log.progress(len(indices), "testing") as bar:
             for batch, rows in zip(features, out[rank::ranks].split(size), strict=False):  # a rank may have none
                 rows.copy_(reduce(model.head, batch))
                 bar.update(batch.shape[1] * ranks)
-            return self.world.sum(out, self.device)
+            return self.distributed.sum(out, self.device)
+
+    def _feature_key(self, images: ImageList, indices: np.ndarray, crops: AnyTestCrops) -> dict[str, Any]:
+        """What features depend on, beside the model: see models/features.py."""
+        root = Path(__file__).parent
+        return {
+            "weights": self.weights_key,
+            "images": images.images.digest(indices.tolist()),
+            "exif_orientation": images.images.exif_orientation,
+            "crops": repr(crops),
+            "environment": environment(self.device, self.distributed.size),
+            "code": sha256_of_code(root / "models", root / "datasets"),
+        }
 
     @torch.inference_mode()
     def _class_features(self, backbone: Backbone) -> tuple[Tensor, Tensor]:
@@ -389,7 +410,7 @@ class Trainer:
         content["peak_memory_mb"] = memory.peak_mb(self.device)
 
         # ---- files ----
-        if self.world.main:
+        if self.distributed.is_main:
             if logits:
                 results.save_logits(logits, outputs, self.data.split(self.mode.split).labels, self._describe_logits())
             if self.trains:
@@ -488,13 +509,13 @@ class Trainer:
     def _identify_training(self) -> dict[str, Any]:
         """What makes a run the same run, beside its options and its model."""
         files = {"prompt file": self.cfg.prompt_file, "start": self.source if self.mode.trains else None}
-        same = {"precision": runtime.name_of(self.train_dtype), "training images": self.fingerprints["train"]}
+        same = {"precision": precision_name(self.train_dtype), "training images": self.fingerprints["train"]}
         return same | {name: sha256(Path(file)) for name, file in files.items() if file}
 
     def _describe(self, weights: Weights) -> dict[str, Any]:
         """What the results record beside scores and times."""
         cfg, crops = self.cfg, self.test_crops
-        test = {"crops": crops.count, "expand": crops.expand, "precision": runtime.name_of(self.test_dtype)}
+        test = {"crops": crops.count, "expand": crops.expand, "precision": precision_name(self.test_dtype)}
         test |= {key: cfg[key] for key in TESTED_OTHERWISE if cfg[key] is not None}
         test |= {"draws": cfg.tte_draws, "seed": cfg.seed} if cfg.tte and cfg.tte_draws else {}
         return {
@@ -504,7 +525,7 @@ class Trainer:
             "test": test,
             "settings": self.settings,
             "weights": {"name": weights.name, "sha256": weights.sha256, "published": weights.published},
-            **runtime.environment(self.device, self.world),
+            **environment(self.device, self.distributed.size),
             "command": self.command,
         }
 
@@ -534,7 +555,7 @@ class Trainer:
 
     def _list_trained_images(self) -> list[dict[str, Any]]:
         """The records of the images that the model is or was trained on: see datasets/overlap.py."""
-        if not self.trainable or not self.world.main:
+        if not self.trainable or not self.distributed.is_main:
             return []
         own = overlap.record(self.data.train, self.data.root)
         if self.mode.trains:
@@ -551,7 +572,7 @@ class Trainer:
 
         Computed by the main process, which alone reports it.
         """
-        if not self.trainable or not self.world.main:
+        if not self.trainable or not self.distributed.is_main:
             return 0 if not self.trainable else None
         images, split = self.data.split(self.mode.split), self.mode.split
         tested, records = self.record.fingerprints.get("test"), self.trained_images

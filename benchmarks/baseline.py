@@ -1,13 +1,17 @@
-"""The same computation as a plain program writes it; for the benchmark alone, and no part of the product.
+"""The same computation as a plain program writes it, for the benchmark only; it uses nothing of the product.
 
-Pillow decodes and resizes in the worker, float32 travels, tokens come first ([N, B, D]), attention gets 3-D tensors,
-every block computes every token, frozen weights stay float32 (autocast converts them in every step on a GPU), accuracy
-is counted with .item(), crops are tested one after another, texts are encoded with all 77 tokens.
+Pillow decodes and resizes in the worker, float32 is sent to the device, tokens come first ([N, B, D]), attention takes
+3-D tensors, every block computes every token, frozen weights stay float32 (autocast converts them in every step on a
+GPU), accuracy is counted with .item(), crops are tested one after another, texts are encoded with all 77 tokens.
 
-Its tensors have our names, so that it can take our weights and be shown to compute the same (tests/test_benchmarks.py).
+Its parameters have the product's names: it takes the same weights, and tests/test_benchmarks.py compares the results.
 """
 
+import dataclasses
+import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +19,31 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
+CONTEXT, VOCABULARY = 77, 49408
+Box = tuple[int, int, int, int]
+Draw = Callable[[int, int, int, int], tuple[Box, bool]]
+Batches = list[list[tuple[int, int]]]  # samples (epoch, index) of each batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The sizes of a CLIP ViT; by default those of ViT-B/16. Heads are 64 wide."""
+
+    dim: int = 768
+    depth: int = 12
+    patch: int = 16
+    resolution: int = 224
+    joint: int = 512
+    text_dim: int = 512
+    text_depth: int = 12
+
+    @property
+    def tokens(self) -> int:
+        """The patches of an image and the class token."""
+        return (self.resolution // self.patch) ** 2 + 1
+
 
 # ---- towers ----
 
@@ -72,14 +101,14 @@ class PlainBlock(nn.Module):
 class PlainTower(nn.Module):
     """CLIP's image tower: images, normalised float32 [B, 3, R, R] -> [B, D]."""
 
-    def __init__(self, geometry, width: int):
+    def __init__(self, sizes: Sizes, width: int):
         super().__init__()
-        dim, patch = geometry.dim, geometry.patch
+        dim, patch = sizes.dim, sizes.patch
         self.patch_embed = nn.Conv2d(3, dim, patch, stride=patch, bias=False)
         self.class_token = nn.Parameter(torch.randn(dim))
-        self.positional_embedding = nn.Parameter(torch.randn((geometry.resolution // patch) ** 2 + 1, dim))
+        self.positional_embedding = nn.Parameter(torch.randn(sizes.tokens, dim))
         self.norm_pre, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.blocks = nn.Sequential(*(PlainBlock(dim, width) for _ in range(geometry.depth)))
+        self.blocks = nn.Sequential(*(PlainBlock(dim, width) for _ in range(sizes.depth)))
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images).flatten(2).permute(2, 0, 1)
@@ -91,12 +120,12 @@ class PlainTower(nn.Module):
 class PlainText(nn.Module):
     """CLIP's text tower: token ids [C, 77] -> [C, D]."""
 
-    def __init__(self, geometry, vocabulary: int):
+    def __init__(self, sizes: Sizes):
         super().__init__()
-        dim = geometry.text_dim
-        self.token_embedding = nn.Embedding(vocabulary, dim)
-        self.positional_embedding = nn.Parameter(torch.randn(geometry.context, dim))
-        self.blocks = nn.Sequential(*(PlainBlock(dim, causal=True) for _ in range(geometry.text_depth)))
+        dim = sizes.text_dim
+        self.token_embedding = nn.Embedding(VOCABULARY, dim)
+        self.positional_embedding = nn.Parameter(torch.randn(CONTEXT, dim))
+        self.blocks = nn.Sequential(*(PlainBlock(dim, causal=True) for _ in range(sizes.text_depth)))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -116,12 +145,12 @@ class PlainHead(nn.Module):
         return F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1)) * self.scale
 
 
-class PlainClassifier(nn.Module):
-    """A tower and a head; the AdaptFormers and the head train."""
+class PlainModel(nn.Module):
+    """A tower and a head; the AdaptFormers and the head are trainable."""
 
-    def __init__(self, geometry, width: int, num_classes: int):
+    def __init__(self, sizes: Sizes, width: int, num_classes: int):
         super().__init__()
-        self.tower, self.head = PlainTower(geometry, width), PlainHead(num_classes, geometry.dim)
+        self.tower, self.head = PlainTower(sizes, width), PlainHead(num_classes, sizes.dim)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(".side." in name or name.startswith("head."))
 
@@ -130,14 +159,14 @@ class PlainClassifier(nn.Module):
 
 
 class PlainTrainer:
-    """Trains and tests a PlainClassifier: LA loss, SGD; autocast on a GPU, float32 on a CPU."""
+    """Trains and tests a PlainModel: LA loss, SGD; autocast on a GPU, float32 on a CPU."""
 
-    def __init__(self, model: PlainClassifier, class_counts: Tensor, lr: float, device: torch.device):
+    def __init__(self, model: PlainModel, class_counts: Tensor, lr: float, device: torch.device):
         self.model, self.device = model.to(device), device
-        self.log_prior = (class_counts.double() / class_counts.sum()).clamp(min=1e-300).log().float().to(device)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(trained, lr, momentum=0.9, weight_decay=5e-4)
-        self.right = [0] * len(class_counts)
+        self.log_prior = (class_counts.double() / class_counts.sum()).log().float().to(device)
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(trainable, lr, momentum=0.9, weight_decay=5e-4)
+        self.correct = [0] * len(class_counts)
         self.seen = [0] * len(class_counts)
 
     def autocast(self) -> torch.autocast:
@@ -148,24 +177,27 @@ class PlainTrainer:
             features = self.model.tower(images)
         return self.model.head(features.float())
 
-    def train_step(self, images: Tensor, labels: Tensor) -> float:
-        """One step on normalised float32 images; returns its loss."""
+    def train_step(self, images: Tensor, labels: Tensor, micro_batches: int = 1) -> float:
+        """Takes one step on normalised float32 images; returns its loss."""
         images, labels = images.to(self.device), labels.to(self.device)
         self.model.train()
         self.optimizer.zero_grad()
-        logits = self.logits(images)
-        loss = F.cross_entropy(logits + self.log_prior, labels)
-        loss.backward()
+        total = 0.0
+        for x, y in zip(images.chunk(micro_batches), labels.chunk(micro_batches), strict=True):
+            logits = self.logits(x)
+            loss = F.cross_entropy(logits + self.log_prior, y, reduction="sum") / len(labels)
+            loss.backward()
+            self.count(logits, y)
+            total += loss.item()
         self.optimizer.step()
-        self.count(logits, labels)
-        return loss.item()
+        return total
 
     def count(self, logits: Tensor, labels: Tensor) -> float:
-        """Adds a batch to the classes' accuracies, one wait for each number; returns their mean."""
-        for right, label in zip(logits.argmax(1) == labels, labels, strict=True):
-            self.right[label.item()] += right.item()
+        """Adds a batch to the accuracies of the classes, reading number by number; returns their mean."""
+        for correct, label in zip(logits.argmax(1) == labels, labels, strict=True):
+            self.correct[label.item()] += correct.item()
             self.seen[label.item()] += 1
-        return float(np.mean([a / b for a, b in zip(self.right, self.seen, strict=True) if b]))
+        return float(np.mean([a / b for a, b in zip(self.correct, self.seen, strict=True) if b]))
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
@@ -174,7 +206,7 @@ class PlainTrainer:
         outputs = []
         for crops, labels in batches:
             crops, labels = crops.to(self.device), labels.to(self.device)
-            logits = sum(self.logits(crops[:, k]) for k in range(crops.shape[1])) / crops.shape[1]
+            logits = torch.stack([self.logits(crops[:, k]) for k in range(crops.shape[1])]).mean(0)
             self.count(logits, labels)
             outputs.append(logits.cpu())
         return torch.cat(outputs)
@@ -185,7 +217,7 @@ class PlainTrainer:
 
 @torch.no_grad()
 def plain_semantic(text: PlainText, projection: Tensor, image_projection: Tensor, tokens: Tensor) -> Tensor:
-    """First weights of a head from token ids [C, 77]: float32, 256 names at a time, all tokens."""
+    """First weights of a head, [C, D], from token ids [C, 77]: float32, 256 names at a time, all tokens."""
     parts = [text(part.to(projection.device)) @ projection for part in tokens.split(256)]
     features = F.normalize(torch.cat(parts), dim=-1)
     return F.normalize(features @ image_projection.T, dim=-1)
@@ -195,34 +227,125 @@ def plain_semantic(text: PlainText, projection: Tensor, image_projection: Tensor
 
 
 class PlainImages(Dataset):
-    """Images by (epoch, index): decoded, cut and resized by Pillow; normalised float32 [3, R, R], and the label.
+    """The images in ROOT/SPLIT/CLASS/ by (epoch, index), read by Pillow: normalised float32, and the label.
 
-    box(height, width, epoch, index) -> (top, left, height, width) of a training crop; without it the short side is
-    resized to resolution * 8 / 7, and the centre is cut.
+    draw(height, width, epoch, index) -> box (top, left, height, width) of a training crop [3, R, R], and whether it is
+    mirrored. Without it the short side is resized to R + expand, and the test crops [crops, 3, R, R] are cut: 1 = the
+    centre, 5 = corners and centre.
     """
 
-    def __init__(self, paths: list[str], labels: np.ndarray, resolution: int, mean, std, box: Callable | None = None):
-        self.paths, self.labels, self.resolution, self.box = paths, labels, resolution, box
-        self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    def __init__(
+        self, root: Path, split: str, resolution: int, draw: Draw | None = None, expand: int = 0, crops: int = 1
+    ):
+        classes = {folder.name: label for label, folder in enumerate(sorted((root / "train").iterdir()))}
+        self.paths = sorted((root / split).glob("*/*"))
+        self.labels = [classes[path.parent.name] for path in self.paths]
+        self.resolution, self.draw, self.expand, self.crops = resolution, draw, expand, crops
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, sample: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = sample
-        image, side = Image.open(self.paths[index]).convert("RGB"), self.resolution
-        if self.box is not None:
-            top, left, height, width = self.box(image.height, image.width, epoch, index)
-            image = image.crop((left, top, left + width, top + height)).resize((side, side), Image.BICUBIC)
-        else:
-            scale = (side + side // 7) / min(image.size)
-            image = image.resize((int(image.width * scale), int(image.height * scale)), Image.BICUBIC)
-            left, top = round((image.width - side) / 2), round((image.height - side) / 2)
-            image = image.crop((left, top, left + side, top + side))
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
-        return (pixels - self.mean) / self.std, int(self.labels[index])
+        image = Image.open(self.paths[index]).convert("RGB")
+        if self.draw is None:
+            return self.test_crops(image), self.labels[index]
+        box, mirrored = self.draw(image.height, image.width, epoch, index)
+        return self.train_crop(image, box, mirrored), self.labels[index]
+
+    def train_crop(self, image: Image.Image, box: Box, mirrored: bool) -> Tensor:
+        top, left, height, width = box
+        image = image.crop((left, top, left + width, top + height))
+        image = image.resize((self.resolution, self.resolution), Image.Resampling.BICUBIC)
+        return to_tensor(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image)
+
+    def test_crops(self, image: Image.Image) -> Tensor:
+        side = self.resolution
+        scale = (side + self.expand) / min(image.size)
+        image = image.resize((int(image.width * scale), int(image.height * scale)), Image.Resampling.BICUBIC)
+        right, bottom = image.width - side, image.height - side
+        places = [(0, 0), (right, 0), (0, bottom), (right, bottom), (round(right / 2), round(bottom / 2))]
+        places = places if self.crops == 5 else places[-1:]
+        return torch.stack([to_tensor(image.crop((x, y, x + side, y + side))) for x, y in places])
 
 
-def plain_loader(images: PlainImages, steps, num_workers: int) -> DataLoader:
-    """Batches (images, labels) of the samples that `steps` lists."""
-    return DataLoader(images, batch_sampler=steps, num_workers=num_workers)
+def normalise(pixels: Tensor) -> Tensor:
+    """uint8 [..., 3, H, W] -> float32."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return (pixels.float().div(255) - mean) / std
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Normalised float32 [3, H, W]."""
+    return normalise(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous())
+
+
+def plain_loader(images: PlainImages, batches: Batches, num_workers: int) -> DataLoader:
+    """Batches (images, labels) of these samples."""
+    pin_memory = torch.cuda.is_available()
+    return DataLoader(images, batch_sampler=batches, num_workers=num_workers, pin_memory=pin_memory)
+
+
+def sequential_samples(size: int, batch_size: int, num_epochs: int = 1) -> Batches:
+    """The samples of each batch, in the order of the list."""
+    return [
+        [(epoch, index) for index in range(start, min(start + batch_size, size))]
+        for epoch in range(num_epochs)
+        for start in range(0, size, batch_size)
+    ]
+
+
+def seconds_per_image(batches: Iterable[tuple[Tensor, Tensor]], workers: int, device: torch.device) -> float:
+    """Seconds per image on the device, from the batch on with which every worker has returned its first one."""
+    first, times, images = max(workers, 1), [], 0
+    for pixels, _ in batches:
+        pixels.to(device)
+        times.append(time.perf_counter())
+        images += len(pixels) if len(times) > first else 0
+    return (times[-1] - times[first - 1]) / images
+
+
+# ---- what the benchmark measures: each function prepares its input and returns the function that is timed ----
+
+
+def load_trainer(device: torch.device, file: Path) -> PlainTrainer:
+    """The trainer with the sizes, weights and class counts in a file, {sizes, width, weights, class_counts, lr}."""
+    content: dict[str, Any] = torch.load(file)
+    model = PlainModel(Sizes(**content["sizes"]), content["width"], len(content["class_counts"]))
+    model.load_state_dict(content["weights"], strict=True)
+    return PlainTrainer(model, content["class_counts"], content["lr"], device)
+
+
+def prepare_training(
+    device: torch.device, file: Path, images: Tensor, labels: Tensor, steps: int, micro_batches: int
+) -> Callable[[], list[float]]:
+    """Steps on one batch of normalised images; gives their losses."""
+    trainer = load_trainer(device, file)
+    images = images.pin_memory() if device.type == "cuda" else images
+    return lambda: [trainer.train_step(images, labels, micro_batches) for _ in range(steps)]
+
+
+def prepare_testing(
+    device: torch.device, file: Path, images: PlainImages, batch_size: int, workers: int
+) -> Callable[[], int]:
+    """A test on all images; gives their number."""
+    trainer, batches = load_trainer(device, file), sequential_samples(len(images), batch_size)
+    return lambda: len(trainer.evaluate(plain_loader(images, batches, workers)))
+
+
+def prepare_reading(device: torch.device, images: PlainImages, batches: Batches, workers: int) -> Callable[[], float]:
+    """Gives the seconds per image of the loader."""
+    return lambda: seconds_per_image(plain_loader(images, batches, workers), workers, device)
+
+
+def prepare_naming(device: torch.device, file: Path, names: list[str]) -> Callable[[], Tensor]:
+    """Gives the first weights of a head from class names. file: {sizes, text, projection, image_projection}."""
+    from open_clip.tokenizer import tokenize
+
+    content: dict[str, Any] = torch.load(file, map_location=device)
+    text = PlainText(Sizes(**content["sizes"])).to(device)
+    text.load_state_dict(content["text"], strict=True)
+    tokenize(names[:1])  # loads the vocabulary
+    prompts = [f"a photo of a {name}." for name in names]
+    projection, image_projection = content["projection"], content["image_projection"]
+    return lambda: plain_semantic(text, projection, image_projection, tokenize(prompts)).cpu()

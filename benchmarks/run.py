@@ -1,94 +1,392 @@
 """Measures our program against a plain one on the same work, and prints one table.
 
-    python benchmarks/run.py --quick                  a CPU, under 5 minutes: make bench
-    python benchmarks/run.py --device cuda            a GPU
-    python benchmarks/run.py --stage train test       some stages
-    python benchmarks/run.py --ablation               what each means brings by itself
-    python benchmarks/run.py --profile                where a training step and a forward pass spend their time
-    python benchmarks/run.py compile always --stage train      with options of main.py, KEY VALUE
+    python benchmarks/run.py --quick                         a CPU, 5 minutes: make bench
+    python benchmarks/run.py --device cuda                   a GPU
+    python benchmarks/run.py --stage train test              some stages
+    python benchmarks/run.py accum_step 4 --stage train      with options of main.py, KEY VALUE
 
-Work: ViT-B/16 at 224 pixels, CLIP's geometry, random weights, AdaptFormer in all blocks, cosine head, LA loss, 1000
-classes. The plain program is benchmarks/baseline.py. docs/performance.md says how to read the table.
+Work: ViT-B/16 at 224 pixels, random weights, AdaptFormer in all blocks, cosine head, LA loss, 1000 classes. The plain
+program is benchmarks/baseline.py. docs/performance.md explains the table.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import functools
+import io
+import itertools
+import json
+import math
+import os
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
+from torch import Tensor
 
-from benchmarks import ablation, report
-from benchmarks.inputs import photographs, write_weights
-from benchmarks.stages import STAGES
-from benchmarks.timing import CLOCK, NEIGHBOURS, matrix_products, median, tokens
-from benchmarks.work import CPU, GPU, Bench, Plan
-from utils.device import runtime
+from benchmarks import baseline, timing
+from benchmarks.baseline import PlainImages, Sizes
+from benchmarks.timing import BaselineProcess, OtherLoad, Row, Seconds, compare
+from datasets.loading.crops import build_train_crop
+from datasets.loading.loader import Loader
+from models.heads import HEAD_INITS
+from models.weights.load import load_backbone
+from trainer import Trainer
+from utils.config import load_config
+from utils.device.environment import describe, versions
 
-QUICK = {"names": 64}  # what is left out: the plain program alone takes minutes for 8,142 names on a CPU
+PHOTO_SIZES = ((500, 375), (500, 333), (375, 500), (500, 400), (333, 500), (480, 360), (640, 427))
+SYLLABLES = "ba ca del ella fri go hy ina jun lo mar ne ora pus qui ru sta tri us vi xan zo la ris"
+CORES = len(os.sched_getaffinity(0))
 
-ONE_THREAD = {"train_images": 4, "test_images": 4, "crops_images": 1, "squares": (2048,), "names": 16}
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How much is measured; by default on a CPU."""
+
+    sizes: Sizes = Sizes()
+    num_classes: int = 1000
+    width: int = 32  # of AdaptFormer: the default for 1000 classes
+    train_images: int = 16  # in a step
+    train_steps: int = 1
+    test_images: int = 16
+    crops_images: int = 12  # of five crops each
+    test_workers: int = 0
+    memory_images: int = 32
+    pipeline_images: int = 32  # in a batch
+    pipeline_epochs: int = 1
+    workers: int = CORES
+    square: int = 4096  # size of the matrix products
+    names: int = 8142
+    starts: int = 2  # of Python
+    repeats: int = 5
+    options: tuple[str, ...] = ()  # KEY VALUE of the configuration, for our program
+
+
+GPU: dict[str, Any] = {
+    **{"train_images": 128, "train_steps": 10, "test_images": 12_800, "crops_images": 2_560, "test_workers": CORES},
+    **{"memory_images": 128, "pipeline_images": 128, "pipeline_epochs": 3, "square": 8192},
+}
+QUICK = {"names": 64}  # the plain program alone takes minutes for 8,142 names on a CPU
+
+
+# ---- input files ----
+
+
+def write_photos(folder: Path, sizes: tuple[tuple[int, int], ...] = PHOTO_SIZES) -> list[Path]:
+    """Writes scikit-learn's two photographs as JPEGs of these sizes (width, height); returns their paths."""
+    from sklearn.datasets import load_sample_images
+
+    folder.mkdir()
+    sources = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    paths = []
+    for number, (source, size) in enumerate(itertools.product(sources, sizes)):
+        paths.append(folder / f"{number}.jpg")
+        ImageOps.fit(source, size, Image.Resampling.BICUBIC).save(paths[-1], quality=90)
+    return paths
+
+
+def species(count: int) -> list[str]:
+    """Different names of two words that look like iNaturalist's."""
+    rng, names = np.random.default_rng(0), dict[str, None]()
+    while len(names) < count:
+        genus, kind = ("".join(rng.choice(SYLLABLES.split(), size)) for size in rng.integers(2, 5, 2))
+        names[f"{genus} {kind}".capitalize()] = None
+    return list(names)
+
+
+def link_class_folders(root: Path, train: list[Path], test: list[Path], num_classes: int, num_test: int) -> Path:
+    """ROOT/train/CLASS/ with one to four images each, and ROOT/test/CLASS/ with num_test images in all: links."""
+    names = species(num_classes)
+    train_classes = [name for number, name in enumerate(names) for _ in range(1 + number % 4)]
+    test_classes = [names[number % num_classes] for number in range(num_test)]
+    for split, files, classes in (("train", train, train_classes), ("test", test, test_classes)):
+        for number, name in enumerate(classes):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            os.link(files[number % len(files)], root / split / name / f"{number}.jpg")
+    return root
+
+
+def write_weights(path: Path, sizes: Sizes) -> Path:
+    """Writes a CLIP with random weights as open_clip publishes one, in float16, and its description beside it."""
+    from open_clip.model import CLIP
+    from safetensors.torch import save_file
+
+    vision = {"image_size": sizes.resolution, "layers": sizes.depth, "width": sizes.dim, "patch_size": sizes.patch}
+    text = {"context_length": baseline.CONTEXT, "vocab_size": baseline.VOCABULARY, "layers": sizes.text_depth}
+    text |= {"width": sizes.text_dim, "heads": max(sizes.text_dim // 64, 1)}
+    torch.manual_seed(0)
+    state = CLIP(sizes.joint, vision, text, quick_gelu=True).state_dict()
+    save_file({name: value.half().contiguous() for name, value in state.items()}, path)
+    model = {"embed_dim": sizes.joint, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
+    content = {"model_cfg": model, "preprocess_cfg": {"mean": baseline.MEAN, "std": baseline.STD}}
+    path.with_name("open_clip_config.json").write_text(json.dumps(content))
+    return path
+
+
+# ---- both programs ----
+
+
+class Setup:
+    """What the stages share: the input files, written into `folder`, the device, and the two programs."""
+
+    def __init__(self, plan: Plan, device: torch.device, folder: Path):
+        self.plan, self.device, self.folder = plan, device, folder.absolute()
+        self.load = OtherLoad()
+        self.baseline = BaselineProcess(device, self.load)
+        self.weights = write_weights(self.folder / "weights.safetensors", plan.sizes)
+        self.photos = write_photos(self.folder / "photos")
+        count = plan.num_classes
+        self.root = link_class_folders(self.folder / "images", self.photos, self.photos, count, count)
+        self.product = timing.matrix_product(device, plan.square)
+
+    def command(self, **options: object) -> list[str]:
+        """The arguments of load_config: LIFT+ on the class folders, with these options and those of the plan."""
+        given: dict[str, object] = {"root": self.root, "weights": self.weights, "classifier_init": None}
+        given |= {"gpu": -1 if self.device.type == "cpu" else 0, "output_dir": tempfile.mkdtemp(dir=self.folder)}
+        given |= {"v.adaptformer_dim": self.plan.width, "compile": "never", **options}
+        given |= dict(zip(self.plan.options[::2], self.plan.options[1::2], strict=True))
+        return ["folder", "clip_vit", "lift+", *(str(word) for pair in given.items() for word in pair)]
+
+    def trainer(self, **options: object) -> Trainer:
+        return build_trainer(self.command(**options))
+
+    def save(self, trainer: Trainer) -> Path:
+        """Writes a file for the plain trainer, with the weights of ours in float32."""
+        weights = {name: p.detach().float().cpu() for name, p in trainer.model.named_parameters()}
+        content = {"sizes": dataclasses.asdict(self.plan.sizes), "width": self.plan.width, "weights": weights}
+        content |= {"class_counts": torch.from_numpy(trainer.data.class_counts), "lr": trainer.cfg.lr}
+        path = self.folder / "plain.pt"
+        torch.save(content, path)
+        return path
+
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        """Random pixels, uint8 [count, 3, R, R], and labels [count], in the memory of the host."""
+        side, generator = self.plan.sizes.resolution, torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+        labels = torch.arange(count) % self.plan.num_classes
+        return (images.pin_memory(), labels.pin_memory()) if self.device.type == "cuda" else (images, labels)
+
+    def turns(self, functions: dict[str, Callable[[], object]]) -> Seconds:
+        return timing.take_turns(functions, self.plan.repeats, self.device, self.load)
+
+
+def build_trainer(command: list[str]) -> Trainer:
+    """Our program before its first step; its log is not shown."""
+    data, backbone, method, *options = command
+    with contextlib.redirect_stdout(io.StringIO()):
+        return Trainer(load_config(data, backbone, method, options))
+
+
+# ---- stages ----
+
+
+def train(setup: Setup) -> list[Row]:
+    """Steps on one batch, which is sent from the host each time."""
+    plan, losses = setup.plan, []
+    images, labels = setup.batch(plan.train_images)
+    with setup.trainer(batch_size=plan.train_images) as trainer:
+        parts = math.ceil(plan.train_images / trainer.micro_batch_size)
+        args = setup.save(trainer), baseline.normalise(images), labels, plan.train_steps, parts
+        plain = setup.baseline.prepare(baseline.prepare_training, *args)
+
+        def ours() -> None:
+            for _ in range(plan.train_steps):
+                batch = (x.to(setup.device, non_blocking=True) for x in (images, labels))
+                losses.append(trainer.train_step(*batch)[0])
+
+        seconds = setup.turns({"plain": plain, "ours": ours, "product": setup.product})
+    what = f"training step, {plan.train_images} images" + f" in {parts} micro-batches" * (parts > 1)
+    target = "4; 60 %" if setup.device.type == "cpu" else "4; 45 %; 5,700 images/s on an H100"
+    flops = timing.training_flops(plan.sizes, plan.width, plan.num_classes)
+    row = compare(what, seconds, plan.train_images * plan.train_steps, target, flops)
+    row.note = f"losses of the last step {float(losses[-1]):.4f} and {setup.baseline.result[-1]:.4f}"
+    return [row]
+
+
+def test(setup: Setup, crops: int = 1) -> list[Row]:
+    """Tests on JPEG files of the size to crop from, so that little work is left to the loader."""
+    plan, expand = setup.plan, 32
+    count, side = plan.test_images if crops == 1 else plan.crops_images, plan.sizes.resolution + expand
+    squares = write_photos(setup.folder / f"squares{crops}", ((side, side),))
+    root = link_class_folders(setup.folder / f"test{crops}", setup.photos, squares, plan.num_classes, count)
+    with setup.trainer(root=root, tte=crops > 1, expand=expand, num_workers=plan.test_workers) as trainer:
+        images = PlainImages(root, "test", plan.sizes.resolution, expand=expand, crops=crops)
+        args = setup.save(trainer), images, plan.train_images, plan.test_workers
+        plain = setup.baseline.prepare(baseline.prepare_testing, *args)
+        seconds = setup.turns({"plain": plain, "ours": trainer.evaluate, "product": setup.product})
+    flops = crops * timing.forward_flops(plan.sizes, plan.width, plan.num_classes)
+    target = "5; 60 %" if setup.device.type == "cpu" else "5; 45 %" + "; 11,300 images/s on an H100" * (crops == 1)
+    what = "testing" + ", five crops" * (crops > 1)
+    return [compare(f"{what}, {count} images", seconds, count, target, flops)]
+
+
+def pipeline(setup: Setup) -> list[Row]:
+    """From files to batches on the device with a worker for each core, without the time in which the workers start."""
+    plan, side = setup.plan, setup.plan.sizes.resolution
+    size, epochs, workers = plan.pipeline_images, plan.pipeline_epochs, plan.workers
+    with setup.trainer(batch_size=size, num_workers=workers) as trainer:
+        draw, crops = build_train_crop(trainer.cfg, side).draw, trainer.test_crops
+        samples = baseline.sequential_samples(len(trainer.data.test), size, epochs)
+
+        def train_batches() -> float:
+            return baseline.seconds_per_image(trainer.train_batches(0, epochs), workers, setup.device)
+
+        def test_batches() -> float:
+            loader = Loader(trainer.data.test, crops, samples, setup.device, workers)
+            return baseline.seconds_per_image(loader, workers, setup.device)
+
+        rows = []
+        for what, images, ours in (
+            ("images, training crops", PlainImages(setup.root, "train", side, draw), train_batches),
+            ("images, test crop", PlainImages(setup.root, "test", side, expand=side // 7), test_batches),
+        ):
+            batches = baseline.sequential_samples(len(images), size, epochs)
+            plain = setup.baseline.prepare(baseline.prepare_reading, images, batches, workers)
+            seconds = setup.turns({"plain": plain, "ours": ours})
+            of_core = {name: [workers * value for value in values] for name, values in seconds.items()}
+            rows.append(compare(what, of_core, 1, "2.5", unit="images/s and core"))
+            kb = statistics.mean(path.stat().st_size for path in setup.photos) / 1024
+            rows[-1].note = f"{workers} workers, files of {kb:.0f} KB"
+    return rows
+
+
+def init(setup: Setup) -> list[Row]:
+    """The first weights of a head from class names."""
+    names, rows = species(setup.plan.names), list[Tensor]()
+    backbone = load_backbone("clip_vit", str(setup.weights))[0].to(setup.device).requires_grad_(False)
+    content = {"sizes": dataclasses.asdict(setup.plan.sizes), "text": backbone.text.state_dict()}
+    content |= {"projection": backbone.text_projection, "image_projection": backbone.image_projection}
+    torch.save(content, setup.folder / "text.pt")
+    plain = setup.baseline.prepare(baseline.prepare_naming, setup.folder / "text.pt", names)
+    HEAD_INITS["semantic"](backbone, names[:1], None)  # loads the vocabulary
+
+    def ours() -> None:
+        rows[:] = [HEAD_INITS["semantic"](backbone, names, None)]
+
+    seconds = setup.turns({"plain": plain, "ours": ours})
+    row = compare(f"semantic initialisation, {len(names):,} names", seconds, len(names), "5", unit="names/s")
+    row.note = f"largest difference of the rows {float((rows[0].cpu() - setup.baseline.result).abs().max()):.1e}"
+    return [row]
+
+
+def memory(setup: Setup) -> list[Row]:
+    """The most memory that a new process takes for two steps, without what it had before the model."""
+    count = setup.plan.memory_images
+    images, labels = setup.batch(count)
+    with setup.trainer(batch_size=count) as trainer:
+        file = setup.save(trainer)
+    peaks = []
+    for prepare, args in (
+        (baseline.prepare_training, (file, baseline.normalise(images), labels, 2, 1)),
+        (prepare_training, (setup.command(batch_size=count), images, labels)),
+    ):
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            peaks.append(process.submit(timing.peak_mb, setup.device, prepare, args).result())
+    plain, ours = peaks
+    return [Row(f"peak memory in training, {count} images", "MB", ours, plain, plain / ours, target="2")]
+
+
+def prepare_training(device: torch.device, command: list[str], images: Tensor, labels: Tensor) -> Callable[[], object]:
+    """Two steps of our program."""
+    trainer = build_trainer(command)
+    return lambda: [trainer.train_step(images.to(device), labels.to(device)) for _ in range(2)]
+
+
+FIRST_BATCH = """
+import sys, time
+from utils.config import load_config
+cfg = load_config(*sys.argv[1:4], sys.argv[4:])
+from trainer import Trainer
+images, labels = next(Trainer(cfg).train_batches())
+labels.tolist()
+print(time.time())
+"""
+
+
+def start(setup: Setup) -> list[Row]:
+    """From the start of Python until the first step has its images, with workers and the semantic initialisation."""
+    seconds = []
+    for _ in range(setup.plan.starts):
+        command = [sys.executable, "-c", FIRST_BATCH, *setup.command(classifier_init="semantic", compile="auto")]
+        begin = time.time()
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        seconds.append(float(done.stdout.split()[-1]) - begin)
+    target = "under 8 s" if setup.device.type == "cpu" else "under 15 s"
+    what = f"python start to first step, {setup.plan.num_classes:,} classes"
+    row = Row(what, "s", statistics.median(seconds), target=target, spread=timing.spread(seconds))
+    row.note = ", ".join(f"{value:.1f} s" for value in seconds)
+    return [row]
+
+
+STAGES: dict[str, Callable[[Setup], list[Row]]] = {
+    "train": train,
+    "test": test,
+    "tte": functools.partial(test, crops=5),
+    "pipeline": pipeline,
+    "memory": memory,
+    "init": init,
+    "start": start,
+}
+
+
+# ---- the command line ----
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--stage", nargs="+", choices=list(STAGES), default=list(STAGES), metavar="STAGE")
-    parser.add_argument("--quick", action="store_true", help=f"fewer names: {QUICK['names']} in place of 8,142")
-    parser.add_argument("--ablation", action="store_true", help="what each means brings by itself")
-    parser.add_argument("--profile", action="store_true", help="where a step and a forward pass spend their time")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK['names']} names in place of 8,142")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each measurement")
-    parser.add_argument("--patience", type=float, default=30, help="seconds to wait, in all, for a quiet machine")
-    parser.add_argument("--cpu-time", action="store_true", help="one thread's CPU time, for a CPU that others use, too")
     parser.add_argument("--json", type=Path, default=Path("output/bench.json"), help="file of all numbers")
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="for our program, as for main.py")
     return parser.parse_intermixed_args(arguments)
 
 
-def make_bench(plan: Plan, device: torch.device, folder: Path) -> Bench:
-    paths = photographs(folder, plan.photos)
-    return Bench(plan, device, folder, paths, write_weights(folder / "weights.safetensors", plan.geometry))
-
-
-def model_rates(bench: Bench) -> dict[str, float]:
-    """FLOP/s of the large matrix products and of the model's own four."""
-    d, rows = bench.plan.geometry.dim, bench.plan.train_images * tokens(bench.plan.geometry)
-    shapes = [(rows, d, 3 * d), (rows, d, d), (rows, d, 4 * d), (rows, 4 * d, d)]
-    seconds = bench.turns(bench.products | matrix_products(bench.device, shapes))
-    return {name: 1 / median(values) for name, values in seconds.items()}
-
-
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], plan: Plan | None = None) -> None:
     args = parse(arguments)
     begin, device = time.perf_counter(), torch.device(args.device)
-    plan = dataclasses.replace(GPU if args.device == "cuda" else CPU, repeats=args.repeats, options=tuple(args.options))
-    plan = dataclasses.replace(plan, **QUICK) if args.quick else plan
-    NEIGHBOURS.patience = args.patience
-    if args.cpu_time:
-        runtime.THREADS, CLOCK["now"], NEIGHBOURS.patience = 1, time.process_time, 0
-        plan = dataclasses.replace(plan, **ONE_THREAD)
-    torch.set_num_threads(runtime.THREADS)
+    changes = (GPU if args.device == "cuda" else {}) | (QUICK if args.quick else {})
+    changes |= {"repeats": args.repeats, "options": tuple(args.options)}
+    plan = dataclasses.replace(plan or Plan(), **changes)
+    rows: list[Row] = []
+
+    # ---- measure ----
     with tempfile.TemporaryDirectory() as folder:
-        bench = make_bench(plan, device, Path(folder))
-        if args.profile:
-            print(ablation.profile(bench))
-            return
-        rates = {} if args.ablation else model_rates(bench)
-        about = report.machine(device, rates)
-        rows = []
-        stages = ablation.MEANS if args.ablation else {name: STAGES[name] for name in args.stage}
-        for stage in stages.values():
-            for row in stage(bench):
-                rows.append(row)
-                print(f"{time.perf_counter() - begin:4.0f} s  {report.short(row)}", file=sys.stderr)
-    about |= {"seconds": time.perf_counter() - begin, "neighbours": NEIGHBOURS.met}
-    print(report.table(rows, about))
-    report.write_json(args.json, rows, about)
+        setup = Setup(plan, device, Path(folder))
+        with setup.baseline.executor:
+            rates = setup.turns({"product": setup.product})
+            for stage in args.stage:
+                rows += STAGES[stage](setup)
+                print(f"{time.perf_counter() - begin:4.0f} s  {rows[-1]}", file=sys.stderr)
+
+    # ---- report ----
+    about = {
+        "device": describe(device),
+        "cores": CORES,
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": versions(),
+        "matrix_rate": 1 / statistics.median(rates["product"]),
+        "other_load": setup.load.shares,
+        "seconds": time.perf_counter() - begin,
+    }
+    print(timing.table(rows, about))
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps({**about, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,97 +1,216 @@
-"""Times of functions that take turns, the machine's matrix-product rate, and the arithmetic that a work needs."""
+"""Times of functions that take turns, what else the machine did meanwhile, the arithmetic of a ViT, and the table."""
 
+import dataclasses
 import os
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, get_start_method, set_start_method
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models.backbones.backbone import Geometry
+from benchmarks.baseline import Sizes
 
-CLOCK = {"now": time.perf_counter}  # or time.process_time: of one thread, whatever the neighbours do
+Seconds = dict[str, list[float]]
+
+# ---- turns ----
+
+
+class OtherLoad:
+    """The work of other processes, which disturbs ours: four threads wait for the one that lost its core."""
+
+    def __init__(self) -> None:
+        self.running_seconds = 0.0  # processor seconds of processes of ours that still run
+        self.shares: list[float] = []  # of all cores, in each turn
+
+    def read(self) -> np.ndarray:
+        """The time, the processor seconds of the machine, and ours with those of our children."""
+        user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().split()[1:9])
+        machine = (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+        return np.array([time.perf_counter(), machine, sum(os.times()[:4]) + self.running_seconds])
+
+    def add_turn(self, start: np.ndarray) -> None:
+        """Records the share of all cores that other processes took since `start`."""
+        seconds, machine, ours = self.read() - start
+        share = (machine - ours) / seconds / (os.cpu_count() or 1)
+        self.shares.append(float(np.clip(share, 0, 1)))  # the clocks of a short turn are coarse
 
 
 def waiter(device: torch.device) -> Callable[[], None]:
-    """What waits for the device."""
+    """A function that waits for the device."""
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
 def take_turns(
-    functions: dict[str, Callable[[], object]], repeats: int, wait: Callable[[], None], warm_up: bool = True
-) -> dict[str, list[float]]:
-    """Seconds of each function, `repeats` of each: A B A B ..., so that what else the machine does meets both.
+    functions: dict[str, Callable[[], object]], repeats: int, device: torch.device, load: OtherLoad
+) -> Seconds:
+    """Seconds of each function, `repeats` of each: A B A B ..., so that other work on the machine affects both.
 
-    A function that gives a float has measured itself. A turn in which other processes took more than a tenth of the
-    machine is done again, as long as NEIGHBOURS has patience; of all turns the `repeats` least disturbed count.
+    A function that returns a float has measured itself. A GPU gets a turn to warm up.
     """
-    turns: list[tuple[float, dict[str, float]]] = []
-    if warm_up:
-        for function in functions.values():
-            function()
-    while len(turns) < repeats or (NEIGHBOURS.patient() and sum(share < 0.1 for share, _ in turns) < repeats):
-        NEIGHBOURS.wait()
-        seconds, mark = {}, NEIGHBOURS.mark()
+    wait = waiter(device)
+    for function in functions.values() if device.type == "cuda" else ():
+        function()
+    seconds: Seconds = {name: [] for name in functions}
+    for _ in range(repeats):
+        begin = load.read()
         for name, function in functions.items():
             wait()
-            start = CLOCK["now"]()
-            own = function()
+            start = time.perf_counter()
+            measured = function()
             wait()
-            seconds[name] = own if isinstance(own, float) else CLOCK["now"]() - start
-        share = NEIGHBOURS.since(mark)
-        NEIGHBOURS.spend(time.perf_counter() - mark[0] if share >= 0.1 else 0)
-        turns.append((share, seconds))
-    turns = sorted(turns, key=lambda turn: turn[0])[:repeats]
-    NEIGHBOURS.met += [share for share, _ in turns]
-    return {name: [seconds[name] for _, seconds in turns] for name in functions}
+            seconds[name].append(measured if isinstance(measured, float) else time.perf_counter() - start)
+        load.add_turn(begin)
+    return seconds
 
 
-class Neighbours:
-    """Other processes on this machine, whose work falsifies ours: four threads wait for the one that lost its core."""
-
-    def __init__(self) -> None:
-        self.patience = 0.0  # seconds left to wait for a quiet machine
-        self.ours_apart = 0.0  # CPU seconds of processes that are ours and run on
-        self.met: list[float] = []  # share of the machine that they took in each turn
-
-    def patient(self) -> bool:
-        return self.patience > 0
-
-    def spend(self, seconds: float) -> None:
-        self.patience -= seconds
-
-    def wait(self) -> None:
-        """Until they take less than a tenth of the machine, or patience ends."""
-        while self.patient():
-            mark = self.mark()
-            time.sleep(0.5)
-            self.spend(0.5)
-            if self.since(mark) < 0.1:
-                return
-
-    def mark(self) -> tuple[float, float, float]:
-        """The time, the machine's CPU seconds, and ours with our children's."""
-        try:
-            with open("/proc/stat") as file:
-                user, nice, system, _, _, *rest = map(int, file.readline().split()[1:9])
-            busy = (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
-        except OSError:
-            busy = 0.0  # no Linux: nobody tells
-        own = os.times()
-        return time.perf_counter(), busy, sum(own[:4]) + self.ours_apart
-
-    def since(self, mark: tuple[float, float, float]) -> float:
-        """The share of all cores that they took since `mark`."""
-        seconds, busy, own = (now - then for now, then in zip(self.mark(), mark, strict=True))
-        return max(0.0, busy - own) / seconds / (os.cpu_count() or 1)
+# ---- the baseline's process ----
 
 
-NEIGHBOURS = Neighbours()
+class BaselineProcess:
+    """Runs one prepared function in a process of its own, which keeps the system's allocator (ours replaces it)."""
+
+    def __init__(self, device: torch.device, load: OtherLoad):
+        self.device, self.load = device, load
+        self.result: Any = None  # of the last call
+        settings = torch.get_num_threads(), get_start_method()
+        self.executor = ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=settings)
+
+    def prepare(self, prepare: Callable[..., Callable[[], object]], *args: object) -> Callable[[], float]:
+        """Calls prepare(device, *args) there; gives a function that runs what it returned, and returns the seconds."""
+        self.executor.submit(_prepare, prepare, self.device, *args).result()
+        return self._run
+
+    def _run(self) -> float:
+        seconds, processor_seconds, self.result = self.executor.submit(_run, self.device).result()
+        self.load.running_seconds += processor_seconds
+        return seconds
 
 
-def median(values: list[float]) -> float:
-    return statistics.median(values)
+_prepared: list[Callable[[], object]] = []
+
+
+def _begin(threads: int, start_method: str) -> None:
+    torch.set_num_threads(threads)
+    set_start_method(start_method, force=True)  # for the workers of a loader; a spawned process would spawn them
+
+
+def _prepare(prepare: Callable[..., Callable[[], object]], *args: object) -> None:
+    _prepared.clear()  # first: frees the memory of the last one
+    _prepared.append(prepare(*args))
+
+
+def _run(device: torch.device) -> tuple[float, float, object]:
+    """Seconds by the clock, or as the function measured them itself; processor seconds; the result."""
+    wait, processor_seconds = waiter(device), sum(os.times()[:4])
+    start = time.perf_counter()
+    result = _prepared[0]()
+    wait()
+    seconds = result if isinstance(result, float) else time.perf_counter() - start
+    return seconds, sum(os.times()[:4]) - processor_seconds, result
+
+
+# ---- memory ----
+
+
+def peak_mb(device: torch.device, prepare: Callable[..., Callable[[], object]], args: tuple[object, ...]) -> float:
+    """The most memory that this process takes for prepare(device, *args)(), MB; a new process measures best."""
+    torch.ones(8, 8, requires_grad=True).square().sum().backward()  # loads autograd
+    before = high_water_mb()
+    prepare(device, *args)()
+    return torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else high_water_mb() - before
+
+
+def high_water_mb() -> float:
+    """The most memory that this process has had, MB. ru_maxrss would begin with that of the parent."""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+
+# ---- arithmetic: FLOPs per image, 1 multiply-add = 2 ----
+
+
+def forward_flops(s: Sizes, width: int = 0, num_classes: int = 0) -> float:
+    """A forward pass through all tokens of all blocks; width: of an AdaptFormer in every block."""
+    n, d = s.tokens, s.dim
+    patches = (n - 1) * 3 * s.patch**2 * d
+    block = 12 * n * d * d + 2 * n * n * d + 2 * n * d * width
+    return 2 * (patches + s.depth * block + num_classes * d)
+
+
+def training_flops(s: Sizes, width: int, num_classes: int) -> float:
+    """Forward and backward: gradients of the trainable parameters, and of all layers between them and the loss.
+
+    Nothing is trainable before the first block's AdaptFormer: that block's attention and MLP have no backward pass.
+    Attention has twice as many products backward as forward.
+    """
+    n, d = s.tokens, s.dim
+    frozen = (s.depth - 1) * (12 * n * d * d + 4 * n * n * d)
+    adapters = s.depth * 4 * n * d * width
+    return forward_flops(s, width, num_classes) + 2 * (frozen + adapters + 2 * num_classes * d)
+
+
+def matrix_product(device: torch.device, size: int) -> Callable[[], float]:
+    """The yardstick: a function that multiplies square bf16 matrices and returns its seconds per FLOP."""
+    wait, flops = waiter(device), 2 * size**3
+    calls = max(1, min(100, int((5e12 if device.type == "cuda" else 1e11) / flops)))
+    x, w = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+
+    def measure() -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            F.linear(x, w)
+        wait()
+        return (time.perf_counter() - start) / calls / flops
+
+    return measure
+
+
+# ---- the table ----
+
+
+@dataclasses.dataclass
+class Row:
+    """One line: a measurement of our program and of the plain one, in `unit`."""
+
+    what: str
+    unit: str
+    ours: float
+    plain: float | None = None
+    ratio: float | None = None  # how many times better ours is
+    spread: float = 0.0  # of the ratio: half the distance of its quartiles, as a share
+    share: float | None = None  # of the machine's matrix rate, ours
+    plain_share: float | None = None
+    target: str = ""
+    note: str = ""
+
+    def __str__(self) -> str:
+        ratio = "" if self.ratio is None else f"**{self.ratio:.2f}** ± {100 * self.spread:.0f} %"
+        share = ""
+        if self.share is not None and self.plain_share is not None:
+            share = f"{100 * self.share:.0f} % ({100 * self.plain_share:.0f} %)"
+        cells = [self.what, ratio, _number(self.ours), _number(self.plain), self.unit, share, self.target]
+        return "| " + " | ".join(cells) + " |"
+
+
+def compare(what: str, seconds: Seconds, count: int, target: str, flops: float = 0, unit: str = "images/s") -> Row:
+    """Rates of both programs from their seconds for `count` images; ratio and shares are medians of the turns.
+
+    flops: per image, where "product" took turns with both, in seconds per FLOP.
+    """
+    ours, plain = (count / statistics.median(seconds[name]) for name in ("ours", "plain"))
+    ratios = [b / a for a, b in zip(seconds["ours"], seconds["plain"], strict=True)]
+    row = Row(what, unit, ours, plain, statistics.median(ratios), spread(ratios), target=target)
+    if "product" in seconds:
+        row.share, row.plain_share = (
+            statistics.median([count * flops * b / a for a, b in zip(seconds[name], seconds["product"], strict=True)])
+            for name in ("ours", "plain")
+        )
+    return row
 
 
 def spread(values: list[float]) -> float:
@@ -99,53 +218,29 @@ def spread(values: list[float]) -> float:
     if len(values) < 2:
         return 0.0
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")
-    return (third - first) / 2 / median(values)
+    return (third - first) / 2 / statistics.median(values)
 
 
-def matrix_products(device: torch.device, shapes: list[tuple[int, int, int]]) -> dict[str, Callable[[], float]]:
-    """Linears [rows, in -> out] in bf16 as a yardstick: functions that give their seconds for a FLOP."""
-    wait, least = waiter(device), 5e12 if device.type == "cuda" else 1e11
-
-    def function(m: int, k: int, n: int) -> Callable[[], float]:
-        x, w = (torch.randn(size, device=device, dtype=torch.bfloat16) for size in ((m, k), (n, k)))
-        flops = 2 * m * k * n
-        calls = max(1, int(min(least / flops, 100)))
-
-        def measure() -> float:
-            wait()
-            start = CLOCK["now"]()
-            for _ in range(calls):
-                F.linear(x, w)
-            wait()
-            return (CLOCK["now"]() - start) / calls / flops
-
-        return measure
-
-    return {f"{m} x {k} x {n}": function(m, k, n) for m, k, n in shapes}
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-# ---- arithmetic: FLOPs of an image, 1 multiply-add = 2 ----
-
-
-def tokens(g: Geometry) -> int:
-    return (g.resolution // g.patch) ** 2 + 1
-
-
-def forward_flops(g: Geometry, width: int = 0, num_classes: int = 0) -> float:
-    """A forward pass through all tokens of all blocks; width: of an AdaptFormer in every block."""
-    n, d = tokens(g), g.dim
-    patches = (n - 1) * 3 * g.patch**2 * d
-    block = 12 * n * d * d + 2 * n * n * d + 2 * n * d * width
-    return 2 * (patches + g.depth * block + num_classes * d)
-
-
-def training_flops(g: Geometry, width: int, num_classes: int) -> float:
-    """Forward and backward: gradients of what trains, and of what stands between it and the loss.
-
-    Nothing trains before the first block's AdaptFormer, so that block's attention and MLP have no backward pass.
-    Attention has twice as many products backward as forward.
-    """
-    n, d = tokens(g), g.dim
-    frozen = (g.depth - 1) * (12 * n * d * d + 4 * n * n * d)
-    adapters = g.depth * 4 * n * d * width
-    return forward_flops(g, width, num_classes) + 2 * (frozen + adapters + 2 * num_classes * d)
+def table(rows: list[Row], about: dict[str, Any]) -> str:
+    """The Markdown that docs/performance.md shows, and what its numbers depend on."""
+    load = about["other_load"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = ["| | ratio | ours | baseline | unit | share of the matrix rate (baseline) | target |", "|---" * 7 + "|"]
+    return "\n".join(
+        [
+            *lines,
+            *(str(row) for row in rows),
+            "",
+            f"{about['device']}, {about['cores']} cores, {about['date']}, {about['seconds']:.0f} s.",
+            f"Other processes took {statistics.median(load):.0%} of it in the median turn, {max(load):.0%} at most.",
+            f"Matrix products in bf16: {about['matrix_rate'] / 1e9:,.0f} GFLOP/s.",
+            f"{versions}.",
+            *(f"{row.what}: {row.note}" for row in rows if row.note),
+        ]
+    )

@@ -28,7 +28,7 @@ class Images(abc.ABC):
     """n images, by index in 0..n-1."""
 
     kind: str  # "files" or "pixels", as records of training images have it
-    exif_orientation: bool = False  # whether files are turned as their EXIF or XMP says; False: read as stored
+    exif_orientation: bool = False  # whether files are turned by their EXIF or XMP orientation
     is_small: bool = False  # whether reading all of them takes less time than starting a worker
 
     @abc.abstractmethod
@@ -40,7 +40,7 @@ class Images(abc.ABC):
 
     @abc.abstractmethod
     def with_orientation(self, exif_orientation: bool) -> "Images":
-        """The same images, files turned as their EXIF or XMP says, or read as stored."""
+        """The same images, files turned by their EXIF or XMP orientation, or read as stored."""
 
     # ---- reading ----
 
@@ -236,7 +236,7 @@ class ImageList:
 
     @classmethod
     def of_paths(cls, paths: Sequence[str], labels: np.ndarray, exif_orientation: bool = False) -> "ImageList":
-        """A list of image files; exif_orientation: whether they are turned as their EXIF or XMP says."""
+        """A list of image files; exif_orientation: whether they are turned by it."""
         return cls(ImagePaths(paths, exif_orientation), labels)
 
     @classmethod
@@ -257,7 +257,7 @@ class ImageList:
         return ImageList(self.images, labels)
 
     def with_orientation(self, exif_orientation: bool) -> "ImageList":
-        """The same list, its files turned as their EXIF or XMP says, or read as stored."""
+        """The same list, its files turned by their EXIF or XMP orientation, or read as stored."""
         return ImageList(self.images.with_orientation(exif_orientation), self.labels)
 
     def some_of_each(self, num_classes: int, limit: int | None, seed: int | None = None) -> np.ndarray:

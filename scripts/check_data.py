@@ -28,6 +28,7 @@ from datasets import FOLDER_KEYS, build_data
 from datasets.check.bad_images import BAD_IMAGES, REPORT
 from utils.config import OUTPUT, Config, config_names, load_config
 from utils.errors import ConfigError, UserError
+from utils.files import write_text
 from utils.run.results import write_json
 
 LIST_KEYS = ("root", *FOLDER_KEYS)  # which images and labels
@@ -92,7 +93,7 @@ def prepare(folder: Path) -> None:
 
 def write_lines(path: Path, lines: list[str]) -> None:
     """Writes names of files as they are, also those that are not UTF-8."""
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="surrogateescape")
+    write_text(path, "".join(f"{line}\n" for line in lines), errors="surrogateescape")
 
 
 # ---- the command ----

@@ -1,16 +1,17 @@
-"""Prints one table over many runs: mean and deviation over seeds, in percent, beside what was published.
+"""Prints one table over many runs: mean and deviation over seeds, in percent, beside published values.
 
     python scripts/collect_results.py output [--csv FILE]
 
-Runs that differ in nothing but their seed share a row, which says how many they are (n) and gives their mean and
-sample standard deviation. A test of a trained run (test_only) has a row of its own, and so has every list of images. A
-published value, with its source, is shown beside a run with the published weights, on all of the published images,
-trained and tested as its paper says: see published.yaml. A run without results is not finished.
+Runs that differ in nothing but their seed share a row, with their number (n), mean and sample standard deviation. A
+test of a trained run (test_only) has a row of its own, and so has every list of images. A published value, with its
+source, is shown beside a run with the published weights, on all of the published images, trained and tested as in its
+paper: see published.yaml. A run without results is not finished.
 """
 
 import argparse
 import csv
 import functools
+import io
 import json
 import re
 import statistics
@@ -26,18 +27,21 @@ sys.path.insert(0, str(ROOT))
 
 from utils.config import Config, load_config, training_options
 from utils.config.schema import KEYS
+from utils.files import write_text
 from utils.run import results
+from utils.run.directory import RunDir
+from utils.run.mode import TESTED_OTHERWISE
 
 ACCURACIES = {"overall": "overall", "mean_class": "mean class", "many": "many", "medium": "medium", "few": "few"}
 PUBLISHED = Path(__file__).with_name("published.yaml")
-DEFAULTS = {name: key.default for name, key in KEYS.items() if key.names_run}
+DEFAULTS = {name: key.default for name, key in KEYS.items() if key.affects_training}
 HOW_ONLY = {"seed", "deterministic", "prec_train", "accum_step"}  # these change rounding or chance, not the method
 OF_WEIGHTS = {"mean", "std", "activation", "heads", "text_heads"}  # these describe the weights, which are compared
 TTE_EXPAND = 24  # pixels; the default with several crops
-RESOLUTION = 224  # pixels; of the backbones whose names say no other
+RESOLUTION = 224  # pixels; of the backbones without another one in their names
 USUAL_GROUPS = [100, 20, "own"]
 IR100_GROUPS = {"cifar100_ir50", "cifar100_ir10"}  # where shot_groups ir100 changes something
-# older results name the file of their weights only: OpenAI's own, or any download from timm or open_clip
+# older results record only the file of their weights: OpenAI's own, or any download from timm or open_clip
 OLDER_FILES = {
     "clip_tiny": {"clip_tiny.safetensors"},
     "clip_vit_b32": {"ViT-B-32.pt"},
@@ -51,21 +55,21 @@ OLDER_DOWNLOADS = {"model.safetensors", "open_clip_model.safetensors", "open_cli
 
 
 class Result(NamedTuple):
-    """What a results file says of one run."""
+    """One results file."""
 
     data: str
     backbone: str
     run: str  # its directory, without data, backbone and seed where they are in the name
-    test: str  # how it was tested, in words
+    test: str  # the way it was tested, in words
     crops: int
     images: str  # the fingerprint of the tested list; "" in the oldest files
     usual: bool  # tested as usual: on the test images, none of which it was trained on
     seed: int
-    settings: dict  # what changes training, but for the seed; a key newer than the file has its default
-    tested: dict  # what else tells tests apart: expand, groups, ...
-    weights: str  # the weights' name, "" where the file does not tell
+    settings: dict[str, Any]  # the options of training without the seed; defaults for keys newer than the file
+    tested: dict[str, Any]  # other differences between tests: expand, groups, ...
+    weights: str  # their name; "" where it is not recorded
     published_weights: bool
-    sizes: list[int]  # training and test images; none where the file does not tell
+    sizes: list[int]  # numbers of training and test images; [] where they are not recorded
     command: str
     accuracy: dict[str, float | None]  # percent
     trained: int  # parameters
@@ -77,43 +81,57 @@ class Row(NamedTuple):
     runs: list[Result]
     published: float | None  # overall, percent
     source: str
-    test: str  # how they were tested, in words that no other list of images has
+    test: str  # the way they were tested, in words that no other list of images has
 
     def values(self, accuracy: str) -> list[float]:
-        """Of each run that has it."""
-        return [run.accuracy[accuracy] for run in self.runs if run.accuracy[accuracy] is not None]
+        """The accuracies of one kind, of each run that has it."""
+        return [value for run in self.runs if (value := run.accuracy[accuracy]) is not None]
 
 
 # ---- reading ----
 
 
 def collect(paths: Iterable[Path], output: Path) -> list[Row]:
-    """The rows of results files below `output`, by data set and accuracy; names on stderr what cannot be read."""
-    groups: dict[str, list[Result]] = {}
+    """The rows of results files below `output`, by data set and accuracy. Unreadable files are reported on stderr."""
+    groups = group_by_settings(_with_contents(read_all(paths, output)))
+    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    firsts = [runs[0] for runs in groups]
+    rows = [Row(runs, *find_published(runs[0], published), _words(runs[0], firsts)) for runs in groups]
+    return sorted(rows, key=lambda row: (row.runs[0].data, statistics.mean(row.values("overall"))))
+
+
+def read_all(paths: Iterable[Path], output: Path) -> list[Result]:
+    """The results files that can be read, sorted by path. The others are reported on stderr."""
     found = []
     for path in sorted(paths):
         try:
             found.append(read(path, output))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             print(f"left out: {path} is damaged or not ours ({type(error).__name__}: {error})", file=sys.stderr)
-    for result in _with_contents(found):
-        copy = 0  # a seed that was run twice is no second seed: it goes to the next row of the same settings
+    return found
+
+
+def group_by_settings(found: list[Result]) -> list[list[Result]]:
+    """Groups results that differ in nothing but their seed.
+
+    A seed that was run twice is not a second seed: it goes to the next group of the same settings.
+    """
+    groups: dict[str, list[Result]] = {}
+    for result in found:
+        copy = 0
         while any(other.seed == result.seed for other in groups.get(_key(result, copy), [])):
             copy += 1
         groups.setdefault(_key(result, copy), []).append(result)
-    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
-    firsts = [runs[0] for runs in groups.values()]
-    rows = [Row(runs, *find_published(runs[0], published), _words(runs[0], firsts)) for runs in groups.values()]
-    return sorted(rows, key=lambda row: (row.runs[0].data, statistics.mean(row.values("overall"))))
+    return list(groups.values())
 
 
-def _with_contents(results: list[Result]) -> list[Result]:
-    """The results, those of older files, which know images by their names, with the contents that newer ones know.
+def _with_contents(found: list[Result]) -> list[Result]:
+    """The results. Older files fingerprint images by names only: the contents are added from newer files.
 
-    Where newer files know different contents of the same names, nobody can tell which an older one is of.
+    An older file stays as it is where newer files have different contents of the same names.
     """
     known: dict[str, set[str]] = {}
-    for result in results:
+    for result in found:
         for fingerprint in (result.images, result.settings.get("training images", "")):
             known.setdefault(fingerprint.partition("-")[0], set()).add(fingerprint)
 
@@ -122,7 +140,7 @@ def _with_contents(results: list[Result]) -> list[Result]:
         return longer[0] if len(longer) == 1 else fingerprint
 
     completed = []
-    for result in results:
+    for result in found:
         training = result.settings.get("training images")
         settings = result.settings | ({"training images": whole(training)} if training else {})
         completed.append(result._replace(images=whole(result.images), settings=settings))
@@ -134,7 +152,7 @@ def _key(result: Result, copy: int) -> str:
 
 
 def _words(result: Result, others: list[Result]) -> str:
-    """How a run was tested; with the fingerprint of its images where another one of this name has other ones."""
+    """The way a run was tested, with the fingerprint of its images if a run with the same label has other images."""
     alike = [other for other in others if _label(other) == _label(result) and other.images != result.images]
     return f"{result.test}, images {result.images[-8:] or 'unknown'}" if alike else result.test
 
@@ -144,26 +162,21 @@ def _label(result: Result) -> tuple[str, ...]:
 
 
 def read(path: Path, output: Path) -> Result:
-    """One results file. Raises an error for what is no results file of ours."""
+    """One results file. Raises ValueError, KeyError, TypeError, AttributeError or OSError for other files."""
     content = json.loads(path.read_text(encoding="utf-8"))
     data, settings = content["data"], DEFAULTS | content["settings"]
     backbone, seed = settings["backbone"], settings.pop("seed")
-    name = re.sub(r"_seed_\d+(?=_|/|$)", "", path.parent.relative_to(output).as_posix())
-    name = re.sub(
-        r"/(test|tte|train)[^/]*_expand_(\d+|None)$", "", name
-    )  # run_all.py's folders of tests, which `test` tells apart
-    name = name.removeprefix(f"{data['name']}_").removeprefix(f"{backbone}_")
     test, usual = how_tested(path, content)
     tested = {key: value for key, value in _test_of(content).items() if key not in ("precision", "seed")}
     tested |= {"groups": groups_of(data), "started_from": content.get("started_from")}
     weights, published = weights_of(content, backbone)
     rows = content.get("per_class", [])
     accuracy = {key: content["accuracy"][key] for key in ACCURACIES}
-    float(accuracy["overall"])
+    float(accuracy["overall"])  # every run has it
     return Result(
         data=data["name"],
         backbone=backbone,
-        run=name,
+        run=_run_name(path.parent.relative_to(output).as_posix(), data["name"], backbone),
         test=test,
         crops=content["test"]["crops"],
         images=data.get("fingerprint", {}).get(data["split"], ""),
@@ -180,11 +193,22 @@ def read(path: Path, output: Path) -> Result:
     )
 
 
-def how_tested(path: Path, content: dict) -> tuple[str, bool]:
-    """How a run was tested, in words, and whether on the test images of its data set, none of which it trained on."""
+def _run_name(directory: str, data: str, backbone: str) -> str:
+    """The name of a run directory without data, backbone and seed, and without planning.py's folder of a test."""
+    name = re.sub(r"_seed_\d+(?=_|/|$)", "", directory)
+    name = re.sub(r"/(test|tte|train)[^/]*_expand_(\d+|None)$", "", name)
+    return name.removeprefix(f"{data}_").removeprefix(f"{backbone}_")
+
+
+# ---- the way of testing, in words ----
+
+
+def how_tested(path: Path, content: dict[str, Any]) -> tuple[str, bool]:
+    """The way a run was tested, and whether on the test images of its data set, none of which it was trained on."""
     data = content["data"]
     words = [*_way_in_words(content), *_images_in_words(content)]
-    training = results.read(path.with_name("results.json")) if path.name != "results.json" else {}
+    trained = RunDir(path.parent).results()
+    training = results.read(trained) if path != trained else {}
     if data["split"] == "test" and not data.get("trained_on") and _is_repetition(content, training):
         precision = content["test"].get("precision")
         words.append("tested again" + (f" in {precision}" if precision != training["test"].get("precision") else ""))
@@ -192,8 +216,8 @@ def how_tested(path: Path, content: dict) -> tuple[str, bool]:
     return ", ".join(words), data["split"] == "test" and not other
 
 
-def _way_in_words(content: dict) -> list[str]:
-    """The crops, and what else is not as usual."""
+def _way_in_words(content: dict[str, Any]) -> list[str]:
+    """The crops, and everything else that is not the default."""
     test, expand = content["test"], _expand_given(content["command"])
     words = [_crops_in_words(test)]
     if expand is not None and test.get("expand", expand) == expand:  # LIFT's form takes it for several crops only
@@ -206,17 +230,17 @@ def _way_in_words(content: dict) -> list[str]:
     return words + _other_way(content)
 
 
-def _other_way(content: dict) -> list[str]:
-    """What a test computed in another way than its training."""
+def _other_way(content: dict[str, Any]) -> list[str]:
+    """The options that a test computed otherwise than its training."""
     test, trained_way = _test_of(content), DEFAULTS | content["settings"]
-    other = [f"{key} {test[key]}" for key in results.WAYS if test[key] != trained_way.get(key)]
+    other = [f"{key} {test[key]}" for key in TESTED_OTHERWISE if test[key] != trained_way.get(key)]
     if "seed" in test and test["seed"] != content.get("seed"):
         other.append(f"drawn by seed {test['seed']}")
     return other
 
 
-def _images_in_words(content: dict) -> list[str]:
-    """Which images were tested, and what the run was trained on if that is not their data set's training list."""
+def _images_in_words(content: dict[str, Any]) -> list[str]:
+    """The tested images, and those of the training if they are not of the same data set."""
     data, words = content["data"], []
     if content.get("unknown_training"):
         words.append("checkpoint of unknown training")
@@ -232,43 +256,46 @@ def _images_in_words(content: dict) -> list[str]:
     return words
 
 
-def _test_of(content: dict) -> dict:
-    """How a run was tested; what an older file does not tell was as in its training."""
+def _test_of(content: dict[str, Any]) -> dict[str, Any]:
+    """The options of a test; those that an older file does not record were as in its training."""
     trained_way = DEFAULTS | content["settings"]
-    return {key: trained_way.get(key) for key in results.WAYS} | content["test"]
+    return {key: trained_way.get(key) for key in TESTED_OTHERWISE} | content["test"]
 
 
-def _crops_in_words(test: dict) -> str:
+def _crops_in_words(test: dict[str, Any]) -> str:
     kind = " random" if test.get("draws") else ""
     return f"{test['crops']}{kind} crop{'' if test['crops'] == 1 else 's'}"
 
 
-def groups_of(data: dict) -> list:
-    """What makes the shot groups of a run: many_threshold, few_threshold, shot_groups."""
+def groups_of(data: dict[str, Any]) -> list[Any]:
+    """The options of the shot groups: many_threshold, few_threshold, shot_groups."""
     many, few, counts = data.get("groups", USUAL_GROUPS)
     return [many, few, counts if data["name"] in IR100_GROUPS else "own"]
 
 
 def _expand_given(command: str) -> int | None:
-    """The expand on a command line; the last one counts."""
+    """The last expand on a command line."""
     given = re.findall(r" (?:tte_)?expand (\d+)", command)
     return int(given[-1]) if given else None
 
 
-def _is_repetition(content: dict, training: dict) -> bool:
-    """Whether a test is of the same images as its training run, cropped in the same way. training: {} = not there."""
+def _is_repetition(content: dict[str, Any], training: dict[str, Any]) -> bool:
+    """Whether a test is of the same images as its training run, cropped in the same way.
+
+    training: results of the training run; {} if there are none.
+    """
     if not training:
         return False
 
-    def test_of(run: dict) -> list:
+    def test_of(run: dict[str, Any]) -> list[Any]:
         return [run["data"]["split"], {**_test_of(run), "precision": None}]
 
     lists = [run["data"].get("fingerprint", {}).get(run["data"]["split"]) for run in (training, content)]
     return test_of(training) == test_of(content) and results.same_images(*lists)
 
 
-def weights_of(content: dict, backbone: str) -> tuple[str, bool]:
-    """The name of a run's weights, and whether they are those that are published under the backbone's name."""
+def weights_of(content: dict[str, Any], backbone: str) -> tuple[str, bool]:
+    """The name of a run's weights, and whether they are the published ones of its backbone."""
     weights = content.get("weights", {})
     name, given = weights.get("name", ""), re.search(r" weights \S", content["command"])
     if "published" in weights:
@@ -281,7 +308,10 @@ def weights_of(content: dict, backbone: str) -> tuple[str, bool]:
 
 
 def find_published(result: Result, published: dict[str, Any]) -> tuple[float | None, str]:
-    """The published accuracy for a run that was trained and tested in the same way, and its source."""
+    """The published accuracy of a run that was trained and tested in the same way, and its source; or None and "".
+
+    published: the content of published.yaml.
+    """
     whole = published["images"].get(result.data)
     if not (result.usual and whole and list(whole) == result.sizes):
         return None, ""
@@ -305,17 +335,17 @@ def _config(data: str, backbone: str | None, method: str, options: tuple[str, ..
 
 
 def _is_as_published(result: Result, cfg: Config) -> bool:
-    """Whether a run has the settings of a published one, but for how it was computed and by which chance."""
+    """Whether a run has the settings of a published one, up to rounding and random draws."""
     wanted = {"backbone": cfg.backbone} | training_options(cfg)
     same = all(result.settings.get(key) == wanted[key] for key in wanted.keys() - HOW_ONLY - OF_WEIGHTS)
-    described = any(f" {key} " in f" {result.command} " for key in OF_WEIGHTS)  # by hand, so maybe otherwise
-    # a configuration may name other weights than those of its backbone, as LIFT's in21k_vit_b16 does
+    described = any(f" {key} " in f" {result.command} " for key in OF_WEIGHTS)  # by hand, so possibly otherwise
+    # a configuration may name other weights than the published ones of its backbone, as LIFT's in21k_vit_b16 does
     weights = result.weights == cfg.weights if cfg.weights else result.published_weights
     return same and weights and not described and _has_usual_expand(result, cfg.expand)
 
 
 def _has_usual_expand(result: Result, expand: int | None) -> bool:
-    """Whether a run was tested with the default expand. expand: the configuration's own default, None: the general."""
+    """Whether a run was tested with the default expand. expand: that of its configuration; None: the general one."""
     pixels = re.search(r"@(\d+)px$", result.backbone)
     one_crop = int(pixels[1] if pixels else RESOLUTION) // 7
     usual = expand if expand is not None else TTE_EXPAND if result.crops > 1 else one_crop
@@ -327,7 +357,7 @@ def _has_usual_expand(result: Result, expand: int | None) -> bool:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and sample standard deviation; the mean alone of a single value."""
+    """Mean and sample standard deviation; the mean alone for a single value."""
     if not values:
         return "-"
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -335,7 +365,7 @@ def spread(values: list[float]) -> str:
 
 
 def show(rows: list[Row]) -> None:
-    """Prints them as Markdown; the columns of published values only where there is one."""
+    """Prints the rows as Markdown, with columns of published values if there is one."""
     header = ["data", "backbone", "run", "test", *ACCURACIES.values(), "trained", "n"]
     numbers = len(ACCURACIES) + 2
     any_published = any(row.published is not None for row in rows)
@@ -352,11 +382,11 @@ def show(rows: list[Row]) -> None:
 
 
 def write_csv(rows: list[Row], path: Path) -> None:
-    """The same as numbers: mean and deviation in columns of their own, empty where there is none."""
+    """Writes the rows as numbers: mean and deviation in columns of their own, empty where there is none."""
     header = ["data", "backbone", "weights", "run", "test", "n", "trained"]
     header += [f"{key}_{number}" for key in ACCURACIES for number in ("mean", "deviation")]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with io.StringIO(newline="") as text:
+        writer = csv.writer(text)
         writer.writerow([*header, "published_overall", "source"])
         for row in rows:
             run = row.runs[0]
@@ -367,14 +397,16 @@ def write_csv(rows: list[Row], path: Path) -> None:
                     statistics.stdev(values) if len(values) > 1 else "",
                 ]
             writer.writerow([*cells, "" if row.published is None else row.published, row.source])
+        write_text(path, text.getvalue())
 
 
 def main() -> int:
+    """Prints the table; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder with run directories")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table to this file")
     args = parser.parse_args()
-    rows = collect(args.output.rglob("results*.json"), args.output)
+    rows = collect(RunDir.all_results(args.output), args.output)
     if not rows:
         print(f"error: no results below {args.output}; train something first", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ import numpy as np
 from datasets.base import DataSet
 from datasets.check.bad_images import BAD_IMAGES
 from datasets.check.check import SMALL_SIDE, Check
+from utils.files import atomic_write
 
 COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#C1272D"}
 SHOWN = 10  # lines of each kind; the files have all
@@ -160,7 +161,8 @@ def draw(data: DataSet, path: Path) -> None:
     axes.legend(handles=legend, frameon=False, loc="upper right")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class name in letters that the font lacks
-        figure.savefig(path)
+        with atomic_write(path) as file:
+            figure.savefig(file, format="png")
     pyplot.close(figure)
 
 

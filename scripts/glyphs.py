@@ -1,8 +1,8 @@
-"""Images of digits and letters that nobody wrote: drawn strokes and printed fonts, for scripts/pretrain_clip_tiny.py.
+"""Synthetic images of digits and letters, drawn strokes and printed fonts, for scripts/pretrain_clip_tiny.py.
 
 A stroke glyph is a few splines over a 10 x 10 grid. Its control points are shaken by a smooth and by a rough random
 field and sheared, and the result is fitted to its 32 x 32 box like the scans behind scikit-learn's digits. A printed
-glyph comes from the fonts that matplotlib carries, warped alike. No image is read from any data set.
+glyph is from the fonts of matplotlib, warped in the same way. No image is read from any data set.
 """
 
 import math
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SIDE = 32  # of a bitmap
-MASTER = 48  # side of a printed glyph in store
-SAMPLES = 64  # points that stand for the strokes of a glyph
+MASTER = 48  # side of the stored image of a printed glyph
+SAMPLES = 64  # points along the strokes of a glyph
 CONCEPTS = string.digits + string.ascii_lowercase
 FONTS = ("DejaVuSans*", "DejaVuSerif*", "STIXGeneral*", "cmb10", "cmr10", "cmss10", "cmtt10", "cmti10", "cmmi10")
 
@@ -119,7 +119,7 @@ def paint(ink: Tensor, dark: Tensor, coloured: Tensor) -> Tensor:
 
 
 class Catalogue:
-    """Glyphs of one kind, found by `rows[concept]`; `upper` [glyphs] says which are capital letters."""
+    """Glyphs of one kind. rows[concept]: the numbers of its glyphs; upper [glyphs]: whether it is a capital letter."""
 
     def __init__(self, characters: list[str]):
         concepts = [CONCEPTS.index(character.lower()) for character in characters]
@@ -133,7 +133,7 @@ class Catalogue:
 
 
 class Strokes(Catalogue):
-    """The drawn glyphs: `cells` [glyphs, C] are control points, `splines` [glyphs, SAMPLES, C] makes points of them."""
+    """The drawn glyphs: control points `cells` [glyphs, C], and `splines` [glyphs, SAMPLES, C] from them to points."""
 
     def __init__(self):
         drawings = [(character, text) for character, texts in STROKES.items() for text in texts.split("|")]

@@ -1,39 +1,61 @@
-"""What test_distributed.py starts with torchrun: every process runs the same trainings, one after the other.
+"""Trains the same runs with several processes; test_distributed.py starts it.
 
-    torchrun --nproc_per_node=2 tests/distributed_runs.py OUTPUT '[["lift+", "seed", "1"], ["coop"]]'
+    python tests/distributed_runs.py '{"2": RUNS, "4": RUNS}'                             processes forked from this one
+    torchrun --nproc_per_node=2 tests/distributed_runs.py '{"2": RUNS}'                    processes of torchrun
 
-OUTPUT is the first part of the run directories' names; the JSON list holds a method and its options for each run.
+RUNS: a list with a method and its options for each run, [["lift+", "seed", "1"], ["coop"]]. The run directories are
+output/PROCESSES_NUMBER. Forked processes share one import of all packages, which would take most of the time.
 """
 
 import dataclasses
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import sklearn.datasets  # noqa: F401 (these take seconds in each process that has not imported them before the fork)
 import torch
+import torch._dynamo
+import torch.utils.tensorboard
 
 from datasets import DATASETS
 from datasets.sets import digits_lt
+from models.backbones.tokenizer import tokenize
 from trainer import run
 from utils.config import load_config
 
 
-def train_all(output: str, runs: list[list[str]]) -> None:
-    """Trains and tests each run in output/OUTPUT_NUMBER, with every other image: 171 to train with, 250 to test."""
+def train_all(processes: int, runs: list[list[str]]) -> None:
+    """Trains and tests each run with every other image of digits_lt: 171 to train with, 250 to test."""
     data = digits_lt.build()
-    train, test = (part.subset(slice(None, None, 2)) for part in (data.train, data.test))
-    half = dataclasses.replace(data, train=train, test=test)
+    every_other = slice(None, None, 2)
+    half = dataclasses.replace(data, train=data.train.subset(every_other), test=data.test.subset(every_other))
     with mock.patch.dict(DATASETS, {"digits_lt": lambda *_: half}):
         for number, (method, *options) in enumerate(runs):
-            cfg = load_config("digits_lt", "clip_tiny", method, [*options, "output_dir", f"{output}_{number}"])
+            cfg = load_config("digits_lt", "clip_tiny", method, [*options, "output_dir", f"{processes}_{number}"])
             run(cfg, "torchrun")
+
+
+def run_rank(rank: int, processes: int, store: str, runs: list[list[str]]) -> None:
+    """Does the work of one of several processes, in the environment that torchrun would set."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
+    train_all(processes, runs)
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    train_all(sys.argv[1], json.loads(sys.argv[2]))
-    torch.distributed.destroy_process_group()
+    tokenize(["a word"])  # reads the vocabulary
+    for count, runs_of_count in json.loads(sys.argv[1]).items():
+        if "RANK" in os.environ:
+            train_all(int(count), runs_of_count)
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            args = (int(count), f"{folder}/store", runs_of_count)
+            torch.multiprocessing.start_processes(run_rank, args, nprocs=int(count), start_method="fork")

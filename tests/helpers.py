@@ -190,7 +190,7 @@ def weights(run) -> dict[str, torch.Tensor]:
     """Copies of a trainer's trained tensors, by name."""
     from utils.run import checkpoint
 
-    return {name: tensor.detach().clone() for name, tensor in checkpoint.trained_tensors(run.model).items()}
+    return {name: tensor.detach().clone() for name, tensor in checkpoint.trainable_tensors(run.model).items()}
 
 
 # ---- refusals: fields in the tests, words in one golden file ----

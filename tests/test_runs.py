@@ -149,7 +149,7 @@ def test_frozen_text_stays_as_it_was(config):
     fresh = load_backbone("clip_vit", run.cfg.weights)[0].text
     prefix, biases = "head.texts.tower.", [name for name, _ in fresh.blocks[1].named_parameters() if "bias" in name]
     names = {f"{prefix}blocks.1.{name}" for name in biases}
-    assert set(checkpoint.trained_tensors(run.model)) == names
+    assert set(checkpoint.trainable_tensors(run.model)) == names
     found = dict(run.model.named_parameters())
     for name, parameter in fresh.named_parameters():
         assert torch.equal(found[prefix + name], parameter) == (prefix + name not in names), name
@@ -160,7 +160,7 @@ def test_parts_change_nothing_for_trained_texts(config, options):
     def weights(*more):
         run = Trainer(config("num_epochs", 1, *FULL_CLIP, *options, *more, method="coop"))
         execute(run)
-        return checkpoint.trained_tensors(run.model)
+        return checkpoint.trainable_tensors(run.model)
 
     whole, parts = weights(), weights("accum_step", 4)
     for name in whole:

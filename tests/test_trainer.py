@@ -18,7 +18,7 @@ from models.losses import LOSSES
 from models.weights.load import load_backbone
 from trainer import Trainer
 from utils.config.schema import COUPLE_SAMPLES
-from utils.device import runtime
+from utils.device.device import THREADS, pick_threads
 from utils.errors import CheckpointError, ConfigError
 from utils.run import checkpoint
 from utils.run.directory import RunDir
@@ -95,7 +95,7 @@ def test_parts_change_nothing(config, loss_type, accum_step, few_images):
 def test_only_the_named_tensors_train(config):
     run = Trainer(config("v.lora", "True", "v.lora_layers", 1))
     execute(run)
-    names = set(checkpoint.trained_tensors(run.model))
+    names = set(checkpoint.trainable_tensors(run.model))
     side = {f"tower.blocks.{i}.side.{part}" for i in (0, 1) for part in ("scale", *_pairs("norm", "down", "up"))}
     lora = {f"tower.blocks.1.attn.qkv.{x}.{part}.weight" for x in "qv" for part in ("down", "up")}
     assert names == side | lora | {"head.weight"}
@@ -126,7 +126,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config):
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
 def test_low_precision_trains_float32_weights(config, monkeypatch, precision):
     """The logic of a GPU's precisions, run here: fp16 with loss scaling, bf16 without."""
-    monkeypatch.setattr(runtime, "pick_precision", lambda wanted, device: (precision, None))
+    monkeypatch.setattr(trainer, "pick_precision", lambda wanted, device: (precision, None))
     run, results = train(config("num_epochs", 1))
     assert run.scaler.is_enabled() == (precision == torch.float16)
     assert {p.dtype for p in run.model.parameters() if p.requires_grad} == {torch.float32}
@@ -233,8 +233,8 @@ def test_a_run_killed_while_testing_is_not_trained_again(config):
 
 
 def test_a_small_model_computes_in_one_thread():
-    assert runtime.pick_threads(1_200_000) == 1
-    assert runtime.pick_threads(86_000_000) == runtime.THREADS
+    assert pick_threads(1_200_000) == 1
+    assert pick_threads(86_000_000) == THREADS
 
 
 # ---- what a run leaves ----

@@ -1,171 +1,122 @@
-"""What a frozen image tower made of the images of a list, kept in the user's cache for the runs to come.
+"""The user's cache: one folder for everything that is kept between runs, and a cache of tensors in it.
 
-Kept are the features of centre crops that class_mean and linear_probing start from, and those of the test crops of a
-run whose image tower does not train (zs, lp, coop, clip_adapter, proj_tuning). Training crops are drawn anew in every
-epoch, so there is nothing to keep of them.
-
-A file lies in $XDG_CACHE_HOME/lift_plus/features, or ~/.cache/lift_plus/features. Its name is the SHA-256 of all that
-its numbers depend on, to the last bit: weights, images (by path, size and time of change), crops, normalisation,
-precision, size of a batch, device, threads, processes, versions, and our own code. Of several processes each keeps its
-share. What is damaged counts as missing; beyond FOLDER_BYTES the files that were not used for longest go.
+The folder is $XDG_CACHE_HOME/lift_plus, or ~/.cache/lift_plus. It may be deleted at any time.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from utils.device import runtime
-from utils.device.distributed import World
+from utils.files import atomic_write
 
 FOLDER_BYTES = 10 * 10**9
 LARGEST_BYTES = FOLDER_BYTES // 4  # of a file
-# images x crops x parameters of the tower: 233 images with ViT-B/16, 8 TFLOP; the digits in ten crops have 6e9
-LEAST_WORK = 2e10
-ROOMS = ("models", "datasets")  # whose code makes features of images
 
 
-class FeatureCache:
-    """The cache of one run; `hit` says whether the last features came from it.
+def cache_folder(name: str) -> Path:
+    """The folder `name` in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # the XDG specification ignores a relative path
+    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "lift_plus" / name
 
-    on: False leaves it alone; weights: the backbone's file and how it is computed; say: tells the user a line.
+
+class TensorCache:
+    """Float32 tensors by key, in a folder of the user's cache.
+
+    A key is a dict of JSON's types, with everything that the numbers depend on. A file's name is the hash of its key.
+    Damaged files count as missing. Above FOLDER_BYTES the least recently used files are removed.
+
+    enabled: False reads and writes nothing. log: called with a warning about a file that is damaged or not writable.
     """
 
-    def __init__(self, on: bool, weights: str, world: World, say: Callable[[str], None]):
-        self.on, self.weights, self.world, self.say = on, weights, world, say
-        self.hit = False
+    def __init__(self, name: str, enabled: bool, log: Callable[[str], None]):
+        self.folder, self.enabled, self.log = cache_folder(name), enabled, log
 
-    def features(
-        self,
-        model: nn.Module,
-        batches: Iterable[tuple[Tensor, Tensor]],
-        images: Any,
-        steps: list[list[tuple[int, int]]],
-        crops: object,
-    ) -> Iterator[Tensor]:
-        """The model's features [K, b, D] of each of `batches`: crops [b, K, 3, R, R] and labels.
+    def path(self, key: dict[str, Any]) -> Path:
+        """The file of a key, whether it exists or not."""
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{digest[:32]}.safetensors"
 
-        images: has digest(indices) and exif_orientation; steps: the samples (epoch, index) of each batch; crops: what
-        cuts them, its repr says how. The batches are not touched where the cache holds their features.
-        """
-        self.hit = False
-        computed = (torch.stack([model.features(part) for part in parts.unbind(1)]) for parts, _ in batches)
-        indices, device = [index for step in steps for _, index in step], model.mean.device
-        shape = (crops.count, len(indices), model.tower.dim)
-        if not (self.on and _pays(model.tower, shape)):
-            return computed
-        about = {
-            "weights": self.weights,
-            "precisions": sorted({str(parameter.dtype) for parameter in model.tower.parameters()}),
-            "mean, std": [model.mean.tolist(), model.std.tolist()],
-            "crops": repr(crops),
-            "images": images.digest(indices),
-            "exif_orientation": images.exif_orientation,
-            "batch": len(steps[0]),
-            "shape": shape,
-            "environment": runtime.environment(device, self.world),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "code": _digest_of_code(),
-        }
-        path = folder() / f"{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
-        kept = self._read(path, shape)
-        if kept is None:
-            return self._pass_on(computed, path, shape, device)
-        self.hit = True
-        self.say(f"features  of {len(indices):,} images come from {path}; feature_cache False computes them")
-        return (part.to(device) for part in kept.split([len(step) for step in steps], dim=1))
+    def fetch(self, key: dict[str, Any], shape: tuple[int, ...]) -> Tensor | None:
+        """The tensor of a key, on the CPU; None if there is none, or none of this shape."""
+        from safetensors import SafetensorError, safe_open
 
-    def _pass_on(self, computed: Iterator[Tensor], path: Path, shape: tuple[int, ...], device: torch.device):
-        """Yields all of `computed`; then keeps them. Whoever stops earlier leaves nothing behind."""
-        kept, done = torch.empty(shape, pin_memory=device.type == "cuda"), 0
-        for part in computed:
-            kept[:, done : done + part.shape[1]].copy_(part, non_blocking=True)
-            done += part.shape[1]
-            yield part
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        try:
-            _write(path, kept)
-            _prune(path.parent)
-        except (OSError, SafetensorError) as error:  # safetensors wraps what the system says
-            self.say(f"warning: {path} cannot be written ({error}); the next run will compute these features again")
-
-    def _read(self, path: Path, shape: tuple[int, ...]) -> Tensor | None:
-        """The features [K, n, D] in a file; None where there is none, or none that is whole."""
-        if not path.is_file():
+        path = self.path(key)
+        if not (self.enabled and path.is_file()):
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                kept, digest = file.get_tensor("features"), (file.metadata() or {}).get("sha256")
-            if (tuple(kept.shape), kept.dtype, _digest(kept)) != (shape, torch.float32, digest):
-                raise ValueError("its content is not what was written")
+                tensor, digest = file.get_tensor("tensor"), (file.metadata() or {}).get("sha256")
+            if (tuple(tensor.shape), tensor.dtype, _sha256(tensor)) != (shape, torch.float32, digest):
+                raise ValueError("its content is not the one that was written")
         except (SafetensorError, ValueError, OSError) as error:
-            self.say(f"warning: {path} is damaged ({error}); these features are computed again")
+            self.log(f"warning: {path} is damaged ({error}); its content is computed again")
             return None
         with contextlib.suppress(OSError):
-            os.utime(path)  # used now
-        return kept
+            os.utime(path)  # the time of the last use
+        return tensor
+
+    def store(self, key: dict[str, Any], tensor: Tensor) -> None:
+        """Writes a float32 tensor, unless it has more than LARGEST_BYTES; logs a warning where that fails."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save
+
+        tensor = tensor.cpu().contiguous()
+        if not self.enabled or tensor.nbytes > LARGEST_BYTES:
+            return
+        path = self.path(key)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as file:
+                file.write(save({"tensor": tensor}, metadata={"sha256": _sha256(tensor)}))
+            self._prune()
+        except (OSError, SafetensorError) as error:
+            self.log(f"warning: {path} cannot be written ({error}); the next run will compute its content again")
+
+    def stream(
+        self, key: dict[str, Any], shape: tuple[int, ...], parts: Iterator[Tensor], dim: int
+    ) -> Iterator[Tensor]:
+        """Yields all of `parts`, on any device; then stores them, joined along `dim` to a tensor of `shape`.
+
+        Nothing is stored if the parts are not used up.
+        """
+        if not self.enabled:
+            yield from parts
+            return
+        joined, done, device = None, 0, torch.device("cpu")
+        for part in parts:
+            if joined is None:
+                device = part.device
+                joined = torch.empty(shape, pin_memory=device.type == "cuda")
+            joined.narrow(dim, done, part.shape[dim]).copy_(part, non_blocking=True)
+            done += part.shape[dim]
+            yield part
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # the copies to pinned memory
+        if joined is not None and done == shape[dim]:
+            self.store(key, joined)
+
+    def _prune(self) -> None:
+        """Removes the least recently used files, until the others have FOLDER_BYTES at most."""
+        files = []
+        for file in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process prunes, too
+                status = file.stat()
+                files.append((status.st_mtime_ns, status.st_size, file))
+        total = sum(size for _, size, _ in files)
+        for _, size, file in sorted(files):
+            if total <= FOLDER_BYTES:
+                break
+            file.unlink(missing_ok=True)
+            total -= size
 
 
-def folder() -> Path:
-    """The user's folder for features."""
-    above = os.environ.get("XDG_CACHE_HOME", "")
-    # as the XDG rules say, a relative path counts as none
-    return Path(above if os.path.isabs(above) else os.path.expanduser("~/.cache")) / "lift_plus/features"
-
-
-def _pays(tower: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether features of this shape [K, n, D] may be kept, and take longer to compute than to look for."""
-    parameters = list(tower.parameters())
-    frozen = not any(parameter.requires_grad for parameter in parameters)
-    work = shape[0] * shape[1] * sum(parameter.numel() for parameter in parameters)
-    return frozen and work >= LEAST_WORK and 4 * shape[0] * shape[1] * shape[2] <= LARGEST_BYTES
-
-
-def _write(path: Path, features: Tensor) -> None:
-    """Whole or not at all, whoever else writes it at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(".partial", path.name, path.parent)
-    os.close(handle)
-    try:
-        save_file({"features": features}, partial, metadata={"sha256": _digest(features)})
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
-
-
-def _prune(place: Path) -> None:
-    """Removes the files that were not used for longest, until those that stay have FOLDER_BYTES at most."""
-    files = []
-    for file in place.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another run is doing the same
-            state = file.stat()
-            files.append((state.st_mtime_ns, state.st_size, file))
-    total = sum(size for _, size, _ in files)
-    for _, size, file in sorted(files):
-        if total <= FOLDER_BYTES:
-            break
-        file.unlink(missing_ok=True)
-        total -= size
-
-
-def _digest(features: Tensor) -> str:
-    return hashlib.sha256(memoryview(features.numpy()).cast("B")).hexdigest()
-
-
-@functools.cache
-def _digest_of_code() -> str:
-    """Of the modules between an image and its features: after a change of them nothing old is used."""
-    root = Path(__file__).resolve().parent.parent
-    files = sorted(file for room in ROOMS for file in (root / room).rglob("*.py"))
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+def _sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.numpy().reshape(-1).data).hexdigest()

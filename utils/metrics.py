@@ -1,50 +1,67 @@
-"""What a test says: accuracies in percent, over all images, over classes, and over groups of classes."""
+"""Measures of predicted classes and of logits, in percent. Labels and predictions are int in 0..C-1."""
+
+from typing import NamedTuple
 
 import numpy as np
 
+ROWS = 1024  # of the logits that are worked on at a time, so that temporaries stay small
 
-def score(
-    labels: np.ndarray,
-    predictions: np.ndarray,
-    classnames: list[str],
-    class_counts: np.ndarray,
-    groups: dict[str, np.ndarray],
-    harmonic_floor: float = 0.0,
-) -> dict:
-    """Scores in percent of predictions [n] against labels [n], both int in 0..C-1.
 
-    classnames and class_counts (training images) have length C; groups: {name: mask [C]}. A class without test images
-    counts nowhere; a group without any has the accuracy None. The harmonic mean takes a class's accuracy as
-    `harmonic_floor` percent at least. Returns {"accuracy": {overall, mean_class, *groups}, "more": {macro_f1,
-    worst_class, harmonic_mean, geometric_mean}, "per_class": [{name, train, test, accuracy}]}.
-    """
-    num_classes = len(classnames)
-    total = np.bincount(labels, minlength=num_classes)
+class ClassScores(NamedTuple):
+    """Scores of each class, arrays [C]. The accuracy and F1 of a class without images are 0."""
+
+    images: np.ndarray  # tested images, int64
+    correct: np.ndarray  # of these, how many were predicted right, int64
+    accuracy: np.ndarray  # percent, float64
+    f1: np.ndarray  # percent, float64
+
+
+def class_scores(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> ClassScores:
+    """Scores of each class for predictions [n] of labels [n]."""
+    images = np.bincount(labels, minlength=num_classes)
     predicted = np.bincount(predictions, minlength=num_classes)
     correct = np.bincount(labels[labels == predictions], minlength=num_classes)
-    tested = total > 0
-    accuracy = 100 * correct / np.maximum(total, 1)
-    f1 = 100 * 2 * correct / np.maximum(total + predicted, 1)
+    accuracy = 100 * correct / np.maximum(images, 1)
+    f1 = 100 * 2 * correct / np.maximum(images + predicted, 1)
+    return ClassScores(images, correct, accuracy, f1)
 
-    def mean_class(mask: np.ndarray) -> float | None:
-        return float(accuracy[mask & tested].mean()) if (mask & tested).any() else None
 
-    classes = accuracy[tested]
-    some_zero, raised = not classes.all(), np.maximum(classes, harmonic_floor)
-    return {
-        "accuracy": {
-            "overall": float(100 * correct.sum() / total.sum()),
-            "mean_class": mean_class(tested),
-            **{name: mean_class(mask) for name, mask in groups.items()},
-        },
-        "more": {
-            "macro_f1": float(f1[tested].mean()),
-            "worst_class": float(classes.min()),
-            "harmonic_mean": 0.0 if not raised.all() else float(1 / np.mean(1 / raised)),
-            "geometric_mean": 0.0 if some_zero else float(np.exp(np.log(classes).mean())),
-        },
-        "per_class": [
-            {"name": name, "train": int(train), "test": int(test), "accuracy": float(value) if test else None}
-            for name, train, test, value in zip(classnames, class_counts, total, accuracy, strict=True)
-        ],
-    }
+def harmonic_mean(values: np.ndarray, floor: float = 0.0) -> float:
+    """Harmonic mean of values >= 0, each raised to `floor` at least; 0 where one of them is 0."""
+    raised = np.maximum(values, floor)
+    return float(1 / np.mean(1 / raised)) if raised.all() else 0.0
+
+
+def geometric_mean(values: np.ndarray) -> float:
+    """Geometric mean of values >= 0; 0 where one of them is 0."""
+    return float(np.exp(np.log(values).mean())) if values.all() else 0.0
+
+
+def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Share of images whose label is among the k largest logits [n, C], percent; 100 where C <= k.
+
+    Equal logits rank by class number, as argmax does, so that k = 1 is the accuracy.
+    """
+    num_classes = logits.shape[1]
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    # classes that rank at or after the label; a NaN ranks before it
+    behind = (logits < own) | ((logits == own) & (np.arange(num_classes) >= labels[:, None]))
+    return float(100 * (num_classes - behind.sum(axis=1) < k).mean())
+
+
+def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
+    """Mean distance of confidence and accuracy, in bins of equal width weighted by their images, percent.
+
+    The confidence of an image is the largest probability of the softmax of its logits [n, C] (Guo et al. 2017).
+    Bin m of M covers the confidences in ((m - 1) / M, m / M].
+    """
+    chunks = np.array_split(logits, len(logits) // ROWS + 1)
+    largest = [chunk.max(axis=1, keepdims=True) for chunk in chunks]
+    sums = [np.exp(chunk - top).sum(axis=1, dtype=np.float64) for chunk, top in zip(chunks, largest, strict=True)]
+    confidence = 1 / np.concatenate(sums)
+    correct = logits.argmax(axis=1) == labels
+
+    edges = np.linspace(0, 1, num_bins + 1)
+    bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
+    distance = np.bincount(bins, correct, num_bins) - np.bincount(bins, confidence, num_bins)
+    return float(100 * np.abs(distance).sum() / len(labels))

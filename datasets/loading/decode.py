@@ -55,7 +55,7 @@ def decode(path: str, reduction: Reduction | None = None, exif_orientation: bool
     """Decodes an image file to uint8 RGB [3, H, W]. Raises an ImageError with path, reason and advice.
 
     A JPEG may be decoded to 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time: `reduction(height, width)`
-    is 2, 4 or 8 then, or 1. exif_orientation: turned as EXIF or XMP says; False = as stored.
+    is 2, 4 or 8 then, or 1. exif_orientation: turned by its EXIF or XMP orientation; False = as stored.
     """
     try:
         with open(path, "rb") as file, warnings.catch_warnings():

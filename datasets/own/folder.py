@@ -4,7 +4,7 @@ ROOT/train/CLASS/* and ROOT/test/CLASS/* (or val)   the folders' names are the c
 ROOT/CLASS/* with test_fraction                     the same; some pictures of each class are held out for testing
 train_list with test_list or test_fraction          lists of path,label or path,classname; paths are taken from ROOT
 
-Pictures are turned as their EXIF says, as every viewer shows them.
+Pictures are turned by their EXIF orientation, as every viewer shows them.
 """
 
 import os

@@ -8,7 +8,7 @@ import os
 
 from datasets.base import DataSet
 from datasets.images import ImageList
-from datasets.sets.layout import LayoutFix, require_images, require_root
+from datasets.sets.layout import LayoutFix, class_folders, require_images, require_root
 from datasets.sets.published import KANG, PublishedFile, read_lists
 
 LISTS = {
@@ -50,8 +50,7 @@ def build(name: str, root: str | None) -> DataSet:
 
 def _as_on_disk(test: ImageList, train: ImageList, root: str) -> ImageList:
     """The test list with its images in val/ or in val/WNID/, as on the disk; a WNID is a class's folder in train/."""
-    labels = test.labels.tolist()
-    wnids = {label: path.split("/")[-2] for path, label in zip(train.images.paths, train.labels.tolist(), strict=True)}
+    labels, wnids = test.labels.tolist(), class_folders(train)
     names = [os.path.basename(path) for path in test.images.paths]
     flat = [f"{root}/val/{name}" for name in names]
     in_folders = [f"{root}/val/{wnids[label]}/{name}" for name, label in zip(names, labels, strict=True)]

@@ -1,4 +1,4 @@
-"""The folder of a published set's images: is it there, has it the expected layout, and which command would fix it?"""
+"""The folder of a published set's images: whether it has the expected layout, and the command that would fix it."""
 
 import glob
 import os
@@ -37,8 +37,14 @@ def require_root(root: str | None, title: str, layout: str) -> str:
     return str(Path(root))
 
 
+def class_folders(images: ImageList) -> dict[int, str]:
+    """By label, the name of the folder of its images."""
+    labels = images.labels.tolist()
+    return {label: path.split("/")[-2] for path, label in zip(images.images.paths, labels, strict=True)}
+
+
 def require_images(
-    lists: Sequence[ImageList], root: str, layout: str, fixes: Sequence[LayoutFix], usual: str = ""
+    lists: Sequence[ImageList], root: str, layout: str, fixes: Sequence[LayoutFix] = (), usual: str = ""
 ) -> None:
     """Looks for a few images of each list. Raises a DataError that shows a wrong layout and how to fix it.
 

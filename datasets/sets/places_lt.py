@@ -4,7 +4,7 @@ ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg, the "easy" layout of Places365-
 """
 
 from datasets.base import DataSet
-from datasets.sets.layout import LayoutFix, require_images, require_root
+from datasets.sets.layout import LayoutFix, class_folders, require_images, require_root
 from datasets.sets.published import KANG, PublishedFile, read_lists
 
 LISTS = {
@@ -12,16 +12,14 @@ LISTS = {
     "val": PublishedFile(f"{KANG}/Places_LT/Places_LT_val.txt", "b93a2ca58ccb7f3b671c176f395a70bf52c95533"),
     "test": PublishedFile(f"{KANG}/Places_LT/Places_LT_test.txt", "e732e58b8aa718a2c1c11933375f5710652c2b93"),
 }
-
 LAYOUT = "train/airfield/*.jpg and val/airfield/*.jpg (Places365-Standard in its easy layout)"
 ARCHIVE = "places365standard_easyformat.tar"
 ADDRESS = f"http://data.csail.mit.edu/places/places365/{ARCHIVE}"
 UNPACK = f"tar -xf {{root}}/{ARCHIVE} -C {{root}} --strip-components=1"
 FIXES = (
     LayoutFix("", ARCHIVE, UNPACK),
-    LayoutFix(
-        "", "data_*", f"wget -P {{root}} {ADDRESS} && {UNPACK}"
-    ),  # the layouts that sort the classes by first letter
+    # the layouts that sort the classes by first letter
+    LayoutFix("", "data_*", f"wget -P {{root}} {ADDRESS} && {UNPACK}"),
 )
 
 
@@ -30,7 +28,5 @@ def build(name: str, root: str | None) -> DataSet:
     root = require_root(root, "Places-LT", LAYOUT)
     train, test = read_lists((LISTS["train"], LISTS["test"]), root)
     require_images((train, test), root, LAYOUT, FIXES, usual="places365_standard")
-    folders = {
-        label: path.split("/")[-2] for path, label in zip(train.images.paths, train.labels.tolist(), strict=True)
-    }
+    folders = class_folders(train)
     return DataSet(name, [folders[label] for label in sorted(folders)], train, test, root)

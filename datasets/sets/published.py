@@ -8,7 +8,6 @@ import hashlib
 import http.client
 import os
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -21,7 +20,9 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.images import ImageList
+from utils.cache import cache_folder
 from utils.errors import DataError
+from utils.files import atomic_write
 
 ADDRESS = "https://raw.githubusercontent.com"
 ATTEMPTS = 3
@@ -69,16 +70,14 @@ def read_files(files: Sequence[PublishedFile], root: str) -> list[bytes]:
                     path=file.name,
                     key="root",
                 ) from error
-            _write(cache() / file.name, content)
+            _keep(cache() / file.name, content)
         contents.append(content)
     return contents
 
 
 def cache() -> Path:
     """The user's folder for fetched lists."""
-    folder = os.environ.get("XDG_CACHE_HOME", "")
-    # a relative path counts as none, by the XDG rules
-    return Path(folder if os.path.isabs(folder) else os.path.expanduser("~/.cache")) / "lift_plus/lists"
+    return cache_folder("lists")
 
 
 def blob_id(content: bytes) -> str:
@@ -141,17 +140,12 @@ def _download(file: PublishedFile) -> bytes:
     return bytes(content)
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all; several processes may write it at the same time."""
+def _keep(path: Path, content: bytes) -> None:
+    """Writes a file, or warns that it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(".partial", path.name, path.parent)
-        try:
-            with open(handle, "wb") as file:
-                file.write(content)
-            os.replace(partial, path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        with atomic_write(path) as file:
+            file.write(content)
     except OSError as error:
         _warn(f"{path} cannot be written ({error.strerror}); the next run will fetch it again")
 

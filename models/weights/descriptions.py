@@ -17,6 +17,7 @@ from models.backbones.tokenizer import VOCABULARY
 from models.backbones.vit import HEAD_DIM
 from utils.config.parsing import NORMALISATIONS
 from utils.errors import ModelError
+from utils.files import write_text
 
 CLIP_MEAN, CLIP_STD = NORMALISATIONS["clip"]
 OPEN_CLIP_JSON, TIMM_JSON = "open_clip_config.json", "config.json"
@@ -95,7 +96,7 @@ def write_beside(path: Path, geometry: Geometry) -> None:
     text |= {"heads": max(geometry.text_dim // HEAD_DIM, 1), "layers": geometry.text_depth}
     model = {"embed_dim": geometry.joint, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
     content = {"model_cfg": model, "preprocess_cfg": {"mean": CLIP_MEAN, "std": CLIP_STD}}
-    path.with_name(OPEN_CLIP_JSON).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path.with_name(OPEN_CLIP_JSON), json.dumps(content, indent=1) + "\n")
 
 
 # ---- open_clip ----

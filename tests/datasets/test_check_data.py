@@ -390,7 +390,7 @@ def test_two_folders_do_not_overwrite_each_other(run, pictures, tmp_path):
         ("nonsense", (), "unknown data 'nonsense'"),
         ("folder", (), "root FOLDER"),
         ("folder", ("root", "nowhere"), "nowhere"),
-        ("folder", ("root",), "'root' stands alone"),
+        ("folder", ("root",), "'root' has no value"),
         ("folder", ("rooot", "x"), "did you mean 'root'"),
         ("folder", ("root", "x", "lr", "1"), "leave lr out"),
         ("folder", ("root", "x", "bad_images", "skip"), "leave bad_images out"),

@@ -26,6 +26,7 @@ import main
 from datasets import DATASETS
 from datasets.base import ImageList
 from datasets.sets import imagenet_lt, inat2018, places_lt, published
+from utils import config
 from utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -729,6 +730,56 @@ def test_the_command_that_fixes_it_does(case, server, images, tmp_path):
 def test_another_layout_of_places(server, tmp_path):
     (tmp_path / "data_256/a/airfield").mkdir(parents=True)
     refusal("places_lt", tmp_path, kind="wrong_layout", key="root")
+
+
+# ---- a new set ----
+
+NEW_SET = '''"""Birds-LT: made up."""
+
+from datasets.base import DataSet
+from datasets.sets.layout import class_folders, require_images, require_root
+from datasets.sets.published import PublishedFile, read_lists
+
+LISTS = {
+    "train": PublishedFile("ADDRESS/birds_train.txt", "TRAIN_ID"),
+    "test": PublishedFile("ADDRESS/birds_test.txt", "TEST_ID"),
+}
+LAYOUT = "images/CLASS/*.jpg"
+
+
+def build(name, root):
+    root = require_root(root, "Birds-LT", LAYOUT)
+    train, test = read_lists((LISTS["train"], LISTS["test"]), root)
+    require_images((train, test), root, LAYOUT)
+    folders = class_folders(train)
+    return DataSet(name, [folders[label] for label in sorted(folders)], train, test, root)
+'''
+
+
+def test_a_new_set_is_one_file_one_row_and_one_yaml_file(lists, jpegs, random_clip, tmp_path, monkeypatch):
+    """The file is run as it is; the command line then finds the set."""
+    contents = {
+        "/birds_train.txt": lines_of(*((f"images/{bird}/{i}.jpg", c) for c, bird in enumerate("ab") for i in range(3))),
+        "/birds_test.txt": lines_of(("images/a/9.jpg", 0), ("images/b/9.jpg", 1)),
+    }
+    for bird in "ab":
+        (tmp_path / "birds/images" / bird).mkdir(parents=True)
+        for i in (0, 1, 2, 9):
+            (tmp_path / "birds/images" / bird / f"{i}.jpg").write_bytes(jpegs[i])
+    with web_server(contents) as (address, _):
+        source, birds_lt = NEW_SET.replace("ADDRESS", address), {}
+        for key, content in zip(("TRAIN_ID", "TEST_ID"), contents.values(), strict=True):
+            source = source.replace(key, published.blob_id(content))
+        exec(source, birds_lt)
+        monkeypatch.setitem(DATASETS, "birds_lt", birds_lt["build"])
+        shutil.copytree(config.files.CONFIGS, tmp_path / "configs")
+        (tmp_path / "configs/data/birds_lt.yaml").write_text("dataset: birds_lt\n")
+        monkeypatch.setattr(config.files, "CONFIGS", tmp_path / "configs")
+        monkeypatch.chdir(tmp_path)
+        command = "-d birds_lt -b clip_vit -m lift+ root birds num_epochs 1 num_workers 0 output_dir run weights"
+        assert main.main([*command.split(), str(random_clip)]) == 0
+    results = json.loads((tmp_path / "output/run/results.json").read_text())
+    assert [(row["name"], row["train"], row["test"]) for row in results["per_class"]] == [("a", 3, 1), ("b", 3, 1)]
 
 
 # ---- fingerprints ----

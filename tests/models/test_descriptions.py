@@ -188,9 +188,9 @@ def test_another_resnets_description_is_refused(tmp_path):
 
 
 def test_features_of_another_activation_are_not_taken_from_the_cache(save, tmp_path, monkeypatch):
-    import utils.cache
+    from models import features
 
-    monkeypatch.setattr(utils.cache, "LEAST_WORK", 1)
+    monkeypatch.setattr(features, "LEAST_WORK", 1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     options = ["weights", save(open_clip_model(open_clip_config())), "mean", "half", "num_workers", "0"]

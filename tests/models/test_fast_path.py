@@ -27,7 +27,7 @@ from models.backbones.tokenizer import class_prompts, tokenize
 from models.backbones.vit import VisionTransformer
 from models.weights.load import load_backbone
 from trainer import Trainer
-from utils.device import runtime
+from utils.device.precision import precision_name
 from utils.run import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,9 +173,9 @@ def test_workers_take_one_thread_and_the_main_process_keeps_its_own():
 FAULTS = """
 import ctypes, os, resource, sys
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # no huge pages (PR_SET_THP_DISABLE): they would hide most faults
-from utils.device.allocator import keep_memory
+from utils.device.allocator import retain_freed_memory
 if sys.argv[1] == "kept":
-    keep_memory()
+    retain_freed_memory()
 import torch
 def faults(size, rounds=12):  # until the gaps between tensors are filled
     for _ in range(rounds):
@@ -357,7 +357,7 @@ def test_200_steps_are_those_of_the_plain_path(config):
     results = execute(run)
     assert len(batches) >= 200
     start["head.weight"] = plain_head(run.data.classnames)
-    trained = set(checkpoint.trained_tensors(run.model))
+    trained = set(checkpoint.trainable_tensors(run.model))
     plain = PlainClip({name: value.requires_grad_(name in trained) for name, value in start.items()})
     optimizer = torch.optim.SGD([start[name] for name in trained], 1, momentum=0.9, weight_decay=5e-4)
     log_prior = torch.from_numpy(run.data.class_counts / run.data.class_counts.sum()).float().log()
@@ -380,8 +380,8 @@ def test_bf16_is_as_accurate_as_float32(config, monkeypatch):
     options = ("weights", CLIP_TINY, "num_epochs", 1, "batch_size", 32)
 
     def accuracy(precision, seed):
-        monkeypatch.setattr(runtime, "pick_precision", lambda wanted, device: (precision, None))
-        folder = f"{runtime.name_of(precision)}_{seed}"
+        monkeypatch.setattr("trainer.pick_precision", lambda wanted, device: (precision, None))
+        folder = f"{precision_name(precision)}_{seed}"
         run, results = run_of(config(*options, "seed", seed, "output_dir", folder))
         stored = {(parameter.requires_grad, parameter.dtype) for parameter in run.model.parameters()}
         assert stored == {(True, torch.float32), (False, precision)}

@@ -23,7 +23,7 @@ from trainer import Trainer
 from utils.config.schema import METHODS, methods_of
 from utils.errors import CheckpointError, ModelError
 from utils.run import checkpoint
-from utils.run.checkpoint import trained_tensors
+from utils.run.checkpoint import trainable_tensors
 from utils.run.directory import RunDir
 
 OF_LIFT_PLUS = [name for name in methods_of("blocks") if name not in ("lora_mlp", "ssf_ln")]  # ours alone
@@ -181,7 +181,7 @@ def test_every_tensor_arrives(build, names, tmp_path):
     assert not torch.allclose(loaded.head(loaded.tower(images)), expected)
     load(loaded.train().eval(), lift_plus_file(written), tmp_path)
     assert torch.equal(loaded.head(loaded.tower(images)), expected)
-    assert trained_tensors(loaded).keys() == trained_tensors(written).keys()
+    assert trainable_tensors(loaded).keys() == trainable_tensors(written).keys()
 
 
 OPENAI_NAMES = {f"stages.{i}": f"layer{i + 1}" for i in range(4)} | {
@@ -204,7 +204,7 @@ def test_every_tensor_of_a_resnet_arrives(names, joint, tmp_path):
     written = resnet_model(names.split("+"), seed=1, joint=joint)
     loaded = resnet_model(names.split("+"), joint=joint)
     tuner = {"classifier.weight": written.head.weight}
-    for name, value in trained_tensors(written.tower).items():
+    for name, value in trainable_tensors(written.tower).items():
         if name.startswith("after."):
             tuner[name.replace("after", "image_encoder.ssf")] = value
             continue
@@ -247,8 +247,8 @@ def test_entries_arrive_in_float32_beside_frozen_weights_in_half_precision(tmp_p
     written, loaded = image_model(["aft"], aft_seed=1, seed=1), image_model(["aft"])
     FrozenWeights(loaded, torch.bfloat16)
     load(loaded, lift_plus_file(written), tmp_path)
-    expected = trained_tensors(written)
-    for name, value in trained_tensors(loaded).items():
+    expected = trainable_tensors(written)
+    for name, value in trainable_tensors(loaded).items():
         assert value.dtype == torch.float32
         assert torch.equal(value, expected[name])
 
@@ -274,7 +274,7 @@ def test_training_starts_from_the_entries_of_its_seed_alone(seed, config, tmp_pa
 def test_a_missing_tensor_is_named(name, tmp_path):
     content = lift_plus_file(image_model(["adaptformer"]))
     del content["tuner"][f"image_encoder.blocks.2.{name}"]
-    with refused(CheckpointError):
+    with refused(CheckpointError, kind="other_tensors"):
         load(image_model(["adaptformer"]), content, tmp_path)
 
 
@@ -282,19 +282,19 @@ def test_a_missing_tensor_is_named(name, tmp_path):
 def test_an_unexpected_tensor_is_named(name, tmp_path):
     content = lift_plus_file(image_model(["adaptformer"]))
     content["tuner"][name] = torch.zeros(5, 64)
-    with refused(CheckpointError):
+    with refused(CheckpointError, kind="other_tensors"):
         load(image_model(["adaptformer"]), content, tmp_path)
 
 
 def test_another_method_is_refused(tmp_path):
-    with refused(CheckpointError):
+    with refused(CheckpointError, kind="other_tensors"):
         load(image_model(["lora"]), lift_plus_file(image_model(["adaptformer"])), tmp_path)
 
 
 def test_wrong_shapes_are_refused(tmp_path):
     content = lift_plus_file(image_model(["lora"]))
     content["tuner"]["classifier.weight"] = torch.zeros(6, 64)
-    with refused(CheckpointError):
+    with refused(CheckpointError, kind="other_tensors"):
         load(image_model(["lora"]), content, tmp_path)
     content = lift_plus_file(image_model(["aft"]))
     content["tuner"]["image_encoder.blocks.0.attn.aft.in_proj.masked_weight.mask"] = torch.zeros(3, 3, dtype=torch.bool)
@@ -327,8 +327,9 @@ def test_other_files_are_refused_and_run_nothing(content, tmp_path):
         "names": {"tuner": {1: torch.ones(2)}},
         "text": {"tuner": {"a": "b"}},
     }
-    with pytest.raises(CheckpointError):  # in words of torch's and pickle's
+    with pytest.raises(CheckpointError) as caught:  # in words of torch's and pickle's
         load(image_model(["lora"]), contents[content], tmp_path)
+    assert caught.value.kind == "damaged_upstream_checkpoint"
     assert not (tmp_path / "ran").exists()
 
 

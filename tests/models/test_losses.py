@@ -246,7 +246,7 @@ def test_extreme_options_leave_the_loss_finite(name, size):
     counts, logits = torch.tensor([900, 0, 90, 10]), size * torch.eye(4)
     for key in LOSSES[name].options:
         row = KEYS[key]
-        for option in (row.least, 1e-3, min(row.most, 10.0)):
+        for option in (row.min, 1e-3, min(row.max, 10.0)):
             z = logits.clone().requires_grad_()
             value = step_loss(make(name, counts, 25.0, **{key: option}), z, torch.arange(4))
             value.backward()

@@ -5,29 +5,19 @@ of their options. Whether a run was tested at its end or later (test_only) does 
 change the cell: counted in this way, LIFT+'s 536 commands have 516 different cells, as its authors' scripts do.
 """
 
-import contextlib
-import functools
-import importlib
-import io
 import itertools
 import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from script_runs import dry_run, files_read_once, script_lines
 
 import main as cli
-from utils import config
 from utils.config import load_config, training_options
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-run_all = importlib.import_module("run_all")
 
 GRIDS = yaml.safe_load(Path(__file__).with_name("grids.yaml").read_text())
 PAPERS = ("lift+", "lift")
@@ -74,52 +64,15 @@ CELLS = {(paper, group["name"]): list(expand(paper, group)) for paper in PAPERS 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def files_are_read_once():
-    """Thousands of commands are loaded here, from the same few files."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module, name in (
-            (config.files, "read_yaml"),
-            (config, "config_names"),
-            (cli, "config_names"),
-            (cli, "help_text"),
-        ):
-            patch.setattr(module, name, functools.cache(getattr(module, name)))
+def once():
+    with files_read_once():
         yield
 
 
-@pytest.fixture(scope="module")
-def plain_echo(tmp_path_factory):
-    """A program in the place of Python: it prints the lines that it gets, and its arguments on stderr."""
-    program = tmp_path_factory.mktemp("bin") / "python"
-    program.write_text('#!/bin/sh\nshift\necho "$@" >&2\ncat\n')
-    program.chmod(0o755)
-    return program
-
-
-@pytest.fixture(scope="module")
-def lines(plain_echo):
-    """lines(script, ARGUMENT, ...): the lines that a script gives to run_all.py, and the arguments that are left."""
-
-    def run(name, *arguments):
-        environment = os.environ | {"PYTHON": str(plain_echo)}
-        result = subprocess.run(
-            [ROOT / f"scripts/{name}.sh", *arguments], capture_output=True, text=True, env=environment, check=True
-        )
-        return result.stdout, result.stderr.split()
-
-    return run
-
-
-def dry_run(text):
-    """What run_all.py prints with --dry-run for the lines of a script: [(command, configuration, its identity)]."""
-    before, printed = signal.getsignal(signal.SIGPIPE), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.setattr("sys.argv", ["run_all.py", "--dry-run"])
-        patch.setattr("sys.stdin", io.StringIO(text))
-        assert run_all.main() == 0
-    signal.signal(signal.SIGPIPE, before)
+def planned(lines):
+    """The commands that run_all plans for the lines of a script: [(command, configuration, its identity)]."""
     commands = []
-    for line in printed.getvalue().splitlines():
+    for line in dry_run(lines):
         program, script, *arguments = shlex.split(line, comments=True)
         assert (program, script) == ("python", "main.py")
         args = cli.parse(arguments)
@@ -129,11 +82,9 @@ def dry_run(text):
 
 
 @pytest.fixture(scope="module")
-def printed(lines):
+def printed():
     """The commands that every script prints, by its name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        return {name: dry_run(lines(name)[0]) for name in NAMES}
+    return {name: planned(script_lines(name)[0]) for name in NAMES}
 
 
 # ---- the grids ----
@@ -202,27 +153,26 @@ def test_a_script_prints_only_the_papers_cells(script, printed, published):
 
 
 @pytest.mark.parametrize("script", NAMES)
-def test_more_adds_to_the_papers_cells(script, lines, printed, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    text, left = lines(script, "--jobs", "2", "--more", "lr", "1")
+def test_more_adds_to_the_papers_cells(script, printed):
+    text, left = script_lines(script, "--jobs", "2", "--more", "lr", "1")
     assert left == ["--jobs", "2", "lr", "1"]
-    more = {same for _, _, same in dry_run(text)}
+    more = {same for _, _, same in planned(text)}
     fewer = {same for _, _, same in printed[script]}
     assert fewer < more or (script == "run_main" and fewer == more)
 
 
 @pytest.mark.parametrize("script", ["run_losses", "run_lift_losses"])
-def test_another_data_set_has_its_own_epochs(script, lines):
+def test_another_data_set_has_its_own_epochs(script):
     """With -d, iNaturalist's epochs would be a second set of runs."""
-    text, left = lines(script, "-d", "digits_lt")
+    text, left = script_lines(script, "-d", "digits_lt")
     assert "num_epochs" not in text
     assert left == ["-d", "digits_lt"]
-    assert "num_epochs" in lines(script)[0]
+    assert "num_epochs" in script_lines(script)[0]
 
 
 @pytest.mark.parametrize("script", NAMES)
-def test_help_describes_the_script_and_more(script, lines):
-    text, left = lines(script, "--help")
+def test_help_describes_the_script_and_more(script):
+    text, left = script_lines(script, "--help")
     assert "--more" in text
     assert "arXiv" in text
     assert left == ["--help"]

@@ -1,4 +1,4 @@
-"""The experiment scripts: what they would run, what they skip, what they say; and the tables made of results."""
+"""The experiment scripts: the runs that they plan, skip, start and report; and the tables of results."""
 
 import csv
 import importlib
@@ -8,17 +8,19 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from helpers import said, train
 from PIL import Image
+from script_runs import dry_run, files_read_once, script_lines
 
 import main as cli
 from datasets import build_data
@@ -28,9 +30,16 @@ from utils.run.directory import RunDir
 from utils.run.mode import build_mode
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def results_file(cfg):
+    """The file that a run of `cfg` writes last."""
+    return RunDir(Path(cfg.output_dir)).results(build_mode(cfg))
+
+
 sys.path.insert(0, str(ROOT / "scripts"))
-collect_results, count_parameters, run_all = map(
-    importlib.import_module, ("collect_results", "count_parameters", "run_all")
+collect_results, count_parameters, planning, run_all = map(
+    importlib.import_module, ("collect_results", "count_parameters", "planning", "run_all")
 )
 SCRIPTS = sorted((ROOT / "scripts").glob("run_*.sh"))
 GROUPS = (
@@ -61,16 +70,12 @@ def read_command(line):
 
 @pytest.fixture(scope="module")
 def dry_runs():
-    """The lines that every script prints, by its name."""
-    with ThreadPoolExecutor() as pool:
-        results = pool.map(lambda path: call(path.stem.removeprefix("run_"), "--dry-run"), SCRIPTS)
-    printed = dict(zip([path.stem.removeprefix("run_") for path in SCRIPTS], results, strict=True))
-    for name, result in printed.items():
-        assert (result.returncode, result.stderr) == (0, ""), name
-    return {name: result.stdout.splitlines() for name, result in printed.items()}
+    """The lines that every script prints with --dry-run, by its name."""
+    with files_read_once():
+        return {path.stem.removeprefix("run_"): dry_run(*script_lines(path.stem)) for path in SCRIPTS}
 
 
-# ---- what would run ----
+# ---- plans ----
 
 
 def test_every_group_has_its_script(dry_runs):
@@ -85,11 +90,11 @@ def test_every_group_has_its_script(dry_runs):
 
 @pytest.mark.parametrize("name", GROUPS.split())
 def test_main_accepts_every_command(dry_runs, name):
-    """Each in a results file of its own; a test comes after the run that it tests, and finds its checkpoint."""
+    """Each has a results file of its own; a test comes after the run that it tests, and finds its checkpoint."""
     seen = set()
     for line in dry_runs[name]:
         cfg = read_command(line)
-        file = run_all.results_file(cfg)
+        file = results_file(cfg)
         assert file not in seen, line
         seen.add(file)
         if cfg.test_only and not cfg.zero_shot:
@@ -129,28 +134,9 @@ def test_only_and_what_is_added_to_all():
     assert [read_command(line).root for line in out.stdout.splitlines()] == ["/my pictures"] * 4
 
 
-def test_wrong_input_is_said_before_anything_runs(tmp_path):
-    for arguments, lines, part in (
-        (["lrr", "1"], "-d digits_lt -b clip_tiny -m lift+", "did you mean 'lr'"),
-        ([], "-d digits_lt -b clip_tiny -m lift+\n-d digits_lt -b clip_big -m lift+", "unknown backbone 'clip_big'"),
-        (["--only", "nothing"], "-d digits_lt -b clip_tiny -m lift+", "no command matches --only 'nothing'"),
-        ([], "-d imagenet_lt -b clip_vit_b16 -m lift+", "--root imagenet_lt=FOLDER"),
-        (["output_dir", "x"], "-d digits_lt -b clip_tiny -m lift+", "output_dir"),
-        (["seed", "None"], "-d digits_lt -b clip_tiny -m lift+", "--seeds N"),
-        (["--root", "imagenet_lt"], "-d digits_lt -b clip_tiny -m lift+", "DATA=FOLDER"),
-        (["--jobs", "0"], "-d digits_lt -b clip_tiny -m lift+", "at least 1"),
-        ([], "-d digits_lt -b clip_tiny -m zs\n-d digits_lt -b clip_tiny -m zs tte True", "two runs would write"),
-    ):
-        result = call("", *arguments, lines=lines, cwd=tmp_path)
-        assert result.returncode == 2, arguments
-        assert part in result.stderr
-        assert "Traceback" not in result.stderr
-        assert not list(tmp_path.iterdir())
-
-
-def test_the_helper_knows_the_trainers_files():
-
-    for options, name in (
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
         (("tte", "True"), "results.json"),
         (("test_only", "True"), "results_test.json"),
         (("test_only", "True", "tte", "True"), "results_tte.json"),
@@ -160,20 +146,34 @@ def test_the_helper_knows_the_trainers_files():
         (("test_only", "True", "test_name", "fold 1/b"), "results_test_fold-1-b.json"),
         (("test_train", "True", "test_name", "tte"), "results_train_list_tte.json"),  # not that of tte True
         (("test_name", "a"), "results.json"),
-    ):
-        cfg = load_config("digits_lt", "clip_tiny", "lift+", list(options))
-        assert run_all.results_file(cfg) == Path("output/digits_lt_clip_tiny_lift+") / name
-        assert RunDir(Path(cfg.output_dir)).results(build_mode(cfg)).name == name
+    ],
+    ids=lambda options: " ".join(options) if isinstance(options, tuple) else "",
+)
+def test_the_results_file_of_a_command(options, name):
+    cfg = load_config("digits_lt", "clip_tiny", "lift+", list(options))
+    assert results_file(cfg) == Path("output/digits_lt_clip_tiny_lift+") / name
+
+
+def test_a_run_writes_the_file_that_the_plan_expects(config, few_images):
+    for options in ((), ("test_only", "True", "tte", "True"), ("test_train", "True", "test_name", "mine")):
+        cfg = config("num_epochs", 1, *options)
+        assert not results_file(cfg).exists()
+        train(cfg)
+        assert results_file(cfg).exists()
 
 
 # ---- running ----
 
 FAKE_MAIN = """
-import json, os, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 sys.path.insert(0, {scripts!r})
-from run_all import results_file  # which finds the other modules
+from planning import RunDir, build_mode  # which finds the other modules
+
+def results_file(cfg):
+    return RunDir(Path(cfg.output_dir)).results(build_mode(cfg))
+
 from main import parse
 from utils.config import load_config
 
@@ -191,16 +191,27 @@ if cfg.lr == 14:
     except KeyboardInterrupt:
         Path("stopped").touch()
         sys.exit(130)
+if cfg.lr == 15:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    child = subprocess.Popen(["sleep", "3600"])
+    Path("pids").write_text(f"{{os.getpid()}} {{child.pid}}")
+    Path("started").touch()
+    time.sleep(3600)
+if cfg.lr > 19:
+    while len(list(Path().glob("output/*/meets"))) < 2:
+        (results_file(cfg).parent / "meets").touch()
+        time.sleep(0.01)
 results_file(cfg).write_text("no JSON")
 """
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """run_all of a project whose main.py only says that it ran; returns a way to call it."""
+    """fake(LINES, ARGUMENT, ...): run_all with a main.py that only records that it ran."""
     (tmp_path / "main.py").write_text(FAKE_MAIN.format(scripts=str(ROOT / "scripts")))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_all, "ROOT", tmp_path)
+    for module in (planning, run_all):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
 
     def run(lines, *arguments):
         monkeypatch.setattr("sys.argv", ["run_all.py", *arguments])
@@ -222,7 +233,36 @@ BASE = "-d digits_lt -b clip_tiny -m lift+"
 RUN = "output/digits_lt_clip_tiny_lift+"
 
 
-def test_what_is_done_is_skipped_and_a_failure_stops_nothing(fake, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (["lrr", "1"], [BASE]),
+        (["lr"], [BASE]),
+        ([], [BASE, "-d digits_lt -b clip_big -m lift+"]),
+        (["-b", "clip_tiny"], ["-d digits_lt -m clip_vit_b16"]),
+        (["--only", "nothing"], [BASE]),
+        (["--only", "("], [BASE]),
+        ([], ["-d imagenet_lt -b clip_vit_b16 -m lift+"]),
+        (["output_dir", "x"], [BASE]),
+        (["seed", "None"], [BASE]),
+        (["--root", "imagenet_lt"], [BASE]),
+        (["--jobs", "0"], [BASE]),
+        ([], ["-d digits_lt -b clip_tiny -m zs", "-d digits_lt -b clip_tiny -m zs tte True"]),
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_wrong_input_is_refused_before_anything_runs(arguments, lines, fake, capsys):
+    try:
+        status = fake(lines, *arguments)
+    except SystemExit as error:  # argparse's
+        status = error.code
+    assert status == 2
+    said(capsys.readouterr().err.partition("error: ")[2].rstrip())
+    assert not ran()
+    assert not Path("output").exists()
+
+
+def test_completed_runs_are_skipped_and_failures_do_not_stop_the_others(fake, capsys):
     done = Path(RUN + "_lr_0.5/results.json")
     done.parent.mkdir(parents=True)
     done.touch()
@@ -249,8 +289,8 @@ def test_what_is_done_is_skipped_and_a_failure_stops_nothing(fake, capsys):
     assert [line.endswith("# done") for line in capsys.readouterr().out.splitlines()] == [True, False, False, True]
 
 
-def test_results_of_other_pictures_are_not_done(fake, tmp_path, capsys):
-    """One's own pictures are known by their lists and contents, not by the place of the results."""
+def test_results_of_other_images_are_not_complete(fake, tmp_path, capsys):
+    """With -d folder, images are compared by their lists and contents, wherever root is."""
     rng = np.random.default_rng(0)
     for root, name in itertools.product("pq", ("train/a/1", "train/b/1", "test/a/1", "test/b/1")):
         path = tmp_path / root / f"{name}.png"
@@ -315,8 +355,8 @@ def test_a_test_of_another_list_gets_its_name(fake, tmp_path):
     assert ran()[-1] == f"{run}/results_test_d.json"
 
 
-def test_a_longer_name_that_the_trainer_chose_is_found(fake, capsys):
-    """Where only the fingerprints tell that the images are others; the command in the file shows whose it is."""
+def test_a_results_file_with_a_longer_name_is_found(fake, capsys):
+    """If only the fingerprints differ, the plan does not know the name: the command in the file decides."""
     line = f"{BASE} test_only True"
     for name, command in (("a", f"python main.py {line}"), ("b", "python main.py -d digits_lt")):
         path = Path(RUN, f"results_test_{name}.json")
@@ -325,28 +365,54 @@ def test_a_longer_name_that_the_trainer_chose_is_found(fake, capsys):
     assert fake([line], "--dry-run") == 0
     assert capsys.readouterr().out.endswith("# done\n")
     assert fake([line, f"{line} tte True"], "--dry-run") == 0
-    assert [said.endswith("# done") for said in capsys.readouterr().out.splitlines()] == [True, False]
+    assert [line.endswith("# done") for line in capsys.readouterr().out.splitlines()] == [True, False]
 
 
-def test_ctrl_c_ends_what_was_started(tmp_path):
+def test_as_many_runs_at_once_as_jobs(fake):
+    """Each of the first two runs ends when it has met another one."""
+    assert fake([f"{BASE} lr {lr}" for lr in (20, 21, 22)], "--jobs", "2") == 0
+    assert ran()[2] == f"{RUN}_lr_22.0/results.json"
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """interrupted(LINES, SIGNAL) starts run_all, sends it the signal once a run has started, and waits for its end."""
     (tmp_path / "main.py").write_text(FAKE_MAIN.format(scripts=str(ROOT / "scripts")))
-    code = (
-        f"import sys; from pathlib import Path; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import run_all; "
-        "run_all.ROOT = Path.cwd(); sys.exit(run_all.main())"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    process.stdin.write(f"{BASE} lr 14\n{BASE} lr 1\n")
-    process.stdin.close()
-    while not (tmp_path / "started").exists() and process.poll() is None:
-        time.sleep(0.05)
-    process.terminate()  # taken as Ctrl-C is
-    assert process.wait(600) == 130
-    assert "stopped" in process.stderr.read()
-    process.stderr.close()
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+import planning, run_all
+planning.ROOT = run_all.ROOT = Path.cwd()
+run_all.PATIENCE = 3
+sys.exit(run_all.main())
+"""
+
+    def call(lines, ending):
+        command = [sys.executable, "-c", code]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path)
+        process.stdin.write("\n".join(lines))
+        process.stdin.close()
+        while not (tmp_path / "started").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(ending)
+        return process.wait(600)
+
+    return call
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_what_was_started(ending, interrupted, tmp_path):
+    assert interrupted([f"{BASE} lr 14", f"{BASE} lr 1"], ending) == 130
     assert (tmp_path / "stopped").exists()
     assert (tmp_path / "order.txt").read_text().splitlines() == [RUN + "_lr_14.0/results.json"]
+
+
+def test_a_run_that_ignores_ctrl_c_is_killed_with_its_children(interrupted, tmp_path):
+    assert interrupted([f"{BASE} lr 15"], signal.SIGHUP) == 130
+    for pid in (tmp_path / "pids").read_text().split():
+        state = Path(f"/proc/{pid}/stat")
+        assert not state.exists() or state.read_text().rpartition(") ")[2][0] == "Z"  # nobody waits for an orphan
 
 
 # ---- tables ----
@@ -479,7 +545,7 @@ LIFT = "-d cifar100_ir100 -m clip_vit_b16_peft"
 NONE = [None, ""]
 
 
-def test_a_published_value_stands_beside_what_it_is_of(published):
+def test_a_published_value_is_shown_beside_its_settings(published):
     assert published(f"{LIFT} seed 3") == [81.7, "first"]
     assert published(f"{LIFT} prec_train fp16 accum_step 4 deterministic True") == [81.7, "first"]  # HOW_ONLY
     assert published(f"{LIFT} test_only True tte False", "results_test.json") == [77.7, "first"]
@@ -503,11 +569,11 @@ def test_a_published_value_stands_beside_what_it_is_of(published):
         "-d inat2018 -b clip_vit_b16 -m lift+",
     ],
 )
-def test_a_published_value_never_stands_beside_other_settings(published, arguments):
+def test_a_published_value_is_not_shown_beside_other_settings(published, arguments):
     assert published(arguments) == NONE
 
 
-def test_a_published_value_never_stands_beside_other_weights_or_images(published):
+def test_a_published_value_is_not_shown_beside_other_weights_or_images(published):
     def data(**more):
         return {"name": "cifar100_ir100", "split": "test", "fingerprint": {"train": "t", "test": "e"}, **more}
 
@@ -528,7 +594,7 @@ def test_a_published_value_never_stands_beside_other_weights_or_images(published
     assert published(LIFT, weights={"name": "mine.pt"}) == NONE
 
 
-def test_every_published_value_stands_beside_its_own_run(published, monkeypatch):
+def test_every_published_value_is_shown_beside_its_run(published, monkeypatch):
     """With what a trainer fills in: the normalisation of the weights, and the pixels of expand."""
     content = yaml.safe_load((ROOT / "scripts/published.yaml").read_text())
     monkeypatch.setattr(collect_results, "PUBLISHED", ROOT / "scripts/published.yaml")
@@ -566,7 +632,7 @@ def test_every_published_value_stands_beside_its_own_run(published, monkeypatch)
     assert seen > 10
 
 
-def test_older_results_have_published_weights_where_their_file_says_so(published):
+def test_weights_of_older_results_are_recognised_by_their_file(published):
     assert published(LIFT, weights={"name": "ViT-B-16.pt"}) == [81.7, "first"]
     assert published(LIFT, weights={"name": "ViT-B-32.pt"}) == NONE
     assert published(f"{LIFT} weights ViT-B-16.pt", weights={"name": "ViT-B-16.pt"}) == NONE
@@ -613,8 +679,8 @@ def test_results_of_other_images_never_share_a_row(results, tmp_path, capsys, mo
     }
 
 
-def test_older_files_know_images_by_name_alone(results, tmp_path, capsys, monkeypatch):
-    """Seeds of before and after share a row, unless two contents go by these names."""
+def test_older_files_compare_images_by_name(results, tmp_path, capsys, monkeypatch):
+    """Seeds of older and newer files share a row, unless two contents have the same names."""
     old, new, other = "aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaa-1111111111111111", "bbbbbbbbbbbbbbbb-2222222222222222"
     results(BASE, 80.0, **images(old))
     results(f"{BASE} seed 1", 82.0, **images(new))

@@ -1,14 +1,25 @@
-"""Checkpoints: the trained tensors and no others, whole or not at all, and never the wrong ones."""
+"""Checkpoints: the trainable tensors and no others, whole or not at all, and never the wrong ones."""
+
+import contextlib
+import json
 
 import pytest
 import torch
+from helpers import refused
+from safetensors.torch import save_file
 
 from models import convert_upstream
 from models.backbones.transformer import Linear
 from utils.errors import CheckpointError
+from utils.optim import OPTIMIZERS
 from utils.run import checkpoint
 
 IDENTITY = {"backbone": "clip_tiny", "weights": "abc"}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "c.safetensors"
 
 
 def model(*widths, frozen=True):
@@ -19,25 +30,30 @@ def model(*widths, frozen=True):
 
 
 def save(path, module):
-    checkpoint.save(path, checkpoint.trained_tensors(module), IDENTITY)
+    checkpoint.save(path, checkpoint.trainable_tensors(module), IDENTITY)
 
 
-def refusal(path, module, identity=IDENTITY):
+def restore(module, path, identity=IDENTITY):
+    checkpoint.restore(module, path, identity, convert_upstream)
+
+
+@contextlib.contextmanager
+def unchanged(module):
+    """The block changes no tensor of `module`."""
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    with pytest.raises(CheckpointError) as caught:
-        checkpoint.restore(module, path, identity, convert_upstream)
-    assert (
-        all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items()) or identity != IDENTITY
-    )
-    return str(caught.value)
+    yield
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
-def test_a_checkpoint_is_the_trained_tensors(tmp_path):
+# ---- content ----
+
+
+def test_a_checkpoint_is_the_trainable_tensors(path):
     saved, loaded = model(4, 3), model(4, 3)
-    save(tmp_path / "c", saved)
-    assert set(checkpoint.load(tmp_path / "c")[0]) == {"1.weight", "1.bias"}
+    save(path, saved)
+    assert set(checkpoint.load(path)[0]) == {"1.weight", "1.bias"}
     torch.nn.init.zeros_(loaded[1].weight)
-    checkpoint.restore(loaded, tmp_path / "c", IDENTITY, convert_upstream)
+    restore(loaded, path)
     assert torch.equal(loaded[1].weight, saved[1].weight)
 
 
@@ -47,8 +63,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "c"
+def test_a_failure_while_writing_leaves_the_old_file(path, monkeypatch):
     save(path, model(4, 3))
     before = path.read_bytes()
 
@@ -61,41 +76,150 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
-def test_other_names_are_refused_by_name(tmp_path):
-    save(tmp_path / "c", model(4, 3))
-    message = refusal(tmp_path / "c", model(4, 3, 2))
-    assert "it lacks 2.bias, 2.weight" in message
-    message = refusal(tmp_path / "c", model(4, frozen=False))
-    assert "it lacks 0.bias, 0.weight" in message
-    assert "it has besides 1.bias, 1.weight" in message
+# ---- refusals ----
 
 
-def test_other_shapes_are_refused_by_name(tmp_path):
-    save(tmp_path / "c", model(4, 3))
-    assert "1.weight [3, 4] where [5, 4] is needed" in refusal(tmp_path / "c", model(4, 5))
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param((4, 3, 2), id="missing names"),
+        pytest.param((4,), id="unexpected names"),
+        pytest.param((4, 5), id="other shapes"),
+    ],
+)
+def test_other_tensors_are_refused_by_name(path, other):
+    save(path, model(4, 3))
+    module = model(*other, frozen=len(other) > 1)
+    with unchanged(module), refused(CheckpointError, kind="other_tensors", path=path):
+        restore(module, path)
 
 
-def test_other_frozen_weights_are_refused(tmp_path):
-    save(tmp_path / "c", model(4, 3))
-    message = refusal(tmp_path / "c", model(4, 3), IDENTITY | {"backbone": "clip_vit_b16"})
-    assert "clip_tiny" in message
-    assert "clip_vit_b16" in message
+def test_other_frozen_weights_are_refused(path):
+    save(path, model(4, 3))
+    with refused(CheckpointError, kind="other_identity", path=path, key="backbone"):
+        restore(model(4, 3), path, IDENTITY | {"backbone": "clip_vit_b16"})
+    with refused(CheckpointError, kind="other_identity", path=path, key="weights"):
+        restore(model(4, 3), path, IDENTITY | {"weights": "def"})
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04cos\nsystem\n"])
-def test_a_damaged_file_is_refused(tmp_path, content):
-    (tmp_path / "c").write_bytes(content)
-    assert "damaged" in refusal(tmp_path / "c", model(4, 3))
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04cos\nsystem\n", None])
+def test_a_damaged_file_is_refused(path, content):
+    """None: a file that lacks its last bytes."""
+    save(path, model(4, 3))
+    path.write_bytes(path.read_bytes()[:-7] if content is None else content)
+    module = model(4, 3)
+    with unchanged(module), refused(CheckpointError, kind="damaged_checkpoint", path=path):
+        restore(module, path)
 
 
-def test_a_truncated_file_is_refused(tmp_path):
-    save(tmp_path / "c", model(4, 3))
-    whole = (tmp_path / "c").read_bytes()
-    (tmp_path / "c").write_bytes(whole[:-7])
-    assert "damaged" in refusal(tmp_path / "c", model(4, 3))
+def test_a_missing_file_is_refused(path):
+    with refused(CheckpointError, kind="no_checkpoint", path=path):
+        restore(model(4, 3), path)
 
 
-def test_a_missing_file_says_what_to_do(tmp_path):
-    message = refusal(tmp_path / "c", model(4, 3))
-    assert "train first" in message
-    assert "model_dir" in message
+@pytest.mark.parametrize("content", [{"head": {}}, {"tuner": {}, "head": 3}, [1, 2], None])
+def test_a_damaged_upstream_checkpoint_is_refused(tmp_path, content):
+    path = tmp_path / checkpoint.UPSTREAM
+    torch.save(content, path)
+    with refused(CheckpointError, kind="damaged_upstream_checkpoint", path=path):
+        checkpoint.load_upstream(path)
+
+
+# ---- a directory that holds another run ----
+
+RESULTS = {"settings": IDENTITY, "data": {"fingerprint": {"test": "images"}}}
+
+
+def require_same_run(directory, **settings):
+    checkpoint.require_same_run(directory, IDENTITY | settings, "images")
+
+
+def test_the_results_of_the_same_run_may_be_replaced(tmp_path):
+    require_same_run(tmp_path)
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    require_same_run(tmp_path)
+    (tmp_path / "results.json").write_text("not results of this program")
+    require_same_run(tmp_path, weights="def")
+
+
+def test_another_run_is_not_replaced(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(RESULTS))
+    with refused(CheckpointError, kind="other_identity", path=path, key="weights"):
+        require_same_run(tmp_path, weights="def")
+    with refused(CheckpointError, kind="other_test_images", path=path):
+        checkpoint.require_same_run(tmp_path, IDENTITY, "other images")
+    progress = tmp_path / checkpoint.PROGRESS
+    progress.touch()
+    with refused(CheckpointError, kind="unfinished_run", path=progress):
+        require_same_run(tmp_path)
+
+
+# ---- progress ----
+
+
+def new_training(optimizer):
+    module = model(4, 3, 4, frozen=True)
+    parameters = checkpoint.trainable_tensors(module).values()
+    return module, OPTIMIZERS[optimizer](parameters, lr=0.1, weight_decay=0.01, momentum=0.9)
+
+
+def train(module, optimizer, steps):
+    for step in steps:
+        x = torch.randn(5, 4, generator=torch.Generator().manual_seed(step))
+        sum(layer(x).square().sum() for layer in module).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_progress_resumes_bit_for_bit(path, optimizer):
+    whole, resumed = new_training(optimizer), new_training(optimizer)
+    train(*whole, range(3))
+    checkpoint.save_progress(path, *whole, {"identity": IDENTITY, "epoch": 1})
+    train(*whole, range(3, 6))
+    assert checkpoint.load_progress(path, *resumed, IDENTITY)["epoch"] == 1
+    train(*resumed, range(3, 6))
+    for name, tensor in whole[0].state_dict().items():
+        assert torch.equal(resumed[0].state_dict()[name], tensor), name
+
+
+def test_progress_before_the_first_step_has_no_state(path):
+    checkpoint.save_progress(path, *new_training("AdamW"), {"identity": IDENTITY})
+    assert set(checkpoint.load(path)[0]) == {f"{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")}
+    resumed, whole = new_training("AdamW"), new_training("AdamW")
+    checkpoint.load_progress(path, *resumed, IDENTITY)
+    for training in (resumed, whole):
+        train(*training, range(3))
+    assert torch.equal(resumed[0][1].weight, whole[0][1].weight)
+
+
+def test_values_of_the_state_that_are_not_tensors_are_saved(path):
+    """As with an optimizer that counts its steps in Python."""
+    module, optimizer = new_training("SGD")
+    optimizer.state[module[1].weight] = {"count": 7, "unset": None}
+    checkpoint.save_progress(path, module, optimizer, {"identity": IDENTITY})
+    module, optimizer = new_training("SGD")
+    checkpoint.load_progress(path, module, optimizer, IDENTITY)
+    assert optimizer.state[module[1].weight] == {"count": 7}
+
+
+def test_progress_of_earlier_versions_loads(path):
+    """Their momentum is under "momentum:NAME"."""
+    whole, resumed = new_training("SGD"), new_training("SGD")
+    train(*whole, range(3))
+    trainable = checkpoint.trainable_tensors(whole[0])
+    momentum = {f"momentum:{name}": whole[1].state[value]["momentum_buffer"] for name, value in trainable.items()}
+    save_file(trainable | momentum, path, {"about": json.dumps({"identity": IDENTITY, "epoch": 1})})
+    train(*whole, range(3, 6))
+    checkpoint.load_progress(path, *resumed, IDENTITY | {"optimizer": "SGD", "schedule": "cosine"})
+    train(*resumed, range(3, 6))
+    assert torch.equal(resumed[0][2].weight, whole[0][2].weight)
+    with refused(CheckpointError, kind="other_identity", path=path, key="optimizer"):
+        checkpoint.load_progress(path, *new_training("AdamW"), IDENTITY | {"optimizer": "AdamW"})
+
+
+def test_progress_of_other_tensors_is_refused(path):
+    checkpoint.save_progress(path, *new_training("SGD"), {"identity": IDENTITY})
+    with refused(CheckpointError, kind="other_tensors", path=path):
+        checkpoint.load_progress(path, model(4, 3), new_training("SGD")[1], IDENTITY)

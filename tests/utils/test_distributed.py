@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from distributed_runs import train_all
+from helpers import refused
 
 from datasets.loading.sampler import TrainBatchSampler
 from utils.config import load_config
-from utils.device import runtime
-from utils.device.distributed import World
+from utils.device.device import pick_device
+from utils.device.distributed import Distributed
 from utils.errors import ConfigError
 from utils.run import checkpoint
 
@@ -47,17 +48,15 @@ def with_base(runs):
     return [[method, *BASE, *options] for method, *options in runs]
 
 
-def start(processes, output, runs, folder):
-    """The runs under torchrun, on a port that it finds itself."""
-    command = ["--standalone", "--nproc_per_node", str(processes), str(ROOT / "tests/distributed_runs.py")]
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *command, output, json.dumps(with_base(runs))],
+def start(command, runs, folder):
+    """Starts distributed_runs.py with {processes: runs} by this command."""
+    return subprocess.Popen(
+        [sys.executable, *command, str(ROOT / "tests/distributed_runs.py"), json.dumps(runs)],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        timeout=1800,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
     )
 
 
@@ -65,12 +64,12 @@ def start(processes, output, runs, folder):
 def folder(tmp_path_factory):
     """Holds output/PROCESSES_RUN for 1, 2 and 4 processes."""
     folder = tmp_path_factory.mktemp("distributed")
+    several = start([], {2: with_base(RUNS), 4: with_base(RUNS[:2])}, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        train_all("1", with_base(RUNS))
-    for processes, runs in ((2, RUNS), (4, RUNS[:2])):
-        done = start(processes, str(processes), runs, folder)
-        assert done.returncode == 0, done.stderr[-2000:]
+        train_all(1, with_base(RUNS))
+    printed = several.communicate(timeout=1800)[0]
+    assert several.returncode == 0, printed[-4000:]
     return folder / "output"
 
 
@@ -127,10 +126,16 @@ def test_one_process_writes(folder):
     assert "2 processes" in log
 
 
-def test_an_error_ends_all_processes(tmp_path):
-    done = start(2, "wrong", [("lift+", "resolution", "64")], tmp_path)
+def test_torchrun_starts_the_processes_and_an_error_ends_them_all(folder, tmp_path):
+    """torchrun finds a port by itself; the second run fails in each process."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = start(command, {2: with_base([("zs",), ("lift+", "resolution", "64")])}, tmp_path)
+    printed = done.communicate(timeout=1800)[0]
+    found = results(tmp_path / "output", 2, 0)
+    assert found["processes"] == 2
+    assert found["accuracy"] == results(folder, 2, RUNS.index(("zs",)))["accuracy"]
     assert done.returncode != 0
-    assert "resolution 64 does not fit" in done.stderr
+    assert "resolution 64 does not fit" in printed
 
 
 # ---- shares ----
@@ -152,29 +157,29 @@ def test_processes_share_the_samples_of_the_same_steps(size, batch_size, ranks):
 # ---- devices ----
 
 
-def world(monkeypatch, size, local=0):
+def processes_of(monkeypatch, size, local=0):
     for name, value in (("RANK", local), ("WORLD_SIZE", size), ("LOCAL_RANK", local)):
         monkeypatch.setenv(name, str(value))
-    return World()
+    return Distributed()
 
 
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
-    assert runtime.pick_device(0, world(monkeypatch, 4, local=3)) == torch.device("cuda", 3)
-    assert runtime.pick_device(None, world(monkeypatch, 4, local=2)) == torch.device("cuda", 2)
-    assert runtime.pick_device(-1, world(monkeypatch, 4, local=2)) == torch.device("cpu")
-    assert runtime.pick_device(2, world(monkeypatch, 1)) == torch.device("cuda", 2)
-    with pytest.raises(ConfigError, match="gpu 4 is not there"):
-        runtime.pick_device(0, world(monkeypatch, 8, local=4))
+    assert pick_device(0, processes_of(monkeypatch, 4, local=3)) == torch.device("cuda", 3)
+    assert pick_device(None, processes_of(monkeypatch, 4, local=2)) == torch.device("cuda", 2)
+    assert pick_device(-1, processes_of(monkeypatch, 4, local=2)) == torch.device("cpu")
+    assert pick_device(2, processes_of(monkeypatch, 1)) == torch.device("cuda", 2)
+    with refused(ConfigError, kind="no_such_gpu", key="gpu"):
+        pick_device(0, processes_of(monkeypatch, 8, local=4))
 
 
-def test_gpu_none_says_how_to_start(monkeypatch):
+def test_gpu_none_takes_a_process_for_each(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    with pytest.raises(ConfigError, match="torchrun --nproc_per_node=4 main.py"):
-        runtime.pick_device(None, world(monkeypatch, 1))
+    with refused(ConfigError, kind="one_process_for_all_gpus", key="gpu"):
+        pick_device(None, processes_of(monkeypatch, 1))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert runtime.pick_device(None, world(monkeypatch, 1)) == torch.device("cpu")
+    assert pick_device(None, processes_of(monkeypatch, 1)) == torch.device("cpu")
     assert load_config("digits_lt", "clip_tiny", "lift+", ["gpu", "None"]).gpu is None
 
 

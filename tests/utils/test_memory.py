@@ -137,5 +137,5 @@ def test_a_run_in_micro_batches_trains_as_a_whole_one(free_mb, config, few_image
 
 @pytest.mark.parametrize("loss", schema.COUPLE_SAMPLES)
 def test_losses_that_couple_samples_take_whole_steps(loss, config):
-    with refused(ConfigError, kind="needs_whole_batch", key="loss_type"):
+    with refused(ConfigError, kind="needs_whole_batches", key="loss_type"):
         config("loss_type", loss, "accum_step", "None")

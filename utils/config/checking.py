@@ -1,77 +1,213 @@
-"""The rules between keys."""
+"""The rules between keys: one function for each, which raises a ConfigError, and a table of all of them."""
 
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from utils.config.schema import COUPLE_SAMPLES, KEYS, methods_of
+from utils.config.schema import COUPLE_SAMPLES, KEYS, LOSSES, PEFT, methods_of
 from utils.errors import ConfigError
 
+Values = dict[str, Any]  # of every key
 
-def check(values: dict[str, Any]) -> None:
-    """The rules between keys. Raises ConfigError."""
-    if values["batch_size"] % (values["accum_step"] or 1):
+
+def check(values: Values) -> None:
+    """Applies all rules between keys, in their order. Raises ConfigError."""
+    for rule in RULES:
+        rule(values)
+
+
+# ---- steps ----
+
+
+def accum_step_divides_batch_size(values: Values) -> None:
+    """Micro-batches have the same size."""
+    size, count = values["batch_size"], values["accum_step"] or 1
+    if size % count:
+        divisor = min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: abs(n - count))
         raise ConfigError(
-            f"accum_step must divide batch_size, found accum_step {values['accum_step']} "
-            f"and batch_size {values['batch_size']}; choose, say, accum_step {_divisor(values)}"
+            f"accum_step must divide batch_size, found accum_step {count} and batch_size {size}; "
+            f"choose, say, accum_step {divisor}",
+            kind="accum_step_divides_batch_size",
+            key="accum_step",
         )
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    if values["loss_type"] in COUPLE_SAMPLES and (values["accum_step"] != 1 or processes > 1):
+
+
+def coupled_samples_take_whole_batches(values: Values) -> None:
+    """A loss may compare the images of a batch with one another."""
+    loss = values["loss_type"]
+    if loss in COUPLE_SAMPLES and not _has_whole_batches(values):
         raise ConfigError(
-            f"loss_type {values['loss_type']} compares the images of a whole step, "
-            "so it takes accum_step 1 and one process",
-            kind="needs_whole_batch",
+            f"loss_type {loss} compares the images of a whole step, so it takes accum_step 1 and one process; "
+            f"found {_micro_batches(values)}",
+            kind="needs_whole_batches",
             key="loss_type",
         )
-    if values["v.bn_tuning"] and (values["accum_step"] != 1 or processes > 1):
+
+
+def bn_tuning_takes_whole_batches(values: Values) -> None:
+    """BatchNorm normalises by the statistics of a batch."""
+    if values["v.bn_tuning"] and not _has_whole_batches(values):
         raise ConfigError(
             "v.bn_tuning normalises by the images of a whole step, so it takes accum_step 1 and one process; "
-            f"found accum_step {values['accum_step']} and {processes} process{'es' if processes > 1 else ''}"
+            f"found {_micro_batches(values)}",
+            kind="needs_whole_batches",
+            key="v.bn_tuning",
         )
-    _check_what_trains(values)
-    if values["std"] is not None and min(values["std"]) <= 0:
-        raise ConfigError(f"std takes three numbers above 0, found {values['std']}")
-    _check_prompt(values)
 
 
-def _check_what_trains(values: dict[str, Any]) -> None:
-    """Head, methods and text tower must fit together. Raises ConfigError."""
-    switches = [name for name, key in KEYS.items() if key.kind == "bool" and values[name]]
-    image = [name for name in switches if name.startswith("v.")]
-    text = [name for name in switches if name.startswith("l.") or name in methods_of("head")]
-    classifier = values["classifier"]
-    if values["zero_shot"] and (classifier or image or text):
-        extra = classifier or (image + text)[0]
-        raise ConfigError(f"zero_shot trains nothing, but {extra} is set; leave one of the two out")
-    if classifier and text:
+def _has_whole_batches(values: Values) -> bool:
+    return values["accum_step"] == 1 and num_processes() == 1
+
+
+def _micro_batches(values: Values) -> str:
+    processes = num_processes()
+    return f"accum_step {values['accum_step']} and {processes} process{'es' if processes > 1 else ''}"
+
+
+def num_processes() -> int:
+    """The number of processes of this run, as torchrun sets it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+# ---- what trains ----
+
+
+def zero_shot_trains_nothing(values: Values) -> None:
+    """Zero-shot CLIP has neither a classifier nor a fine-tuning method."""
+    trainable = [values["classifier"], *_image_switches(values), *_text_switches(values)]
+    found = next(filter(None, trainable), None)
+    if values["zero_shot"] and found:
+        message = f"zero_shot trains nothing, but {found} is set; leave one of the two out"
+        raise ConfigError(message, kind="zero_shot_trains_nothing", key="zero_shot")
+
+
+def classifier_reads_no_texts(values: Values) -> None:
+    """Methods of the text side need a head that reads text features."""
+    text = _text_switches(values)
+    if values["classifier"] and text:
         raise ConfigError(
-            f"{text[0]} works on the class names' text features, which {classifier} does not read; "
-            f"set classifier None, or leave {text[0]} out"
+            f"{text[0]} works on the class names' text features, which {values['classifier']} does not read; "
+            f"set classifier None, or leave {text[0]} out",
+            kind="classifier_reads_no_texts",
+            key=text[0],
         )
-    if not (values["zero_shot"] or classifier or image or text):
-        raise ConfigError("nothing to train: set classifier, a method such as v.adaptformer True, or zero_shot True")
+
+
+def something_trains(values: Values) -> None:
+    """A run that is not zero-shot has a classifier or a method."""
+    if not (values["zero_shot"] or values["classifier"] or _image_switches(values) or _text_switches(values)):
+        message = "nothing to train: set classifier, a method such as v.adaptformer True, or zero_shot True"
+        raise ConfigError(message, kind="nothing_to_train")
+
+
+def coop_init_fits_its_context(values: Values) -> None:
+    """'a photo of a NAME.' has four tokens before the name."""
     if values["coop_init"] and (values["coop_ctx_len"], values["coop_cls_pos"]) != (4, "end"):
         raise ConfigError(
             "coop_init photo is the context of 'a photo of a NAME.', so it takes coop_ctx_len 4 and coop_cls_pos end; "
-            f"found {values['coop_ctx_len']} and {values['coop_cls_pos']}"
+            f"found {values['coop_ctx_len']} and {values['coop_cls_pos']}",
+            kind="coop_init_fits_its_context",
+            key="coop_init",
         )
 
 
-def _check_prompt(values: dict[str, Any]) -> None:
-    """Prompts other than the default are for texts that do not train. Raises ConfigError."""
-    prompt = values["prompt"]
-    if (prompt == "descriptor") != (values["prompt_file"] is not None):
+def _switches(values: Values) -> list[str]:
+    return [name for name, key in KEYS.items() if key.kind == "bool" and values[name]]
+
+
+def _image_switches(values: Values) -> list[str]:
+    return [name for name in _switches(values) if name.startswith("v.")]
+
+
+def _text_switches(values: Values) -> list[str]:
+    return [name for name in _switches(values) if name.startswith("l.") or name in methods_of("head")]
+
+
+# ---- images and texts ----
+
+
+def std_is_positive(values: Values) -> None:
+    """Images are divided by std."""
+    if values["std"] is not None and min(values["std"]) <= 0:
+        message = f"std takes three numbers above 0, found {values['std']}"
+        raise ConfigError(message, kind="std_is_positive", key="std")
+
+
+def descriptor_has_its_file(values: Values) -> None:
+    """prompt descriptor, and no other prompt, has a file of sentences."""
+    prompt, file = values["prompt"], values["prompt_file"]
+    if (prompt == "descriptor") != (file is not None):
         raise ConfigError(
-            f"prompt descriptor reads its sentences from prompt_file FILE, and no other prompt does; "
-            f"found prompt {prompt} and prompt_file {values['prompt_file']}"
+            "prompt descriptor reads its sentences from prompt_file FILE, and no other prompt does; "
+            f"found prompt {prompt} and prompt_file {file}",
+            kind="descriptor_has_its_file",
+            key="prompt_file",
         )
+
+
+def prompts_need_fixed_texts(values: Values) -> None:
+    """Prompts other than the default are for text features that do not train."""
     semantic = values["classifier"] and values["classifier_init"] == "semantic"
-    if prompt != "default" and not (values["zero_shot"] or semantic):
+    if values["prompt"] != "default" and not (values["zero_shot"] or semantic):
         raise ConfigError(
-            f"prompt {prompt} is for zero_shot and for a classifier with classifier_init semantic; leave prompt out"
+            f"prompt {values['prompt']} is for zero_shot and for a classifier with classifier_init semantic; "
+            "leave prompt out",
+            kind="prompts_need_fixed_texts",
+            key="prompt",
         )
 
 
-def _divisor(values: dict[str, Any]) -> int:
-    """The divisor of batch_size nearest to accum_step."""
-    size, parts = values["batch_size"], values["accum_step"]
-    return min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: abs(n - parts))
+def warmup_ends_before_the_run(values: Values) -> None:
+    """After the warm-up the learning rate falls."""
+    if values["schedule"] == "warmup_cosine" and values["warmup_epochs"] >= values["num_epochs"]:
+        raise ConfigError(
+            f"warmup_epochs must be below num_epochs, found warmup_epochs {values['warmup_epochs']} and num_epochs "
+            f"{values['num_epochs']}; choose a shorter warm-up, or more epochs",
+            kind="warmup_too_long",
+            key="warmup_epochs",
+        )
+
+
+RULES: Sequence[Callable[[Values], None]] = (
+    accum_step_divides_batch_size,
+    coupled_samples_take_whole_batches,
+    bn_tuning_takes_whole_batches,
+    zero_shot_trains_nothing,
+    classifier_reads_no_texts,
+    something_trains,
+    coop_init_fits_its_context,
+    std_is_positive,
+    descriptor_has_its_file,
+    prompts_need_fixed_texts,
+    warmup_ends_before_the_run,
+)
+
+
+# ---- options without effect ----
+
+
+def warn_without_effect(values: Values, before: Values, given: Sequence[str], warn: Callable[[str], None]) -> None:
+    """One line to `warn` for each option of the command line that changes nothing.
+
+    before: the values without the command line; given: the keys on it.
+    """
+    for name in given:
+        switch = _switch_of(name)
+        if switch and not values[switch] and values[name] != before[name]:
+            warn(f"{name} has no effect while {switch} is False")
+        loss = next((loss for loss, keys in LOSSES.items() if name in keys), values["loss_type"])
+        if loss != values["loss_type"] and values[name] != before[name]:
+            warn(f"{name} has no effect while loss_type is {values['loss_type']}")
+    if values["tte"] and values["tte_draws"] and "expand" in given:
+        warn("expand has no effect on tte_draws, which are cut from the whole image")
+    for name, owner, value in (("momentum", "optimizer", "SGD"), ("warmup_epochs", "schedule", "warmup_cosine")):
+        if name in given and values[owner] != value:
+            warn(f"{name} has no effect with {owner} {values[owner]}; it is for {owner} {value}")
+
+
+def _switch_of(name: str) -> str | None:
+    """The switch of the method that has this option, such as v.lora_mlp for v.lora_mlp_dim; None for other keys."""
+    tower, _, option = name.partition(".")
+    methods = [method for method in PEFT if PEFT[method].kind == "bool"]
+    owners = [method for method in methods if option.startswith(f"{method}_") and option not in methods]
+    return f"{tower}.{max(owners, key=len)}" if owners else None

@@ -1,6 +1,6 @@
-"""The files of configs/: which there are, and what they hold."""
+"""The files of configs/: their names and contents."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from utils.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FLAGS = {"data": "-d", "backbone": "-b", "method": "-m", "model": "-m"}
+NAMED_KEY = {"data": "dataset", "backbone": "backbone", "model": "backbone"}  # the key that a file of a section sets
 
 
 def read_files(data: str, backbone: str | None, method: str) -> list[tuple[Path, dict[str, Any]]]:
@@ -21,7 +22,8 @@ def _paths(data: str, backbone: str | None, method: str) -> list[Path]:
     if backbone is not None:
         return [config_file("data", data), config_file("backbone", backbone), config_file("method", method)]
     if method in config_names("method") and method not in config_names("model"):
-        raise ConfigError(f"-m {method} needs a backbone: -b {'|'.join(config_names('backbone'))}")
+        choices = "|".join(config_names("backbone"))
+        raise ConfigError(f"-m {method} needs a backbone: -b {choices}", kind="missing_backbone", key="backbone")
     model = config_file("model", method)
     return [config_file("data", data), config_file("backbone", read_yaml(model)["backbone"]), model]
 
@@ -31,31 +33,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {reason}", kind="not_yaml", path=path) from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no 'key: value' lines, found '{content}'")
-    room = {"data": "dataset", "backbone": "backbone", "model": "backbone"}.get(path.parent.name)
-    if room and room not in content:
-        raise ConfigError(f"{path} does not say which {room} it is for; add a line '{room}: NAME'")
+        raise ConfigError(f"{path} takes 'key: value' lines, found '{content}'", kind="not_key_value", path=path)
+    named = NAMED_KEY.get(path.parent.name)
+    if named and named not in content:
+        message = f"{path} does not name its {named}; add a line '{named}: NAME'"
+        raise ConfigError(message, kind="missing_key", path=path, key=named)
     return content
 
 
-def config_file(room: str, name: str) -> Path:
-    """configs/ROOM/NAME.yaml; for an unknown name, a ConfigError with the choices."""
-    choices = config_names(room)
+def config_file(section: str, name: str) -> Path:
+    """configs/SECTION/NAME.yaml; for an unknown name, a ConfigError with the choices."""
+    choices = config_names(section)
     if name not in choices:
-        lift = room == "method" and name in config_names("model")
-        advice = "it is a model of LIFT's form, so leave -b out" if lift else f"choose from {', '.join(choices)}"
-        raise ConfigError(f"unknown {room} '{name}' in {FLAGS[room]}; {advice}")
-    return CONFIGS / room / f"{name}.yaml"
+        is_model = section == "method" and name in config_names("model")
+        advice = "it is a model of LIFT's form, so leave -b out" if is_model else f"choose from {', '.join(choices)}"
+        message = f"unknown {section} '{name}' in {FLAGS[section]}; {advice}"
+        raise ConfigError(message, kind="unknown_name", key=section)
+    return CONFIGS / section / f"{name}.yaml"
 
 
-def config_names(room: str) -> list[str]:
+def config_names(section: str) -> list[str]:
     """The names that -d, -b or -m takes: the files of configs/data, backbone, method or (LIFT's form) model."""
-    return sorted(path.stem for path in (CONFIGS / room).glob("*.yaml"))
+    return sorted(path.stem for path in (CONFIGS / section).glob("*.yaml"))
 
 
-def flatten(tree: dict, prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields keys and values of nested dicts, the keys joined by dots."""
     for name, value in tree.items():
         if isinstance(value, dict):

@@ -1,87 +1,132 @@
 """Merges layers of keys and values: defaults, the files of configs/, the command line."""
 
+import contextlib
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.config.lift_keys import LIFT_KEYS, SYNONYMS, VALUE_SYNONYMS
-from utils.config.parsing import coerce
+from utils.config.legacy_keys import LIFT_KEYS, SYNONYMS, VALUE_SYNONYMS
+from utils.config.parsing import parse_value
 from utils.config.schema import KEYS
 from utils.errors import ConfigError
 
 
 class Layer(NamedTuple):
-    """Keys and values of one file, or of the command line; later layers go before earlier ones."""
+    """Keys and values of one source; those of later layers replace those of earlier ones."""
 
-    where: str  # the file, for messages
     pairs: dict[str, Any]
+    path: Path | None = None  # the file of configs/; None for defaults and for the command line
 
 
-def merge(
-    layers: list[Layer], warn: Callable[[str], None] = lambda line: None
-) -> tuple[dict[str, Any], dict[str, None]]:
-    """The values of all keys, and which of them the last layer sets, in its order.
+class Merged(NamedTuple):
+    """The result of `merge`."""
 
-    LIFT's names are read last, over all layers, as some depend on other keys. One line to `warn` tells how those of the
-    last layer were read. Raises ConfigError.
+    values: dict[str, Any]  # of every key
+    sources: dict[str, Layer]  # the layer that sets each key by its own name
+    given: list[str]  # the keys that the last layer sets, by their own or by LIFT's names, in its order
+
+
+def pair_options(options: list[str]) -> dict[str, str]:
+    """KEY VALUE texts as a dict. A key given twice keeps its first position and its last value.
+
+    Raises a ConfigError for a key without a value.
+    """
+    if len(options) % 2:
+        assignment = next((text for text in options if "=" in text), None)
+        hint = f"; write '{assignment.replace('=', ' ', 1)}'" if assignment else ""
+        message = f"options come as KEY VALUE pairs, but '{options[-1]}' has no value{hint}"
+        raise ConfigError(message, kind="missing_value", key=options[-1])
+    names = [SYNONYMS.get(name, name) for name in options[::2]]
+    return dict(zip(names, options[1::2], strict=True))
+
+
+def merge(layers: list[Layer], warn: Callable[[str], None] = lambda line: None) -> Merged:
+    """Merges the layers. Raises ConfigError.
+
+    LIFT's names are read last, over all layers, as some depend on other keys. One line to `warn` reports how those of
+    the last layer were read.
     """
     values: dict[str, Any] = {}
-    lift: dict[str, tuple[int, Any]] = {}  # LIFT's names: number of the layer, value
-    set_by: dict[str, int] = {}  # our keys: number of the layer
-    for number, layer in enumerate(layers):
+    ranks: dict[str, int] = {}  # key: number of the layer that sets it
+    legacy: dict[str, tuple[int, Any]] = {}  # LIFT's name: number of the layer that sets it, value
+
+    # keys by their own names
+    for rank, layer in enumerate(layers):
         for name, value in layer.pairs.items():
             name = SYNONYMS.get(name, name)
             value = VALUE_SYNONYMS.get(name, {}).get(str(value), value)
-            if name in LIFT_KEYS:
-                lift[name] = number, coerce(name, LIFT_KEYS[name].key, value, layer.where)
-            elif name in KEYS:
-                set_by[name] = number
-                values[name] = coerce(name, KEYS[name], value, layer.where)
-            else:
-                near = difflib.get_close_matches(name, [*KEYS, *LIFT_KEYS], 1, cutoff=0)[0]
-                raise ConfigError(f"{layer.where}unknown key '{name}'; did you mean '{near}'? --help lists all keys")
-    last, read = len(layers) - 1, []
-    given = {name: None for name, number in set_by.items() if number == last}
-    for name in [name for name in LIFT_KEYS if name in lift]:
-        number, value = lift[name]
-        ours = _read_lift_key(name, value, values, layers[number].where)
-        for key, each in ours.items():
-            if set_by[key] == number and each != values[key]:
-                both = f"it is {key} {each}, but {key} {values[key]} is given"
-                raise ConfigError(f"{layers[number].where}{name} {value}: {both}; leave one of them out")
-        ours = {key: each for key, each in ours.items() if set_by[key] <= number}
-        values.update(ours)
-        if number == last:
-            given.update(dict.fromkeys(ours))
-            read.append((f"{name} {_shown(value)}", ours))
+            with _naming_its_file(layer):
+                if name in LIFT_KEYS:
+                    legacy[name] = rank, parse_value(name, LIFT_KEYS[name].key, value)
+                else:
+                    values[name] = parse_value(name, KEYS[_known(name)], value)
+                    ranks[name] = rank
+    last = len(layers) - 1
+    given = [name for name, rank in ranks.items() if rank == last]
+
+    # LIFT's names, in the order of their table
+    read = []
+    for name in [name for name in LIFT_KEYS if name in legacy]:
+        rank, value = legacy[name]
+        with _naming_its_file(layers[rank]):
+            meaning = _read_lift_key(name, value, values)
+            _require_no_other(name, value, {key: v for key, v in meaning.items() if ranks[key] == rank}, values)
+        meaning = {key: v for key, v in meaning.items() if ranks[key] <= rank}
+        values.update(meaning)
+        if rank == last:
+            given += [key for key in meaning if key not in given]
+            read.append((f"{name} {_shown(value)}", meaning))
     if read:
-        warn("LIFT's names were read: " + "; ".join(f"{name} as {_meaning(ours, values)}" for name, ours in read))
-    return values, given
+        warn("LIFT's names were read: " + "; ".join(f"{name} as {_in_words(each, values)}" for name, each in read))
+    return Merged(values, {key: layers[rank] for key, rank in ranks.items()}, given)
 
 
-def _read_lift_key(name: str, value: Any, values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Our keys and values for one of LIFT's. Raises ConfigError."""
-    where = f"{where}{name} {value}: "
+@contextlib.contextmanager
+def _naming_its_file(layer: Layer) -> Iterator[None]:
+    """Adds the file of the layer, if it has one, to a ConfigError of the block."""
     try:
-        ours = LIFT_KEYS[name].read(value, values)
-    except ValueError as error:
-        raise ConfigError(f"{where}{error}") from error
-    return {key: coerce(key, KEYS[key], each, where) for key, each in ours.items()}
+        yield
+    except ConfigError as error:
+        if layer.path is None:
+            raise
+        source = f"{layer.path.parent.name}/{layer.path.name}"
+        raise ConfigError(f"{source}: {error}", kind=error.kind, path=layer.path, key=error.key) from error
 
 
-def _meaning(ours: dict[str, Any], values: dict[str, Any]) -> str:
-    """What a name of LIFT's set, but for what a later one has set otherwise."""
-    return ", ".join(f"{key} {value}" for key, value in ours.items() if values[key] == value) or "nothing of its own"
+def _known(name: str) -> str:
+    """The name, if it is a key. Raises a ConfigError with the nearest key."""
+    if name not in KEYS:
+        nearest = difflib.get_close_matches(name, [*KEYS, *LIFT_KEYS], 1, cutoff=0)[0]
+        message = f"unknown key '{name}'; did you mean '{nearest}'? --help lists all keys"
+        raise ConfigError(message, kind="unknown_key", key=name)
+    return name
+
+
+# ---- LIFT's names ----
+
+
+def _read_lift_key(name: str, value: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Keys and values for a name of LIFT's. Raises ConfigError."""
+    try:
+        meaning = LIFT_KEYS[name].read(value, values)
+        return {key: parse_value(key, KEYS[key], each) for key, each in meaning.items()}
+    except (ValueError, ConfigError) as error:
+        raise ConfigError(f"{name} {value}: {error}", kind="wrong_value", key=name) from error
+
+
+def _require_no_other(name: str, value: Any, meaning: dict[str, Any], values: dict[str, Any]) -> None:
+    """Raises a ConfigError if one layer sets a key to two values, by its own name and by one of LIFT's."""
+    for key, each in meaning.items():
+        if each != values[key]:
+            message = f"{name} {value}: it is {key} {each}, but {key} {values[key]} is given; leave one of them out"
+            raise ConfigError(message, kind="contradicting_keys", key=name)
+
+
+def _in_words(meaning: dict[str, Any], values: dict[str, Any]) -> str:
+    """Keys and values that a name of LIFT's set, without those that a later name set otherwise."""
+    return ", ".join(f"{key} {value}" for key, value in meaning.items() if values[key] == value) or "nothing of its own"
 
 
 def _shown(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
-
-
-def last_of_each(options: list[str]) -> dict[str, str]:
-    """KEY VALUE pairs by key, in the order of what counts: of a key given twice, the last."""
-    pairs: dict[str, str] = {}
-    for name, value in zip(options[::2], options[1::2], strict=True):
-        pairs.pop(name, None)
-        pairs[name] = value
-    return pairs

@@ -1,10 +1,12 @@
 """From text, or what YAML made of it, to the value of a key: of its type, within its limits, never evaluated."""
 
+import math
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
-from utils.config.schema import Key
+from utils.config.schema import Key, Kind
 from utils.errors import ConfigError
 
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # mean and std of RGB in 0..1, by name
@@ -14,31 +16,41 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # me
 }
 
 
-def coerce(name: str, key: Key, value: Any, where: str = "") -> Any:
-    """`value`, text or already parsed, as the type of `key`; raises a ConfigError that says what would do."""
+def parse_value(name: str, key: Key, value: Any) -> Any:
+    """`value`, text or already parsed, as a value of `key`. Raises a ConfigError that says which values it takes."""
     if value is None or value in ("None", "none", "null"):
-        if key.none or key.default is None:
+        if key.takes_none:
             return None
-        raise ConfigError(f"{where}{name} cannot be None; it takes {_wanted(key)}")
+        raise ConfigError(f"{name} cannot be None; it takes {_expected(key)}", kind="wrong_value", key=name)
     try:
-        parsed = _PARSERS[key.kind](value)
+        parsed = PARSERS[key.kind](value)
         if key.kind == "floats" and isinstance(parsed, str):  # the name of a normalisation
             parsed = NORMALISATIONS[parsed][name == "std"]
-        numbers = parsed if isinstance(parsed, tuple) else (parsed,)
-        valid = (not key.choices or parsed in key.choices) and (
-            key.least is None or all(key.least <= number <= key.most and number < float("inf") for number in numbers)
-        )
+        valid = _is_allowed(key, parsed)
     except (ValueError, TypeError, KeyError):
         valid = False
     if not valid:
-        raise ConfigError(f"{where}{name} takes {_wanted(key)}, found '{value}'")
+        raise ConfigError(f"{name} takes {_expected(key)}, found '{value}'", kind="wrong_value", key=name)
     return parsed
 
 
-def _wanted(key: Key) -> str:
+def _is_allowed(key: Key, parsed: Any) -> bool:
+    """Whether a value of the key's type is among its choices and within its limits."""
     if key.choices:
-        return f"one of {', '.join(map(str, key.choices))}" + (" or None" if key.none or key.default is None else "")
-    kinds = {
+        return set(parsed) <= set(key.choices) if isinstance(parsed, tuple) else parsed in key.choices
+    if key.min is None:
+        return True
+    numbers = parsed if isinstance(parsed, tuple) else (parsed,)
+    return all(key.min <= number <= key.max and number < math.inf for number in numbers)
+
+
+def _expected(key: Key) -> str:
+    """The values that a key takes, in words."""
+    if key.kind == "names":
+        return f"names out of {', '.join(key.choices)}, with commas between them"
+    if key.choices:
+        return f"one of {', '.join(map(str, key.choices))}" + (" or None" if key.takes_none else "")
+    kinds: dict[Kind, str] = {
         "bool": "True or False",
         "int": "a whole number",
         "float": "a number",
@@ -48,27 +60,37 @@ def _wanted(key: Key) -> str:
         "layers": "None, a whole number, or a list of block numbers like [0,2]",
         "range": "None, a number k (the last k blocks), or [a,b] (blocks a to b - 1)",
     }
-    limits = f" of at least {key.least}" if key.least is not None else ""
-    return kinds[key.kind] + limits + (f" and at most {key.most}" if key.most < float("inf") else "")
+    limits = f" of at least {key.min}" if key.min is not None else ""
+    return kinds[key.kind] + limits + (f" and at most {key.max}" if key.max < math.inf else "")
+
+
+# ---- one parser per kind; each raises ValueError or TypeError for other values ----
 
 
 def _bool(value: Any) -> bool:
-    return {"true": True, "false": False}[str(value).lower()]
+    text = str(value).lower()
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
 
 
 def _int(value: Any) -> int:
-    return _fail() if isinstance(value, bool) or str(value) != str(value).strip() else int(str(value))
+    if isinstance(value, bool) or str(value) != str(value).strip():
+        raise ValueError
+    return int(str(value))
 
 
 def _float(value: Any) -> float:
-    return _fail() if isinstance(value, bool) else float(value)
+    if isinstance(value, bool):
+        raise ValueError
+    return float(value)
 
 
 def _path(value: Any) -> str:
     return os.path.expanduser(str(value))
 
 
-def _list(value: Any) -> list:
+def _list(value: Any) -> list[Any]:
     return str(value).strip("[]() ").split(",") if isinstance(value, str) else list(value)
 
 
@@ -76,7 +98,16 @@ def _floats(value: Any) -> tuple[float, ...] | str:
     if isinstance(value, str) and value in NORMALISATIONS:
         return value
     numbers = tuple(_float(part) for part in _list(value))
-    return numbers if len(numbers) == 3 and all(0 <= number <= 1 for number in numbers) else _fail()
+    if len(numbers) != 3 or not all(0 <= number <= 1 for number in numbers):
+        raise ValueError
+    return numbers
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    names = [str(name).strip() for name in _list(value)]
+    if not all(names):
+        raise ValueError
+    return tuple(dict.fromkeys(names))
 
 
 def _layers(value: Any) -> int | tuple[int, ...]:
@@ -87,20 +118,19 @@ def _layers(value: Any) -> int | tuple[int, ...]:
 
 def _range(value: Any) -> int | tuple[int, ...]:
     if value in ([], ()) or str(value).strip() in ("[]", "()"):
-        _fail()
+        raise ValueError
     blocks = _layers(value)
-    return _fail() if isinstance(blocks, tuple) and (len(blocks) != 2 or blocks[0] > blocks[1]) else blocks
+    if isinstance(blocks, tuple) and (len(blocks) != 2 or blocks[0] > blocks[1]):
+        raise ValueError
+    return blocks
 
 
-def _fail() -> Any:
-    raise ValueError
-
-
-_PARSERS = {
+PARSERS: dict[Kind, Callable[[Any], Any]] = {
     "bool": _bool,
     "int": _int,
     "float": _float,
     "str": str,
+    "names": _names,
     "path": _path,
     "floats": _floats,
     "layers": _layers,

@@ -1,22 +1,37 @@
 """Every key of the configuration: default, type, meaning, unit and choices. `--help` prints this table."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal[
+    "bool", "int", "float", "str", "path", "floats", "layers", "range", "names"
+]  # see utils/config/parsing.py
 
 
 class Key(NamedTuple):
-    """One row of the schema."""
+    """One row of the schema.
+
+    A key whose values do not change training (how it is computed, where it is written, what is tested) has
+    affects_training False: it never enters a run directory's name.
+    """
 
     default: Any
-    kind: str  # bool, int, float, str, path, floats (three numbers), layers (None, an int, a list of ints) or range
+    kind: Kind
     help: str  # meaning and unit
-    choices: tuple = ()
-    least: float | None = None  # the smallest value allowed
-    most: float = float("inf")  # the largest
-    none: bool = False  # None is allowed (always so where it is the default)
-    names_run: bool = True  # False: says how, where or what to test, so it never enters the run directory's name
+    choices: tuple[Any, ...] = ()
+    min: float | None = None
+    max: float = float("inf")
+    optional: bool = False  # None is a value, as it always is where it is the default
+    affects_training: bool = True
+
+    @property
+    def takes_none(self) -> bool:
+        """Whether None is a value of this key."""
+        return self.optional or self.default is None
 
 
-FITTED = "None = from the numbers of classes and layers"
+# ---- fine-tuning methods: the same rows for each tower ----
+
+FROM_SIZES = "None = from the numbers of classes and layers"
 PLACES = ("attn", "mlp", "all")
 
 
@@ -38,7 +53,7 @@ class MethodKeys(NamedTuple):
         rows = {name: Key(False, "bool", self.help)}
         if self.target == "blocks":
             help = f"blocks with {name}: None = all, k = the last k, 0 = none, [0,2] = those"
-            rows[f"{name}_layers"] = Key(None, "layers", help, least=0)
+            rows[f"{name}_layers"] = Key(None, "layers", help, min=0)
         for option, key in self.options.items():
             default = self.text_defaults.get(option, key.default) if text else key.default
             rows[f"{name}_{option}"] = key._replace(default=default)
@@ -47,7 +62,7 @@ class MethodKeys(NamedTuple):
 
 def _size(help: str) -> Key:
     """A size that the method computes where it is None."""
-    return Key(None, "int", f"{help}; {FITTED}", least=1, none=True)
+    return Key(None, "int", f"{help}; {FROM_SIZES}", min=1, optional=True)
 
 
 # in the order in which they are attached
@@ -88,9 +103,9 @@ METHODS: dict[str, MethodKeys] = {
     "aft": MethodKeys(
         "arbitrary fine-tuning: a random fraction of the Linears' entries (LIFT+)",
         {
-            "ratio": Key(None, "float", f"fraction of the entries that train; {FITTED}", least=0, most=1),
+            "ratio": Key(None, "float", f"fraction of the entries that train; {FROM_SIZES}", min=0, max=1),
             "loc": Key("all", "str", "Linears with aft", PLACES),
-            "seed": Key(0, "int", "seed of the choice of entries", least=0),
+            "seed": Key(0, "int", "seed of the choice of entries", min=0),
         },
     ),
     "bn_tuning": MethodKeys(
@@ -101,7 +116,7 @@ METHODS: dict[str, MethodKeys] = {
         "learnt context in the prompts of the class names (CoOp, Zhou et al. 2022)",
         {
             "init": Key(None, "str", "first context: None = random, photo = that of 'a photo of a NAME.'", ("photo",)),
-            "ctx_len": Key(4, "int", "learnt tokens in a prompt", least=1),
+            "ctx_len": Key(4, "int", "learnt tokens in a prompt", min=1),
             "cls_pos": Key("end", "str", "place of the class name in the prompt", ("end", "front", "middle")),
         },
         target="head",
@@ -109,7 +124,7 @@ METHODS: dict[str, MethodKeys] = {
     "proj_tuning": MethodKeys("the projections into the joint space train", target="head"),
     "clip_adapter": MethodKeys(
         "bottlenecks in the joint space (CLIP-Adapter, Gao et al. 2021)",
-        {"dim": Key(4, "int", "width of these bottlenecks", least=1)},
+        {"dim": Key(4, "int", "width of these bottlenecks", min=1)},
         target="head",
     ),
 }
@@ -133,43 +148,46 @@ HEAD_PEFT = _method_keys("head")
 # each loss with the keys that it alone reads
 LOSSES: dict[str, dict[str, Key]] = {
     "CE": {},
-    "Focal": {"focal_gamma": Key(2.0, "float", "gamma of Focal: losses times (1 - p_y)^gamma; 0 = CE", least=0)},
-    "LDAM": {"ldam_margin": Key(0.5, "float", "the largest margin m_c of LDAM; 0 = CE", least=0)},
+    "Focal": {"focal_gamma": Key(2.0, "float", "gamma of Focal: losses times (1 - p_y)^gamma; 0 = CE", min=0)},
+    "LDAM": {"ldam_margin": Key(0.5, "float", "the largest margin m_c of LDAM; 0 = CE", min=0)},
     "CB": {
-        "cb_beta": Key(
-            0.9999, "float", "beta of CB: weights (1 - beta) / (1 - beta^n_c); 0 = CE", least=0, most=0.999999
-        )
+        "cb_beta": Key(0.9999, "float", "beta of CB: weights (1 - beta) / (1 - beta^n_c); 0 = CE", min=0, max=0.999999)
     },
     "GRW": {},
     "BS": {},
-    "LA": {"la_tau": Key(1.0, "float", "tau of LA: logits plus tau log pi; 0 = CE", least=0)},
+    "LA": {"la_tau": Key(1.0, "float", "tau of LA: logits plus tau log pi; 0 = CE", min=0)},
     "LADE": {
-        "lade_alpha": Key(0.1, "float", "alpha of LADE: the weight of its regulariser R; 0 = LA", least=0),
-        "lade_lambda": Key(0.1, "float", "lambda of LADE: the weight of d_c^2 in R", least=0),
+        "lade_alpha": Key(0.1, "float", "alpha of LADE: the weight of its regulariser R; 0 = LA", min=0),
+        "lade_lambda": Key(0.1, "float", "lambda of LADE: the weight of d_c^2 in R", min=0),
     },
 }
 COUPLE_SAMPLES = ("LADE",)  # a sample's loss depends on the others of its step, which has to be computed whole
 
 PRECISIONS = ("fp16", "bf16", "fp32")
+# the keys of tables that would take long to import: utils/evaluators.py, optim.py and schedule.py
+EVALUATORS = ("accuracy", "top5", "calibration")
+OPTIMIZERS = ("SGD", "AdamW")
+SCHEDULES = ("cosine", "warmup_cosine")
+
+# ---- all keys ----
+
 SCHEMA: dict[str, dict[str, Key]] = {
     "General": {
-        "dataset": Key(None, "str", "data set (set by the file of -d)", names_run=False),
-        "root": Key(None, "path", "folder of the data set's images", names_run=False),
-        "backbone": Key(None, "str", "backbone (set by the file of -b)", names_run=False),
+        "dataset": Key(None, "str", "data set (set by the file of -d)", affects_training=False),
+        "root": Key(None, "path", "folder of the data set's images", affects_training=False),
+        "backbone": Key(None, "str", "backbone (set by the file of -b)", affects_training=False),
         "weights": Key(
             None,
             "path",
             "file that replaces the published weights, or timm:MODEL.TAG, or open_clip:MODEL/TAG",
-            names_run=False,
+            affects_training=False,
         ),
         "activation": Key(
             None, "str", "activation of the weights' towers; None = from their description", ("quick_gelu", "gelu")
         ),
-        "heads": Key(
-            None, "int", "attention heads of the weights' image tower; None = from their description", least=1
-        ),
-        "text_heads": Key(None, "int", "of their text tower; None = from their description, else width / 64", least=1),
-        "resolution": Key(None, "int", "side of the images, pixels; None = the backbone's own", least=1),
+        "heads": Key(None, "int", "attention heads of the weights' image tower; None = from their description", min=1),
+        "text_heads": Key(None, "int", "of their text tower; None = from their description, else width / 64", min=1),
+        "resolution": Key(None, "int", "side of the images, pixels; None = the backbone's own", min=1),
         "mean": Key(
             None,
             "floats",
@@ -178,7 +196,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "std": Key(None, "floats", "deviation of the normalisation, as mean"),
         "interpolation": Key("bicubic", "str", "how images are resized", ("bicubic", "bilinear")),
         "seed": Key(
-            0, "int", "seed of initialisation, order and crops; None = another one each time", least=0, none=True
+            0, "int", "seed of initialisation, order and crops; None = another one each time", min=0, optional=True
         ),
         "variant": Key(
             "lift+",
@@ -191,92 +209,105 @@ SCHEMA: dict[str, dict[str, Key]] = {
             0,
             "int",
             "index of the GPU; -1 = CPU, also taken where there is no GPU; None = all (docs/scale.md)",
-            least=-1,
-            none=True,
-            names_run=False,
+            min=-1,
+            optional=True,
+            affects_training=False,
         ),
         "num_workers": Key(
             None,
             "int",
             "processes that read images; None = one a core (none for tiny sets), 0 = none",
-            least=0,
-            names_run=False,
+            min=0,
+            affects_training=False,
         ),
         "prec_train": Key("amp", "str", "precision in training; amp = bf16, or fp16 without it", ("amp", *PRECISIONS)),
-        "prec_test": Key("fp16", "str", "precision in testing", PRECISIONS, names_run=False),
+        "prec_test": Key("fp16", "str", "precision in testing", PRECISIONS, affects_training=False),
         "compile": Key(
             "auto",
             "str",
             "torch.compile of the transformer blocks in training; auto = in runs long enough to earn it back",
             ("auto", "always", "never"),
-            names_run=False,
+            affects_training=False,
         ),
     },
     "Data": {
-        # the two files name the run by their own names, without folder or suffix: utils/config.py
-        "train_list": Key(None, "path", "-d folder: CSV or TSV of training images: path,label", names_run=False),
-        "test_list": Key(None, "path", "-d folder: CSV or TSV of test images", names_run=False),
+        # train_list and classnames enter a run directory's name by their file's name: utils/config/naming.py
+        "train_list": Key(None, "path", "-d folder: CSV or TSV of training images: path,label", affects_training=False),
+        "test_list": Key(None, "path", "-d folder: CSV or TSV of test images", affects_training=False),
         "test_fraction": Key(
             None,
             "float",
             "-d folder: share of each class's images that are held out for testing, the same for every seed",
-            least=0.001,
-            most=0.999,
+            min=0.001,
+            max=0.999,
         ),
         "classnames": Key(
-            None, "path", "-d folder: file of class names, or of name,prompt name (.csv)", names_run=False
+            None, "path", "-d folder: file of class names, or of name,prompt name (.csv)", affects_training=False
         ),
         "imbalance": Key(
-            None, "float", "-d folder: thin the training images to a long tail, largest class / smallest class", least=1
+            None, "float", "-d folder: thin the training images to a long tail, largest class / smallest class", min=1
         ),
         "test_name": Key(
             None,
             "str",
             "name of the tested images in the names of a test's files; None = from the list",
-            names_run=False,
+            affects_training=False,
         ),
         "exif_orientation": Key(
             None, "bool", "turn images as their EXIF says; None = only those of -d folder, published sets are as stored"
         ),
-        "outside_root": Key(False, "bool", "-d folder: lists may name images outside root", names_run=False),
+        "outside_root": Key(False, "bool", "-d folder: lists may name images outside root", affects_training=False),
         "bad_images": Key(
             "stop",
             "str",
             "stop at an image that cannot be read, or skip: leave out those that scripts/check_data.py has listed",
             ("stop", "skip"),
-            names_run=False,
+            affects_training=False,
         ),
         "reducing_gap": Key(
             None,
             "float",
             "decode a JPEG to 1/2, 1/4 or 1/8 of its size while it stays this many times as large as its crop needs: "
             "faster, other pixels (2 nearly the same, 1 fastest); None = in full",
-            least=1,
+            min=1,
         ),
-        "many_threshold": Key(100, "int", "classes with more training images are many-shot", least=0, names_run=False),
-        "few_threshold": Key(20, "int", "classes with fewer training images are few-shot", least=0, names_run=False),
+        "many_threshold": Key(
+            100, "int", "classes with more training images are many-shot", min=0, affects_training=False
+        ),
+        "few_threshold": Key(
+            20, "int", "classes with fewer training images are few-shot", min=0, affects_training=False
+        ),
         "shot_groups": Key(
             "own",
             "str",
             "class counts of the shot groups: own, or ir100 = CIFAR-100-LT's of imbalance 100 for 50 and 10 (LIFT)",
             ("own", "ir100"),
-            names_run=False,
+            affects_training=False,
         ),
     },
     "Training": {
-        "num_epochs": Key(5, "int", "passes over the training set", least=1),
-        "batch_size": Key(128, "int", "images in a step; a test takes 128 at a time, or this if it is more", least=1),
+        "num_epochs": Key(5, "int", "passes over the training set", min=1),
+        "batch_size": Key(128, "int", "images in a step; a test takes 128 at a time, or this if it is more", min=1),
         "accum_step": Key(
             1,
             "int",
-            "parts that a step is computed in, to save memory; divides batch_size; "
+            "micro-batches that a step is split into, to save memory; divides batch_size; "
             "None = as few as fit in a third of the free memory",
-            least=1,
-            none=True,
+            min=1,
+            optional=True,
         ),
-        "lr": Key(0.02, "float", "learning rate of the first epoch; falls along a cosine", least=0),
-        "weight_decay": Key(5e-4, "float", "weight decay of every trained tensor", least=0),
-        "momentum": Key(0.9, "float", "momentum of SGD", least=0),
+        "optimizer": Key("SGD", "str", "optimizer; AdamW has betas (0.9, 0.999)", OPTIMIZERS),
+        "lr": Key(0.02, "float", "largest learning rate, from which the schedule falls", min=0),
+        "weight_decay": Key(5e-4, "float", "weight decay of every trainable tensor", min=0),
+        "momentum": Key(0.9, "float", "momentum of SGD", min=0),
+        "schedule": Key(
+            "cosine",
+            "str",
+            "learning rate: cosine = falls along a cosine from epoch to epoch, "
+            "warmup_cosine = rises linearly, then falls along a cosine, from step to step",
+            SCHEDULES,
+        ),
+        "warmup_epochs": Key(0.0, "float", "length of the warm-up, epochs; below num_epochs", min=0),
         "loss_type": Key(
             "LA",
             "str",
@@ -293,23 +324,27 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "how the smallest crop grows over the epochs",
             ("convex", "linear", "concave", "min", "max"),
         ),
-        "tte": Key(False, "bool", "test-time ensembling: several crops, logits averaged", names_run=False),
+        "tte": Key(False, "bool", "test-time ensembling: several crops, logits averaged", affects_training=False),
         "tte_crops": Key(
-            5, "int", "crops of tte: corners and centre, or 10: of the mirror image too", (5, 10), names_run=False
+            5,
+            "int",
+            "crops of tte: corners and centre, or 10: of the mirror image too",
+            (5, 10),
+            affects_training=False,
         ),
         "tte_draws": Key(
             None,
             "int",
-            "in place of these crops: so many draws of the standard training crop and flip",
-            least=1,
-            names_run=False,
+            "instead of these crops: this many draws of the standard training crop and flip",
+            min=1,
+            affects_training=False,
         ),
         "expand": Key(
             None,
             "int",
             "pixels by which a test image's short side exceeds the crop; None = resolution // 7, with tte 24",
-            least=0,
-            names_run=False,
+            min=0,
+            affects_training=False,
         ),
     },
     "Head": {
@@ -319,22 +354,22 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "str",
             "head on the image feature; None = similarity to the class names' text features",
             ("LinearClassifier", "CosineClassifier", "L2NormClassifier", "LayerNormClassifier"),
-            none=True,
+            optional=True,
         ),
-        "classifier_scale": Key(25.0, "float", "scale of the cosine head's logits, and of LDAM's margins", least=0),
+        "classifier_scale": Key(25.0, "float", "scale of the cosine head's logits, and of LDAM's margins", min=0),
         "classifier_init": Key(
             "semantic",
             "str",
             "first weights: class names' text features, mean features, a logistic regression, or None = random",
             ("semantic", "class_mean", "linear_probing"),
-            none=True,
+            optional=True,
         ),
         "classifier_init_images": Key(
             100,
             "int",
             "training images a class, at most, for class_mean and linear_probing; None = all",
-            least=1,
-            none=True,
+            min=1,
+            optional=True,
         ),
         "prompt": Key(
             "default",
@@ -343,26 +378,40 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "ensemble = mean of 80 templates, descriptor = mean of the sentences in prompt_file",
             ("default", "classname", "ensemble", "descriptor"),
         ),
-        "prompt_file": Key(None, "path", "for prompt descriptor: JSON {class name: [sentences]}", names_run=False),
+        "prompt_file": Key(
+            None, "path", "for prompt descriptor: JSON {class name: [sentences]}", affects_training=False
+        ),
     },
     "CLIP's own head (without a classifier)": HEAD_PEFT,
     "Fine-tuning of the image tower": {f"v.{name}": key for name, key in (PEFT | RESNET_PEFT).items()},
     "Fine-tuning of the text tower": {f"l.{name}": key for name, key in TEXT_PEFT.items()},
     "Running": {
-        "test_only": Key(False, "bool", "no training: test the run's checkpoint", names_run=False),
-        "test_train": Key(False, "bool", "no training: evaluate the run on the training set", names_run=False),
+        "test_only": Key(False, "bool", "no training: test the run's checkpoint", affects_training=False),
+        "test_train": Key(False, "bool", "no training: evaluate the run on the training set", affects_training=False),
         "model_dir": Key(
             None,
             "path",
             "folder of another run: with test_only the run to test, without it the start of training",
-            names_run=False,
+            affects_training=False,
         ),
-        "output_dir": Key(None, "str", "run directory below output/; None = from the names", names_run=False),
+        "output_dir": Key(None, "str", "run directory below output/; None = from the names", affects_training=False),
         "feature_cache": Key(
-            True, "bool", "keep a frozen image tower's features in the user's cache, and use them", names_run=False
+            True,
+            "bool",
+            "cache the features of a frozen image tower in the user's cache folder",
+            affects_training=False,
         ),
-        "save_logits": Key(False, "bool", "write the test's logits and labels to logits_WHAT.npz", names_run=False),
-        "print_freq": Key(10, "int", "steps between two lines of the log", least=1, names_run=False),
+        "evaluators": Key(
+            ("accuracy",),
+            "names",
+            "measures of a test, like accuracy,top5; accuracy is always among them, calibration = its expected error",
+            EVALUATORS,
+            affects_training=False,
+        ),
+        "save_logits": Key(
+            False, "bool", "write the test's logits and labels to logits_SUFFIX.npz", affects_training=False
+        ),
+        "print_freq": Key(10, "int", "steps between two lines of the log", min=1, affects_training=False),
     },
 }
 KEYS: dict[str, Key] = {name: key for group in SCHEMA.values() for name, key in group.items()}

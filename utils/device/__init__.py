@@ -1,1 +1,1 @@
-"""The machine: device, precision, memory, processes."""
+"""The machine: device, precision, memory, processes, and a record of them."""

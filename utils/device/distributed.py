@@ -1,38 +1,43 @@
-"""Several processes, one run: torchrun starts them, each computes its share of every step.
+"""Training with several processes: torchrun starts them, each computes its share of every step.
 
     torchrun --nproc_per_node=4 main.py -d imagenet_lt -b clip_vit_b16 -m lift+ root FOLDER
 
 The result is that of one process: rank r takes every N-th sample of the same steps, a loss is divided by the weight of
-the whole step, and what a test finds is added up as integers, each image by one process alone.
+the whole step, and the outputs of a test are added up, each image computed by one process and 0 in the others.
 """
 
 import contextlib
 import inspect
 import os
 from collections.abc import Iterator
+from typing import overload
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
-class World:
-    """The processes of this run: `rank` of `size`, and `local`, the number of this one on its machine."""
+class Distributed:
+    """The processes of a run, from torchrun's environment: `rank` of `size`; `local_rank` counts on one machine."""
 
     def __init__(self) -> None:
-        self.rank, self.size, self.local = (
-            int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-        )
+        self.rank = int(os.environ.get("RANK", 0))
+        self.size = int(os.environ.get("WORLD_SIZE", 1))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
 
     @property
-    def main(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     @contextlib.contextmanager
-    def joined(self, device: torch.device) -> Iterator[None]:
-        """Within it the processes know one another; their tensors are on devices like `device`."""
-        if self.size == 1 or dist.is_initialized():  # by whoever runs several trainings in one process
+    def process_group(self, device: torch.device) -> Iterator[None]:
+        """Initialises the process group for the duration of the block, for tensors on devices like `device`.
+
+        A process group that exists already is used and left as it is.
+        """
+        if self.size == 1 or dist.is_initialized():
             yield
             return
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -41,8 +46,14 @@ class World:
         finally:
             dist.destroy_process_group()
 
+    @overload
+    def sum(self, value: Tensor, device: torch.device) -> Tensor: ...
+
+    @overload
+    def sum(self, value: Tensor | int, device: torch.device) -> Tensor | int: ...
+
     def sum(self, value: Tensor | int, device: torch.device) -> Tensor | int:
-        """The sum over all processes; of a single one the value itself."""
+        """The sum over all processes; with one process the value itself."""
         if self.size == 1:
             return value
         total = torch.as_tensor(value, device=device).clone()
@@ -50,23 +61,29 @@ class World:
         return total
 
     @contextlib.contextmanager
-    def main_first(self) -> Iterator[None]:
-        """The main process does this before the others: what it downloads or deletes, they find done."""
-        if self.size > 1 and not self.main:
+    def main_process_first(self) -> Iterator[None]:
+        """The main process runs the block before the others, which then find its downloads and deletions done."""
+        if self.size > 1 and not self.is_main:
             dist.barrier()
         yield
-        if self.size > 1 and self.main:
+        if self.size > 1 and self.is_main:
             dist.barrier()
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """`model`, its gradients averaged over the processes in the backward pass."""
+        """`model`, its gradients averaged over the processes in the backward pass; with one process `model` itself."""
         if self.size == 1:
             return model
-        parallel = nn.parallel.DistributedDataParallel
-        names = inspect.signature(parallel).parameters  # buffers are equal everywhere; the option's name has changed
-        sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-        return parallel(model, **{sync: False})
+        # buffers are equal everywhere, so they are not synchronised; the option's name differs between torch's versions
+        options = inspect.signature(DistributedDataParallel).parameters
+        if "forward_sync_buffers" in options:
+            return DistributedDataParallel(model, forward_sync_buffers=False)
+        return DistributedDataParallel(model, broadcast_buffers=False)
 
-    def alone(self, model: nn.Module, unless: bool) -> contextlib.AbstractContextManager:
-        """Within it a backward pass of a wrapped model keeps its gradients to itself, for a later one to average."""
-        return contextlib.nullcontext() if unless or self.size == 1 else model.no_sync()
+    def no_sync(self, model: nn.Module, unless: bool) -> contextlib.AbstractContextManager[None]:
+        """Accumulates the gradients of a wrapped model locally in the block, unless `unless`.
+
+        The next backward pass outside averages them over the processes.
+        """
+        if unless or not isinstance(model, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return model.no_sync()

@@ -1,8 +1,8 @@
-"""Checkpoints: the trained tensors in a safetensors file, written atomically, loaded strictly. Only tensors are read.
+"""Checkpoints: the trainable tensors in a safetensors file, written atomically, loaded strictly. No code is run.
 
-checkpoint.safetensors   the trained tensors of a finished run, and statistics that moved with them
-progress.safetensors     while a run lasts, after each epoch: the same, their momentum, and how far it is
-checkpoint.pth.tar       of LIFT+ itself, {"tuner": tensors}, or of LIFT, {"tuner": tensors, "head": tensors}; read only
+checkpoint.safetensors   the trainable tensors of a finished run, and statistics that moved with them
+progress.safetensors     during a run, after each epoch: the same, the optimizer's state, and the epoch reached
+checkpoint.pth.tar       of LIFT+, {"tuner": tensors}, or of LIFT, {"tuner": tensors, "head": tensors}; read only
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from utils.config.schema import KEYS
 from utils.errors import CheckpointError
-from utils.files import whole
+from utils.files import atomic_write
 from utils.run.results import same_images
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -25,23 +25,27 @@ UPSTREAM = "checkpoint.pth.tar"
 ENTRIES = "aft entries"
 FINGERPRINTS = {"weights", "classes", "training images", ENTRIES}  # settings whose values are hashes
 DEFAULTS = {name: key.default for name, key in KEYS.items()}
-MOMENTUM = "momentum:"  # before a tensor's name, its momentum
+OPTIMIZER = "optimizer"  # begins the names of the optimizer's state in a progress file
+FORMER_PREFIXES = {"momentum:": f"{OPTIMIZER}:momentum_buffer:"}  # of names in progress files of earlier versions
 
 
-def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters that train, by name. requires_grad is the only mark."""
+def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters with requires_grad, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters that train, and the buffers of every module whose statistics move in training, by name."""
+    """The trainable parameters, and the buffers of every module whose statistics move in training, by name."""
     moving = {
         f"{name}.{buffer}": value
         for name, module in model.named_modules()
         if getattr(module, "moves_statistics", False)
         for buffer, value in module.named_buffers(recurse=False)
     }
-    return trained_tensors(model) | moving
+    return trainable_tensors(model) | moving
+
+
+# ---- files ----
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -49,18 +53,18 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     from safetensors.torch import save as serialize
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(serialize(tensors, metadata={"about": json.dumps(about, sort_keys=True)}))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a file of ours and what it says of itself. Raises CheckpointError."""
+    """The tensors and the `about` of a file of `save`. Raises CheckpointError."""
     with _opened(path) as (file, about):
-        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (no mapping)
+        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (not a mapping)
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a file of ours says of itself, its tensors unread; {} for one of LIFT or LIFT+. Raises CheckpointError."""
+    """The `about` of a file of `save`, its tensors unread; {} of LIFT's and LIFT+'s files. Raises CheckpointError."""
     if path.name == UPSTREAM:
         return {}
     with _opened(path) as (_, about):
@@ -69,7 +73,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """A file of ours, and what it says of itself. Raises CheckpointError, while its tensors are read, too."""
+    """An open safetensors file and its `about`. Raises CheckpointError, also while its tensors are read."""
     from safetensors import SafetensorError, safe_open
 
     require(path)
@@ -77,13 +81,18 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         with safe_open(path, framework="pt") as file:
             yield file, dict(json.loads((file.metadata() or {})["about"]))
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint of ours ({error}); train again") from error
+        reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise CheckpointError(
+            f"{path} is damaged or not a checkpoint of this program{reason}; train again",
+            kind="damaged_checkpoint",
+            path=path,
+        ) from error
 
 
 def find(run_dir: Path) -> Path:
     """The checkpoint in `run_dir`: ours, else one of LIFT+ or LIFT. Raises CheckpointError if there is none."""
-    theirs = run_dir / UPSTREAM
-    path = theirs if theirs.is_file() and not (run_dir / CHECKPOINT).is_file() else run_dir / CHECKPOINT
+    upstream = run_dir / UPSTREAM
+    path = upstream if upstream.is_file() and not (run_dir / CHECKPOINT).is_file() else run_dir / CHECKPOINT
     require(path)
     return path
 
@@ -92,7 +101,9 @@ def require(path: Path) -> None:
     """Raises a CheckpointError if there is no file at `path`."""
     if not path.is_file():
         raise CheckpointError(
-            f"no checkpoint at {path}; train first (the same command without test_only), or name a run: model_dir DIR"
+            f"no checkpoint at {path}; train first (the same command without test_only), or name a run: model_dir DIR",
+            kind="no_checkpoint",
+            path=path,
         )
 
 
@@ -100,16 +111,21 @@ def load_upstream(path: Path) -> dict[str, dict[str, Tensor]]:
     """The tensors of a checkpoint of LIFT+ ("tuner") or LIFT ("tuner", "head"), by name. Raises CheckpointError."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        parts = {part: content[part] for part in ("tuner", "head") if part == "tuner" or part in content}
-        wrong = [part for part, tensors in parts.items() if not _is_state_dict(tensors)]
-        if not wrong:
-            return {part: dict(tensors) for part, tensors in parts.items()}
-        reason = f'its "{wrong[0]}" is not a dict of tensors by name'
-    except Exception as error:  # the readers of foreign bytes raise whatever they stumble over
+        if not isinstance(content, dict) or "tuner" not in content:
+            reason = 'it has no "tuner"'
+        else:
+            sections = {section: content[section] for section in ("tuner", "head") if section in content}
+            wrong = [section for section, tensors in sections.items() if not _is_state_dict(tensors)]
+            if not wrong:
+                return {section: dict(tensors) for section, tensors in sections.items()}
+            reason = f'its "{wrong[0]}" is not a dict of tensors by name'
+    except Exception as error:  # torch's unpickler raises many types for damaged files
         reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
     raise CheckpointError(
-        f'{path} is damaged, or no checkpoint of LIFT+, {{"tuner": tensors}}, or LIFT, '
-        f'{{"tuner": tensors, "head": tensors}} ({reason})'
+        f'{path} is damaged, or not a checkpoint of LIFT+, {{"tuner": tensors}}, or LIFT, '
+        f'{{"tuner": tensors, "head": tensors}} ({reason})',
+        kind="damaged_upstream_checkpoint",
+        path=path,
     )
 
 
@@ -117,6 +133,9 @@ def _is_state_dict(content: Any) -> bool:
     return isinstance(content, dict) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     )
+
+
+# ---- loading into a model ----
 
 
 def restore(
@@ -129,13 +148,13 @@ def restore(
     """Loads the checkpoint at `path` into the saved tensors of `model`; see `check_identity` and `copy_into`.
 
     convert: (model, content of a file of LIFT+ or LIFT) -> (tensors of the model, tensors of the file), both under
-    the same names; these files do not say which backbone and classes they belong to.
+    the same names. These files do not record their backbone and classes.
     """
     if path.name == UPSTREAM:
         copy_into(*convert(model, load_upstream(path)), path)
         return
     tensors, about = load(path)
-    if identity.get(ENTRIES) != about.get(ENTRIES):  # before their numbers, which may differ for this very reason
+    if identity.get(ENTRIES) != about.get(ENTRIES):  # before the shapes, which may differ for this reason
         check_identity(about, {ENTRIES: identity.get(ENTRIES)}, path)
     copy_into(saved_tensors(model), tensors, path)
     check_identity(about, identity, path, absent)
@@ -143,21 +162,27 @@ def restore(
 
 def copy_into(targets: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
     """Copies tensors by name. Raises a CheckpointError with the first names or shapes that differ."""
-    missing, unexpected = sorted(targets.keys() - tensors.keys()), sorted(tensors.keys() - targets.keys())
     shapes = [
         f"{name} {list(tensors[name].shape)} where {list(target.shape)} is needed"
         for name, target in targets.items()
         if name in tensors and tensors[name].shape != target.shape
     ]
+    differences = (
+        ("it lacks", sorted(targets.keys() - tensors.keys())),
+        ("it has besides", sorted(tensors.keys() - targets.keys())),
+        ("it has", shapes),
+    )
     problems = [
-        f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-        for what, names in (("it lacks", missing), ("it has besides", unexpected), ("it has", shapes))
+        f"{verb} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for verb, names in differences
         if names
     ]
     if problems:
         raise CheckpointError(
             f"{path} was trained with another method, data set or backbone: {'; '.join(problems)}. "
-            "Test it with the -d, -b, -m and options that it was trained with"
+            "Test it with the -d, -b, -m and options that it was trained with",
+            kind="other_tensors",
+            path=path,
         )
     with torch.no_grad():
         for name, target in targets.items():
@@ -167,19 +192,29 @@ def copy_into(targets: dict[str, Tensor], tensors: dict[str, Tensor], path: Path
 def check_identity(
     about: dict[str, Any], identity: dict[str, Any], path: Path, absent: dict[str, Any] | None = None
 ) -> None:
-    """Raises a CheckpointError if the file records another value for any key of `identity`.
+    """Raises a CheckpointError if the file records another value for any key of `identity`; its `key` is the first.
 
-    absent: what a file without a key means; where that does not say, the key's default, as the file is older than it.
+    absent: values that a file without a key means. A key that is not there either means its default, as the file is
+    older than the key.
     """
     meant = DEFAULTS | (absent or {})
     recorded = {key: about.get(key, meant.get(key)) for key in identity}
     differing = [
-        f"other {key}" if key in FINGERPRINTS else f"{key} {recorded[key]}, now {value}"
+        key
         for key, value in identity.items()
         if recorded[key] != value and not (key == "training images" and same_images(recorded[key], value))
     ]
     if differing:
-        raise CheckpointError(f"{path} belongs to something else: {', '.join(differing[:3])}")
+        differences = [
+            f"other {key}" if key in FINGERPRINTS else f"{key} {recorded[key]}, now {identity[key]}"
+            for key in differing[:3]
+        ]
+        raise CheckpointError(
+            f"{path} belongs to another run or model: {', '.join(differences)}",
+            kind="other_identity",
+            path=path,
+            key=differing[0],
+        )
 
 
 def require_same_run(
@@ -192,41 +227,92 @@ def require_same_run(
     results, progress = run_dir / "results.json", run_dir / PROGRESS
     try:
         if progress.exists():
-            raise CheckpointError(f"{progress} belongs to a run that is not finished")
+            raise CheckpointError(
+                f"{progress} belongs to a run that is not finished", kind="unfinished_run", path=progress
+            )
         if results.exists():
             content = json.loads(results.read_text(encoding="utf-8"))
             check_identity(content["settings"], settings, results, absent)
             if not same_images(content["data"]["fingerprint"]["test"], test_images):
-                raise CheckpointError(f"{results} is of other test images; test_only True tests that run on these")
+                raise CheckpointError(
+                    f"{results} is of other test images; test_only True tests that run on these",
+                    kind="other_test_images",
+                    path=results,
+                )
     except CheckpointError as error:
-        raise CheckpointError(f"{error}. Delete that run to replace it, or choose another output_dir") from error
-    except (KeyError, TypeError, ValueError):  # no results of ours: nothing to protect
+        raise _advised(error, "Delete that run to replace it, or choose another output_dir") from error
+    except (KeyError, TypeError, ValueError):  # not results of this program: nothing to protect
         return
 
 
-def save_progress(path: Path, model: nn.Module, optimizer: torch.optim.SGD, about: dict[str, Any]) -> None:
-    """Writes what a killed run needs to go on from here, bit by bit the same."""
-    trained = trained_tensors(model)
-    state = {name: optimizer.state[tensor].get("momentum_buffer") for name, tensor in trained.items()}
-    momentum = {MOMENTUM + name: value for name, value in state.items() if value is not None}
-    save(path, saved_tensors(model) | momentum, about)
+# ---- progress of an interrupted run ----
+
+
+def save_progress(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: dict[str, Any]) -> None:
+    """Writes the state from which an interrupted run resumes bit for bit.
+
+    Tensors of the optimizer's state are saved as "optimizer:KEY:PARAMETER", its other values in `about`.
+    """
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Any] = {}
+    for name, parameter in trainable_tensors(model).items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[_state_name(key, name)] = value
+            elif value is not None:
+                values[_state_name(key, name)] = value
+    save(path, saved_tensors(model) | tensors, about | ({"optimizer": values} if values else {}))
 
 
 def load_progress(
     path: Path,
     model: nn.Module,
-    optimizer: torch.optim.SGD,
+    optimizer: torch.optim.Optimizer,
     identity: dict[str, Any],
     absent: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Continues from `path`; returns what was saved as `about`. Raises CheckpointError if it is of another run."""
+    """Loads the state of `save_progress` into model and optimizer; returns the `about` that was saved.
+
+    Raises CheckpointError if the file is damaged or belongs to another run.
+    """
     tensors, about = load(path)
     try:
         check_identity(about["identity"], identity, path, absent)
     except CheckpointError as error:
-        raise CheckpointError(f"{error}. Delete that file to start anew, or choose another output_dir") from error
-    for name, target in trained_tensors(model).items():
-        if MOMENTUM + name in tensors:
-            optimizer.state[target]["momentum_buffer"] = tensors.pop(MOMENTUM + name).to(target.device)
-    copy_into(saved_tensors(model), tensors, path)
+        raise _advised(error, "Delete that file to start from the beginning, or choose another output_dir") from error
+    entries = {_current_name(name): value for name, value in (tensors | about.get("optimizer", {})).items()}
+
+    # the state of each trainable parameter, from entries named as by _state_name
+    state: dict[str, dict[str, Any]] = {name: {} for name in trainable_tensors(model)}
+    for entry in [entry for entry in entries if entry.startswith(f"{OPTIMIZER}:")]:
+        _, key, name = entry.split(":", 2)
+        if name in state:
+            state[name][key] = entries.pop(entry)
+    copy_into(saved_tensors(model), entries, path)
+    _load_state(optimizer, {parameter: state[name] for name, parameter in trainable_tensors(model).items()})
     return about
+
+
+def _state_name(key: str, parameter: str) -> str:
+    return f"{OPTIMIZER}:{key}:{parameter}"
+
+
+def _current_name(name: str) -> str:
+    """The name of a tensor in a progress file of today, given that of any version."""
+    for former, current in FORMER_PREFIXES.items():
+        if name.startswith(former):
+            return current + name.removeprefix(former)
+    return name
+
+
+def _load_state(optimizer: torch.optim.Optimizer, state: dict[Tensor, dict[str, Any]]) -> None:
+    """Gives the optimizer the state of each of its parameters. torch moves each value to the device that it needs."""
+    content = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    content["state"] = {number: state[parameter] for number, parameter in enumerate(parameters) if state[parameter]}
+    optimizer.load_state_dict(content)
+
+
+def _advised(error: CheckpointError, advice: str) -> CheckpointError:
+    """The same error with a sentence after its message."""
+    return CheckpointError(f"{error}. {advice}", kind=error.kind, path=error.path, key=error.key)

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import yaml
 
 from utils.errors import CheckpointError, ConfigError
-from utils.files import atomic_write
+from utils.files import write_text
 from utils.run import checkpoint, results
 from utils.run.mode import Mode
 
@@ -109,9 +110,26 @@ class RunDir:
 
     # ---- state ----
 
-    def is_complete(self, mode: Mode = TRAINING) -> bool:
-        """Whether the results are written."""
-        return self.results(mode).exists()
+    def find_results(self, mode: Mode, command: str, images: dict[str, str]) -> Path | None:
+        """The results of a complete run or test; None if it is not complete, or was of other images.
+
+        A test of other images than its run's has a longer suffix: the command in the file decides. images: fingerprints
+        {train, test}; {} for published sets, which are known by name.
+        """
+        path = self.results(mode)
+        if path.exists():
+            recorded = results.read(path).get("data", {}).get("fingerprint", {})
+            same = all(results.same_images(recorded.get(split), images[split]) for split in images)
+            return path if same else None
+        longer = () if mode.trains else self.path.glob(f"{path.stem}_*.json")
+        return next((other for other in longer if results.read(other).get("command") == command), None)
+
+    def saved_config(self) -> dict[str, Any]:
+        """The configuration that the run was started with; {} if there is none."""
+        try:
+            return dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, yaml.YAMLError):
+            return {}
 
     def lock(self, log: TextIO) -> None:
         """Locks the directory for one mode, by its open log file. Raises ConfigError if another process holds it."""
@@ -249,5 +267,4 @@ class RunDir:
 
     def write_config(self, text: str) -> None:
         """Writes config.yaml, whole or not at all."""
-        with atomic_write(self.config) as file:
-            file.write(text.encode())
+        write_text(self.config, text)

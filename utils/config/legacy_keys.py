@@ -1,17 +1,19 @@
-"""LIFT's names of keys (first released as PEL), which stay valid: each is read as keys of ours.
+"""LIFT's names of keys, which stay valid: each is read as keys of ours. LIFT is called PEL in its first preprint.
 
     python main.py -d cifar100_ir100 -m clip_vit_b16 adaptformer True micro_batch_size 32
 
 The form without -b computes LIFT's way where the two papers differ: `LIFT_DEFAULTS` come before the files of configs/,
-and `finish` applies LIFT's rules between keys.
+and `apply_lift_rules` applies LIFT's rules between keys.
 """
 
+import math
 import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from utils.config.schema import PRECISIONS, Key
+from utils.config.schema import PRECISIONS, Key, Kind
 
+Values = dict[str, Any]  # by key
 SYNONYMS = {"tte_expand": "expand"}  # LIFT+'s own second names
 VALUE_SYNONYMS = {  # LIFT's spellings of values
     "classifier": {"L2NormedClassifier": "L2NormClassifier", "LayerNormedClassifier": "LayerNormClassifier"},
@@ -28,29 +30,29 @@ PROMPT_TOKENS = 10  # VPT's, where vpt_len is None
 
 
 class LiftKey(NamedTuple):
-    """What a name of LIFT's takes, and `read(value, values)`: our keys and values for it, given all the others."""
+    """A name of LIFT's."""
 
-    key: Key
-    read: Callable[[Any, dict[str, Any]], dict[str, Any]]
+    key: Key  # the values that it takes; its help says how they are read
+    read: Callable[[Any, Values], Values]  # (value, values of all keys) -> our keys and values; ValueError if wrong
 
 
 def _flag(name: str) -> LiftKey:
     return LiftKey(Key(False, "bool", f"{name} True or False"), lambda on, values: {name: on})
 
 
-def _renamed(name: str, kind: str, **limits: float) -> LiftKey:
-    return LiftKey(Key(None, kind, name, **limits), lambda value, values: {name: value})
+def _renamed(name: str, kind: Kind, min: float, max: float = math.inf) -> LiftKey:
+    return LiftKey(Key(None, kind, name, min=min, max=max), lambda value, values: {name: value})
 
 
 def _unread(help: str) -> LiftKey:
     return LiftKey(Key(None, "str", f"nothing: {help}"), lambda value, values: {})
 
 
-def _precision(value: str, values: dict) -> dict:
+def _precision(value: str, values: Values) -> Values:
     return {"prec_train": value} | ({} if value == "amp" else {"prec_test": value})
 
 
-def _accum_step(size: int | None, values: dict) -> dict:
+def _accum_step(size: int | None, values: Values) -> Values:
     if size is None:
         return {"accum_step": None}
     if values["batch_size"] % size:
@@ -61,9 +63,11 @@ def _accum_step(size: int | None, values: dict) -> dict:
 INITS = {"text_feat": "semantic", "class_mean": "class_mean", "linear_probe": "linear_probing"}
 
 
-def _head_init(value: str | None, values: dict) -> dict:
-    if value in (None, "text_feat"):
-        return {"classifier_init": INITS.get(value)}
+def _head_init(value: str | None, values: Values) -> Values:
+    if value is None:
+        return {"classifier_init": None}
+    if value == "text_feat":
+        return {"classifier_init": INITS[value]}
     if value in INITS:
         return {"classifier_init": INITS[value], "classifier_init_images": None}
     shots = re.fullmatch(r"([1-9]\d*)_shot", value)
@@ -76,7 +80,7 @@ def _prompts(layers: tuple[int, ...] | None) -> LiftKey:
     """VPT's two forms: prompts in the first block, or in every one."""
     key = Key(False, "bool", f"v.pt in {'all blocks' if layers is None else 'the first block'}; vpt_len is 10")
 
-    def read(on: bool, values: dict) -> dict:
+    def read(on: bool, values: Values) -> Values:
         if on:
             return {"v.pt": True, "v.pt_layers": layers, "v.pt_len": values["v.pt_len"] or PROMPT_TOKENS}
         this_form = values["v.pt"] and (values["v.pt_layers"] == FIRST_BLOCK) == (layers == FIRST_BLOCK)
@@ -85,30 +89,34 @@ def _prompts(layers: tuple[int, ...] | None) -> LiftKey:
     return LiftKey(key, read)
 
 
-def _prompt_length(value: int | None, values: dict) -> dict:
+def _prompt_length(value: int | None, values: Values) -> Values:
     return {"v.pt_len": PROMPT_TOKENS if value is None else value}
 
 
-def _width(value: int | None, values: dict) -> dict:
+def _width(value: int | None, values: Values) -> Values:
     return {f"v.{name}_dim": value for name in ("lora", "lora_mlp", "adapter", "adaptformer") if values[f"v.{name}"]}
 
 
-def _ssf(place: str) -> LiftKey:
-    """SSF on the Linears of the attention or of the MLP."""
+def _ssf(linears: str) -> LiftKey:
+    """SSF on the Linears of the attention (attn) or of the MLP (mlp)."""
 
-    def read(on: bool, values: dict) -> dict:
-        there = {"all": {"attn", "mlp"}}.get(values["v.ssf_loc"], {values["v.ssf_loc"]}) if values["v.ssf"] else set()
-        there = there | {place} if on else there - {place}
-        return {"v.ssf": True, "v.ssf_loc": there.pop() if len(there) == 1 else "all"} if there else {"v.ssf": False}
+    def read(on: bool, values: Values) -> Values:
+        scaled = set()
+        if values["v.ssf"]:
+            scaled = {"attn", "mlp"} if values["v.ssf_loc"] == "all" else {values["v.ssf_loc"]}
+        scaled = scaled | {linears} if on else scaled - {linears}
+        if not scaled:
+            return {"v.ssf": False}
+        return {"v.ssf": True, "v.ssf_loc": scaled.pop() if len(scaled) == 1 else "all"}
 
-    return LiftKey(Key(False, "bool", f"v.ssf with v.ssf_loc {place}; both: all"), read)
+    return LiftKey(Key(False, "bool", f"v.ssf with v.ssf_loc {linears}; both: all"), read)
 
 
-# what `partial` limits; bias_tuning and ln_tuning take all blocks, vpt_shallow the first
+# the methods that `partial` limits; bias_tuning and ln_tuning take all blocks, vpt_shallow the first
 PARTIAL = ("fft", "pt", "lora", "lora_mlp", "adapter", "adaptformer", "ssf", "ssf_ln", "aft")
 
 
-def _partial(blocks: int | tuple[int, ...] | None, values: dict) -> dict:
+def _partial(blocks: int | tuple[int, ...] | None, values: Values) -> Values:
     """None: all blocks; k: the last k; [a,b]: blocks a to b - 1."""
     if isinstance(blocks, tuple):
         blocks = tuple(range(*blocks)) or 0
@@ -117,7 +125,7 @@ def _partial(blocks: int | tuple[int, ...] | None, values: dict) -> dict:
     return {f"v.{name}_layers": blocks for name in limited}
 
 
-def _tte_mode(mode: str, values: dict) -> dict:
+def _tte_mode(mode: str, values: Values) -> Values:
     if mode == "randaug":
         return {"tte_draws": 1}
     return {"tte_draws": None, "tte_crops": 10 if mode == "tencrop" else 5}
@@ -125,8 +133,8 @@ def _tte_mode(mode: str, values: dict) -> dict:
 
 LIFT_KEYS: dict[str, LiftKey] = {  # in the order in which they are read
     "prec": LiftKey(Key(None, "str", "prec_train, and prec_test unless amp", ("amp", *PRECISIONS)), _precision),
-    "micro_batch_size": LiftKey(Key(None, "int", "accum_step = batch_size / this", least=1), _accum_step),
-    "scale": _renamed("classifier_scale", "float", least=0),
+    "micro_batch_size": LiftKey(Key(None, "int", "accum_step = batch_size / this", min=1), _accum_step),
+    "scale": _renamed("classifier_scale", "float", min=0),
     "init_head": LiftKey(
         Key(None, "str", "classifier_init (text_feat, class_mean, linear_probe, k_shot), and classifier_init_images"),
         _head_init,
@@ -137,20 +145,25 @@ LIFT_KEYS: dict[str, LiftKey] = {  # in the order in which they are read
     "bn_tuning": _flag("v.bn_tuning"),
     "vpt_shallow": _prompts(FIRST_BLOCK),
     "vpt_deep": _prompts(None),
-    "vpt_len": LiftKey(Key(None, "int", "v.pt_len; None = 10", least=1), _prompt_length),
+    "vpt_len": LiftKey(Key(None, "int", "v.pt_len; None = 10", min=1), _prompt_length),
     "adapter": _flag("v.adapter"),
     "adaptformer": _flag("v.adaptformer"),
     "lora": _flag("v.lora"),
     "lora_mlp": _flag("v.lora_mlp"),
-    "adapter_dim": LiftKey(Key(None, "int", "the width of whichever of these four is on", least=1), _width),
+    "adapter_dim": LiftKey(Key(None, "int", "the width of whichever of these four is on", min=1), _width),
     "ssf_attn": _ssf("attn"),
     "ssf_mlp": _ssf("mlp"),
     "ssf_ln": _flag("v.ssf_ln"),
     "mask": _flag("v.aft"),
-    "mask_ratio": _renamed("v.aft_ratio", "float", least=0, most=1),
-    "mask_seed": LiftKey(Key(None, "int", "v.aft_seed; None = 0", least=0), lambda seed, _: {"v.aft_seed": seed or 0}),
+    "mask_ratio": _renamed("v.aft_ratio", "float", min=0, max=1),
+    "mask_seed": LiftKey(Key(None, "int", "v.aft_seed; None = 0", min=0), lambda seed, _: {"v.aft_seed": seed or 0}),
     "partial": LiftKey(
-        Key(None, "range", "the METHOD_layers of what is on: None = all, k = the last k, [a,b] = a to b - 1", least=0),
+        Key(
+            None,
+            "range",
+            "METHOD_layers of the methods in use: None = all, k = the last k, [a,b] = a to b - 1",
+            min=0,
+        ),
         _partial,
     ),
     "test_ensemble": _flag("tte"),
@@ -159,7 +172,7 @@ LIFT_KEYS: dict[str, LiftKey] = {  # in the order in which they are read
         _tte_mode,
     ),
     "randaug_times": LiftKey(
-        Key(1, "int", "tte_draws, with tte_mode randaug", least=1),
+        Key(1, "int", "tte_draws, with tte_mode randaug", min=1),
         lambda times, values: {"tte_draws": times} if values["tte_draws"] else {},
     ),
     "imb_factor": _unread("LIFT never reads it, -d names the imbalance"),
@@ -167,11 +180,11 @@ LIFT_KEYS: dict[str, LiftKey] = {  # in the order in which they are read
 }
 
 
-def finish(values: dict[str, Any], given: Collection[str], warn: Callable[[str], None]) -> None:
-    """LIFT's rules between keys, for the form without -b; `given`: the keys on the command line."""
+def apply_lift_rules(values: Values, given: Collection[str], warn: Callable[[str], None]) -> None:
+    """Applies LIFT's rules between keys, for the form without -b. given: the keys on the command line."""
     if not values["tte"]:
         if values["expand"] is not None and "expand" in given:
-            warn("expand counts with tte True alone, as in LIFT; the one test crop is cut from resolution // 7 more")
+            warn("expand has an effect with tte True alone, as in LIFT; a single crop is cut from resolution // 7 more")
         values["expand"] = None
     if values["zero_shot"] and values["prompt"] != "default":
         warn(f"prompt {values['prompt']} is not read by LIFT's zero-shot; the form with -b ... -m zs reads it")

@@ -1,0 +1,69 @@
+"""Features of images, from the user's cache where a frozen image encoder has computed them before.
+
+Cached are the features of centre crops that class_mean and linear_probing start from, and those of the test crops of a
+run whose image encoder is not trained (zs, lp, coop, clip_adapter, proj_tuning). Training crops differ in every epoch.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from utils.cache import LARGEST_BYTES, TensorCache
+
+# images x crops x parameters of the encoder, from which on the cache is faster: 233 images with ViT-B/16, 8 TFLOP
+LEAST_WORK = 2e10
+
+
+class FeatureModel(Protocol):
+    """The part of a model that computes features."""
+
+    tower: nn.Module
+    mean: Tensor
+    std: Tensor
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [b, D], float32, of images [b, 3, R, R], uint8."""
+
+
+def cached_features(
+    model: FeatureModel,
+    batches: Iterable[Tensor],
+    batch_sizes: Sequence[int],
+    num_crops: int,
+    cache: TensorCache,
+    key: Callable[[], dict[str, Any]],
+) -> tuple[Iterator[Tensor], bool]:
+    """The features [K, b, D] of each batch of crops [b, K, 3, R, R], and whether they come from the cache.
+
+    batches: not touched where the cache has the features. batch_sizes: b of each batch. num_crops: K.
+    key: called where the cache is used; returns everything that the features depend on besides the model's precision
+    and normalisation and the batch size: weights, images, crops, device, versions, code; see TensorCache.
+    """
+    computed = (torch.stack([model.features(crop) for crop in crops.unbind(1)]) for crops in batches)
+    shape = (num_crops, sum(batch_sizes), cast(int, model.tower.dim))
+    if not (cache.enabled and _worth_caching(model.tower, shape)):
+        return computed, False
+    full_key = key() | {
+        "precisions": sorted({str(parameter.dtype) for parameter in model.tower.parameters()}),
+        "mean, std": [model.mean.tolist(), model.std.tolist()],
+        "batch": batch_sizes[0],
+        "shape": shape,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+    features = cache.fetch(full_key, shape)
+    if features is None:
+        return cache.stream(full_key, shape, computed, dim=1), False
+    path, device = cache.path(full_key), model.mean.device
+    cache.log(f"features  of {shape[1]:,} images come from {path}; feature_cache False computes them")
+    return (part.to(device) for part in features.split(list(batch_sizes), dim=1)), True
+
+
+def _worth_caching(tower: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether features of this shape [K, n, D] are the same in the next run, slow to compute, and not too large."""
+    num_crops, num_images, dim = shape
+    parameters = list(tower.parameters())
+    frozen = not any(parameter.requires_grad for parameter in parameters)
+    work = num_crops * num_images * sum(parameter.numel() for parameter in parameters)
+    return frozen and work >= LEAST_WORK and 4 * num_crops * num_images * dim <= LARGEST_BYTES

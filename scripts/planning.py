@@ -1,0 +1,191 @@
+"""Plans experiments: reads commands of main.py, and finds their run directories and the runs that are complete.
+
+scripts/run_all.py runs the plan.
+"""
+
+import argparse
+import dataclasses
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from datasets import FOLDER_KEYS, build_data
+from main import parse
+from utils.config import OUTPUT, Config, load_config, pair_options
+from utils.errors import ConfigError, DataError
+from utils.run.directory import RunDir
+from utils.run.mode import Mode, build_mode
+
+NEED_NO_ROOT = {"digits_lt"}  # part of scikit-learn
+
+
+@dataclasses.dataclass(eq=False)
+class Run:
+    """One command of main.py."""
+
+    command: list[str]  # its arguments
+    cfg: Config
+    trained: RunDir  # the directory of the training run that it tests; its own if it trains
+    done: bool = False  # before anything starts
+
+    @property
+    def directory(self) -> RunDir:
+        """Where it writes."""
+        return RunDir(Path(self.cfg.output_dir))
+
+    @property
+    def mode(self) -> Mode:
+        """Whether it trains or tests, and how."""
+        return build_mode(self.cfg)
+
+    @property
+    def results(self) -> Path:
+        """The file that it writes last."""
+        return self.directory.results(self.mode)
+
+    @property
+    def terminal(self) -> Path:
+        """The file with its output."""
+        return self.directory.terminal(self.mode)
+
+    def __str__(self) -> str:
+        return as_typed(self.command)
+
+
+def as_typed(command: list[str]) -> str:
+    """The command as a user would type it."""
+    return shlex.join(["python", os.path.relpath(ROOT / "main.py"), *command])
+
+
+# ---- complete runs ----
+
+
+def find_results(run: Run) -> Path | None:
+    """The results file of a complete run; None for other runs."""
+    command = shlex.join(["python", "main.py", *run.command])
+    return run.directory.find_results(run.mode, command, fingerprints(run.cfg))
+
+
+def fingerprints(cfg: Config) -> dict[str, str]:
+    """The fingerprints of the training and test list of -d folder; {} for other data, or if they cannot be read."""
+    key = tuple(cfg[name] for name in ("dataset", "root", *FOLDER_KEYS, "bad_images"))
+    if cfg.dataset == "folder" and key not in _fingerprints:
+        try:
+            _fingerprints[key] = build_data(cfg).fingerprints()
+        except DataError:  # main.py reports it
+            _fingerprints[key] = {}
+    return _fingerprints.get(key, {})
+
+
+_fingerprints: dict[tuple[Any, ...], dict[str, str]] = {}  # by the keys that they depend on, as images are read
+
+
+# ---- what to run ----
+
+
+def forms_of(line: str, seed: int, args: argparse.Namespace) -> list[list[str]]:
+    """The arguments of a script's line: as the script has it, then with the additions of the command line, one by one.
+
+    The last form is run; --only is searched in all of them. Raises ConfigError.
+    """
+    words = shlex.split(line)
+    given = parse(words)
+    if args.backbone and not given.backbone:
+        message = f"-b {args.backbone} does not go with LIFT's form of a command, which names its own: {line}"
+        raise ConfigError(message, kind="backbone_of_lift_form", key="backbone")
+    data, backbone = args.data or given.data, args.backbone or given.backbone
+    flags = ["-d", data, *(["-b", backbone] if backbone else []), "-m", given.method]
+    root = ["root", args.root[data]] if data in args.root else []
+    forms, options = [words], given.options
+    for added in (args.options, root, ["seed", str(seed)] if seed else []):
+        options = [text for pair in pair_options([*options, *added]).items() for text in pair]
+        forms.append([*flags, *options])
+    return forms
+
+
+def is_wanted(only: re.Pattern[str], forms: list[list[str]]) -> bool:
+    """Whether --only is found in one of a command's forms, with the quotes of --dry-run or without any."""
+    return any(only.search(text) for form in forms for text in (as_typed(form), f"python main.py {' '.join(form)}"))
+
+
+def build_run(command: list[str], planned: Mapping[Path, Run]) -> Run:
+    """The run of a command. Raises ConfigError.
+
+    A test of another list than its training run's gets a test_name; one with its own `expand` gets a directory of its
+    own, as results files are not named by expand. planned: the runs before this one, by results file.
+    """
+    given = parse(command)
+    options = list(given.options)
+
+    def load() -> Config:
+        return load_config(given.data, given.backbone, given.method, options)
+
+    cfg = load()
+    trained = RunDir(Path(cfg.output_dir))
+    if cfg.test_only or cfg.test_train:
+        if name := name_of_other_list(cfg, planned.get(trained.results())):
+            options += ["test_name", name]
+            cfg = load()
+        if "expand" in options[::2]:
+            folder = (trained.path / f"{build_mode(cfg).suffix}_expand_{cfg.expand}").relative_to(OUTPUT)
+            options += ["model_dir", cfg.output_dir, "output_dir", str(folder)]
+            cfg = load()
+    return Run([*command, *options[len(given.options) :]], cfg, trained)
+
+
+def name_of_other_list(cfg: Config, training: Run | None) -> str | None:
+    """The name of the tested list, if it is not that of the training run; None otherwise, or with a test_name.
+
+    training: the training run if it is planned, too; that of an earlier call is known by its config.yaml.
+    """
+    key = "train_list" if cfg.test_train else "test_list"
+    tested = cfg[key]
+    usual = training.cfg[key] if training else RunDir(Path(cfg.output_dir)).saved_config().get(key, tested)
+    same = not tested or os.path.realpath(tested) == os.path.realpath(usual or "")
+    return None if same or cfg.test_name else Path(tested).stem
+
+
+def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
+    """The runs of all lines and seeds that --only leaves, in order, without duplicates. Raises ConfigError."""
+    runs: dict[Path, Run] = {}
+    for line in lines:
+        for seed in range(args.seeds):
+            forms = forms_of(line, seed, args)
+            if not is_wanted(args.only, forms):
+                continue
+            try:
+                run = build_run(forms[-1], runs)
+            except ConfigError as error:
+                message = f"{error}\n  in: {as_typed(forms[-1])}\n  --only REGEX leaves such runs out"
+                raise ConfigError(message, kind=error.kind, path=error.path, key=error.key) from error
+            if seed and run.cfg.zero_shot:
+                continue  # nothing in zero-shot CLIP depends on the seed
+            if runs.setdefault(run.results, run).cfg != run.cfg:
+                message = f"two runs would write {run.results}:\n  {runs[run.results]}\n  {run}"
+                raise ConfigError(message, kind="same_results_file", path=run.results)
+    if not runs:
+        message = f"no command matches --only '{args.only.pattern}'; --dry-run without it shows them all"
+        raise ConfigError(message, kind="no_command_matches")
+    to_train: set[Path] = set()  # their tests are repeated, even complete ones
+    for run in runs.values():
+        run.done = run.trained.results() not in to_train and find_results(run) is not None
+        if not run.done:
+            to_train.add(run.results)
+    return list(runs.values())
+
+
+def require_roots(runs: list[Run]) -> None:
+    """Raises ConfigError for data sets whose folder is not given."""
+    rootless = {run.cfg.dataset for run in runs if not (run.done or run.cfg.root or run.cfg.train_list)}
+    missing = sorted(rootless - NEED_NO_ROOT)
+    if missing:
+        flags = " ".join(f"--root {name}=FOLDER" for name in missing)
+        message = f"where are the images of {', '.join(missing)}? Add {flags}, or leave them out with --only"
+        raise ConfigError(message, kind="missing_root", key="root")

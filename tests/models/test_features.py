@@ -1,0 +1,277 @@
+"""Features from the cache are those of a run without it, to the bit, under a key of all that they depend on."""
+
+import dataclasses
+import functools
+import itertools
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import train, weights
+from torch import nn
+
+import trainer
+from datasets import DATASETS
+from datasets.contents import image_digest
+from datasets.sets import digits_lt
+from models import features as module
+from models.features import cached_features
+from utils.cache import TensorCache
+from utils.device import environment, precision
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The folder of a cache that stores the features of the smallest model."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "LEAST_WORK", 1)
+    return tmp_path / "cache/lift_plus/features"
+
+
+def files(folder):
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+# ---- the function ----
+
+
+class Tower(nn.Module):
+    """A feature [b, 4] of images [b, 3, 2, 2]; `calls` counts the batches."""
+
+    dim = 4
+
+    def __init__(self, frozen=True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(48.0).view(12, 4).sin(), requires_grad=not frozen)
+        self.calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        return (images.float().flatten(1) - 1) @ self.weight.detach().float()
+
+
+def model(frozen=True, mean=0.0, dtype=torch.float32):
+    tower = Tower(frozen).to(dtype)
+    return SimpleNamespace(tower=tower, features=tower, mean=torch.tensor([mean] * 3), std=torch.ones(3))
+
+
+CROPS = torch.arange(5 * 2 * 12, dtype=torch.uint8).view(5, 2, 3, 2, 2)  # two of each of five images
+
+
+def gather(model_=None, sizes=(3, 2), num_crops=2, enabled=True, **key):
+    """The features [K, n, D] with a new cache; whether they came from it; batches that the tower computed."""
+    model_, cache = model_ or model(), TensorCache("features", enabled, [].append)
+    batches = iter(CROPS[:, :num_crops].split(list(sizes)))
+    parts, hit = cached_features(model_, batches, sizes, num_crops, cache, lambda: {"images": "abc"} | key)
+    parts = list(parts)
+    assert [part.shape[1] for part in parts] == list(sizes)
+    assert hit == (next(batches, None) is not None)  # then no batch is read
+    return torch.cat(parts, dim=1), hit, model_.tower.calls
+
+
+def test_the_second_time_nothing_is_computed(folder):
+    for num_crops in (1, 2):
+        (first, *cold), (second, *warm) = gather(num_crops=num_crops), gather(num_crops=num_crops)
+        assert (cold, warm) == ([False, 2 * num_crops], [True, 0])
+        expected = [model().features(crops) for crops in CROPS[:, :num_crops].unbind(1)]
+        assert torch.equal(first, torch.stack(expected))
+        assert torch.equal(first, second)
+    assert len(files(folder)) == 2
+
+
+def test_whatever_the_features_depend_on_is_in_the_key(folder, monkeypatch):
+    gather()
+    changed = [
+        {"images": "abd"},
+        {"weights": "other"},
+        {"sizes": (5,)},
+        {"num_crops": 1},
+        {"model_": model(mean=0.5)},
+        {"model_": model(dtype=torch.bfloat16)},
+    ]
+    for number, options in enumerate(changed, 2):
+        assert not gather(**options)[1], options
+        assert len(files(folder)) == number
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert not gather()[1]
+
+
+def test_features_that_are_not_cached(folder, monkeypatch):
+    """Those of a trained tower, of a run without a cache, too few, too many, and none at all."""
+
+    def not_needed():
+        raise AssertionError("the key is not needed")
+
+    def compute(model_, enabled=True):
+        cache = TensorCache("features", enabled, print)
+        parts, hit = cached_features(model_, iter([CROPS]), [5], 2, cache, not_needed)
+        assert len(list(parts)) == 1
+        assert not hit
+
+    compute(model(frozen=False))
+    compute(model(), enabled=False)
+    for name, value in (("LEAST_WORK", 2 * 5 * 48 + 1), ("LARGEST_BYTES", 2 * 5 * 4 * 4 - 1)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, name, value)
+            compute(model())
+    parts, hit = cached_features(model(), iter([]), [], 2, TensorCache("features", True, print), not_needed)
+    assert (list(parts), hit) == ([], False)
+    assert not files(folder)
+    monkeypatch.setattr(module, "LEAST_WORK", 2 * 5 * 48)
+    monkeypatch.setattr(module, "LARGEST_BYTES", 2 * 5 * 4 * 4)
+    gather()
+    assert len(files(folder)) == 1
+
+
+# ---- images in the key ----
+
+
+def test_pixels_are_hashed_in_order():
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 2, 2, 3), np.uint8)
+    digest = image_digest(pixels, [6, 1, 2])
+    assert image_digest(pixels, [1, 6, 2]) != digest
+    changed = pixels.copy()
+    changed[0] += 1  # not among the indices
+    assert image_digest(changed, [6, 1, 2]) == digest
+    changed[6, 0, 0, 0] ^= 1
+    assert image_digest(changed, [6, 1, 2]) != digest
+
+
+def test_a_file_that_changes_has_another_hash(tmp_path):
+    paths = [str(tmp_path / f"{index}.jpg") for index in range(7)]
+    for path in paths[1:]:
+        Path(path).write_bytes(b"123")
+    digests = [image_digest(paths, [1, 2, 3])]
+
+    def changed():
+        digests.append(image_digest(paths, [1, 2, 3]))
+        return digests[-1] not in digests[:-1]
+
+    os.utime(paths[4], ns=(0, 5))
+    assert not changed()
+    os.utime(paths[3], ns=(0, 5))
+    assert changed()
+    Path(paths[3]).write_bytes(b"1234")
+    os.utime(paths[3], ns=(0, 5))
+    assert changed()
+    os.unlink(paths[3])  # the loader reports it
+    assert changed()
+
+
+# ---- whole runs ----
+
+
+@pytest.fixture
+def run(config, monkeypatch):
+    """run(KEY, VALUE, ..., method=) -> results, logits, trainable tensors, log, and crops that the tower tested."""
+    data = digits_lt.build()
+    few = dataclasses.replace(data, test=data.test.subset(slice(None, None, 5)))
+    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: few)
+    seen, number = [], itertools.count()
+
+    def count_images(called, inputs, output):
+        if hasattr(called, "resolution") and torch.is_inference_mode_enabled():  # an image encoder, in a test
+            seen.append(len(output))
+
+    handle = nn.modules.module.register_module_forward_hook(count_images)
+
+    def run(*options, method):
+        seen.clear()
+        options = ("save_logits", "True", "output_dir", f"run{next(number)}", *options)
+        trainer, results = train(config(*options, method=method))
+        return SimpleNamespace(
+            results=results,
+            logits=next(trainer.run_dir.path.glob("logits*")).read_bytes(),
+            trainable=torch.cat([torch.zeros(1), *(tensor.flatten() for tensor in weights(trainer).values())]),
+            log=(trainer.run_dir.path / "log.txt").read_text(),
+            images=sum(seen),
+        )
+
+    yield run
+    handle.remove()
+
+
+def assert_same(a, b):
+    assert a.logits == b.logits
+    assert torch.equal(a.trainable, b.trainable)
+    assert a.results["accuracy"] == b.results["accuracy"]
+    assert a.results["per_class"] == b.results["per_class"]
+
+
+@pytest.mark.parametrize("init", ["class_mean", "linear_probing"])
+def test_a_head_starts_and_is_tested_from_the_cache_to_the_bit(init, run, folder):
+    start = functools.partial(run, "classifier_init", init, "num_epochs", 1, method="lp")
+    without = start("feature_cache", "False")
+    assert not files(folder)
+    first, second = start(), start()
+    assert len(files(folder)) == 2  # of the training images, and of the test images
+    assert without.images == first.images == 318 + 100  # of the largest class 100 of 124
+    assert second.images == 0
+    assert_same(without, first)
+    assert_same(without, second)
+    assert "come from" not in without.log + first.log
+    assert second.log.count("features  of 318 images come from") == 1
+    assert second.log.count("features  of 100 images come from") == 1
+    assert first.results["images_per_second"]["test"] > 0
+    assert second.results["images_per_second"]["test"] is None  # of images that it did not compute
+
+
+@pytest.mark.parametrize("method, crops", [("zs", 1), ("coop", 5), ("clip_adapter", 10), ("proj_tuning", 1)])
+def test_the_test_crops_of_a_frozen_tower_come_from_the_cache_to_the_bit(method, crops, run, folder):
+    options = ("tte", crops > 1, "tte_crops", max(crops, 5), "num_epochs", 1)
+    start = functools.partial(run, *options, method=method)
+    first, second = start(), start()
+    assert (first.images, second.images) == (100 * crops, 0)
+    assert len(files(folder)) == 1
+    assert_same(first, second)
+
+
+def test_methods_share_the_features_of_one_tower(run, folder):
+    run(method="zs")
+    assert run("num_epochs", 1, method="coop").images == 0
+    assert run("num_epochs", 1, "classifier_init", "semantic", method="lp").images == 0
+    assert len(files(folder)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("expand", 9),
+        ("interpolation", "bilinear"),
+        ("prec_test", "bf16"),
+    ],
+    ids=lambda change: change[0],
+)
+def test_a_test_in_another_way_computes_its_own_features(change, run, folder, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    run(method="zs")
+    assert run(*change, method="zs").images == 100
+    assert len(files(folder)) == 2
+
+
+@pytest.mark.parametrize("name", ["describe", "versions", "code", "processes"])
+def test_another_machine_computes_its_own_features(name, run, folder, monkeypatch):
+    run(method="zs")
+    if name == "code":
+        monkeypatch.setattr(trainer, "sha256_of_code", lambda *folders: "another version")
+    elif name == "processes":
+        monkeypatch.setattr(trainer, "environment", lambda device, size: environment.environment(device, 2))
+    else:
+        monkeypatch.setattr(environment, name, lambda *device: {"torch": "another"})
+    assert run(method="zs").images == 100
+    assert len(files(folder)) == 2
+
+
+def test_a_trained_tower_is_always_computed(run, folder):
+    for _ in range(2):
+        assert run("num_epochs", 1, "classifier_init", "class_mean", method="lift+").images >= 100
+    assert len(files(folder)) == 1  # of the bare backbone, which the head starts from
+
+
+def test_a_small_set_is_not_cached(run, folder, monkeypatch):
+    monkeypatch.setattr(module, "LEAST_WORK", 2e10)
+    run("classifier_init", "class_mean", "num_epochs", 1, method="lp")
+    assert not files(folder)

@@ -1,0 +1,77 @@
+"""requirements.txt declares every package that is imported, and nothing else; the exact versions name the same ones."""
+
+import ast
+import functools
+import re
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = {"ruff", "pytest-xdist", "mypy", "types-pyyaml"}  # run by the Makefile, not imported
+PLUGINS = {"tensorboard"}  # imported as torch.utils.tensorboard
+OPTIONAL = {"onnx", "onnxscript", "onnxruntime", "peft", "torchmetrics"}  # export, and oracles of tests
+
+
+def is_ours(name):
+    """Whether a module is part of this project: at its root, or beside the scripts, tests and benchmarks."""
+    return any((ROOT / folder / name).with_suffix(".py").exists() for folder in ("", "scripts", "tests")) or any(
+        path.name == name and any(path.glob("*.py")) for path in ROOT.iterdir() if path.is_dir()
+    )
+
+
+@functools.cache
+def imported_packages():
+    """{top-level module: the first file that imports it}, without the standard library and our own modules."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        if path.relative_to(ROOT).parts[0].startswith("."):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            for name in {name.partition(".")[0] for name in names}:
+                if name not in sys.stdlib_module_names and not is_ours(name):
+                    found.setdefault(name, path.relative_to(ROOT))
+    return found
+
+
+def normalised(name):
+    """A distribution's name as PyPI compares it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared(file):
+    """The distributions that a requirements file names."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    return {normalised(re.match(r"[\w.-]+", line)[0]) for line in lines if re.match(r"\w", line)}
+
+
+@functools.cache
+def installed():
+    """{module: the distributions that have it}."""
+    return packages_distributions()
+
+
+def distributions(module):
+    """The distributions that have a module; its own name where it is not installed."""
+    return {normalised(name) for name in installed().get(module, [module])}
+
+
+def test_every_imported_package_is_declared():
+    missing = {
+        module: str(path)
+        for module, path in imported_packages().items()
+        if not distributions(module) & (declared("requirements.txt") | OPTIONAL)
+    }
+    assert missing == {}
+
+
+def test_every_declared_package_is_used():
+    used = set().union(*map(distributions, imported_packages()))
+    assert declared("requirements.txt") <= used | COMMANDS | PLUGINS
+
+
+def test_the_exact_versions_are_of_the_same_packages():
+    assert declared("requirements-with-version.txt") == declared("requirements.txt")

@@ -1,0 +1,123 @@
+"""Evaluation: the measures of a test by name. `evaluators accuracy,top5` on the command line chooses from EVALUATORS.
+
+An evaluator is a function and a row of the table:
+
+    def top1(outputs, labels, classes):
+        yield "more/top1", float(100 * (predicted(outputs) == labels).mean())
+
+    EVALUATORS["top1"] = Evaluator(top1)
+
+A name "SECTION/MEASURE" is the place of the number in results.json: {"SECTION": {"MEASURE": number}}.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from utils import metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassInfo:
+    """The classes of a test. Arrays have length C."""
+
+    names: Sequence[str]
+    counts: np.ndarray  # training images, int
+    groups: Mapping[str, np.ndarray]  # masks, bool: many-, medium- and few-shot classes
+    harmonic_floor: float = 0.0  # percent; a lower accuracy of a class counts as this in the harmonic mean
+
+
+Pairs = Iterable[tuple[str, float | None]]
+
+
+class Evaluator(NamedTuple):
+    """A row of the table.
+
+    function: (outputs, labels, classes) -> pairs of a name and a number, or None where a number is undefined.
+    outputs: logits, float32 [n, C], or without needs_logits maybe the predicted classes, int64 [n]; see `predicted`.
+    labels: int64 [n].
+    """
+
+    function: Callable[[np.ndarray, np.ndarray, ClassInfo], Pairs]
+    needs_logits: bool = False
+
+
+def predicted(outputs: np.ndarray) -> np.ndarray:
+    """The predicted classes [n] of logits [n, C], or of these classes themselves."""
+    return outputs.argmax(1) if outputs.ndim == 2 else outputs
+
+
+# ---- evaluators ----
+
+
+def accuracy(outputs: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Iterator[tuple[str, float | None]]:
+    """Accuracy over images, over classes and over groups of classes, and means of the classes' accuracies, percent.
+
+    Classes without test images are left out; a group without any other has the accuracy None.
+    """
+    scores = metrics.class_scores(labels, predicted(outputs), len(classes.names))
+    tested = scores.images > 0
+
+    def mean_class(mask: np.ndarray) -> float | None:
+        return float(scores.accuracy[mask & tested].mean()) if (mask & tested).any() else None
+
+    yield "accuracy/overall", float(100 * scores.correct.sum() / scores.images.sum())
+    yield "accuracy/mean_class", mean_class(tested)
+    for name, mask in classes.groups.items():
+        yield f"accuracy/{name}", mean_class(mask)
+
+    accuracies = scores.accuracy[tested]
+    yield "more/macro_f1", float(scores.f1[tested].mean())
+    yield "more/worst_class", float(accuracies.min())
+    yield "more/harmonic_mean", metrics.harmonic_mean(accuracies, classes.harmonic_floor)
+    yield "more/geometric_mean", metrics.geometric_mean(accuracies)
+
+
+def top5(logits: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Pairs:
+    """Share of images whose label is among the five largest logits, percent; 100 with five classes or fewer."""
+    yield "more/top5", metrics.top_k_accuracy(logits, labels, 5)
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Pairs:
+    """Expected calibration error in 15 bins, percent (Guo et al. 2017)."""
+    yield "more/calibration_error", metrics.expected_calibration_error(logits, labels)
+
+
+EVALUATORS: dict[str, Evaluator] = {  # utils/config/schema.py lists the names, too
+    "accuracy": Evaluator(accuracy),
+    "top5": Evaluator(top5, needs_logits=True),
+    "calibration": Evaluator(calibration, needs_logits=True),
+}
+
+
+# ---- evaluation ----
+
+
+def need_logits(names: Iterable[str]) -> bool:
+    """Whether any of these evaluators needs logits; predicted classes do for the others."""
+    return any(EVALUATORS[name].needs_logits for name in names)
+
+
+def evaluate(names: Iterable[str], outputs: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> dict[str, Any]:
+    """The numbers of these evaluators, by section and measure, and a row for each class.
+
+    "accuracy" is always among the evaluators. outputs, labels: see Evaluator.
+    Returns {"accuracy": {...}, "more": {...}, ..., "per_class": [{name, train, test, accuracy}]}.
+    """
+    results: dict[str, Any] = {}
+    for name in dict.fromkeys(("accuracy", *names)):
+        for path, value in EVALUATORS[name].function(outputs, labels, classes):
+            section, _, measure = path.partition("/")
+            results.setdefault(section, {})[measure] = value
+    return results | {"per_class": _per_class(predicted(outputs), labels, classes)}
+
+
+def _per_class(predictions: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> list[dict[str, Any]]:
+    """Name, training images, test images and accuracy (None without test images) of each class."""
+    scores = metrics.class_scores(labels, predictions, len(classes.names))
+    return [
+        {"name": name, "train": int(train), "test": int(test), "accuracy": float(value) if test else None}
+        for name, train, test, value in zip(classes.names, classes.counts, scores.images, scores.accuracy, strict=True)
+    ]
