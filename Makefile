@@ -1,6 +1,6 @@
 # make demo    trains LIFT+ on scikit-learn's digits and shows a table; no GPU, no download beyond the packages
 # make test    the whole test suite, in parallel (JOBS=1: one test after another)
-# make lint    ruff: check and format
+# make lint    ruff: check and format; mypy: types
 # make bench   measures our program against a plain one on this machine's CPU, in 5 minutes on 4 free cores
 # make table   five seeds of each method and each loss on the digits, as the README shows them
 # PYTHON=python3.12 chooses the Python (3.10 or newer) that .venv is made from.
@@ -20,6 +20,7 @@ test: .venv/installed
 lint: .venv/installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 table: .venv/installed
 	PYTHON=$(PY) scripts/run_digits.sh

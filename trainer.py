@@ -97,7 +97,7 @@ class Trainer:
             self.record = self._read_record()
             self.mode = self._choose_mode()
             if self.source and self.record.counts and not self.mode.trains:
-                self.data = self.data.counted_as(self.record.counts, self.record.name)
+                self.data = self.data.counted_as(self.record.counts, self.record.name or "")
             self.log = resources.enter_context(RunLog(self.run_dir, self.mode, enabled=self.distributed.is_main))
             self.log.info(f"$ {command}")
 
@@ -146,19 +146,6 @@ class Trainer:
                 compile.compile_blocks(self.model, cfg.compile, images, self.device, self.log.info)
                 self.parallel = self.distributed.wrap(self.model)
             self._resources = resources.pop_all()
-
-    def _pick_micro_batch_size(self, images: int) -> int:
-        """How many of its `images` of a step this process computes at once."""
-        model, device = self.model.train(), self.device
-
-        def loss_of(count: int) -> Tensor:
-            blank = torch.zeros(count, 3, self.resolution, self.resolution, dtype=torch.uint8, device=device)
-            return self.loss(model(blank), torch.zeros(count, dtype=torch.int64, device=device)).sum()
-
-        tensors = [*model.parameters(), *model.buffers()]
-        gradient_bytes = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)  # and momentum
-        accum_step = self.cfg.accum_step
-        return memory.pick_micro_batch_size(images, accum_step, loss_of, tensors, gradient_bytes, device, self.log.info)
 
     @property
     def trains(self) -> bool:
@@ -271,6 +258,21 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad()
         return counters
+
+    def _pick_micro_batch_size(self, images: int) -> int:
+        """How many of its `images` of a step this process computes at once."""
+        model = self.model.train()
+
+        def loss_of(count: int) -> Tensor:
+            side = self.resolution
+            blank = torch.zeros(count, 3, side, side, dtype=torch.uint8, device=self.device)
+            return self.loss(model(blank), torch.zeros(count, dtype=torch.int64, device=self.device)).sum()
+
+        tensors = [*model.parameters(), *model.buffers()]
+        gradient_bytes = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)  # and momentum
+        return memory.pick_micro_batch_size(
+            images, self.cfg.accum_step, loss_of, tensors, gradient_bytes, self.device, self.log.info
+        )
 
     # ---- starting and resuming ----
 
@@ -390,7 +392,7 @@ class Trainer:
         images = self.data.train
         seed = self.cfg.seed if self.cfg.variant == "lift" else None  # LIFT takes random ones
         indices = images.some_of_each(len(self.data.classnames), self.cfg.classifier_init_images, seed)
-        model = Model(backbone.image, nn.Identity(), backbone.mean, backbone.std).to(self.device).eval()
+        model = Model(backbone.image, nn.Identity(), *backbone.normalisation).to(self.device).eval()
         out = torch.zeros(len(indices), backbone.image.dim, device=self.device)
         features = self._infer(model, images, indices, centre_crop(self.test_crops), out, _mean_logits)
         return features, torch.from_numpy(images.labels[indices]).to(self.device)
@@ -495,7 +497,7 @@ class Trainer:
         """What a checkpoint must fit, how its tensors are computed, and what files without these keys mean."""
         cfg, geometry = self.cfg, backbone.geometry
         of_towers = ("activation", "heads", "text_heads")
-        described: dict[str, Any] = {"mean": list(backbone.mean), "std": list(backbone.std)}
+        described: dict[str, Any] = dict(zip(("mean", "std"), map(list, backbone.normalisation), strict=True))
         described |= {key: getattr(geometry, key) for key in of_towers}
         identity = {"backbone": cfg.backbone, "weights": weights.sha256, "classes": self.data.classes_fingerprint}
         identity |= described

@@ -305,7 +305,7 @@ def seconds_per_image(batches: Iterable[tuple[Tensor, Tensor]], workers: int, de
     return (times[-1] - times[first - 1]) / images
 
 
-# ---- what the benchmark measures: each function prepares its input and returns the function that is timed ----
+# ---- what the benchmark measures: each function prepares its input and returns a function to time ----
 
 
 def load_trainer(device: torch.device, file: Path) -> PlainTrainer:
@@ -319,7 +319,7 @@ def load_trainer(device: torch.device, file: Path) -> PlainTrainer:
 def prepare_training(
     device: torch.device, file: Path, images: Tensor, labels: Tensor, steps: int, micro_batches: int
 ) -> Callable[[], list[float]]:
-    """Steps on one batch of normalised images; gives their losses."""
+    """Steps on one batch of normalised images -> their losses."""
     trainer = load_trainer(device, file)
     images = images.pin_memory() if device.type == "cuda" else images
     return lambda: [trainer.train_step(images, labels, micro_batches) for _ in range(steps)]
@@ -328,18 +328,18 @@ def prepare_training(
 def prepare_testing(
     device: torch.device, file: Path, images: PlainImages, batch_size: int, workers: int
 ) -> Callable[[], int]:
-    """A test on all images; gives their number."""
+    """A test -> the number of images."""
     trainer, batches = load_trainer(device, file), sequential_samples(len(images), batch_size)
     return lambda: len(trainer.evaluate(plain_loader(images, batches, workers)))
 
 
 def prepare_reading(device: torch.device, images: PlainImages, batches: Batches, workers: int) -> Callable[[], float]:
-    """Gives the seconds per image of the loader."""
+    """The loader -> its seconds per image."""
     return lambda: seconds_per_image(plain_loader(images, batches, workers), workers, device)
 
 
 def prepare_naming(device: torch.device, file: Path, names: list[str]) -> Callable[[], Tensor]:
-    """Gives the first weights of a head from class names. file: {sizes, text, projection, image_projection}."""
+    """First weights of a head from class names. file: {sizes, text, projection, image_projection}."""
     from open_clip.tokenizer import tokenize
 
     content: dict[str, Any] = torch.load(file, map_location=device)

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 
 from benchmarks.baseline import Sizes
 
-Seconds = dict[str, list[float]]
+Seconds = dict[str, list[float]]  # of each function, turn by turn
+Prepare = Callable[..., Callable[[], object]]  # (device, ...) -> a function to time
 
 # ---- turns ----
 
@@ -73,7 +74,7 @@ def take_turns(
 
 
 class BaselineProcess:
-    """Runs one prepared function in a process of its own, which keeps the system's allocator (ours replaces it)."""
+    """Times a function in a process of its own, so that the settings of our allocator do not apply."""
 
     def __init__(self, device: torch.device, load: OtherLoad):
         self.device, self.load = device, load
@@ -81,8 +82,8 @@ class BaselineProcess:
         settings = torch.get_num_threads(), get_start_method()
         self.executor = ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=settings)
 
-    def prepare(self, prepare: Callable[..., Callable[[], object]], *args: object) -> Callable[[], float]:
-        """Calls prepare(device, *args) there; gives a function that runs what it returned, and returns the seconds."""
+    def prepare(self, prepare: Prepare, *args: object) -> Callable[[], float]:
+        """Calls prepare(device, *args) there; returns a function that runs the result and returns its seconds."""
         self.executor.submit(_prepare, prepare, self.device, *args).result()
         return self._run
 
@@ -100,7 +101,7 @@ def _begin(threads: int, start_method: str) -> None:
     set_start_method(start_method, force=True)  # for the workers of a loader; a spawned process would spawn them
 
 
-def _prepare(prepare: Callable[..., Callable[[], object]], *args: object) -> None:
+def _prepare(prepare: Prepare, *args: object) -> None:
     _prepared.clear()  # first: frees the memory of the last one
     _prepared.append(prepare(*args))
 
@@ -118,7 +119,7 @@ def _run(device: torch.device) -> tuple[float, float, object]:
 # ---- memory ----
 
 
-def peak_mb(device: torch.device, prepare: Callable[..., Callable[[], object]], args: tuple[object, ...]) -> float:
+def peak_mb(device: torch.device, prepare: Prepare, args: tuple[object, ...]) -> float:
     """The most memory that this process takes for prepare(device, *args)(), MB; a new process measures best."""
     torch.ones(8, 8, requires_grad=True).square().sum().backward()  # loads autograd
     before = high_water_mb()

@@ -4,6 +4,7 @@ Fingerprints, content hashes and digests are stored in checkpoints, results and 
 """
 
 import abc
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -97,7 +98,7 @@ class Images(abc.ABC):
 
 
 class ImagePaths(Images):
-    """Image files. All paths lie in one block of bytes, which forked workers share.
+    """Image files. All paths are in one block of bytes, which forked workers share.
 
     In a list, each path that a worker reads has its reference counted, and so its page of memory copied.
     """
@@ -106,7 +107,7 @@ class ImagePaths(Images):
 
     def __init__(self, paths: Sequence[str], exif_orientation: bool = False):
         self.exif_orientation = exif_orientation
-        self.block = b"".join(os.fsencode(path) + b"\0" for path in paths)
+        self.block = os.fsencode("".join(f"{path}\0" for path in paths))
         self.ends = np.flatnonzero(np.frombuffer(self.block, np.uint8) == 0)
 
     def __len__(self) -> int:
@@ -116,7 +117,9 @@ class ImagePaths(Images):
         return ImagePaths([self.path(index) for index in indices.tolist()], self.exif_orientation)
 
     def with_orientation(self, exif_orientation: bool) -> "ImagePaths":
-        return ImagePaths(self.paths, exif_orientation)
+        images = copy.copy(self)
+        images.exif_orientation = exif_orientation
+        return images
 
     def prepare(self) -> None:
         import torchvision.io  # noqa: F401
@@ -142,7 +145,7 @@ class ImagePaths(Images):
 
     @property
     def paths(self) -> list[str]:
-        return [os.fsdecode(path) for path in self.block.split(b"\0")[:-1]]
+        return os.fsdecode(self.block).split("\0")[:-1]
 
     def path(self, index: int) -> str:
         """The path of one file."""

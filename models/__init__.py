@@ -88,8 +88,7 @@ class Model(nn.Module):
         if head is not None and (for_head or text_methods):
             extra = next(iter(for_head | text_methods))
             raise ModelError(f"{extra} changes the classes' texts, which {head} does not read", kind="unread_texts")
-        if backbone.mean is None or backbone.std is None:
-            raise ModelError("the backbone has no mean and std of its images; set both", kind="no_normalisation")
+        mean, std = backbone.normalisation
 
         torch.manual_seed(seed)
         backbone.requires_grad_(False)
@@ -104,7 +103,7 @@ class Model(nn.Module):
                 module.weight.data.copy_(weight)
         for_tower = {name: options for name, options in methods.items() if name not in for_head}
         peft.attach(backbone.image, for_tower, len(classnames), variant)
-        return cls(backbone.image, module, backbone.mean, backbone.std)
+        return cls(backbone.image, module, mean, std)
 
     def features(self, images: Tensor) -> Tensor:
         """The tower's feature of each image, float32 [B, D]."""

@@ -19,9 +19,12 @@ LEAST_WORK = 2e10
 class FeatureModel(Protocol):
     """The part of a model that computes features."""
 
-    tower: nn.Module
     mean: Tensor
     std: Tensor
+
+    @property
+    def tower(self) -> nn.Module:
+        """The image encoder; its `dim` is D."""
 
     def features(self, images: Tensor) -> Tensor:
         """Features [b, D], float32, of images [b, 3, R, R], uint8."""

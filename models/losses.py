@@ -2,17 +2,19 @@
 
 A loss returns one value a sample, weighted where it weights; a step's loss is their sum divided by `total_weight` of
 the step's labels. So a step computed in micro-batches is the same as a step computed whole, unless the loss couples its
-samples (utils.config.schema.COUPLE_SAMPLES). Options of a loss are keyword arguments.
+samples (`couples_samples` of its row in utils/config/schema.py). Options of a loss are keyword arguments.
 Symbols: z logits, y label, C classes, n_c training images of class c, pi_c = n_c / sum n, B samples of a step.
 """
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from keyword import iskeyword
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from utils.config import schema
+from utils.tables import Table
 
 # Prior of a class without training images. Its log (-691) is finite and still removes the class from the softmax.
 SMALLEST_PRIOR = 1e-300
@@ -48,18 +50,18 @@ class Focal(CrossEntropy):
 
 
 class LDAM(CrossEntropy):
-    """CE of z with z_y - s m_y in place of z_y: a margin m_c = n_c^(-1/4), scaled so that the largest is max_margin,
-    and s the head's scale (Cao et al. 2019, arXiv 1906.07413, max_margin = 0.5). The largest is taken over the classes
+    """CE of z with z_y - s m_y in place of z_y: a margin m_c = n_c^(-1/4), scaled so that the largest is margin,
+    and s the head's scale (Cao et al. 2019, arXiv 1906.07413, margin = 0.5). The largest is taken over the classes
     with training images.
     """
 
     shifts: Tensor
 
-    def __init__(self, class_counts: Tensor, scale: float = 1.0, max_margin: float = 0.5):
+    def __init__(self, class_counts: Tensor, scale: float = 1.0, margin: float = 0.5):
         super().__init__(class_counts, scale)
         margins = class_counts.double() ** -0.25  # infinite without images
         of_largest = (margins / margins[class_counts > 0].max()).clamp(max=1)
-        self.register_buffer("shifts", (scale * max_margin * of_largest).float())
+        self.register_buffer("shifts", (scale * margin * of_largest).float())
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         is_label = torch.arange(logits.shape[1], device=logits.device) == labels[:, None]
@@ -156,27 +158,12 @@ class LADE(LogitAdjusted):
         return (self.prior * (d + self.lambda_ * d**2)).sum() - means
 
 
-class Loss(NamedTuple):
-    """A row of LOSSES. options: {key of the configuration: keyword argument of the class}."""
-
-    build: type[CrossEntropy]
-    options: Mapping[str, str] = {}
-
-
-LOSSES: dict[str, Loss] = {
-    "CE": Loss(CrossEntropy),
-    "Focal": Loss(Focal, {"focal_gamma": "gamma"}),
-    "LDAM": Loss(LDAM, {"ldam_margin": "max_margin"}),
-    "CB": Loss(ClassBalanced, {"cb_beta": "beta"}),
-    "GRW": Loss(Reweighted),
-    "BS": Loss(BalancedSoftmax),
-    "LA": Loss(LogitAdjusted, {"la_tau": "tau"}),
-    "LADE": Loss(LADE, {"lade_alpha": "alpha", "lade_lambda": "lambda_"}),
-}
+LOSSES: Table[type[CrossEntropy]] = Table({name: row.code for name, row in schema.LOSSES.items()})
 
 
 def build_loss(cfg, class_counts: Tensor) -> CrossEntropy:
     """The loss that cfg.loss_type names, with its options; class_counts int64 [C]."""
-    loss = LOSSES[cfg.loss_type]
-    options = {keyword: cfg[key] for key, keyword in loss.options.items()}
-    return loss.build(class_counts, scale=cfg.classifier_scale, **options)
+    name = cfg.loss_type
+    options = {option: cfg[schema.loss_key(name, option)] for option in schema.LOSSES[name].options}
+    keywords = {f"{option}_" if iskeyword(option) else option: value for option, value in options.items()}
+    return LOSSES[name](class_counts, scale=cfg.classifier_scale, **keywords)

@@ -14,10 +14,9 @@ from helpers import execute, train, weights
 import trainer
 from datasets import DATASETS
 from datasets.sets import digits_lt
-from models.losses import LOSSES
 from models.weights.load import load_backbone
 from trainer import Trainer
-from utils.config.schema import COUPLE_SAMPLES
+from utils.config.schema import LOSSES as LOSS_ROWS
 from utils.device.device import THREADS, pick_threads
 from utils.errors import CheckpointError, ConfigError
 from utils.run import checkpoint
@@ -79,7 +78,7 @@ def test_three_steps_equal_the_formula(config):
     assert torch.allclose(trained["head.bias"].double(), b, atol=1e-5)
 
 
-IN_PARTS = [(name, 4) for name in LOSSES if name not in COUPLE_SAMPLES]
+IN_PARTS = [(name, 4) for name, row in LOSS_ROWS.items() if not row.couples_samples]
 
 
 @pytest.mark.parametrize(("loss_type", "accum_step"), [("LA", 2), ("LA", 16), *IN_PARTS])

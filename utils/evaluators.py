@@ -1,11 +1,11 @@
 """Evaluation: the measures of a test by name. `evaluators accuracy,top5` on the command line chooses from EVALUATORS.
 
-An evaluator is a function and a row of the table:
+An evaluator is a function, and a row of EVALUATORS in utils/config/schema.py:
 
-    def top1(outputs, labels, classes):
+    def _top1(outputs, labels, classes):
         yield "more/top1", float(100 * (predicted(outputs) == labels).mean())
 
-    EVALUATORS["top1"] = Evaluator(top1)
+    top1 = Evaluator(_top1)
 
 A name "SECTION/MEASURE" is the place of the number in results.json: {"SECTION": {"MEASURE": number}}.
 """
@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils import metrics
+from utils.config import schema
+from utils.tables import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ Pairs = Iterable[tuple[str, float | None]]
 
 
 class Evaluator(NamedTuple):
-    """A row of the table.
+    """An evaluator.
 
     function: (outputs, labels, classes) -> pairs of a name and a number, or None where a number is undefined.
     outputs: logits, float32 [n, C], or without needs_logits maybe the predicted classes, int64 [n]; see `predicted`.
@@ -52,7 +54,7 @@ def predicted(outputs: np.ndarray) -> np.ndarray:
 # ---- evaluators ----
 
 
-def accuracy(outputs: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Iterator[tuple[str, float | None]]:
+def _accuracy(outputs: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Iterator[tuple[str, float | None]]:
     """Accuracy over images, over classes and over groups of classes, and means of the classes' accuracies, percent.
 
     Classes without test images are left out; a group without any other has the accuracy None.
@@ -75,21 +77,25 @@ def accuracy(outputs: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Ite
     yield "more/geometric_mean", metrics.geometric_mean(accuracies)
 
 
-def top5(logits: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Pairs:
+accuracy = Evaluator(_accuracy)
+
+
+def _top5(logits: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Pairs:
     """Share of images whose label is among the five largest logits, percent; 100 with five classes or fewer."""
     yield "more/top5", metrics.top_k_accuracy(logits, labels, 5)
 
 
-def calibration(logits: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Pairs:
+top5 = Evaluator(_top5, needs_logits=True)
+
+
+def _calibration(logits: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Pairs:
     """Expected calibration error in 15 bins, percent (Guo et al. 2017)."""
     yield "more/calibration_error", metrics.expected_calibration_error(logits, labels)
 
 
-EVALUATORS: dict[str, Evaluator] = {  # utils/config/schema.py lists the names, too
-    "accuracy": Evaluator(accuracy),
-    "top5": Evaluator(top5, needs_logits=True),
-    "calibration": Evaluator(calibration, needs_logits=True),
-}
+calibration = Evaluator(_calibration, needs_logits=True)
+
+EVALUATORS: Table[Evaluator] = Table(schema.EVALUATORS)
 
 
 # ---- evaluation ----

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from utils.config import schema
+from utils.tables import Table
+
 
 class BuildOptimizer(Protocol):
     """What a row of the table is: a function of the trainable parameters and the options of the configuration."""
@@ -31,7 +34,4 @@ def adamw(parameters: Iterable[Tensor], *, lr: float, weight_decay: float, momen
     return torch.optim.AdamW(parameters, lr, betas=(0.9, 0.999), weight_decay=weight_decay)
 
 
-OPTIMIZERS: dict[str, BuildOptimizer] = {  # utils/config/schema.py lists the names, too
-    "SGD": sgd,
-    "AdamW": adamw,
-}
+OPTIMIZERS: Table[BuildOptimizer] = Table(schema.OPTIMIZERS)

@@ -7,6 +7,9 @@ step. `step` counts from 0 over the whole run, so that a resumed run needs no st
 import math
 from collections.abc import Callable
 
+from utils.config import schema
+from utils.tables import Table
+
 Schedule = Callable[[float, int, int, int, float], float]
 
 
@@ -31,7 +34,4 @@ def warmup_cosine(lr: float, step: int, steps_per_epoch: int, num_epochs: int, w
     return lr * (1 + math.cos(math.pi * (step - warmup_steps) / cosine_steps)) / 2
 
 
-SCHEDULES: dict[str, Schedule] = {  # utils/config/schema.py lists the names, too
-    "cosine": cosine,
-    "warmup_cosine": warmup_cosine,
-}
+SCHEDULES: Table[Schedule] = Table(schema.SCHEDULES)

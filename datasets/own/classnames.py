@@ -10,6 +10,7 @@ import numpy as np
 from datasets.own.codes import are_codes
 from datasets.own.lists import LabeledPaths
 from datasets.own.name_files import read_classnames
+from datasets.own.tables import Position
 from utils.errors import DataError
 
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
@@ -49,11 +50,9 @@ def label_classes(splits: list[LabeledPaths], file: str | None) -> tuple[list[st
         notes += _codes_note(names, file)
     if len(names) < 2:
         position = splits[0].position(0)
-        raise DataError(
-            f"{position}: there is 1 class only, '{names[0]}'; at least two are needed",
-            kind="one_class",
-            path=position.path,
-            line=position.line,
+        raise position.error(
+            "one_class",
+            f"there is 1 class only, '{names[0]}'; at least two are needed",
         )
     return names, [np.array([label_of[name] for name in split.classes], np.int64) for split in splits], notes
 
@@ -95,13 +94,11 @@ def _are_numbers(splits: list[LabeledPaths]) -> bool:
     if wrong is not None and any(NUMBER.fullmatch(text) for text in texts):
         split = next(split for split in splits if wrong in split.classes)
         position = split.position_of_class(wrong)
-        raise DataError(
-            f"{position}: the label '{wrong}' is not a whole number from 0, though "
+        raise position.error(
+            "mixed_labels",
+            f"the label '{wrong}' is not a whole number from 0, though "
             f"{'others are numbers' if not NUMBER.fullmatch(wrong) else 'it is a number'}; use only whole numbers or "
             "only names (call the column classname if the names are numbers)",
-            kind="mixed_labels",
-            path=position.path,
-            line=position.line,
         )
     return wrong is None
 
@@ -112,12 +109,11 @@ def _count_labels(train: LabeledPaths) -> int:
     missing = next(label for label in itertools.count() if label not in labels)
     if missing < len(labels):
         path = train.position(0).path
-        raise DataError(
-            f"{path}: no training image has label {missing}, though labels run from "
+        raise Position(path).error(
+            "label_gap",
+            f"no training image has label {missing}, though labels run from "
             f"{min(labels)} to {max(labels)}; number them 0 to {len(labels) - 1} without gaps, or name all classes in "
             "a classnames file",
-            kind="label_gap",
-            path=path,
         )
     return len(labels)
 
@@ -133,12 +129,10 @@ def _labels_by_file(
     if unknown is not None:
         position = used[unknown].position_of_class(unknown)
         problem = f"has {len(entries)} classes, 0 to {len(entries) - 1}" if numbers else "does not contain it"
-        raise DataError(
-            f"{position}: class '{unknown}' is used, but {file} {problem}"
+        raise position.error(
+            "unnamed_class",
+            f"class '{unknown}' is used, but {file} {problem}"
             f"{'' if numbers else _near(unknown, label_of)}; add it there, or correct it here",
-            kind="unnamed_class",
-            path=position.path,
-            line=position.line,
             key="classnames",
         )
     return label_of

@@ -18,9 +18,9 @@ from datasets.base import DataSet
 from datasets.images import ImageList
 from datasets.long_tail import long_tail_counts
 from datasets.own.classnames import label_classes
-from datasets.own.lists import LabeledPaths, Position, read_list, require_disjoint
+from datasets.own.lists import LabeledPaths, read_list, require_disjoint
 from datasets.own.splits import hold_out, thin
-from datasets.own.tables import class_name, shown
+from datasets.own.tables import Position, class_name, shown
 from utils.errors import DataError
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}

@@ -9,27 +9,16 @@ import dataclasses
 import os
 import unicodedata
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
-from datasets.own.tables import class_name, read_rows, shown
+from datasets.own.tables import Position, class_name, read_rows, shown
 from utils.errors import DataError
 
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img_path")
 NAMES = ("classname", "class_name")  # a column of class names, even where all of them are numbers
 LABELS = (*NAMES, "class", "label", "category", "target")
 PROBES = 1000  # images of a list that are looked for on disk
-
-
-class Position(NamedTuple):
-    """The source of an image or a class, for messages: a line of a list, or a class folder."""
-
-    path: str
-    line: int | None = None
-
-    def __str__(self) -> str:
-        return self.path if self.line is None else f"{self.path}, line {self.line}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,21 +49,17 @@ def read_list(file: str, root: str, outside_root: bool = False) -> LabeledPaths:
     first_lines: list[int] = []
     for row, line in zip(rows, lines, strict=True):
         if len(row) != width:
-            raise DataError(
-                f"{file}, line {line}: {len(row)} columns where {width} are expected, found {','.join(row)[:100]!r}; "
+            raise Position(file, line).error(
+                "wrong_columns",
+                f"{len(row)} columns where {width} are expected, found {','.join(row)[:100]!r}; "
                 "write path,label and put a path with a comma into quotes",
-                kind="wrong_columns",
-                path=file,
-                line=line,
             )
         name = row[class_column].strip()
         if not row[path_column] or not name:
             empty = "label" if row[path_column] else "path"
-            raise DataError(
-                f"{file}, line {line}: the {empty} is empty; fill it in or remove the line",
-                kind=f"empty_{empty}",
-                path=file,
-                line=line,
+            raise Position(file, line).error(
+                f"empty_{empty}",
+                f"the {empty} is empty; fill it in or remove the line",
             )
         path = _path_below(row[path_column], root, outside_root, file, line)
         index = index_of.setdefault(path, len(paths))
@@ -83,12 +68,10 @@ def read_list(file: str, root: str, outside_root: bool = False) -> LabeledPaths:
             classes.append(name)
             first_lines.append(line)
         elif classes[index] != name:
-            raise DataError(
-                f"{file}, line {line}: {shown(path)} is of class '{name}', but of '{classes[index]}' in line "
+            raise Position(file, line).error(
+                "two_classes",
+                f"{shown(path)} is of class '{name}', but of '{classes[index]}' in line "
                 f"{first_lines[index]}; an image has one class, so remove one of the lines",
-                kind="two_classes",
-                path=file,
-                line=line,
             )
     checked = {name: class_name(name, file, first_lines[i]) for i, name in reversed([*enumerate(classes)])}
     listed = LabeledPaths(
@@ -104,13 +87,11 @@ def require_disjoint(train: LabeledPaths, test: LabeledPaths) -> None:
     if both:
         index = next(i for i, path in enumerate(test.paths) if path in both)
         position = test.position(index)
-        raise DataError(
-            f"{position}: {shown(test.paths[index])} is a training image, too; {len(both):,} of "
+        raise position.error(
+            "image_in_both_lists",
+            f"{shown(test.paths[index])} is a training image, too; {len(both):,} of "
             f"{len(test.paths):,} test images are; remove them from one of the lists (test_train True tests the "
             "training images)",
-            kind="image_in_both_lists",
-            path=position.path,
-            line=position.line,
         )
 
 
@@ -127,12 +108,10 @@ def _columns(file: str, rows: list[list[str]], lines: list[int], root: str) -> t
         return titles.index(path), titles.index(label), label in NAMES, len(titles)
     is_image = os.path.splitext(rows[0][0])[1] or os.path.isfile(os.path.join(root, rows[0][0]))
     if path or label or len(titles) != 2 or not is_image:
-        raise DataError(
-            f"{file}, line {lines[0]}: expected path,label or a header with these columns, found "
+        raise Position(file, lines[0]).error(
+            "unknown_columns",
+            "expected path,label or a header with these columns, found "
             f"{','.join(rows[0])[:100]!r}; call the columns path and label (or classname)",
-            kind="unknown_columns",
-            path=file,
-            line=lines[0],
         )
     return 0, 1, False, 2
 
@@ -150,11 +129,9 @@ def _path_below(path: str, root: str, outside_root: bool, file: str, line: int) 
     if outside_root and not drive:
         return absolute
     advice = "write it as seen from root" if drive else "give a root that holds all images, or outside_root True"
-    raise DataError(
-        f"{file}, line {line}: {shown(path)} is outside root {root}; {advice}",
-        kind="outside_root",
-        path=file,
-        line=line,
+    raise Position(file, line).error(
+        "outside_root",
+        f"{shown(path)} is outside root {root}; {advice}",
         key="root",
     )
 
@@ -170,11 +147,9 @@ def _missing_images(listed: LabeledPaths, file: str, root: str) -> list[str]:
     if 2 * len(missing) < len(indices):
         return [f"{file}: {count}, the first in line {position.line} ({shown(path)}); scripts/check_data.py names all"]
     state = "is a folder, not an image" if os.path.isdir(path) else "does not exist"
-    raise DataError(
-        f"{position}: {shown(path)} {state} ({count}); {_advice(path, root)}",
-        kind="missing_images",
-        path=position.path,
-        line=position.line,
+    raise position.error(
+        "missing_images",
+        f"{shown(path)} {state} ({count}); {_advice(path, root)}",
         key="root",
     )
 

@@ -5,8 +5,23 @@ import io
 import os
 import re
 import unicodedata
+from typing import NamedTuple
 
 from utils.errors import DataError
+
+
+class Position(NamedTuple):
+    """The source of an image or a class, for messages: a line of a list, or a class folder."""
+
+    path: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.path if self.line is None else f"{self.path}, line {self.line}"
+
+    def error(self, kind: str, problem: str, key: str | None = None) -> DataError:
+        """The error `problem` at this position."""
+        return DataError(f"{self}: {problem}", kind=kind, path=self.path, line=self.line, key=key)
 
 
 def read_rows(file: str, usual: str = " ") -> tuple[list[list[str]], list[int]]:
@@ -31,11 +46,9 @@ def read_rows(file: str, usual: str = " ") -> tuple[list[list[str]], list[int]]:
                 rows.append(row)
                 lines.append(reader.line_num)
     except csv.Error as error:
-        raise DataError(
-            f"{file}, line {reader.line_num}: {error}; look for an unpaired quotation mark",
-            kind="bad_quotes",
-            path=file,
-            line=reader.line_num,
+        raise Position(file, reader.line_num).error(
+            "bad_quotes",
+            f"{error}; look for an unpaired quotation mark",
         ) from error
     if not rows:
         raise DataError(
@@ -66,11 +79,9 @@ def read_text(file: str) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{file}, line {line}: this is not UTF-8; save it as 'CSV UTF-8' (or convert it with iconv)",
-            kind="not_utf8",
-            path=file,
-            line=line,
+        raise Position(file, line).error(
+            "not_utf8",
+            "this is not UTF-8; save it as 'CSV UTF-8' (or convert it with iconv)",
         ) from error
     if "\0" in text:
         raise DataError(

@@ -90,6 +90,13 @@ class Backbone(nn.Module):
             self.text_projection = normal_parameter(g.text_dim**-0.5, g.text_dim, g.joint)
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """mean and std. Raises ModelError if they are not set."""
+        if self.mean is None or self.std is None:
+            raise ModelError("the backbone has no mean and std of its images; set both", kind="no_normalisation")
+        return self.mean, self.std
+
     def encode_classnames(self, classnames: list[str]) -> Tensor:
         """Text features of "a photo of a {name}.": unit length in the joint space, float32 [C, joint], no gradient.
 

@@ -20,7 +20,7 @@ class ResNet(ImageTower):
     strides, and ends in an attention pool that projects into the joint space: dim = joint. ImageNet's (`joint` = 0)
     is the plain network with a mean over the feature map: dim = 32 width, and any image size will do.
 
-    The slot `after` takes the pooled feature, [B, dim] -> [B, dim]; a fine-tuning method may stand there.
+    The slot `after`, for a fine-tuning method, takes the pooled feature, [B, dim] -> [B, dim].
 
     timm's layers do not cast, so the tower runs under autocast, in its `precision`: frozen weights are stored in it,
     and a trainable float32 weight is cast where it is used. It is set by `set_precision`, as it cannot be read from
@@ -28,8 +28,8 @@ class ResNet(ImageTower):
     A BatchNorm keeps the statistics that it was trained with, and `net` stays in evaluation mode, whatever train()
     says, unless a method lets the statistics move (models/peft/bn_tuning.py): such a BatchNorm follows train().
 
-    Weights and feature maps lie channels-last, as convolutions read them: on a CPU (AVX-512 bf16, one thread) BitFit
-    of ResNet-50 trains 1.45 times as fast for it and tests 1.35 times, in float32 1.17 and 1.09 times.
+    Weights and feature maps are stored channels-last, as convolutions read them: on a CPU (AVX-512 bf16, one thread)
+    BitFit of ResNet-50 trains 1.45 times as fast for it and tests 1.35 times, in float32 1.17 and 1.09 times.
     """
 
     def __init__(self, stages: tuple[int, ...], width: int, resolution: int, joint: int = 0):

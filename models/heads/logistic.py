@@ -7,21 +7,21 @@ With y the class of an image, s_c = n / (C n_c) (class_weight="balanced") and C=
 Two classes have one row, the logit of class 0 being 0. Only the sums over the images are computed here, some rows of
 logits at a time; start, steps and stopping are scipy's and those of sklearn.linear_model.LogisticRegression (1.9.1).
 So the result is scikit-learn's own up to rounding, at the optimum and where it stops before it: with many classes the
-gradient's largest entry falls below its tolerance after a few steps, and of badly scaled features 100 iterations are
-not enough (where these end is a matter of rounding, as the order of the images is for scikit-learn itself).
+gradient's largest entry falls below its tolerance after a few steps, and 100 iterations are not enough for badly
+scaled features (their result then depends on rounding, as scikit-learn's does on the order of the images).
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-ITERATIONS, TOLERANCE = 100, 1e-4  # scikit-learn's defaults; of the gradient's largest entry
-LOGITS = 2**24  # that are in memory at a time: 64 MB in float32
-SKLEARN_RATE = 1e10  # n D C multiply-adds an iteration: these a second; measured: 0.8e10 to 1.6e10
+ITERATIONS, TOLERANCE = 100, 1e-4  # scikit-learn's defaults; the tolerance is for the gradient's largest entry
+LOGITS = 2**24  # in memory at a time: 64 MB in float32
+SKLEARN_RATE = 1e10  # multiply-adds a second, with n D C in an iteration; measured: 0.8e10 to 1.6e10
 
 
 def sklearn_seconds(num_images: int, dim: int, num_classes: int) -> float:
-    """About how long scikit-learn's 100 iterations take, where it does not stop earlier.
+    """An estimate of the seconds that scikit-learn's 100 iterations take, if it does not stop earlier.
 
     Measured with scikit-learn 1.9.1 on one core of an AMD EPYC (D = 768; n = 2,000 to 20,000; C = 100 to 1,000), each
     iteration with its gradient. Free cores make it faster, busy ones slower: with four threads beside other programs,
@@ -31,9 +31,9 @@ def sklearn_seconds(num_images: int, dim: int, num_classes: int) -> float:
 
 
 def fit(vectors: Tensor, labels: Tensor, num_classes: int, tolerance: float = TOLERANCE) -> Tensor:
-    """The weights of balanced logistic regression, [C, D], or of two classes [1, D], in the precision of `vectors`.
+    """The weights of balanced logistic regression, [C, D], or [1, D] for two classes, in the precision of `vectors`.
 
-    vectors: [n, D], float32 or float64; labels: int64 [n], every class among them; both on the device to compute on.
+    vectors: [n, D], float32 or float64; labels: int64 [n], every class among them; both on the device that computes.
     """
     from scipy.optimize import minimize
 

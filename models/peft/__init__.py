@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from models.backbones.resnet import ResNet
-from models.peft.method import BlockOptions, Method, Site, Tower
+from models.peft.method import AnyTower, BlockOptions, Method, Site
 from utils.config import schema
 from utils.errors import ModelError
 
@@ -22,7 +22,7 @@ METHODS: dict[str, Method] = {name: importlib.import_module(f"models.peft.{name}
 HEAD_METHODS = schema.methods_of("head")  # of CLIP's own head
 
 
-def attach(tower: Tower, methods: Mapping[str, Any], num_classes: int, variant: str = "lift+") -> None:
+def attach(tower: AnyTower, methods: Mapping[str, Any], num_classes: int, variant: str = "lift+") -> None:
     """Freezes `tower` and attaches `methods` to it, in the order of the table.
 
     methods: by name, the options as a dict or as the method's Options: {"adaptformer": {"dim": 8, "layers": [0, 1]}}.
@@ -82,12 +82,12 @@ def _options(name: str, given: Any) -> Any:
     return METHODS[name].Options(**given)
 
 
-def _blocks(tower: Tower, variant: str) -> list[nn.Module]:
+def _blocks(tower: AnyTower, variant: str) -> list[nn.Module]:
     """The blocks of a tower. LIFT takes the whole network of a ResNet as one block, with stem and pooling."""
     return [tower.net] if isinstance(tower, ResNet) and variant == "lift" else list(tower.blocks)
 
 
-def _require_target(name: str, tower: Tower) -> None:
+def _require_target(name: str, tower: AnyTower) -> None:
     """Raises ModelError if the tower cannot take this method."""
     if isinstance(tower, METHODS[name].targets):
         return
@@ -97,7 +97,7 @@ def _require_target(name: str, tower: Tower) -> None:
     raise ModelError(f"{name} needs {needed}; a {kind} takes {known}, or a head alone", kind="method_of_other_tower")
 
 
-def _layers(tower: Tower, depth: int, name: str, options: Any) -> list[int]:
+def _layers(tower: AnyTower, depth: int, name: str, options: Any) -> list[int]:
     """The numbers of the blocks that the method attaches to. Raises ModelError."""
     layers = options.layers if isinstance(options, BlockOptions) else None
     if layers is not None and isinstance(tower, ResNet):

@@ -34,44 +34,44 @@ class Options:
 class PromptLearner(nn.Module):
     """Puts learnt `vectors` [M, dim] into token embeddings [C, N, dim].
 
-    which: int64 [C, 77], for each token the number of its vector, or -1 where its own embedding stays.
+    index_map: int64 [C, 77], for each token the number of its vector, or -1 where its own embedding stays.
     """
 
-    which: Tensor
+    index_map: Tensor
 
-    def __init__(self, vectors: Tensor, which: Tensor):
+    def __init__(self, vectors: Tensor, index_map: Tensor):
         super().__init__()
         self.vectors = nn.Parameter(vectors.float())
-        self.register_buffer("which", which, persistent=False)
+        self.register_buffer("index_map", index_map, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        which = self.which[:, : x.shape[1]]
-        learnt = F.embedding(which.clamp(min=0), self.vectors).to(x.dtype)
-        return torch.where((which >= 0)[..., None], learnt, x)
+        index_map = self.index_map[:, : x.shape[1]]
+        learnt = F.embedding(index_map.clamp(min=0), self.vectors).to(x.dtype)
+        return torch.where((index_map >= 0)[..., None], learnt, x)
 
 
 def attach(texts: TextEncoderFeatures, options: Options) -> None:
     """Gives the texts prompts with a learnt context. Raises ModelError for a name that leaves too few tokens."""
     if options.init == "photo":
-        tokens, which = photo_prompts(texts.classnames)
+        tokens, index_map = photo_prompts(texts.classnames)
         embedding = texts.tower.token_embedding.weight.detach()
         vectors = embedding[tokenize(["a photo of a."])[0, 1:6].to(embedding.device)]
     else:
-        tokens, which = coop_prompts(texts.classnames, options.ctx_len, options.cls_pos)
+        tokens, index_map = coop_prompts(texts.classnames, options.ctx_len, options.cls_pos)
         vectors = 0.02 * torch.randn(options.ctx_len, texts.tower.dim)
-    texts.set_prompts(tokens, PromptLearner(vectors, which), replaced=which >= 0)
+    texts.set_prompts(tokens, PromptLearner(vectors, index_map), replaced=index_map >= 0)
 
 
 def photo_prompts(classnames: list[str]) -> tuple[Tensor, Tensor]:
     """Tokens of "a photo of a {name}.", and for each the number of its learnt vector, or -1; both int64 [C, 77]."""
     tokens = tokenize(class_prompts(classnames))
-    which = torch.full_like(tokens, -1)
-    which[:, 1:5] = torch.arange(4)
+    index_map = torch.full_like(tokens, -1)
+    index_map[:, 1:5] = torch.arange(4)
     full_stop = tokenize(["."])[0, 1]
     last = ends(tokens) - 1
     rows = torch.arange(len(tokens))
-    which[rows, last] = torch.where(tokens[rows, last] == full_stop, 4, -1)  # "L.." is one token, and stays as it is
-    return tokens, which
+    index_map[rows, last] = torch.where(tokens[rows, last] == full_stop, 4, -1)  # "L.." is one token, which stays
+    return tokens, index_map
 
 
 def coop_prompts(classnames: list[str], length: int, position: str) -> tuple[Tensor, Tensor]:
@@ -86,20 +86,20 @@ def coop_prompts(classnames: list[str], length: int, position: str) -> tuple[Ten
             kind="context_too_long",
             key="coop_ctx_len",
         )
-    which = torch.full_like(tokens, -1)
-    which[:, 1 : 1 + before] = torch.arange(before)
+    index_map = torch.full_like(tokens, -1)
+    index_map[:, 1 : 1 + before] = torch.arange(before)
     first = ends(tokens) - 1 - after  # the full stop and the end follow
     columns = (first[:, None] + torch.arange(after)).clamp(min=0)
-    which.scatter_(1, columns, torch.arange(before, length).expand(len(tokens), -1))
+    index_map.scatter_(1, columns, torch.arange(before, length).expand(len(tokens), -1))
     placeholder = tokenize(["X"])[0, 1]
-    for name, row in zip(classnames, (tokens == placeholder) | (which < 0), strict=True):
+    for name, row in zip(classnames, (tokens == placeholder) | (index_map < 0), strict=True):
         if not row.all():
             raise ModelError(
                 f"class '{name}' is too long for {length} learnt tokens: a prompt has 77; lower coop_ctx_len",
                 kind="name_too_long",
                 key="coop_ctx_len",
             )
-    return tokens, which
+    return tokens, index_map
 
 
 METHOD = Method(attach, Options, targets=(TextEncoderFeatures,))

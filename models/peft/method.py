@@ -10,7 +10,7 @@ from models.backbones.resnet import ResNet
 from models.backbones.text import TextTransformer
 from models.backbones.vit import VisionTransformer
 
-Tower = VisionTransformer | TextTransformer | ResNet
+AnyTower = VisionTransformer | TextTransformer | ResNet
 TRANSFORMERS: tuple[type[nn.Module], ...] = (VisionTransformer, TextTransformer)
 AnyBlock = TypeVar("AnyBlock", bound=nn.Module)
 
@@ -32,7 +32,7 @@ class Site(Generic[AnyBlock]):
     variant: whose first values, draws and default sizes, "lift+" (arXiv 2504.13282) or "lift" (arXiv 2309.10019).
     """
 
-    tower: Tower
+    tower: AnyTower
     blocks: Sequence[AnyBlock]
     num_classes: int
     variant: str = "lift+"

@@ -497,7 +497,7 @@ def test_a_probe_of_a_single_class_is_refused():
 
 
 def test_texts_without_a_text_tower_are_refused(vit):
-    with refused(ModelError):
+    with refused(ModelError, kind="no_text_tower"):
         HEAD_INITS["semantic"](vit, NAMES, no_features)
     with refused(ModelError, kind="no_text_tower"):
         create(vit, head=None)

@@ -20,13 +20,13 @@ from models.peft.lora import LoraQKV
 from models.peft.ssf import ScaleShift
 from models.precision import FrozenWeights
 from trainer import Trainer
-from utils.config.schema import METHODS, methods_of
+from utils.config.schema import METHODS
 from utils.errors import CheckpointError, ModelError
 from utils.run import checkpoint
 from utils.run.checkpoint import trainable_tensors
 from utils.run.directory import RunDir
 
-OF_LIFT_PLUS = [name for name in methods_of("blocks") if name not in ("lora_mlp", "ssf_ln")]  # ours alone
+OF_LIFT_PLUS = ["fft", "bitfit", "ln_tuning", "pt", "lora", "adapter", "adaptformer", "ssf", "aft"]
 ALL = [*OF_LIFT_PLUS, "+".join(OF_LIFT_PLUS)]
 
 

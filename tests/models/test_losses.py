@@ -10,9 +10,15 @@ from oracles import LOSS_FORMULAS, numeric_gradient
 
 from models.losses import LOSSES, build_loss
 from utils.config import load_config, schema
-from utils.config.schema import COUPLE_SAMPLES, KEYS
+from utils.config.schema import KEYS, loss_key
 
+COUPLE_SAMPLES = [name for name, row in schema.LOSSES.items() if row.couples_samples]
 SEPARATE = [name for name in LOSSES if name not in COUPLE_SAMPLES]
+# by loss, the keyword argument of each key
+KEYWORDS = {
+    name: {loss_key(name, option): {"lambda": "lambda_"}.get(option, option) for option in row.options}
+    for name, row in schema.LOSSES.items()
+}
 # every option at its default, and each at another value; the second value is an edge
 OTHER = {
     "focal_gamma": (0.5, 0.0),
@@ -23,13 +29,12 @@ OTHER = {
     "lade_lambda": (0.3, 0.0),
 }
 OPTIONS = [(name, {}) for name in LOSSES]
-OPTIONS += [(name, {key: value}) for name, loss in LOSSES.items() for key in loss.options for value in OTHER[key]]
+OPTIONS += [(name, {key: value}) for name, keys in KEYWORDS.items() for key in keys for value in OTHER[key]]
 
 
 def make(name, counts, scale=1.0, **options):
     """The loss, with options by their keys in the configuration."""
-    loss = LOSSES[name]
-    return loss.build(counts, scale=scale, **{loss.options[key]: value for key, value in options.items()})
+    return LOSSES[name](counts, scale=scale, **{KEYWORDS[name][key]: value for key, value in options.items()})
 
 
 # ---- the loss of a step ----
@@ -217,10 +222,10 @@ def test_loss_moves_with_its_device_and_never_waits_for_it(name):
 def test_the_configuration_names_the_loss_its_scale_and_its_options(name, options):
     """Options of other losses are ignored."""
     logits, labels, counts, _ = random_case(0)
-    others = {key: 0.123 for key in OTHER if key not in LOSSES[name].options}
-    own = {key: KEYS[key].default for key in LOSSES[name].options} | options
+    others = {key: 0.123 for key in OTHER if key not in KEYWORDS[name]}
+    own = {key: KEYS[key].default for key in KEYWORDS[name]} | options
     built = build_loss(SimpleNamespaceByKey(loss_type=name, classifier_scale=7.0, **others, **own), counts)
-    assert type(built) is LOSSES[name].build
+    assert type(built) is LOSSES[name]
     assert torch.equal(built(logits, labels), make(name, counts, scale=7.0, **options)(logits, labels))
 
 
@@ -231,20 +236,19 @@ class SimpleNamespaceByKey(SimpleNamespace):
 
 
 def test_options_and_defaults_are_those_of_the_schema():
-    assert LOSSES.keys() == schema.LOSSES.keys()
     for name, loss in LOSSES.items():
-        defaults = {key: key_row.default for key, key_row in schema.LOSSES[name].items()}
-        parameters = inspect.signature(loss.build).parameters
-        assert {key: parameters[keyword].default for key, keyword in loss.options.items()} == defaults
-        assert set(parameters) == {"class_counts", "scale", *loss.options.values()}
+        parameters = inspect.signature(loss).parameters
+        for key, keyword in KEYWORDS[name].items():
+            assert parameters[keyword].default == KEYS[key].default
+        assert set(parameters) == {"class_counts", "scale", *KEYWORDS[name].values()}
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].options])
+@pytest.mark.parametrize("name", [name for name in LOSSES if KEYWORDS[name]])
 @pytest.mark.parametrize("size", [0.0, 100.0])
 def test_extreme_options_leave_the_loss_finite(name, size):
     """At both ends of what the schema allows, for samples that are certainly right and for a class without images."""
     counts, logits = torch.tensor([900, 0, 90, 10]), size * torch.eye(4)
-    for key in LOSSES[name].options:
+    for key in KEYWORDS[name]:
         row = KEYS[key]
         for option in (row.min, 1e-3, min(row.max, 10.0)):
             z = logits.clone().requires_grad_()
@@ -261,7 +265,7 @@ def configure(*options):
     return cfg.output_dir.rpartition("/")[2], lines
 
 
-@pytest.mark.parametrize(("name", "key"), [(name, key) for name, loss in LOSSES.items() for key in loss.options])
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in KEYWORDS.items() for key in keys])
 def test_an_option_names_the_run_and_is_for_its_own_loss_alone(name, key):
     bare, _ = configure("loss_type", name)
     assert configure("loss_type", name, key, KEYS[key].default) == (bare, [])

@@ -1,4 +1,4 @@
-"""What is said of class names that CLIP cannot read or tell apart, and of names that are codes."""
+"""The warnings about class names that CLIP cannot read or distinguish, and about names that are codes."""
 
 import re
 
@@ -22,7 +22,7 @@ FIVES = ["four five", "four_five", "Four Five", "four five ", " four  five", "fo
 
 
 @pytest.mark.parametrize("other", FIVES[1:])
-def test_names_of_one_text_are_told(other):
+def test_names_of_one_text_are_reported(other):
     assert tokens(other) == tokens(FIVES[0])
     (note,) = text_notes(["dog", FIVES[0], "cat", other])
     assert note == (
@@ -40,7 +40,7 @@ def test_all_names_of_one_text_are_counted_side_by_side():
     )
 
 
-def test_names_that_only_look_alike_are_told():
+def test_names_that_only_look_alike_are_reported():
     """CLIP has a token for a zero-width space, which nobody sees."""
     for name in ("cat\u200b", "c\u200dat", "\u2060cat"):
         (note,) = text_notes(["cat", "dog", name])
@@ -101,7 +101,7 @@ def test_texts_are_compared_up_to_the_end_token():
 
 
 @pytest.mark.parametrize("name", ["&nbsp;", "_", " ", "&#32;"])
-def test_a_name_of_nothing_is_told(name):
+def test_a_name_of_nothing_is_reported(name):
     assert tokens(name) == tokens("")
     (note,) = text_notes(["dog", name])
     assert note.startswith(f"1 of 2 classes: CLIP reads nothing of the name ({name!r}); a classnames file gives words")
@@ -160,7 +160,7 @@ def test_published_names():
 
 
 @pytest.mark.parametrize(
-    "options, method, told",
+    "options, method, reported",
     [
         ((), "zs", True),
         ((), "lift+", True),
@@ -169,7 +169,7 @@ def test_published_names():
         (("classifier_init", "class_mean"), "lift+", False),
     ],
 )
-def test_runs_tell_it_where_they_read_names(options, method, told, config, monkeypatch, capsys):
+def test_runs_report_it_where_they_read_names(options, method, reported, config, monkeypatch, capsys):
     monkeypatch.setattr(digits_lt, "CLASSNAMES", ["zero", "Zero", *digits_lt.CLASSNAMES[2:]])
     run = Trainer(config("num_epochs", 1, *options, method=method))
     execute(run)
@@ -177,8 +177,8 @@ def test_runs_tell_it_where_they_read_names(options, method, told, config, monke
         "2 of 10 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
         "('zero', 'Zero')\n"
     )
-    assert capsys.readouterr().out.count(sentence) == told
-    assert (run.run_dir.path / "log.txt").read_text().count(sentence) == told
+    assert capsys.readouterr().out.count(sentence) == reported
+    assert (run.run_dir.path / "log.txt").read_text().count(sentence) == reported
     if method == "lift+" and not options:
         execute(Trainer(config("num_epochs", 1, "test_only", True)))
         assert sentence not in capsys.readouterr().out  # the head is loaded, and no name is read

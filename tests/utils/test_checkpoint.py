@@ -119,40 +119,10 @@ def test_a_missing_file_is_refused(path):
 
 @pytest.mark.parametrize("content", [{"head": {}}, {"tuner": {}, "head": 3}, [1, 2], None])
 def test_a_damaged_upstream_checkpoint_is_refused(tmp_path, content):
-    path = tmp_path / checkpoint.UPSTREAM
+    path = tmp_path / "checkpoint.pth.tar"
     torch.save(content, path)
     with refused(CheckpointError, kind="damaged_upstream_checkpoint", path=path):
         checkpoint.load_upstream(path)
-
-
-# ---- a directory that holds another run ----
-
-RESULTS = {"settings": IDENTITY, "data": {"fingerprint": {"test": "images"}}}
-
-
-def require_same_run(directory, **settings):
-    checkpoint.require_same_run(directory, IDENTITY | settings, "images")
-
-
-def test_the_results_of_the_same_run_may_be_replaced(tmp_path):
-    require_same_run(tmp_path)
-    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
-    require_same_run(tmp_path)
-    (tmp_path / "results.json").write_text("not results of this program")
-    require_same_run(tmp_path, weights="def")
-
-
-def test_another_run_is_not_replaced(tmp_path):
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps(RESULTS))
-    with refused(CheckpointError, kind="other_identity", path=path, key="weights"):
-        require_same_run(tmp_path, weights="def")
-    with refused(CheckpointError, kind="other_test_images", path=path):
-        checkpoint.require_same_run(tmp_path, IDENTITY, "other images")
-    progress = tmp_path / checkpoint.PROGRESS
-    progress.touch()
-    with refused(CheckpointError, kind="unfinished_run", path=progress):
-        require_same_run(tmp_path)
 
 
 # ---- progress ----

@@ -90,7 +90,7 @@ def write(path, content):
 
 def test_an_unfinished_run_is_not_replaced(run_dir):
     run_dir.progress.touch()
-    with refused(CheckpointError, kind="run_is_unfinished", path=run_dir.progress):
+    with refused(CheckpointError, kind="unfinished_run", path=run_dir.progress):
         run_dir.require_same_run(SETTINGS, "cc-dd", {})
 
 
@@ -104,7 +104,7 @@ def test_a_run_is_replaced_by_the_same_one_only(run_dir):
     write(run_dir.results(), RESULTS)
     run_dir.require_same_run(SETTINGS, "cc-dd", {})
     run_dir.require_same_run(SETTINGS | {"newer key": 5}, "cc", {"newer key": 5})  # older files know names alone
-    with pytest.raises(CheckpointError):
+    with refused(CheckpointError, kind="other_identity", path=run_dir.results(), key="lr"):
         run_dir.require_same_run(SETTINGS | {"lr": 0.2}, "cc-dd", {})
     with refused(CheckpointError, kind="other_images", path=run_dir.results()):
         run_dir.require_same_run(SETTINGS, "cc-ee", {})

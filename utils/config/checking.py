@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from utils.config.schema import COUPLE_SAMPLES, KEYS, LOSSES, PEFT, methods_of
+from utils.config.schema import KEYS, LOSSES, PEFT, loss_key, methods_of
 from utils.errors import ConfigError
 
 Values = dict[str, Any]  # of every key
@@ -32,10 +32,10 @@ def accum_step_divides_batch_size(values: Values) -> None:
         )
 
 
-def coupled_samples_take_whole_batches(values: Values) -> None:
-    """A loss may compare the images of a batch with one another."""
+def some_losses_take_whole_batches(values: Values) -> None:
+    """A loss that compares the images of a batch with one another is not computed in micro-batches."""
     loss = values["loss_type"]
-    if loss in COUPLE_SAMPLES and not _has_whole_batches(values):
+    if LOSSES[loss].couples_samples and not _has_whole_batches(values):
         raise ConfigError(
             f"loss_type {loss} compares the images of a whole step, so it takes accum_step 1 and one process; "
             f"found {_micro_batches(values)}",
@@ -170,7 +170,7 @@ def warmup_ends_before_the_run(values: Values) -> None:
 
 RULES: Sequence[Callable[[Values], None]] = (
     accum_step_divides_batch_size,
-    coupled_samples_take_whole_batches,
+    some_losses_take_whole_batches,
     bn_tuning_takes_whole_batches,
     zero_shot_trains_nothing,
     classifier_reads_no_texts,
@@ -195,11 +195,12 @@ def warn_without_effect(values: Values, before: Values, given: Sequence[str], wa
         switch = _switch_of(name)
         if switch and not values[switch] and values[name] != before[name]:
             warn(f"{name} has no effect while {switch} is False")
-        loss = next((loss for loss, keys in LOSSES.items() if name in keys), values["loss_type"])
-        if loss != values["loss_type"] and values[name] != before[name]:
-            warn(f"{name} has no effect while loss_type is {values['loss_type']}")
     if values["tte"] and values["tte_draws"] and "expand" in given:
         warn("expand has no effect on tte_draws, which are cut from the whole image")
+    for loss, row in LOSSES.items():
+        for name in {loss_key(loss, option) for option in row.options} & set(given):
+            if loss != values["loss_type"] and values[name] != before[name]:
+                warn(f"{name} has no effect while loss_type is {values['loss_type']}")
     for name, owner, value in (("momentum", "optimizer", "SGD"), ("warmup_epochs", "schedule", "warmup_cosine")):
         if name in given and values[owner] != value:
             warn(f"{name} has no effect with {owner} {values[owner]}; it is for {owner} {value}")

@@ -145,29 +145,67 @@ TEXT_PEFT = _method_keys("blocks", text=True)
 RESNET_PEFT = _method_keys("resnet")
 HEAD_PEFT = _method_keys("head")
 
-# each loss with the keys that it alone reads
-LOSSES: dict[str, dict[str, Key]] = {
-    "CE": {},
-    "Focal": {"focal_gamma": Key(2.0, "float", "gamma of Focal: losses times (1 - p_y)^gamma; 0 = CE", min=0)},
-    "LDAM": {"ldam_margin": Key(0.5, "float", "the largest margin m_c of LDAM; 0 = CE", min=0)},
-    "CB": {
-        "cb_beta": Key(0.9999, "float", "beta of CB: weights (1 - beta) / (1 - beta^n_c); 0 = CE", min=0, max=0.999999)
-    },
-    "GRW": {},
-    "BS": {},
-    "LA": {"la_tau": Key(1.0, "float", "tau of LA: logits plus tau log pi; 0 = CE", min=0)},
-    "LADE": {
-        "lade_alpha": Key(0.1, "float", "alpha of LADE: the weight of its regulariser R; 0 = LA", min=0),
-        "lade_lambda": Key(0.1, "float", "lambda of LADE: the weight of d_c^2 in R", min=0),
-    },
+# ---- losses, optimizers, schedules, evaluators: a row each, MODULE:OBJECT being its code (utils/tables.py) ----
+
+
+class LossKeys(NamedTuple):
+    """The row of a loss. Its options are keys, NAME_OPTION in lower case, and keyword arguments of its class.
+
+    couples_samples: a sample's loss depends on the others of its step, which is then computed as a whole.
+    """
+
+    code: str
+    options: dict[str, Key] = {}
+    couples_samples: bool = False
+
+
+def loss_key(loss: str, option: str) -> str:
+    """The key of an option: focal_gamma of Focal's gamma."""
+    return f"{loss.lower()}_{option}"
+
+
+LOSSES: dict[str, LossKeys] = {
+    "CE": LossKeys("models.losses:CrossEntropy"),
+    "Focal": LossKeys(
+        "models.losses:Focal",
+        {"gamma": Key(2.0, "float", "gamma of Focal: losses times (1 - p_y)^gamma; 0 = CE", min=0)},
+    ),
+    "LDAM": LossKeys(
+        "models.losses:LDAM", {"margin": Key(0.5, "float", "the largest margin m_c of LDAM; 0 = CE", min=0)}
+    ),
+    "CB": LossKeys(
+        "models.losses:ClassBalanced",
+        {"beta": Key(0.9999, "float", "beta of CB: weights (1 - beta) / (1 - beta^n_c); 0 = CE", min=0, max=0.999999)},
+    ),
+    "GRW": LossKeys("models.losses:Reweighted"),
+    "BS": LossKeys("models.losses:BalancedSoftmax"),
+    "LA": LossKeys(
+        "models.losses:LogitAdjusted", {"tau": Key(1.0, "float", "tau of LA: logits plus tau log pi; 0 = CE", min=0)}
+    ),
+    "LADE": LossKeys(
+        "models.losses:LADE",
+        {
+            "alpha": Key(0.1, "float", "alpha of LADE: the weight of its regulariser R; 0 = LA", min=0),
+            "lambda": Key(0.1, "float", "lambda of LADE: the weight of d_c^2 in R", min=0),
+        },
+        couples_samples=True,
+    ),
 }
-COUPLE_SAMPLES = ("LADE",)  # a sample's loss depends on the others of its step, which has to be computed whole
+OPTIMIZERS = {
+    "SGD": "utils.optim:sgd",
+    "AdamW": "utils.optim:adamw",
+}
+SCHEDULES = {
+    "cosine": "utils.schedule:cosine",
+    "warmup_cosine": "utils.schedule:warmup_cosine",
+}
+EVALUATORS = {
+    "accuracy": "utils.evaluators:accuracy",
+    "top5": "utils.evaluators:top5",
+    "calibration": "utils.evaluators:calibration",
+}
 
 PRECISIONS = ("fp16", "bf16", "fp32")
-# the keys of tables that would take long to import: utils/evaluators.py, optim.py and schedule.py
-EVALUATORS = ("accuracy", "top5", "calibration")
-OPTIMIZERS = ("SGD", "AdamW")
-SCHEDULES = ("cosine", "warmup_cosine")
 
 # ---- all keys ----
 
@@ -296,7 +334,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
             min=1,
             optional=True,
         ),
-        "optimizer": Key("SGD", "str", "optimizer; AdamW has betas (0.9, 0.999)", OPTIMIZERS),
+        "optimizer": Key("SGD", "str", "optimizer; AdamW has betas (0.9, 0.999)", tuple(OPTIMIZERS)),
         "lr": Key(0.02, "float", "largest learning rate, from which the schedule falls", min=0),
         "weight_decay": Key(5e-4, "float", "weight decay of every trainable tensor", min=0),
         "momentum": Key(0.9, "float", "momentum of SGD", min=0),
@@ -305,7 +343,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "str",
             "learning rate: cosine = falls along a cosine from epoch to epoch, "
             "warmup_cosine = rises linearly, then falls along a cosine, from step to step",
-            SCHEDULES,
+            tuple(SCHEDULES),
         ),
         "warmup_epochs": Key(0.0, "float", "length of the warm-up, epochs; below num_epochs", min=0),
         "loss_type": Key(
@@ -314,7 +352,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "loss; LA = logit adjustment (Menon et al. 2021); the others: docs/methods.md",
             tuple(LOSSES),
         ),
-        **{name: key for keys in LOSSES.values() for name, key in keys.items()},
+        **{loss_key(loss, name): key for loss, row in LOSSES.items() for name, key in row.options.items()},
     },
     "Augmentation": {
         "mda": Key(True, "bool", "minimalist data augmentation: square crops, no flip; False = the standard one"),
@@ -405,7 +443,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
             ("accuracy",),
             "names",
             "measures of a test, like accuracy,top5; accuracy is always among them, calibration = its expected error",
-            EVALUATORS,
+            tuple(EVALUATORS),
             affects_training=False,
         ),
         "save_logits": Key(

@@ -1,8 +1,8 @@
 """Checkpoints: the trainable tensors in a safetensors file, written atomically, loaded strictly. No code is run.
 
-checkpoint.safetensors   the trainable tensors of a finished run, and statistics that moved with them
-progress.safetensors     during a run, after each epoch: the same, the optimizer's state, and the epoch reached
-checkpoint.pth.tar       of LIFT+, {"tuner": tensors}, or of LIFT, {"tuner": tensors, "head": tensors}; read only
+A checkpoint has the trainable tensors of a complete run, and statistics that moved with them; a progress file has the
+same, the optimizer's state and the epoch reached. Files of LIFT+ itself, {"tuner": tensors}, and of LIFT, {"tuner":
+tensors, "head": tensors}, are read only. utils/run/directory.py has their names.
 """
 
 import contextlib
@@ -19,11 +19,15 @@ from utils.errors import CheckpointError
 from utils.files import atomic_write
 from utils.run.results import same_images
 
-CHECKPOINT = "checkpoint.safetensors"
-PROGRESS = "progress.safetensors"
-UPSTREAM = "checkpoint.pth.tar"
 ENTRIES = "aft entries"
-FINGERPRINTS = {"weights", "classes", "training images", ENTRIES}  # settings whose values are hashes
+FINGERPRINTS = {
+    "weights",
+    "classes",
+    "training images",
+    "prompt file",
+    "start",
+    ENTRIES,
+}  # settings whose values are hashes
 DEFAULTS = {name: key.default for name, key in KEYS.items()}
 OPTIMIZER = "optimizer"  # begins the names of the optimizer's state in a progress file
 FORMER_PREFIXES = {"momentum:": f"{OPTIMIZER}:momentum_buffer:"}  # of names in progress files of earlier versions
@@ -57,6 +61,11 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         file.write(serialize(tensors, metadata={"about": json.dumps(about, sort_keys=True)}))
 
 
+def _is_upstream(path: Path) -> bool:
+    """Whether a file is LIFT's or LIFT+'s own, and not one of `save`."""
+    return path.suffix == ".tar"
+
+
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the `about` of a file of `save`. Raises CheckpointError."""
     with _opened(path) as (file, about):
@@ -65,7 +74,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def describe(path: Path) -> dict[str, Any]:
     """The `about` of a file of `save`, its tensors unread; {} of LIFT's and LIFT+'s files. Raises CheckpointError."""
-    if path.name == UPSTREAM:
+    if _is_upstream(path):
         return {}
     with _opened(path) as (_, about):
         return about
@@ -87,14 +96,6 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             kind="damaged_checkpoint",
             path=path,
         ) from error
-
-
-def find(run_dir: Path) -> Path:
-    """The checkpoint in `run_dir`: ours, else one of LIFT+ or LIFT. Raises CheckpointError if there is none."""
-    upstream = run_dir / UPSTREAM
-    path = upstream if upstream.is_file() and not (run_dir / CHECKPOINT).is_file() else run_dir / CHECKPOINT
-    require(path)
-    return path
 
 
 def require(path: Path) -> None:
@@ -150,7 +151,7 @@ def restore(
     convert: (model, content of a file of LIFT+ or LIFT) -> (tensors of the model, tensors of the file), both under
     the same names. These files do not record their backbone and classes.
     """
-    if path.name == UPSTREAM:
+    if _is_upstream(path):
         copy_into(*convert(model, load_upstream(path)), path)
         return
     tensors, about = load(path)
@@ -217,34 +218,6 @@ def check_identity(
         )
 
 
-def require_same_run(
-    run_dir: Path, settings: dict[str, Any], test_images: str, absent: dict[str, Any] | None = None
-) -> None:
-    """Raises a CheckpointError if `run_dir` holds an unfinished run, or one of other settings or test images.
-
-    test_images: their list's fingerprint; absent: see `check_identity`.
-    """
-    results, progress = run_dir / "results.json", run_dir / PROGRESS
-    try:
-        if progress.exists():
-            raise CheckpointError(
-                f"{progress} belongs to a run that is not finished", kind="unfinished_run", path=progress
-            )
-        if results.exists():
-            content = json.loads(results.read_text(encoding="utf-8"))
-            check_identity(content["settings"], settings, results, absent)
-            if not same_images(content["data"]["fingerprint"]["test"], test_images):
-                raise CheckpointError(
-                    f"{results} is of other test images; test_only True tests that run on these",
-                    kind="other_test_images",
-                    path=results,
-                )
-    except CheckpointError as error:
-        raise _advised(error, "Delete that run to replace it, or choose another output_dir") from error
-    except (KeyError, TypeError, ValueError):  # not results of this program: nothing to protect
-        return
-
-
 # ---- progress of an interrupted run ----
 
 
@@ -279,7 +252,7 @@ def load_progress(
     try:
         check_identity(about["identity"], identity, path, absent)
     except CheckpointError as error:
-        raise _advised(error, "Delete that file to start from the beginning, or choose another output_dir") from error
+        raise advised(error, "Delete that file to start from the beginning, or choose another output_dir") from error
     entries = {_current_name(name): value for name, value in (tensors | about.get("optimizer", {})).items()}
 
     # the state of each trainable parameter, from entries named as by _state_name
@@ -313,6 +286,6 @@ def _load_state(optimizer: torch.optim.Optimizer, state: dict[Tensor, dict[str, 
     optimizer.load_state_dict(content)
 
 
-def _advised(error: CheckpointError, advice: str) -> CheckpointError:
+def advised(error: CheckpointError, advice: str) -> CheckpointError:
     """The same error with a sentence after its message."""
     return CheckpointError(f"{error}. {advice}", kind=error.kind, path=error.path, key=error.key)

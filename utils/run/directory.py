@@ -190,7 +190,7 @@ class RunDir:
             if self.progress.exists():
                 raise CheckpointError(
                     f"{self.progress} belongs to a run that is not finished",
-                    kind="run_is_unfinished",
+                    kind="unfinished_run",
                     path=self.progress,
                 )
             if "settings" not in content:
@@ -204,11 +204,8 @@ class RunDir:
                     path=self.results(),
                 )
         except CheckpointError as error:
-            raise CheckpointError(
-                f"{error}. Delete that run to replace it, or choose another output_dir",
-                kind=error.kind,
-                path=error.path,
-            ) from error
+            advice = "Delete that run to replace it, or choose another output_dir"
+            raise checkpoint.advised(error, advice) from error
 
     def forget_earlier(self, logits: Path | None) -> None:
         """Removes the tests of an earlier run with these settings, and its logits unless they are the new ones."""

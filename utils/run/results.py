@@ -124,6 +124,7 @@ def table(results: dict[str, Any]) -> str:
     def percent(key: str) -> str:
         return f"{more[key]:.2f}"
 
+    others = [key for key in more if key not in ("macro_f1", "worst_class", "harmonic_mean", "geometric_mean")]
     images = data["split"] + (f", list {data['list']}" if data.get("list") else "")
     if data["split"] == "test" and data.get("trained_on"):
         images += f"; {data['trained_on']:,} of these are training images"
@@ -134,6 +135,7 @@ def table(results: dict[str, Any]) -> str:
         row(cells),
         f"macro F1 {percent('macro_f1')}, worst class {percent('worst_class')}, "
         f"harmonic mean {percent('harmonic_mean')}, geometric mean {percent('geometric_mean')}",
+        *([", ".join(f"{key.replace('_', ' ')} {percent(key)}" for key in others)] if others else []),
         f"trained parameters: {params['trained']:,} with the head, {params['peft']:,} without (of {params['total']:,})",
     ]
     return "\n".join(lines)
