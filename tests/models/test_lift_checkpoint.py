@@ -497,7 +497,7 @@ EVERY = (0, 1, 2)
 def assert_refused(
     clip_pair, names, content, folder, error=CheckpointError, layers=EVERY, kind="other_tensors", **options
 ):
-    """With an error, and before anything of the model has changed."""
+    """Loading raises an error before anything of the model has changed."""
     model = our_model(clip_pair[1], names, layers, **options)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with refused(error, kind=kind):
