@@ -24,7 +24,7 @@ import torch.utils.tensorboard
 
 from datasets import DATASETS
 from datasets.sets import digits_lt
-from models.backbones.text import tokenize
+from models.backbones.tokenizer import tokenize
 from trainer import run
 from utils.config import load_config
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 # ---- losses: z the logits of one sample or (Z) of a step, y its label, n the class counts ----
 
@@ -111,3 +113,56 @@ def numeric_gradient(function: Callable, z: list[list[float]], step: float = 1e-
                 ends.append(function(moved))
             gradient[i][j] = (ends[0] - ends[1]) / (2 * step)
     return torch.tensor(gradient, dtype=torch.float64)
+
+
+# ---- a whole model ----
+
+
+class PlainClip(nn.Module):
+    """CLIP with AdaptFormer and a cosine head as the papers write them, in float32; p: tensors by native names.
+
+    Three-dimensional attention with its softmax written out, x sigmoid(1.702 x), every token of every block.
+    """
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+
+    def norm(self, x, name):
+        return F.layer_norm(x, x.shape[-1:], self.p[f"{name}.weight"], self.p[f"{name}.bias"])
+
+    def linear(self, x, name):
+        return x @ self.p[f"{name}.weight"].T + self.p[f"{name}.bias"]
+
+    def block(self, x, name, mask=0.0):
+        y = self.linear(self.norm(x, f"{name}.norm1"), f"{name}.attn.qkv")
+        heads = [part.split(64, dim=-1) for part in y.chunk(3, dim=-1)]
+        mixed = [(q @ k.transpose(1, 2) / 8 + mask).softmax(-1) @ v for q, k, v in zip(*heads, strict=True)]
+        x = x + self.linear(torch.cat(mixed, dim=-1), f"{name}.attn.proj")
+        h = self.linear(self.norm(x, f"{name}.norm2"), f"{name}.mlp.fc1")
+        y = self.linear(h * torch.sigmoid(1.702 * h), f"{name}.mlp.fc2")
+        if f"{name}.side.scale" in self.p:
+            down = self.linear(self.norm(x, f"{name}.side.norm"), f"{name}.side.down").relu()
+            y = y + self.p[f"{name}.side.scale"] * self.linear(down, f"{name}.side.up")
+        return x + y
+
+    def blocks(self, x, tower, mask=0.0):
+        for i in range(sum(f"{tower}.blocks." in name and name.endswith("norm1.weight") for name in self.p)):
+            x = self.block(x, f"{tower}.blocks.{i}", mask)
+        return self.norm(x, f"{tower}.norm")
+
+    def texts(self, tokens):
+        x = self.p["text.token_embedding.weight"][tokens] + self.p["text.positional_embedding"]
+        x = self.blocks(x, "text", torch.full((77, 77), -torch.inf).triu(1))
+        return F.normalize(x[torch.arange(len(x)), tokens.argmax(1)] @ self.p["text_projection"], dim=-1)
+
+    def forward(self, images):
+        mean, std = (
+            torch.tensor(x).view(3, 1, 1)
+            for x in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+        )
+        x = F.conv2d((images.float() / 255 - mean) / std, self.p["tower.patch_embed.weight"], stride=8)
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([self.p["tower.class_token"].expand(len(x), 1, -1), x], 1) + self.p["tower.positional_embedding"]
+        f = self.blocks(self.norm(x, "tower.norm_pre"), "tower")[:, 0]
+        return 25 * F.normalize(f, dim=-1) @ F.normalize(self.p["head.weight"], dim=-1).T

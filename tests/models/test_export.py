@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import randomize
 
-from models import Classifier, peft
+from models import Model, peft
 from models.backbones.resnet import ResNet
 from models.backbones.vit import VisionTransformer
 from models.heads import HEADS
@@ -38,9 +38,10 @@ def images_of(count, seed=0):
 @torch.no_grad()
 def test_exported_models_equal_eager(name, method):
     tower = TOWERS[name]()
-    peft.attach(tower, {method: True, **METHODS[method]} if method else {}, num_classes=5)
+    options = {method: True, **METHODS[method]} if method else {}
+    peft.attach(tower, peft.methods_from_keys(options), num_classes=5)
     randomize(tower)
-    model = Classifier(tower, HEADS["CosineClassifier"](5, tower.dim, scale=25.0), HALF, HALF).eval()
+    model = Model(tower, HEADS["CosineClassifier"](5, tower.dim, scale=25.0), HALF, HALF).eval()
     for module, inputs in ((model, images_of), (tower, lambda count: images_of(count) / 255)):
         batch = {0: torch.export.Dim("batch")}
         program = torch.export.export(module, (inputs(EXAMPLES),), dynamic_shapes=(batch,))

@@ -494,11 +494,13 @@ def test_a_file_of_timms_resnet_is_in_timms_order(tmp_path, tmp_path_factory):
 EVERY = (0, 1, 2)
 
 
-def assert_refused(clip_pair, names, content, folder, error=CheckpointError, layers=EVERY, kind=None, **options):
-    """With an error, and before anything of the model has changed."""
+def assert_refused(
+    clip_pair, names, content, folder, error=CheckpointError, layers=EVERY, kind="other_tensors", **options
+):
+    """Loading raises an error before anything of the model has changed."""
     model = our_model(clip_pair[1], names, layers, **options)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with refused(error, **({"kind": kind} if kind else {})):
+    with refused(error, kind=kind):
         load(model, content, folder)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -593,7 +595,7 @@ def test_a_method_that_lift_has_no_names_for_is_found_missing(clip_pair, tmp_pat
 @pytest.mark.parametrize("head", [7, [torch.ones(2)], {1: torch.ones(2)}, {"weight": "no"}])
 def test_a_head_that_is_not_a_state_dict_is_refused(head, clip_pair, tmp_path):
     content = write("adaptformer", EVERY) | {"head": head}
-    assert_refused(clip_pair, "adaptformer", content, tmp_path)
+    assert_refused(clip_pair, "adaptformer", content, tmp_path, kind="damaged_upstream_checkpoint")
 
 
 # ---- a run ----

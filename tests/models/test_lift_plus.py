@@ -274,7 +274,7 @@ def test_training_starts_from_the_entries_of_its_seed_alone(seed, config, tmp_pa
 def test_a_missing_tensor_is_named(name, tmp_path):
     content = lift_plus_file(image_model(["adaptformer"]))
     del content["tuner"][f"image_encoder.blocks.2.{name}"]
-    with refused(CheckpointError):
+    with refused(CheckpointError, kind="other_tensors"):
         load(image_model(["adaptformer"]), content, tmp_path)
 
 
@@ -282,19 +282,19 @@ def test_a_missing_tensor_is_named(name, tmp_path):
 def test_an_unexpected_tensor_is_named(name, tmp_path):
     content = lift_plus_file(image_model(["adaptformer"]))
     content["tuner"][name] = torch.zeros(5, 64)
-    with refused(CheckpointError):
+    with refused(CheckpointError, kind="other_tensors"):
         load(image_model(["adaptformer"]), content, tmp_path)
 
 
 def test_another_method_is_refused(tmp_path):
-    with refused(CheckpointError):
+    with refused(CheckpointError, kind="other_tensors"):
         load(image_model(["lora"]), lift_plus_file(image_model(["adaptformer"])), tmp_path)
 
 
 def test_wrong_shapes_are_refused(tmp_path):
     content = lift_plus_file(image_model(["lora"]))
     content["tuner"]["classifier.weight"] = torch.zeros(6, 64)
-    with refused(CheckpointError):
+    with refused(CheckpointError, kind="other_tensors"):
         load(image_model(["lora"]), content, tmp_path)
     content = lift_plus_file(image_model(["aft"]))
     content["tuner"]["image_encoder.blocks.0.attn.aft.in_proj.masked_weight.mask"] = torch.zeros(3, 3, dtype=torch.bool)
@@ -327,8 +327,9 @@ def test_other_files_are_refused_and_run_nothing(content, tmp_path):
         "names": {"tuner": {1: torch.ones(2)}},
         "text": {"tuner": {"a": "b"}},
     }
-    with pytest.raises(CheckpointError):  # in words of torch's and pickle's
+    with pytest.raises(CheckpointError) as caught:  # in words of torch's and pickle's
         load(image_model(["lora"]), contents[content], tmp_path)
+    assert caught.value.kind == "damaged_upstream_checkpoint"
     assert not (tmp_path / "ran").exists()
 
 

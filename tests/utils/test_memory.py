@@ -127,13 +127,11 @@ def test_a_run_in_micro_batches_trains_as_a_whole_one(free_mb, config, few_image
     options = ("num_epochs", 1, "weights", "asset:clip_tiny.safetensors")
     whole = weights(train(config(*options, "output_dir", "whole"))[0])
     monkeypatch.setattr(memory, "free_bytes", lambda device: free_mb * MB)
-    found = weights(train(config(*options, "accum_step", "None"))[0])
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("memory"))
-    count, size = (int(word) for word in line.split()[4:7:2])
-    assert count * size >= 16
-    assert (size == 1) == (free_mb == 0)
-    assert size < 16
-    for name, value in found.items():
+    run, _ = train(config(*options, "accum_step", "None"))
+    assert run.micro_batch_size < 16
+    assert (run.micro_batch_size == 1) == (free_mb == 0)
+    assert f" x {run.micro_batch_size} images, " in capsys.readouterr().out
+    for name, value in weights(run).items():
         assert (value - whole[name]).abs().max() < 1e-6, name
 
 
