@@ -1,9 +1,11 @@
 """Every key of the schema is read by the program: found by recording what a handful of short runs read."""
 
 import numpy as np
+import torch
 from helpers import train
 from PIL import Image
 
+from models.losses import LOSSES, build_loss
 from utils.config import Config, load_config
 from utils.config.schema import KEYS, PEFT, TEXT_PEFT
 
@@ -44,6 +46,8 @@ def test_every_key_is_read(config, few_images, random_clip, tmp_path):
         config(*one_epoch, method="coop"),
     ):
         train(Recording(cfg, read))
+    for loss in LOSSES:
+        build_loss(Recording(config("loss_type", loss), read), torch.tensor([3, 2]))
     pictures = tmp_path / "pictures"
     for split in ("train", "test"):
         for name in ("a", "b"):

@@ -199,7 +199,7 @@ def test_a_head_starts_from_so_many_images_a_class(config, images, monkeypatch):
     """PEL's 1_shot, 10_shot and 100_shot."""
     gathered = []
 
-    def record(backbone, classnames, features):
+    def record(backbone, classnames, features, *texts):
         gathered.append(features())
         return class_mean(backbone, classnames, lambda: gathered[0])
 
