@@ -223,6 +223,13 @@ def said(message: str) -> None:
         assert UPDATED[test] == _messages().get(test), "other words: if they are better, pytest --update-messages"
 
 
+def assert_one_sentence(error: str, start: str = "error: ") -> None:
+    """The output of a refused command: one line, in the words of messages.json."""
+    assert error.startswith(start)
+    assert len(error.splitlines()) == 1
+    said(error.rstrip())
+
+
 @functools.cache
 def _messages() -> dict[str, str]:
     return json.loads(MESSAGES.read_text(encoding="utf-8"))

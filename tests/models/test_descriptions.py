@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import HALF, assert_near, normal_images, open_clip_resnet, randomize, refused, weights_of
+from helpers import (
+    HALF,
+    assert_near,
+    assert_one_sentence,
+    normal_images,
+    open_clip_resnet,
+    randomize,
+    refused,
+    weights_of,
+)
 from safetensors.torch import save_file
 
 import main as cli
@@ -341,7 +350,7 @@ def test_a_run_names_and_keeps_what_the_weights_are(save, tmp_path, monkeypatch,
     settings = results["settings"]
     assert (settings["mean"], settings["activation"], settings["heads"]) == (list(HALF), "gelu", 2)
     assert cli.main([*command, "mean", "clip", "test_only", "True"]) == 2
-    assert "mean" in capsys.readouterr().err
+    assert_one_sentence(capsys.readouterr().err)
 
 
 def test_a_wrong_size_under_a_name_is_wrong_input(tmp_path, monkeypatch, capsys):

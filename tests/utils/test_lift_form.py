@@ -317,8 +317,9 @@ def test_another_start_is_another_run(config):
     train(config(*options))
     tensors, about = checkpoint.load(first.run_dir.checkpoint)
     checkpoint.save(first.run_dir.checkpoint, {name: value + 1 for name, value in tensors.items()}, about)
-    with pytest.raises(CheckpointError, match="start"):  # with its hash, so not in the golden file
+    with pytest.raises(CheckpointError) as caught:  # with its hash, so not in the golden file
         train(config(*options))
+    assert (caught.value.kind, caught.value.key) == ("other_identity", "start")
 
 
 def test_a_start_that_is_not_there(config):
