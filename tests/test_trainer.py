@@ -7,21 +7,31 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers import execute, refused, train, weights
+import torch.nn.functional as F
+from helpers import assert_near, execute, refused, train, weights
+from oracles import PlainClip
 
 import trainer
 from datasets import DATASETS
+from datasets.loading.loader import Loader
+from datasets.loading.sampler import sequential_batches
 from datasets.sets import digits_lt
+from models.backbones.tokenizer import class_prompts, tokenize
 from models.weights.load import load_backbone
 from trainer import Trainer
 from utils.config.schema import LOSSES as LOSS_ROWS
 from utils.device.device import THREADS, pick_threads
+from utils.device.precision import precision_name
 from utils.errors import CheckpointError, ConfigError
 from utils.run import checkpoint
 from utils.run.directory import RunDir
 from utils.run.log import RunLog
+
+CPU = torch.device("cpu")
+CLIP_TINY = "asset:clip_tiny.safetensors"
 
 
 def checkpoint_bytes(run):
@@ -133,6 +143,66 @@ def test_low_precision_trains_float32_weights(config, monkeypatch, precision):
     plain = weights(train(config("num_epochs", 1, "output_dir", "plain", "prec_train", "fp32"))[0])
     moved = {name: (tensor - plain[name]).abs().max() for name, tensor in weights(run).items()}
     assert max(moved.values()) < 0.02
+
+
+# ---- 200 steps ----
+
+
+def plain_head(names):
+    """Weights of the semantic head, from all 77 tokens of each prompt."""
+    clip, _ = load_backbone("clip_tiny", CLIP_TINY)
+    p = {name: value.detach() for name, value in clip.named_parameters()}
+    return F.normalize(PlainClip(p).texts(tokenize(class_prompts(names))) @ p["image_projection"].T, dim=-1)
+
+
+def test_200_steps_are_those_of_the_plain_path(config):
+    """Losses within 1e-4 of the plain model's, trained by autograd and SGD on the same batches; the same accuracy."""
+    run = Trainer(config("weights", CLIP_TINY, "batch_size", 8, "num_epochs", 5))
+    start = {name: value.detach().clone() for name, value in run.model.named_parameters()}
+    images, batches, losses = [], [], []
+    run.parallel.register_forward_pre_hook(lambda module, args: images.append(args[0]))
+
+    def record(module, args, out):
+        batches.append((images[-1], args[1], run.optimizer.param_groups[0]["lr"]))
+        losses.append(out.mean().item())
+
+    run.loss.register_forward_hook(record)
+    results = execute(run)
+    assert len(batches) >= 200
+    start["head.weight"] = plain_head(run.data.classnames)
+    trained = set(checkpoint.trainable_tensors(run.model))
+    plain = PlainClip({name: value.requires_grad_(name in trained) for name, value in start.items()})
+    optimizer = torch.optim.SGD([start[name] for name in trained], 1, momentum=0.9, weight_decay=5e-4)
+    log_prior = torch.from_numpy(run.data.class_counts / run.data.class_counts.sum()).float().log()
+    for (images, labels, lr), found in zip(batches, losses, strict=True):
+        optimizer.param_groups[0]["lr"] = lr
+        loss = F.cross_entropy(plain(images) + log_prior, labels)
+        assert found == pytest.approx(loss.item(), rel=1e-4)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    test = Loader(run.data.test, run.test_crops, sequential_batches(np.arange(500), 500), CPU, 0)
+    with torch.no_grad():
+        right = [(plain(images[:, 0]).argmax(1) == labels).float().mean() for images, labels in test]
+    assert 100 * float(right[0]) == pytest.approx(results["accuracy"]["overall"], abs=0.201)  # one image of 500
+
+
+def test_bf16_is_as_accurate_as_float32(config, monkeypatch):
+    """Over five seeds, frozen weights stored in bf16 and trained ones in float32, on a CPU without bf16 as well."""
+
+    options = ("weights", CLIP_TINY, "num_epochs", 1, "batch_size", 32)
+
+    def accuracy(precision, seed):
+        monkeypatch.setattr(trainer, "pick_precision", lambda wanted, device: (precision, None))
+        folder = f"{precision_name(precision)}_{seed}"
+        run, results = train(config(*options, "seed", seed, "output_dir", folder))
+        stored = {(parameter.requires_grad, parameter.dtype) for parameter in run.model.parameters()}
+        assert stored == {(True, torch.float32), (False, precision)}
+        return results["accuracy"]["overall"]
+
+    exact, rounded = ([accuracy(p, seed) for seed in range(5)] for p in (torch.float32, torch.bfloat16))
+    assert abs(np.mean(exact) - np.mean(rounded)) < 1
+    assert np.mean(exact) > 80
 
 
 # ---- again, and on ----
@@ -405,3 +475,63 @@ def test_starting_from_mean_features(config):
     for c in range(10):
         expected = features[torch.from_numpy(run.data.train.labels) == c][:100].mean(0)
         assert torch.allclose(run.model.head.weight[c], expected / expected.norm(), atol=1e-5)
+
+
+def test_the_mean_over_draws_is_tested(config):
+    run, _ = train(config("num_epochs", 1))
+    tested, results = train(
+        config("num_epochs", 1, "test_only", "True", "tte", "True", "tte_draws", 2, "save_logits", "True")
+    )
+    assert results["test"]["draws"] == results["test"]["crops"] == 2
+    found = np.load(run.run_dir.path / "logits_tte_draws2.npz")["logits"]
+    images, model = run.data.test.images, tested.model.eval()
+    with torch.inference_mode():
+        for index in (0, 123):
+            crops = tested.test_crops(images.read(index), 0, index)
+            np.testing.assert_allclose(model(crops).mean(0).numpy(), found[index], rtol=1e-4, atol=1e-4)
+
+
+def test_class_means_of_all_images(config):
+    run, _ = train(config("classifier_init", "class_mean", "classifier_init_images", "None", "num_epochs", 1, "lr", 0))
+    clip, _ = load_backbone("clip_vit", run.cfg.weights)
+    images = torch.from_numpy(run.data.train.images.pixels).permute(0, 3, 1, 2)
+    crops = F.interpolate(images, 32, mode="bicubic", antialias=True)
+    mean, std = (torch.tensor(constant).view(3, 1, 1) for constant in (clip.mean, clip.std))
+    with torch.no_grad():
+        features = clip.image((crops / 255 - mean) / std)
+    labels = torch.from_numpy(run.data.train.labels)
+    assert (labels == 0).sum() == 124  # more than LIFT+'s 100
+    for c in (0, 9):
+        assert_near(run.model.head.weight[c].detach(), F.normalize(features[labels == c].mean(0), dim=0))
+
+
+# ---- a start from another run ----
+
+
+def test_training_starts_from_another_runs_tensors(config):
+    first, _ = train(config("num_epochs", 1))
+    options = ("num_epochs", 1, "lr", 0, "model_dir", first.run_dir.path, "loss_type", "CE")
+    second, _ = train(config(*options))
+    assert second.run_dir.path.name.endswith(f"_from_{first.run_dir.path.name}")
+    files = [run.run_dir.path / "checkpoint.safetensors" for run in (first, second)]
+    tensors = [checkpoint.load(file)[0] for file in files]
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
+    with refused(CheckpointError):
+        train(config(*options, "v.lora", "True"))
+
+
+def test_another_start_is_another_run(config):
+    first, _ = train(config("num_epochs", 1))
+    options = ("num_epochs", 1, "model_dir", first.run_dir.path, "output_dir", "second")
+    train(config(*options))
+    tensors, about = checkpoint.load(first.run_dir.checkpoint)
+    checkpoint.save(first.run_dir.checkpoint, {name: value + 1 for name, value in tensors.items()}, about)
+    with pytest.raises(CheckpointError) as caught:  # with its hash, so not in the golden file
+        train(config(*options))
+    assert (caught.value.kind, caught.value.key) == ("other_identity", "start")
+
+
+def test_a_start_that_is_not_there(config):
+    with refused(CheckpointError):
+        train(config("model_dir", "nowhere"))

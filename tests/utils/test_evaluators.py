@@ -221,3 +221,14 @@ def test_a_run_computes_the_chosen_measures_of_its_logits(config, few_images):
     assert unsaved["more"] == usual["more"] | {"top5": pytest.approx(top5)}
     for key in ("accuracy", "per_class", "settings"):
         assert usual[key] == unsaved[key] == found[key]
+
+
+def test_lifts_harmonic_mean_has_a_floor():
+    labels, predictions = np.array([0, 0, 1, 1, 2]), np.array([0, 0, 1, 0, 0])  # 100, 50 and 0 percent
+
+    def harmonic_mean(floor):
+        classes = ClassInfo(["a", "b", "c"], np.array([2, 2, 1]), {}, floor)
+        return evaluate((), predictions, labels, classes)["more"]["harmonic_mean"]
+
+    assert harmonic_mean(0.0) == 0
+    assert harmonic_mean(1e-3) == pytest.approx(3 / (1 / 100 + 1 / 50 + 1 / 1e-3))

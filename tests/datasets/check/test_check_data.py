@@ -20,7 +20,7 @@ from datasets.images import ImageList
 from utils import config
 from utils.errors import DataError
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts"))
 
 import check_data  # noqa: E402
 import data_report  # noqa: E402

@@ -20,7 +20,7 @@ from utils.device.distributed import Distributed
 from utils.errors import ConfigError
 from utils.run import checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BASE = (
     "prec_train",
     "fp32",

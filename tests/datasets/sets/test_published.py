@@ -29,7 +29,7 @@ from datasets.sets import imagenet_lt, inat2018, places_lt, published
 from utils import config
 from utils.errors import DataError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WNIDS = ("n01440764", "n01443537", "n01484850")
 SCENES = ("airfield", "apartment_building-outdoor", "beer_hall")
 # the names are not in the order of the ids, and one genus stands in two families
