@@ -130,7 +130,8 @@ class Trainer:
             self.trained_on = self._count_trained_on()
 
             # ---- loss and optimizer ----
-            self.epoch, self.started = 0, False  # completed epochs; whether the run directory is this run's
+            self.epoch = 0  # completed epochs
+            self.started, self.in_epoch = False, False  # whether the run directory is this run's; within an epoch
             self.micro_batch_size = cfg.batch_size
             self.parallel: nn.Module = self.model
             if self.trains:
@@ -169,12 +170,17 @@ class Trainer:
     def fit(self, num_epochs: int | None = None) -> None:
         """Trains until `num_epochs` epochs are completed; None: all that the configuration asks for.
 
-        An interrupted run resumes; a later call continues. The checkpoint is saved after the last epoch. Zero-shot CLIP
-        has nothing to train: its configuration is written, and no more.
+        A later call continues, and so does that of a new trainer after an interruption. The checkpoint is saved after
+        the last epoch. Zero-shot CLIP has nothing to train: its configuration is written, and no more.
         """
         cfg = self.cfg
         if not self.mode.trains:
             raise ConfigError("test_only and test_train do not train; leave them out", kind="mode_does_not_train")
+        if self.in_epoch:
+            raise ConfigError(
+                "training was interrupted within an epoch; a new Trainer resumes after the last completed one",
+                kind="interrupted_epoch",
+            )
         num_steps = math.ceil(len(self.data.train) / cfg.batch_size)
         if not self.started:
             with self.distributed.main_process_first():
@@ -186,14 +192,12 @@ class Trainer:
 
         # ---- train ----
         last = cfg.num_epochs if num_epochs is None else min(num_epochs, cfg.num_epochs)
-        self.frozen.cast(self.train_dtype)
-        self.model.train()
         with contextlib.closing(self.train_batches(self.epoch, last)) as batches:
             while self.epoch < last:
-                start = time.perf_counter()
+                start, self.in_epoch = time.perf_counter(), True
                 self._train_epoch(batches, num_steps)
                 self.seconds["train"] += time.perf_counter() - start
-                self.epoch += 1
+                self.epoch, self.in_epoch = self.epoch + 1, False
                 self._save_progress()
 
         # ---- save ----
@@ -208,8 +212,13 @@ class Trainer:
     def train_batches(
         self, first_epoch: int = 0, num_epochs: int | None = None
     ) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """This process's share of every step, in order: uint8 images [b, 3, R, R] and labels [b], on the device."""
+        """This process's share of every step, in order: uint8 images [b, 3, R, R] and labels [b], on the device.
+
+        The model is put into training mode, its frozen weights into the precision of training.
+        """
         cfg = self.cfg
+        self.frozen.cast(self.train_dtype)
+        self.model.train()
         steps = TrainBatchSampler(
             len(self.data.train),
             cfg.batch_size,

@@ -7,9 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers import execute, train, weights
+from helpers import execute, refused, train, weights
 
 import trainer
 from datasets import DATASETS
@@ -133,6 +134,49 @@ def test_low_precision_trains_float32_weights(config, monkeypatch, precision):
     plain = weights(train(config("num_epochs", 1, "output_dir", "plain", "prec_train", "fp32"))[0])
     moved = {name: (tensor - plain[name]).abs().max() for name, tensor in weights(run).items()}
     assert max(moved.values()) < 0.02
+
+
+# ---- built, then used ----
+
+
+def test_what_is_asked_between_epochs_changes_nothing(config):
+    """fit in pieces, with predictions, scores and features in between, trains the very bits of fit at once."""
+    whole, results = train(config("output_dir", "whole", "save_logits", "True"))
+    with Trainer(config("output_dir", "pieces")) as run:
+        before = run.predict()
+        run.fit(1)
+        assert not np.array_equal(run.predict(), before)
+        run.evaluate("train")
+        run.features("test")
+        run.fit()
+        run.fit()  # nothing is left
+        first, second, logits = run.evaluate(), run.evaluate("test"), run.predict("test")
+    assert checkpoint_bytes(run) == checkpoint_bytes(whole)
+    assert first == second
+    assert first["accuracy"] == results["accuracy"]
+    with np.load(whole.run_dir.logits()) as saved:
+        assert np.array_equal(saved["logits"], logits)
+
+
+def test_a_trainer_that_was_interrupted_within_an_epoch_is_built_anew(config):
+    whole, _ = train(config("output_dir", "whole"))
+    run = Trainer(config("output_dir", "interrupted"))
+    run.fit(1)
+    hook = run.loss.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.fit()
+    hook.remove()
+    with refused(ConfigError, kind="interrupted_epoch"):
+        run.fit()
+    run.close()
+    resumed, _ = train(config("output_dir", "interrupted"))
+    assert checkpoint_bytes(resumed) == checkpoint_bytes(whole)
+
+
+def test_a_trainer_that_tests_does_not_train(config):
+    train(config())
+    with Trainer(config("test_only", "True")) as run, refused(ConfigError, kind="mode_does_not_train"):
+        run.fit()
 
 
 # ---- again, and on ----
