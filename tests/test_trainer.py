@@ -205,6 +205,49 @@ def test_bf16_is_as_accurate_as_float32(config, monkeypatch):
     assert np.mean(exact) > 80
 
 
+# ---- built, then used ----
+
+
+def test_what_is_asked_between_epochs_changes_nothing(config):
+    """fit in pieces, with predictions, scores and features in between, trains the very bits of fit at once."""
+    whole, results = train(config("output_dir", "whole", "save_logits", "True"))
+    with Trainer(config("output_dir", "pieces")) as run:
+        before = run.predict()
+        run.fit(1)
+        assert not np.array_equal(run.predict(), before)
+        run.evaluate("train")
+        run.features("test")
+        run.fit()
+        run.fit()  # nothing is left
+        first, second, logits = run.evaluate(), run.evaluate("test"), run.predict("test")
+    assert checkpoint_bytes(run) == checkpoint_bytes(whole)
+    assert first == second
+    assert first["accuracy"] == results["accuracy"]
+    with np.load(whole.run_dir.logits()) as saved:
+        assert np.array_equal(saved["logits"], logits)
+
+
+def test_a_trainer_that_was_interrupted_within_an_epoch_is_built_anew(config):
+    whole, _ = train(config("output_dir", "whole"))
+    run = Trainer(config("output_dir", "interrupted"))
+    run.fit(1)
+    hook = run.loss.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.fit()
+    hook.remove()
+    with refused(ConfigError, kind="interrupted_epoch"):
+        run.fit()
+    run.close()
+    resumed, _ = train(config("output_dir", "interrupted"))
+    assert checkpoint_bytes(resumed) == checkpoint_bytes(whole)
+
+
+def test_a_trainer_that_tests_does_not_train(config):
+    train(config())
+    with Trainer(config("test_only", "True")) as run, refused(ConfigError, kind="mode_does_not_train"):
+        run.fit()
+
+
 # ---- again, and on ----
 
 
