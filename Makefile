@@ -1,21 +1,25 @@
-# make demo    trains LIFT+ on scikit-learn's digits and shows a table; no GPU, no download beyond the packages
-# make test    the whole test suite, in parallel (JOBS=1: one test after another)
-# make lint    ruff: check and format; mypy: types
-# make bench   measures our program against a plain one on this machine's CPU, in 5 minutes on 4 free cores
-# make table   five seeds of each method and each loss on the digits, as the README shows them
+# make demo       trains LIFT+ on scikit-learn's digits and shows a table; no GPU, no download beyond the packages
+# make test       the whole test suite, in parallel (JOBS=1: one test after another)
+# make test-fast  the tests without whole runs, other processes and large cases
+# make lint       ruff: check and format; mypy: types
+# make bench      measures our program against a plain one on this machine's CPU, in 5 minutes on 4 free cores
+# make table      five seeds of each method and each loss on the digits, as the README shows them
 # PYTHON=python3.12 chooses the Python (3.10 or newer) that .venv is made from.
 
 PYTHON ?= python3
 PY := .venv/bin/python
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
-.PHONY: demo test lint table bench clean
+.PHONY: demo test test-fast lint table bench clean
 
 demo: .venv/installed
 	$(PY) main.py -d digits_lt -b clip_tiny -m lift+
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal
+
+test-fast: .venv/installed
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 lint: .venv/installed
 	$(PY) -m ruff check .

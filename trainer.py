@@ -10,7 +10,6 @@ steps. `run` is what the command line does.
 """
 
 import contextlib
-import dataclasses
 import functools
 import math
 import time
@@ -42,11 +41,11 @@ from models import (
 )
 from models.backbones.backbone import Backbone
 from models.features import cached_features
+from models.identity import build_identity
 from models.losses import build_loss
 from models.weights.load import Weights
 from utils.cache import TensorCache
 from utils.config import Config, training_options
-from utils.config.schema import KEYS
 from utils.device import memory
 from utils.device.device import make_deterministic, pick_device, prepare_cpu
 from utils.device.distributed import Distributed
@@ -57,9 +56,10 @@ from utils.evaluators import ClassInfo, evaluate, need_logits
 from utils.files import sha256, sha256_of_code, write_text
 from utils.optim import OPTIMIZERS
 from utils.run import checkpoint, results
-from utils.run.directory import RunDir, TrainingRecord
+from utils.run.directory import RunDir
 from utils.run.log import RunLog
-from utils.run.mode import TESTED_OTHERWISE, Mode, build_mode
+from utils.run.mode import TESTED_OTHERWISE, Mode
+from utils.run.source import build_differences, build_named_mode, build_source
 from utils.schedule import SCHEDULES
 
 LIFT_HARMONIC_FLOOR = 1e-3  # percent: LIFT raises a class's accuracy to this in the harmonic mean
@@ -93,10 +93,10 @@ class Trainer:
 
             # ---- run directory ----
             self.run_dir = RunDir(Path(cfg.output_dir))
-            self.source = self._find_source()
-            self.record = self._read_record()
-            self.mode = self._choose_mode()
-            if self.source and self.record.counts and not self.mode.trains:
+            self.source = build_source(cfg)
+            self.record = self.source.record
+            self.mode = build_named_mode(cfg, self.record, self.data.name, self.fingerprints)
+            if self.source.checkpoint and self.record.counts and not self.mode.trains:
                 self.data = self.data.counted_as(self.record.counts, self.record.name or "")
             self.log = resources.enter_context(RunLog(self.run_dir, self.mode, enabled=self.distributed.is_main))
             self.log.info(f"$ {command}")
@@ -111,26 +111,27 @@ class Trainer:
             self.cache, self.features_cached = TensorCache("features", cfg.feature_cache, self.log.info), False
             self.weights_key = f"{weights.sha256} {backbone.geometry}"  # activation and heads are not in the file
             features = functools.partial(self._class_features, backbone)
-            model = build_model(cfg, backbone, self.data.classnames, features, start=self.source is None)
+            model = build_model(cfg, backbone, self.data.classnames, features, start=self.source.checkpoint is None)
             self.model = model.to(self.device)
             self.frozen = precision.FrozenWeights(self.model, self.train_dtype, self.test_dtype)
             self.params = count_parameters(self.model)
             self.trainable = self.params["trained"] > 0
 
             # ---- what the run is ----
-            self.identity, self.computed, self.absent = self._identify(backbone, weights)
-            self.settings = training_options(cfg) | self.identity | self._identify_training()
+            self.identity = build_identity(cfg, self.model, backbone, weights, self.data.classes_fingerprint)
+            self.settings = training_options(cfg) | self.identity.fits | self._identify_training()
             self.about = self._describe(weights)
             notes = {test_note} if not self.trains else {train_note, test_note}
             self._log_banner({*notes, *weights.notes, workers_note(cfg.num_workers)})
             self.mode = self._mode_for_logits()
-            if self.source and self.trainable:
-                self._restore(self.source)
+            if self.source.checkpoint and self.trainable:
+                self._restore(self.source.checkpoint)
             self.trained_images = self._list_trained_images()
             self.trained_on = self._count_trained_on()
 
             # ---- loss and optimizer ----
-            self.epoch, self.started = 0, False  # completed epochs; whether the run directory is this run's
+            self.epoch = 0  # completed epochs
+            self.started, self.in_epoch = False, False  # whether the run directory is this run's; within an epoch
             self.micro_batch_size = cfg.batch_size
             self.parallel: nn.Module = self.model
             if self.trains:
@@ -169,12 +170,17 @@ class Trainer:
     def fit(self, num_epochs: int | None = None) -> None:
         """Trains until `num_epochs` epochs are completed; None: all that the configuration asks for.
 
-        An interrupted run resumes; a later call continues. The checkpoint is saved after the last epoch. Zero-shot CLIP
-        has nothing to train: its configuration is written, and no more.
+        A later call continues, and so does that of a new trainer after an interruption. The checkpoint is saved after
+        the last epoch. Zero-shot CLIP has nothing to train: its configuration is written, and no more.
         """
         cfg = self.cfg
         if not self.mode.trains:
             raise ConfigError("test_only and test_train do not train; leave them out", kind="mode_does_not_train")
+        if self.in_epoch:
+            raise ConfigError(
+                "training was interrupted within an epoch; a new Trainer resumes after the last completed one",
+                kind="interrupted_epoch",
+            )
         num_steps = math.ceil(len(self.data.train) / cfg.batch_size)
         if not self.started:
             with self.distributed.main_process_first():
@@ -186,14 +192,12 @@ class Trainer:
 
         # ---- train ----
         last = cfg.num_epochs if num_epochs is None else min(num_epochs, cfg.num_epochs)
-        self.frozen.cast(self.train_dtype)
-        self.model.train()
         with contextlib.closing(self.train_batches(self.epoch, last)) as batches:
             while self.epoch < last:
-                start = time.perf_counter()
+                start, self.in_epoch = time.perf_counter(), True
                 self._train_epoch(batches, num_steps)
                 self.seconds["train"] += time.perf_counter() - start
-                self.epoch += 1
+                self.epoch, self.in_epoch = self.epoch + 1, False
                 self._save_progress()
 
         # ---- save ----
@@ -202,14 +206,19 @@ class Trainer:
             if self.distributed.is_main:
                 data = {"name": self.data.name, "fingerprint": self.fingerprints}
                 data |= {"counts": self.data.class_counts.tolist()}
-                about = self.identity | self.computed | {"data": data, "trained_on": self.trained_images}
+                about = self.identity.fits | self.identity.computed | {"data": data, "trained_on": self.trained_images}
                 checkpoint.save(self.run_dir.checkpoint, checkpoint.saved_tensors(self.model), about)
 
     def train_batches(
         self, first_epoch: int = 0, num_epochs: int | None = None
     ) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """This process's share of every step, in order: uint8 images [b, 3, R, R] and labels [b], on the device."""
+        """This process's share of every step, in order: uint8 images [b, 3, R, R] and labels [b], on the device.
+
+        The model is put into training mode, its frozen weights into the precision of training.
+        """
         cfg = self.cfg
+        self.frozen.cast(self.train_dtype)
+        self.model.train()
         steps = TrainBatchSampler(
             len(self.data.train),
             cfg.batch_size,
@@ -282,7 +291,7 @@ class Trainer:
         The results of an earlier run with these settings stay until this one is complete.
         """
         if self.distributed.is_main:
-            self.run_dir.require_same_run(self.settings, self.fingerprints["test"], self.absent)
+            self.run_dir.require_same_run(self.settings, self.fingerprints["test"], self.identity.absent)
             self.log.truncate(0)
             write_text(self.run_dir.config, self.cfg.dump())
         return 0
@@ -290,7 +299,7 @@ class Trainer:
     def _resume(self, steps_per_epoch: int) -> int:
         """Continues an interrupted run of the same configuration; returns the epoch to begin with."""
         path = self.run_dir.progress
-        progress = checkpoint.load_progress(path, self.model, self.optimizer, self.settings, self.absent)
+        progress = checkpoint.load_progress(path, self.model, self.optimizer, self.settings, self.identity.absent)
         self.seconds["train"] = progress["seconds"]
         self.scaler.load_state_dict(progress["scaler"])
         self.log.truncate(progress["epoch"] * steps_per_epoch)
@@ -423,63 +432,17 @@ class Trainer:
             self.log.info(f"\n{results.table(content)}\nresults   {self.run_dir.results(self.mode)}")
         return content
 
-    # ---- the run that is tested, or that training starts from ----
-
-    def _find_source(self) -> Path | None:
-        """The checkpoint to test or to start from; None for zero-shot CLIP, and for a training from the beginning."""
-        cfg = self.cfg
-        tests = cfg.test_only or cfg.test_train
-        if cfg.zero_shot or not (tests or cfg.model_dir):
-            return None
-        return RunDir(Path(cfg.model_dir or cfg.output_dir)).find_checkpoint()
-
-    def _read_record(self) -> TrainingRecord:
-        """The training of that run; empty where nothing is tested or continued."""
-        cfg = self.cfg
-        if not (cfg.test_only or cfg.test_train or self.source):
-            return TrainingRecord()
-        return RunDir(Path(cfg.model_dir or cfg.output_dir)).training_record(self.source)
-
-    def _choose_mode(self) -> Mode:
-        """The mode; a test of other images than its run's, or in another way, is named so. Raises ConfigError."""
-        mode = build_mode(self.cfg)
-        if mode.trains:
-            return mode
-        otherwise = [f"{key}_{now}" for key, (_, now) in self._tested_otherwise().items()]
-        mode = dataclasses.replace(mode, images=self._name_tested(mode.split), otherwise=tuple(otherwise))
-        self.run_dir.require_free(mode, self.fingerprints[mode.split])
-        return mode
-
-    def _name_tested(self, split: str) -> str | None:
-        """The name of the tested images in the names of files; None for those of the run itself."""
-        cfg, data, fingerprint = self.cfg, self.data, self.fingerprints[split]
-        run = self.record if self.record.fingerprints else self.run_dir.first_test(split)
-        if cfg.zero_shot and run.name not in (None, data.name):
-            return cfg.test_name or data.name  # its shot groups are another data set's, whatever the tested images
-        if cfg.test_name or results.same_images(run.fingerprints.get(split, fingerprint), fingerprint):
-            return cfg.test_name
-        list_file = cfg.train_list if split == "train" else cfg.test_list
-        if list_file:
-            return Path(list_file).stem
-        return data.name if data.name != run.name else fingerprint[-8:]
-
-    def _tested_otherwise(self) -> dict[str, tuple[Any, Any]]:
-        """{key: (its value in training, now)} of the keys by which a test computes otherwise than its training."""
-        settings, seed = self.record.settings, self.record.training.get("seed")
-        then = {key: settings.get(key, KEYS[key].default) for key in TESTED_OTHERWISE if settings}
-        if self.cfg.tte and self.cfg.tte_draws and seed is not None:
-            then["seed"] = seed  # of the random crops
-        return {key: (value, self.cfg[key]) for key, value in then.items() if value != self.cfg[key]}
+    # ---- what is recorded of the run ----
 
     def _restore(self, path: Path) -> None:
         """Loads a checkpoint, to test it or to start from it. Raises CheckpointError or ModelError."""
-        identity, absent = self.identity, self.absent
+        identity, computed, absent = self.identity
         if not self.mode.trains:  # computed as it was trained; a start may compute its tensors otherwise
-            identity = identity | self.computed
+            identity = identity | computed
             absent = absent | self.record.settings
         checkpoint.restore(self.model, path, identity, convert_upstream, absent)
         # a checkpoint of ours holds no positions, so training keeps to those that its options choose
-        if self.mode.trains and entries_fingerprint(self.model) != self.identity.get(checkpoint.ENTRIES):
+        if self.mode.trains and entries_fingerprint(self.model) != self.identity.fits.get(checkpoint.ENTRIES):
             raise ModelError(
                 f"{path} trains other entries than the options choose, so training cannot start from it; "
                 "give the aft_seed, aft_ratio and aft_loc that it was trained with",
@@ -488,29 +451,12 @@ class Trainer:
             )
         self.log.info(f"{'start' if self.mode.trains else 'testing':10}{path}")
         if not self.mode.trains:
-            for key, (then, now) in self._tested_otherwise().items():
+            for key, (then, now) in build_differences(self.cfg, self.record).items():
                 self.log.info(f"note      the run was trained with {key} {then}; this test takes {key} {now}")
-
-    # ---- what is recorded of the run ----
-
-    def _identify(self, backbone: Backbone, weights: Weights) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """What a checkpoint must fit, how its tensors are computed, and what files without these keys mean."""
-        cfg, geometry = self.cfg, backbone.geometry
-        of_towers = ("activation", "heads", "text_heads")
-        described: dict[str, Any] = dict(zip(("mean", "std"), map(list, backbone.normalisation), strict=True))
-        described |= {key: getattr(geometry, key) for key in of_towers}
-        identity = {"backbone": cfg.backbone, "weights": weights.sha256, "classes": self.data.classes_fingerprint}
-        identity |= described
-        if (entries := entries_fingerprint(self.model)) is not None:
-            identity[checkpoint.ENTRIES] = entries
-        computed = {key: cfg[key] for key in ("classifier", "classifier_scale", "coop_cls_pos")}
-        # towers of earlier versions had one activation, and heads of one width
-        usual = {key: getattr(geometry.usual, key) for key in of_towers}
-        return identity, computed, described | computed | usual
 
     def _identify_training(self) -> dict[str, Any]:
         """What makes a run the same run, beside its options and its model."""
-        files = {"prompt file": self.cfg.prompt_file, "start": self.source if self.mode.trains else None}
+        files = {"prompt file": self.cfg.prompt_file, "start": self.source.checkpoint if self.mode.trains else None}
         same = {"precision": precision_name(self.train_dtype), "training images": self.fingerprints["train"]}
         return same | {name: sha256(Path(file)) for name, file in files.items() if file}
 
@@ -533,7 +479,7 @@ class Trainer:
 
     def _log_banner(self, notes: set[str | None]) -> None:
         cfg, summary = self.cfg, [self.data.summary()]
-        if cfg.classifier is None or (self.source is None and cfg.classifier_init == "semantic"):
+        if cfg.classifier is None or (self.source.checkpoint is None and cfg.classifier_init == "semantic"):
             renamable = cfg.dataset == "folder"
             summary += prompt_notes(self.data.classnames, cfg.prompt, cfg.prompt_file, renamable)
         self.log.info(results.banner(self.about, "\n".join(summary), self.resolution, set(filter(None, notes))))
@@ -562,7 +508,7 @@ class Trainer:
         own = overlap.record(self.data.train, self.data.root)
         if self.mode.trains:
             inherited = self.record.images
-            return [own, *([] if not self.source else [overlap.UNKNOWN] if inherited is None else inherited)]
+            return [own, *([] if not self.source.checkpoint else [overlap.UNKNOWN] if inherited is None else inherited)]
         if self.record.images:
             return self.record.images
         # of an older version, or of LIFT+: known if it is the list of this command

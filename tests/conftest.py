@@ -28,10 +28,19 @@ def pytest_configure(config):
         os.environ["UPDATE_MESSAGES"] = "1"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Records all tests that were collected, before -k and -m leave some out."""
+    helpers.COLLECTED.update(item.nodeid for item in items)
+
+
 def pytest_sessionfinish(session):
-    """Writes the messages of the tests that ran; those of tests that did not run stay."""
+    """Writes the messages of the tests that ran; those of other tests stay, if there still are such tests."""
     if session.config.getoption("--update-messages"):
-        messages = json.loads(helpers.MESSAGES.read_text(encoding="utf-8")) | helpers.UPDATED
+        former = json.loads(helpers.MESSAGES.read_text(encoding="utf-8"))
+        ran = {item.nodeid for item in session.items}
+        stale = {*helpers.stale_messages(session.config.args), *(k for k in former if helpers.owner_of(k) in ran)}
+        messages = {key: words for key, words in former.items() if key not in stale} | helpers.UPDATED
         text = json.dumps(dict(sorted(messages.items())), indent=0, ensure_ascii=False)
         helpers.MESSAGES.write_text(text + "\n", encoding="utf-8")
 

@@ -113,6 +113,17 @@ def _pair(theirs: nn.Module, name: str, folder) -> tuple[nn.Module, nn.Module]:
     return theirs, load_backbone(name, str(folder / f"{name}.safetensors"), GIVEN[name])[0]
 
 
+def image_tower(depth: int = 4, **methods) -> nn.Module:
+    """A small image tower for 32 pixels, 9 tokens, with methods given by their keys; it trains."""
+    from models import peft
+    from models.backbones.vit import VisionTransformer
+
+    torch.manual_seed(0)
+    tower = VisionTransformer(64, depth, 8, 32, clip=True)
+    peft.attach(tower, peft.methods_from_keys(methods), num_classes=10)
+    return tower.train()
+
+
 def normal_images(count: int, resolution: int, seed: int = 0) -> torch.Tensor:
     """Normalised images [count, 3, resolution, resolution], float32."""
     return torch.randn(count, 3, resolution, resolution, generator=torch.Generator().manual_seed(seed))
@@ -198,6 +209,7 @@ def weights(run) -> dict[str, torch.Tensor]:
 MESSAGES = Path(__file__).with_name("messages.json")
 TEMPORARY = re.compile(r"/\S*?/pytest-of-\w+/pytest-\d+/(?:popen-gw\d+/)?[^/'\s,;:)]+")  # folders of tests
 UPDATED: dict[str, str] = {}  # messages seen in this session, by test; written by --update-messages (conftest.py)
+COLLECTED: set[str] = set()  # all tests that were collected (conftest.py)
 
 
 @contextlib.contextmanager
@@ -221,6 +233,32 @@ def said(message: str) -> None:
     UPDATED[test] = re.sub(r"127\.0\.0\.1:\d+", "HOST", TEMPORARY.sub("TMP", message))
     if not os.environ.get("UPDATE_MESSAGES"):
         assert UPDATED[test] == _messages().get(test), "other words: if they are better, pytest --update-messages"
+
+
+def assert_one_sentence(error: str, start: str = "error: ") -> None:
+    """The output of a refused command: one line, in the words of messages.json."""
+    assert error.startswith(start)
+    assert len(error.splitlines()) == 1
+    said(error.rstrip())
+
+
+def owner_of(key: str) -> str:
+    """The test that a key of messages.json belongs to: "TEST", "TEST #2", ..."""
+    return re.sub(r" #\d+$", "", key)
+
+
+def stale_messages(arguments: list[str]) -> list[str]:
+    """The keys of messages.json whose test is gone: its file, or the test from a file that was collected as a whole.
+
+    arguments: pytest's; with a FILE::TEST among them, no file counts as collected.
+    """
+    whole = set() if any("::" in text for text in arguments) else {test.partition("::")[0] for test in COLLECTED}
+
+    def is_stale(key: str) -> bool:
+        file = key.partition("::")[0]
+        return not (MESSAGES.parents[1] / file).exists() or (file in whole and owner_of(key) not in COLLECTED)
+
+    return [key for key in _messages() if is_stale(key)]
 
 
 @functools.cache

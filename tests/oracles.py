@@ -115,6 +115,107 @@ def numeric_gradient(function: Callable, z: list[list[float]], step: float = 1e-
     return torch.tensor(gradient, dtype=torch.float64)
 
 
+# ---- towers: one image or one text, token by token, in whatever precision their tensors have ----
+
+
+def layer_norm(row, weight, bias, eps):
+    return (row - row.mean()) / (row.var(correction=0) + eps).sqrt() * weight + bias
+
+
+def bottleneck_formula(row, block, prefix):
+    """Up(ReLU(Down(LN(x))))"""
+    h = layer_norm(row, block[f"{prefix}.norm.weight"], block[f"{prefix}.norm.bias"], 1e-5)
+    h = block[f"{prefix}.down.weight"] @ h + block[f"{prefix}.down.bias"]
+    h = torch.where(h > 0, h, 0 * h)
+    return block[f"{prefix}.up.weight"] @ h + block[f"{prefix}.up.bias"]
+
+
+def block_formula(tokens, block, heads, quick_gelu, eps, extras, causal):
+    """One block over tokens [(kind, row)]; block: its tensors by name.
+
+    x <- prompt(x);  x <- x + Attn(LN1(x));  x <- x + MLP(LN2(x)) + side(x).
+    extras: what is attached to it, {slot: [function, ...]}, where the later one gets what the earlier one gave:
+      prompt        (tokens, block) -> tokens
+      of_tensor     (tensor, block, name) -> the tensor that a Linear takes
+      after_linear  (row, output, block, name) -> output
+      after_norm    (output, block, name) -> output
+      after_mlp     (output, block) -> output
+      side          (row, block) -> what is added
+    """
+
+    def linear(row, name):
+        weight, bias = block[f"{name}.weight"], block[f"{name}.bias"]
+        for change in extras.get("of_tensor", ()):
+            weight, bias = change(weight, block, f"{name}.weight"), change(bias, block, f"{name}.bias")
+        y = weight @ row + bias
+        for change in extras.get("after_linear", ()):
+            y = change(row, y, block, name)
+        return y
+
+    def norm(row, name):
+        y = layer_norm(row, block[f"{name}.weight"], block[f"{name}.bias"], eps)
+        for change in extras.get("after_norm", ()):
+            y = change(y, block, name)
+        return y
+
+    for change in extras.get("prompt", ()):
+        tokens = change(tokens, block)
+    kinds, x = zip(*tokens, strict=True)
+    normed = [norm(row, "norm1") for row in x]
+    qkv = torch.stack([linear(row, "attn.qkv") for row in normed])
+    q, k, v = (part.unflatten(1, (heads, -1)) for part in qkv.chunk(3, dim=1))
+    out = []
+    for i, row in enumerate(x):
+        seen, mixed = i + 1 if causal else len(x), []
+        for h in range(heads):
+            attention = (k[:seen, h] @ q[i, h] / q.shape[2] ** 0.5).softmax(0)
+            mixed.append(attention @ v[:seen, h])
+        row = row + linear(torch.cat(mixed), "attn.proj")
+        hidden = linear(norm(row, "norm2"), "mlp.fc1")
+        hidden = hidden * (1.702 * hidden).sigmoid() if quick_gelu else hidden * (1 + (hidden / 2**0.5).erf()) / 2
+        hidden = linear(hidden, "mlp.fc2")
+        for change in extras.get("after_mlp", ()):
+            hidden = change(hidden, block)
+        out.append(row + hidden + sum(change(row, block) for change in extras.get("side", ())))
+    return list(zip(kinds, out, strict=True))
+
+
+def blocks_formula(tokens, p, dim, depth, quick_gelu, eps, extras, layers, causal=False):
+    """All blocks, `extras` in those of `layers`; p: the tower's tensors by name."""
+    for i in range(depth):
+        prefix = f"blocks.{i}."
+        block = {name.removeprefix(prefix): value for name, value in p.items() if name.startswith(prefix)}
+        here = extras if i in layers else {}
+        tokens = block_formula(tokens, block, max(dim // 64, 1), quick_gelu, eps, here, causal)
+    return tokens
+
+
+def image_formula(image, p, depth, patch, clip, extras, layers):
+    """The feature of one image [3, R, R]; p: the tower's tensors by name."""
+    dim = len(p["class_token"])
+    rows = range(0, image.shape[1], patch)
+    patches = [image[:, top : top + patch, left : left + patch].flatten() for top in rows for left in rows]
+    bias = 0 if clip else p["patch_embed.bias"]
+    x = [p["class_token"], *(p["patch_embed.weight"].flatten(1) @ pixels + bias for pixels in patches)]
+    x = [row + position for row, position in zip(x, p["positional_embedding"], strict=True)]
+    if clip:
+        x = [layer_norm(row, p["norm_pre.weight"], p["norm_pre.bias"], 1e-5) for row in x]
+    tokens = [("class", x[0]), *(("patch", row) for row in x[1:])]
+    eps = 1e-5 if clip else 1e-6
+    tokens = blocks_formula(tokens, p, dim, depth, clip, eps, extras, layers)
+    return layer_norm(tokens[0][1], p["norm.weight"], p["norm.bias"], eps)
+
+
+def text_formula(ids, p, depth, extras, layers):
+    """The feature of one text, its token ids [77]: the state of its last token, which has the largest id."""
+    ids = ids.tolist()
+    ids = ids[: ids.index(max(ids)) + 1]
+    x = [p["token_embedding.weight"][i] + p["positional_embedding"][place] for place, i in enumerate(ids)]
+    tokens = [("token", row) for row in x]
+    tokens = blocks_formula(tokens, p, len(x[0]), depth, True, 1e-5, extras, layers, causal=True)
+    return layer_norm(tokens[-1][1], p["norm.weight"], p["norm.bias"], 1e-5)
+
+
 # ---- a whole model ----
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from helpers import said
+from helpers import assert_one_sentence, said
 
 import main as cli
 from datasets import DATASETS
@@ -28,13 +28,6 @@ def command(random_clip, tmp_path, monkeypatch, capsys):
         return status, capsys.readouterr().err
 
     return run
-
-
-def assert_one_sentence(error):
-    """The output of a refused command: one line, in the words of messages.json."""
-    assert error.startswith("error: ")
-    assert len(error.splitlines()) == 1
-    said(error.rstrip())
 
 
 @pytest.fixture
@@ -214,8 +207,7 @@ def test_too_little_memory_has_a_remedy(command, training_raises):
     training_raises(torch.OutOfMemoryError("CUDA out of memory."))
     status, error = command()
     assert status == 1
-    assert len(error.splitlines()) == 1
-    said(error.rstrip())
+    assert_one_sentence(error, start="failed: ")
 
 
 def test_the_log_has_the_reason_of_a_failure(command, tmp_path, training_raises):

@@ -17,10 +17,11 @@ from helpers import refused, web_server
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from datasets import DATASETS
+from datasets import DATASETS, build_data
 from datasets.images import ImageList
 from datasets.long_tail import long_tail_counts
 from datasets.sets import cifar100_lt
+from utils.config import load_config
 from utils.errors import DataError
 
 LONG_TAILS = {"cifar100_ir100": (0.01, 10_847), "cifar100_ir50": (0.02, 12_608), "cifar100_ir10": (0.1, 19_573)}
@@ -379,3 +380,24 @@ def test_the_command_for_cifar_runs(cifar, random_clip, tmp_path, monkeypatch):
     results = json.loads((tmp_path / "output/cifar100_ir100_clip_vit_lift+_num_epochs_1/results.json").read_text())
     assert len(results["per_class"]) == 100
     assert sum(row["test"] for row in results["per_class"]) == 200
+
+
+# ---- LIFT's groups ----
+
+
+def counts_of(data):
+    return {group: int(mask.sum()) for group, mask in data.groups.items()}
+
+
+@pytest.mark.parametrize("name", ["cifar100_ir100", "cifar100_ir50", "cifar100_ir10"])
+def test_lifts_groups_are_those_of_imbalance_100(name, monkeypatch):
+    pixels, classnames = np.zeros((50_000, 1, 1, 3), np.uint8), [f"class {c}" for c in range(100)]
+    whole = ImageList.of_pixels(pixels, np.repeat(np.arange(100), 500))
+    monkeypatch.setattr(cifar100_lt, "_load", lambda root, train: (whole, classnames))
+    ir100 = [int(500 * 0.01 ** (c / 99)) for c in range(100)]
+    expected = {"many": sum(n > 100 for n in ir100), "medium": sum(20 <= n <= 100 for n in ir100)}
+    lift = build_data(load_config(name, None, "clip_vit_b16", []))
+    assert counts_of(lift) == expected | {"few": 100 - sum(expected.values())} == {"many": 35, "medium": 35, "few": 30}
+    own = build_data(load_config(name, "clip_vit_b16", "lift+", []))
+    assert (counts_of(own) == counts_of(lift)) == (name == "cifar100_ir100")
+    assert ("imbalance 100" in lift.summary()) == (name != "cifar100_ir100")

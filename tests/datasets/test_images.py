@@ -128,3 +128,17 @@ def test_a_data_set_needs_no_configuration():
     assert [int(mask.sum()) for mask in data.groups.values()] == [3, 3, 4]
     with refused(DataError, kind="unknown_data_set"):
         load_data("digits")
+
+
+@pytest.mark.parametrize("limit", [1, 3, None])
+def test_random_images_of_each_class(limit):
+    labels = np.array([0] * 20 + [1] * 2 + [2] * 50)
+    images = ImageList.of_paths([str(i) for i in range(len(labels))], labels)
+    first, drawn = images.some_of_each(3, limit), images.some_of_each(3, limit, seed=0)
+    counts = np.minimum([20, 2, 50], limit or 50)
+    for indices in (first, drawn):
+        assert np.bincount(labels[indices]).tolist() == counts.tolist()
+        assert len(set(indices.tolist())) == len(indices)
+    assert np.array_equal(drawn, images.some_of_each(3, limit, seed=0))
+    assert np.array_equal(first, drawn) == (limit is None)
+    assert limit is None or not np.array_equal(drawn, images.some_of_each(3, limit, seed=1))

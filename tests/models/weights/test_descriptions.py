@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import HALF, assert_near, normal_images, open_clip_resnet, randomize, refused, weights_of
+from helpers import (
+    HALF,
+    assert_near,
+    assert_one_sentence,
+    normal_images,
+    open_clip_resnet,
+    randomize,
+    refused,
+    train,
+    weights_of,
+)
 from safetensors.torch import save_file
 
 import main as cli
@@ -19,7 +29,7 @@ from models.weights.descriptions import OPENAI_SHA256, Description, beside, desc
 from models.weights.find import open_clip_entry, timm_entry
 from models.weights.load import load_backbone
 from utils.config.parsing import NORMALISATIONS
-from utils.errors import ModelError
+from utils.errors import CheckpointError, ModelError
 
 WRONG = json.loads(Path(__file__).with_name("wrong_descriptions.json").read_text(encoding="utf-8"))
 CLIP_MEAN, CLIP_STD = NORMALISATIONS["clip"]
@@ -341,7 +351,7 @@ def test_a_run_names_and_keeps_what_the_weights_are(save, tmp_path, monkeypatch,
     settings = results["settings"]
     assert (settings["mean"], settings["activation"], settings["heads"]) == (list(HALF), "gelu", 2)
     assert cli.main([*command, "mean", "clip", "test_only", "True"]) == 2
-    assert "mean" in capsys.readouterr().err
+    assert_one_sentence(capsys.readouterr().err)
 
 
 def test_a_wrong_size_under_a_name_is_wrong_input(tmp_path, monkeypatch, capsys):
@@ -350,3 +360,13 @@ def test_a_wrong_size_under_a_name_is_wrong_input(tmp_path, monkeypatch, capsys)
     assert cli.main(["-d", "digits_lt", "-b", "clip_vit_l14@336px", "-m", "zs", "weights", asset]) == 2
     assert capsys.readouterr().err.startswith(f"error: {asset} ")
     assert cli.main(["-d", "digits_lt", "-b", "clip_vit", "-m", "zs", "weights", asset]) == 0  # our own file is known
+
+
+def test_a_checkpoint_belongs_to_a_description_of_its_weights(config, tmp_path):
+    theirs = open_clip_model()
+    state = {name: value.contiguous() for name, value in theirs.state_dict().items() if name != "attn_mask"}
+    save_file(state, tmp_path / "w.safetensors")
+    options = ["weights", tmp_path / "w.safetensors", "heads", 2, "mean", "half", "output_dir", "run", "num_epochs", 1]
+    train(config(*options, "activation", "gelu", method="lp"))
+    with refused(CheckpointError):
+        train(config(*options, "activation", "quick_gelu", "test_only", "True", method="lp"))

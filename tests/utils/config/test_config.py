@@ -23,7 +23,7 @@ from utils.config.legacy_keys import LIFT_KEYS
 from utils.config.schema import KEYS, PEFT, SCHEMA, TEXT_PEFT, methods_of
 from utils.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def load(*options, data="digits_lt", backbone="clip_tiny", method="lift+"):

@@ -5,6 +5,7 @@ import open_clip
 import pytest
 import torch
 from helpers import CLIP_RESOLUTION, TEXT_DIM, normal_images, randomize, refused
+from oracles import bottleneck_formula
 
 from models import Model, peft
 from models.backbones.tokenizer import tokenize
@@ -42,10 +43,7 @@ def adapter_formula(h, p, side):
     """h + Up(ReLU(Down(LN(h))))"""
     if f"{side}_adapter.norm.weight" not in p:
         return h
-    normed = (h - h.mean()) / (h.var(correction=0) + 1e-5).sqrt()
-    normed = normed * p[f"{side}_adapter.norm.weight"] + p[f"{side}_adapter.norm.bias"]
-    hidden = p[f"{side}_adapter.down.weight"] @ normed + p[f"{side}_adapter.down.bias"]
-    return h + p[f"{side}_adapter.up.weight"] @ (hidden * (hidden > 0)) + p[f"{side}_adapter.up.bias"]
+    return h + bottleneck_formula(h, p, f"{side}_adapter")
 
 
 @pytest.mark.parametrize("case", range(24))

@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 import torch
 from helpers import execute, normal_images, randomize, refused
+from oracles import bottleneck_formula, image_formula, text_formula
 
 from models import Model, count_parameters, peft
 from models.backbones import BACKBONES
@@ -70,11 +71,7 @@ def tiny_tower(seed=0, dim=128, depth=3, clip=True, methods=(), layers=None, siz
     return randomize(tower, seed)
 
 
-# ---- the formulas: a tower over one image, token by token, in whatever precision its tensors have ----
-
-
-def layer_norm(row, weight, bias, eps):
-    return (row - row.mean()) / (row.var(correction=0) + eps).sqrt() * weight + bias
+# ---- the formulas: what each method changes in a block of oracles.block_formula ----
 
 
 def prompt_formula(tokens, block):
@@ -103,14 +100,6 @@ def lora_mlp_formula(row, y, block, name):
     return y + row @ a @ b / a.shape[1]
 
 
-def bottleneck_formula(row, block, prefix):
-    """Up(ReLU(Down(LN(x))))"""
-    h = layer_norm(row, block[f"{prefix}.norm.weight"], block[f"{prefix}.norm.bias"], 1e-5)
-    h = block[f"{prefix}.down.weight"] @ h + block[f"{prefix}.down.bias"]
-    h = torch.where(h > 0, h, 0 * h)
-    return block[f"{prefix}.up.weight"] @ h + block[f"{prefix}.up.bias"]
-
-
 def ssf_formula(row, y, block, name):
     """y * scale + shift"""
     return y * block[f"{name}.scale"] + block[f"{name}.shift"]
@@ -130,7 +119,7 @@ def aft_formula(tensor, block, name):
     return tensor * kept.view_as(tensor) + learnt.view_as(tensor)
 
 
-# what a method puts where in the block below; of several `after_linear` the later one sees what the earlier gave
+# what a method puts into which slot
 FORMULAS = {
     "fft": {},
     "bitfit": {},
@@ -146,82 +135,10 @@ FORMULAS = {
 }
 
 
-def block_formula(tokens, block, heads, quick_gelu, eps, methods, causal):
-    """One block over tokens [(kind, row)]; block: its tensors by plain name; methods: what is attached to it."""
-    extras = {slot: [FORMULAS[m][slot] for m in FIXED_ORDER if m in methods and slot in FORMULAS[m]]
-              for slot in ("prompt", "after_norm", "after_linear", "after_mlp", "side", "of_tensor")}  # fmt: skip
-
-    def linear(row, name):
-        weight, bias = block[f"{name}.weight"], block[f"{name}.bias"]
-        for change in extras["of_tensor"]:
-            weight, bias = change(weight, block, f"{name}.weight"), change(bias, block, f"{name}.bias")
-        y = weight @ row + bias
-        for change in extras["after_linear"]:
-            y = change(row, y, block, name)
-        return y
-
-    def norm(row, name):
-        y = layer_norm(row, block[f"{name}.weight"], block[f"{name}.bias"], eps)
-        for change in extras["after_norm"]:
-            y = change(y, block, name)
-        return y
-
-    for change in extras["prompt"]:
-        tokens = change(tokens, block)
-    kinds, x = zip(*tokens, strict=True)
-    normed = [norm(row, "norm1") for row in x]
-    qkv = torch.stack([linear(row, "attn.qkv") for row in normed])
-    q, k, v = (part.unflatten(1, (heads, -1)) for part in qkv.chunk(3, dim=1))
-    out = []
-    for i, row in enumerate(x):
-        seen, mixed = i + 1 if causal else len(x), []
-        for h in range(heads):
-            attention = (k[:seen, h] @ q[i, h] / q.shape[2] ** 0.5).softmax(0)
-            mixed.append(attention @ v[:seen, h])
-        row = row + linear(torch.cat(mixed), "attn.proj")
-        hidden = linear(norm(row, "norm2"), "mlp.fc1")
-        hidden = hidden * (1.702 * hidden).sigmoid() if quick_gelu else hidden * (1 + (hidden / 2**0.5).erf()) / 2
-        hidden = linear(hidden, "mlp.fc2")
-        for change in extras["after_mlp"]:
-            hidden = change(hidden, block)
-        out.append(row + hidden + sum(change(row, block) for change in extras["side"]))
-    return list(zip(kinds, out, strict=True))
-
-
-def blocks_formula(tokens, p, dim, depth, quick_gelu, eps, methods, layers, causal=False):
-    """All blocks; p: the tower's tensors by plain name."""
-    for i in range(depth):
-        prefix = f"blocks.{i}."
-        block = {name.removeprefix(prefix): value for name, value in p.items() if name.startswith(prefix)}
-        here = methods if i in layers else ()
-        tokens = block_formula(tokens, block, max(dim // 64, 1), quick_gelu, eps, here, causal)
-    return tokens
-
-
-def image_formula(image, p, depth, patch, clip, methods, layers):
-    """The feature of one image [3, R, R]; p: the tower's tensors by plain name."""
-    dim = len(p["class_token"])
-    rows = range(0, image.shape[1], patch)
-    patches = [image[:, top : top + patch, left : left + patch].flatten() for top in rows for left in rows]
-    bias = 0 if clip else p["patch_embed.bias"]
-    x = [p["class_token"], *(p["patch_embed.weight"].flatten(1) @ pixels + bias for pixels in patches)]
-    x = [row + position for row, position in zip(x, p["positional_embedding"], strict=True)]
-    if clip:
-        x = [layer_norm(row, p["norm_pre.weight"], p["norm_pre.bias"], 1e-5) for row in x]
-    tokens = [("class", x[0]), *(("patch", row) for row in x[1:])]
-    eps = 1e-5 if clip else 1e-6
-    tokens = blocks_formula(tokens, p, dim, depth, clip, eps, methods, layers)
-    return layer_norm(tokens[0][1], p["norm.weight"], p["norm.bias"], eps)
-
-
-def text_formula(ids, p, depth, methods, layers):
-    """The feature of one text, its token ids [77]: the state of its last token, which has the largest id."""
-    ids = ids.tolist()
-    ids = ids[: ids.index(max(ids)) + 1]
-    x = [p["token_embedding.weight"][i] + p["positional_embedding"][place] for place, i in enumerate(ids)]
-    tokens = [("token", row) for row in x]
-    tokens = blocks_formula(tokens, p, len(x[0]), depth, True, 1e-5, methods, layers, causal=True)
-    return layer_norm(tokens[-1][1], p["norm.weight"], p["norm.bias"], 1e-5)
+def extras(methods):
+    """What the methods put into each slot of a block, in their fixed order."""
+    slots = {slot for m in methods for slot in FORMULAS[m]}
+    return {slot: [FORMULAS[m][slot] for m in FIXED_ORDER if m in methods and slot in FORMULAS[m]] for slot in slots}
 
 
 def assert_is_formula(tower, inputs, formula):
@@ -269,7 +186,7 @@ def test_image_tower_is_its_formula_in_value_and_gradient(names, case):
     peft.attach(tower, options(methods, layers, size=draw(3, 7)), num_classes=10, variant=variant)
     tower = randomize(tower, seed=case).double()
     images = normal_images(2, 2 * side, seed=case).double()
-    assert_is_formula(tower, images, lambda image, p: image_formula(image, p, depth, 2, clip, methods, layers))
+    assert_is_formula(tower, images, lambda image, p: image_formula(image, p, depth, 2, clip, extras(methods), layers))
 
 
 @pytest.mark.parametrize("case", range(12))
@@ -286,7 +203,7 @@ def test_text_tower_is_its_formula_in_value_and_gradient(names, case):
     for row in tokens:
         length = draw(2, 7)
         row[:length] = torch.tensor([10, *(draw(1, 9) for _ in range(length - 2)), 11])
-    assert_is_formula(tower, tokens, lambda ids, p: text_formula(ids, p, depth, methods, layers))
+    assert_is_formula(tower, tokens, lambda ids, p: text_formula(ids, p, depth, extras(methods), layers))
 
 
 # ---- first state ----
@@ -829,4 +746,4 @@ def test_any_combination_is_its_formula(case):
     peft.attach(tower, options(methods, layers=[1], size=3), num_classes=10)
     tower = randomize(tower, seed=case).double()
     images = normal_images(1, 4, seed=case).double()
-    assert_is_formula(tower, images, lambda image, p: image_formula(image, p, 2, 2, True, methods, [1]))
+    assert_is_formula(tower, images, lambda image, p: image_formula(image, p, 2, 2, True, extras(methods), [1]))

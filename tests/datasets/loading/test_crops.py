@@ -17,17 +17,21 @@ from torchvision.transforms import functional as tvf
 
 from datasets.loading import crops as transforms
 from datasets.loading.crops import (
+    FIRST_DRAW,
     LONG,
     MDA_SCHEDULES,
     TestCrops,
+    TestDraws,
     TrainCrop,
     build_test_crops,
+    centre_crop,
     crop,
     random_resized_box,
     resize,
     smallest_area,
     square_box,
 )
+from utils.config import load_config
 
 DRAWS = 50_000
 SURE = 1e-3  # a test of a distribution fails below this p; the draws are fixed, so it fails always or never
@@ -444,3 +448,70 @@ def test_area_shares_are_of_the_image_not_of_the_square():
     sides = [square_box(200, 300, 0.08, rng)[2] for _ in range(3000)]
     assert min(sides) == pytest.approx(math.sqrt(0.08 * 200 * 300), abs=2)
     assert max(sides) >= 198
+
+
+# ---- LIFT's crops, and random ones ----
+
+
+@pytest.mark.parametrize("height, width", [(224, 336), (100, 427), (500, 700)])
+def test_bilinear_resizing_is_pillows(photo, height, width):
+    expected = pixels(photo).resize((width, height), Image.Resampling.BILINEAR)
+    found = resize(photo, height, width, "bilinear")
+    assert levels_apart(found, torch.from_numpy(np.array(expected)).permute(2, 0, 1)) <= 1
+    assert levels_apart(found, resize(photo, height, width)) > 10  # not the bicubic one
+
+
+@pytest.mark.parametrize("tte", [False, True])
+def test_lifts_test_crops_are_torchvisions(photo, tte):
+    """One crop: the short side is 8/7 of the resolution; five: it is the resolution + 24."""
+    cfg = load_config("imagenet_lt", None, "clip_vit_b16", ["tte", str(tte)])
+    size, crop = (248, tv.FiveCrop(224)) if tte else (256, lambda image: [tv.CenterCrop(224)(image)])
+    resized = tv.Resize(size, tv.InterpolationMode.BILINEAR)(pixels(photo))
+    expected = torch.stack([torch.from_numpy(np.array(part)).permute(2, 0, 1) for part in crop(resized)])
+    assert levels_apart(build_test_crops(cfg, 224)(photo), expected) <= 1
+
+
+@pytest.mark.parametrize("model, resolution, size", [("clip_vit_l14", 224, 245), ("clip_vit_l14@336px", 336, 357)])
+def test_patches_of_14_pixels_are_tested_with_21_more(model, resolution, size):
+    crops = build_test_crops(load_config("imagenet_lt", None, model, ["tte", "True"]), resolution)
+    assert (crops.resolution + crops.expand, crops.count) == (size, 5)
+
+
+def test_training_crops_are_resized_bilinearly(photo):
+    crop = TrainCrop(64, seed=0, num_epochs=1, mda=False, interpolation="bilinear")
+    (top, left, height, width), mirrored = crop.draw(427, 640, 0, 5)
+    part = pixels(photo[:, top : top + height, left : left + width])
+    expected = torch.from_numpy(np.array(part.resize((64, 64), Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    assert levels_apart(crop(photo, 0, 5), expected.flip(2) if mirrored else expected) <= 1
+
+
+def test_very_long_images_are_resized_bilinearly_too(photo):
+    image = photo[:, 200:240]  # 40 x 640: the crop alone is resized
+    rows = pixels(image).resize((576, 40), Image.Resampling.BILINEAR)
+    expected = torch.from_numpy(np.array(rows.resize((576, 36), Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    found = TestCrops(32, 4, interpolation="bilinear")(image)[0]
+    apart = (found.int() - expected[:, 2:34, 272:304].int()).abs()
+    assert apart.max() <= 2 and (apart == 2).float().mean() < 0.01  # two passes, each rounded by its own rule
+    assert levels_apart(found, TestCrops(32, 4)(image)[0]) > 5
+
+
+def test_draws_are_those_of_the_standard_training_crop(photo):
+    cfg = load_config("digits_lt", "clip_tiny", "lift+", ["tte", "True", "tte_draws", "6", "seed", "3"])
+    assert cfg.mda
+    crops = build_test_crops(cfg, 64)
+    standard = TrainCrop(64, seed=3, num_epochs=cfg.num_epochs, mda=False)
+    expected = torch.stack([standard(photo, FIRST_DRAW + draw, 7) for draw in range(6)])
+    assert torch.equal(crops(photo, 0, 7), expected)
+    assert len({part.numpy().tobytes() for part in expected}) == 6
+    small = photo[:, :40, :40]
+    batch = torch.stack([small, small.flip(1)])
+    each = torch.stack([crops(image, 0, index) for image, index in zip(batch, (4, 9), strict=True)])
+    assert torch.equal(crops.of_batch(batch, [(0, 4), (0, 9)]), each)
+    assert centre_crop(crops) == TestCrops(64, 0)
+
+
+def test_draws_decode_as_large_as_the_largest_crop_needs():
+    crop = TrainCrop(224, seed=0, num_epochs=1, mda=False, reducing_gap=1.0)
+    one = [crop.reduction(2000, 3000, FIRST_DRAW + draw, 1) for draw in range(8)]
+    assert len(set(one)) > 1
+    assert TestDraws(crop, 8).reduction(2000, 3000, 0, 1) == min(one)

@@ -4,7 +4,8 @@ import helpers
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CLIP_RESOLUTION, assert_near, normal_images, randomize
+from helpers import CLIP_RESOLUTION, assert_near, image_tower, normal_images, randomize
+from oracles import block_formula
 from torch import nn
 
 from models.backbones.tokenizer import tokenize
@@ -127,47 +128,24 @@ class Square(nn.Module):
         return x * x / 4
 
 
-def block_equation(x, block, heads, causal, act, eps):
-    """One image's tokens x [N, D] through the block, token by token and head by head in float64."""
-    p = {name: value.detach() for name, value in block.named_parameters()}
-
-    def norm(row, name):
-        row = (row - row.mean()) / (row.var(correction=0) + eps).sqrt()
-        return row * p[f"{name}.weight"] + p[f"{name}.bias"]
-
-    def linear(row, name):
-        return p[f"{name}.weight"] @ row + p[f"{name}.bias"]
-
-    x = [row * row / 4 for row in x]  # prompt
-    parts = [linear(norm(row, "norm1"), "attn.qkv").view(3, heads, -1) for row in x]
-    for i in range(len(x)):
-        mixed = []
-        for h in range(heads):
-            seen = parts[: i + 1] if causal else parts
-            scores = torch.stack([parts[i][0, h] @ other[1, h] for other in seen]) / parts[i][0, h].numel() ** 0.5
-            weights = scores.exp() / scores.exp().sum()
-            mixed.append(sum(w * other[2, h] for w, other in zip(weights, seen, strict=True)))
-        x[i] = x[i] + linear(torch.cat(mixed), "attn.proj")
-    return torch.stack([row + linear(act(linear(norm(row, "norm2"), "mlp.fc1")), "mlp.fc2") + row**2 / 4 for row in x])
-
-
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("eps", [1e-5, 1e-1])
-@pytest.mark.parametrize(
-    "activation, act",
-    [
-        (QuickGELU(), lambda x: x / (1 + (-1.702 * x).exp())),
-        (nn.GELU(), lambda x: x * (1 + (x / 2**0.5).erf()) / 2),
-    ],
-)
+@pytest.mark.parametrize("activation, quick_gelu", [(QuickGELU(), True), (nn.GELU(), False)])
 @torch.no_grad()
-def test_block_is_its_equation(activation, act, causal, eps):
+def test_block_is_its_equation(activation, quick_gelu, causal, eps):
     """x <- prompt(x);  x <- x + Attn(LN1(x));  x <- x + MLP(LN2(x)) + side(x)."""
     block = randomize(Block(12, 3, activation, eps, causal).double())
     block.prompt, block.side = Square(), Square()
     x = torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    expected = torch.stack([block_equation(tokens, block, 3, causal, act, eps) for tokens in x])
-    assert torch.allclose(block(x), expected, rtol=1e-12, atol=1e-12)
+    extras = {
+        "prompt": [lambda tokens, block: [(kind, row * row / 4) for kind, row in tokens]],
+        "side": [lambda row, block: row * row / 4],
+    }
+    p = dict(block.named_parameters())
+    for image, found in zip(x, block(x), strict=True):
+        tokens = [("token", row) for row in image]
+        expected = [row for _, row in block_formula(tokens, p, 3, quick_gelu, eps, extras, causal)]
+        assert torch.allclose(found, torch.stack(expected), rtol=1e-12, atol=1e-12)
 
 
 @torch.no_grad()
@@ -176,3 +154,37 @@ def test_block_of_the_first_token_alone_is_the_same_block():
     block.prompt, block.side = Square(), Square()
     x = torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(block(x, first_only=True), block(x)[:, :1], rtol=1e-12, atol=1e-12)
+
+
+def test_nothing_is_kept_before_the_first_trained_tensor():
+    """With a method in the last of four blocks alone, the others leave no graph and save no byte for it."""
+
+    def run(**methods):
+        tower = image_tower(4, adaptformer=True, adaptformer_dim=2, **methods)
+        saved, graphs, running = dict.fromkeys([*tower.blocks, None], 0), [], [None]
+
+        def enter(block, args):
+            running[0] = block
+
+        def leave(block, args, out):
+            running[0] = None
+            graphs.append(out.grad_fn is not None)
+
+        def pack(tensor):
+            saved[running[0]] += tensor.numel() * tensor.element_size()
+            return tensor
+
+        for block in tower.blocks:
+            block.register_forward_pre_hook(enter)
+            block.register_forward_hook(leave)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            tower(normal_images(2, 32)).sum().backward()
+        return graphs, [saved[block] for block in tower.blocks]
+
+    graphs, saved = run(adaptformer_layers=1)
+    assert graphs == [False, False, False, True]
+    assert saved[:3] == [0, 0, 0]
+    assert saved[3] > 0
+    graphs, saved = run()
+    assert graphs == [True] * 4
+    assert min(saved) > 0

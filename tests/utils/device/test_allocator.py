@@ -1,0 +1,39 @@
+"""Memory that one step frees is there for the next one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+FAULTS = """
+import ctypes, os, resource, sys
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # no huge pages (PR_SET_THP_DISABLE): they would hide most faults
+from utils.device.allocator import retain_freed_memory
+if sys.argv[1] == "kept":
+    retain_freed_memory()
+import torch
+def faults(size, rounds=12):  # until the gaps between tensors are filled
+    for _ in range(rounds):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(size)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+here, (reading, writing) = faults(2**24), os.pipe()
+if not os.fork():  # as a worker, with an image larger than all that is free
+    os.write(writing, str(faults(2**27, 2)).encode())
+    os._exit(0)
+print(here, os.read(reading, 99).decode())
+"""
+
+
+def test_memory_is_kept_for_the_next_step():
+    """A large tensor's pages are there again for the next one; not so in a worker, nor where all is left alone."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # as in a worker: a fork loses threads
+    ways = ("kept", "left alone")
+    processes = [subprocess.Popen([sys.executable, "-c", FAULTS, way], env=env, stdout=subprocess.PIPE) for way in ways]
+    found = {way: process.communicate()[0] for way, process in zip(ways, processes, strict=True)}
+    assert [process.returncode for process in processes] == [0, 0]
+    (kept, worker), (left_alone, _) = (map(int, found[way].split()) for way in ("kept", "left alone"))
+    assert kept < 100 < min(worker, left_alone)

@@ -1,0 +1,68 @@
+"""The run that a command tests, or that its training starts from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from utils.config.schema import KEYS
+from utils.run.directory import RunDir, TrainingRecord
+from utils.run.mode import TESTED_OTHERWISE, Mode, build_mode
+from utils.run.results import same_images
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """checkpoint: to test or to start from; None for zero-shot CLIP, and for a training from the beginning.
+
+    record: of the training of that run; empty where nothing is tested or started from.
+    """
+
+    checkpoint: Path | None
+    record: TrainingRecord
+
+
+def build_source(cfg) -> Source:
+    """The source that a command names. Raises CheckpointError if it has no checkpoint, or a damaged one."""
+    tests = cfg.test_only or cfg.test_train
+    directory = RunDir(Path(cfg.model_dir or cfg.output_dir))
+    checkpoint = directory.find_checkpoint() if (tests or cfg.model_dir) and not cfg.zero_shot else None
+    record = directory.training_record(checkpoint) if tests or checkpoint else TrainingRecord()
+    return Source(checkpoint, record)
+
+
+def build_named_mode(cfg, record: TrainingRecord, data: str, fingerprints: dict[str, str]) -> Mode:
+    """The mode of a command; a test of other images than its run's, or in another way, is named so.
+
+    data, fingerprints: of the data set that is tested. Raises ConfigError if another test has these names.
+    """
+    mode = build_mode(cfg)
+    if mode.trains:
+        return mode
+    otherwise = tuple(f"{key}_{now}" for key, (_, now) in build_differences(cfg, record).items())
+    run_dir = RunDir(Path(cfg.output_dir))
+    run = record if record.fingerprints else run_dir.first_test(mode.split)
+    images = build_images_name(cfg, run, data, fingerprints[mode.split])
+    mode = dataclasses.replace(mode, images=images, otherwise=otherwise)
+    run_dir.require_free(mode, fingerprints[mode.split])
+    return mode
+
+
+def build_images_name(cfg, run: TrainingRecord, data: str, fingerprint: str) -> str | None:
+    """The name of the tested images in the names of files; None for those of the run itself."""
+    split, list_file = ("train", cfg.train_list) if cfg.test_train else ("test", cfg.test_list)
+    if cfg.zero_shot and run.name not in (None, data):
+        return cfg.test_name or data  # its shot groups are another data set's, whatever the tested images
+    if cfg.test_name or same_images(run.fingerprints.get(split, fingerprint), fingerprint):
+        return cfg.test_name
+    if list_file:
+        return Path(list_file).stem
+    return data if data != run.name else fingerprint[-8:]
+
+
+def build_differences(cfg, record: TrainingRecord) -> dict[str, tuple[Any, Any]]:
+    """{key: (its value in training, now)} of the keys by which a test computes otherwise than its training."""
+    settings, seed = record.settings, record.training.get("seed")
+    then = {key: settings.get(key, KEYS[key].default) for key in TESTED_OTHERWISE if settings}
+    if cfg.tte and cfg.tte_draws and seed is not None:
+        then["seed"] = seed  # of the random crops
+    return {key: (value, cfg[key]) for key, value in then.items() if value != cfg[key]}
