@@ -53,7 +53,7 @@ from utils.device.environment import environment
 from utils.device.precision import pick_precision, precision_name
 from utils.errors import ConfigError, ModelError
 from utils.evaluators import ClassInfo, evaluate, need_logits
-from utils.files import sha256, sha256_of_code
+from utils.files import sha256, sha256_of_code, write_text
 from utils.optim import OPTIMIZERS
 from utils.run import checkpoint, results
 from utils.run.directory import RunDir
@@ -293,7 +293,7 @@ class Trainer:
         if self.distributed.is_main:
             self.run_dir.require_same_run(self.settings, self.fingerprints["test"], self.identity.absent)
             self.log.truncate(0)
-            self.run_dir.write_config(self.cfg.dump())
+            write_text(self.run_dir.config, self.cfg.dump())
         return 0
 
     def _resume(self, steps_per_epoch: int) -> int:

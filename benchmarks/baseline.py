@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision.transforms.functional as TF
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 CONTEXT, VOCABULARY = 77, 49408
+SCALE = 25.0  # of the cosine head
 Box = tuple[int, int, int, int]
 Draw = Callable[[int, int, int, int], tuple[Box, bool]]
 Batches = list[list[tuple[int, int]]]  # samples (epoch, index) of each batch
@@ -38,11 +40,6 @@ class Sizes:
     joint: int = 512
     text_dim: int = 512
     text_depth: int = 12
-
-    @property
-    def tokens(self) -> int:
-        """The patches of an image and the class token."""
-        return (self.resolution // self.patch) ** 2 + 1
 
 
 # ---- towers ----
@@ -106,7 +103,7 @@ class PlainTower(nn.Module):
         dim, patch = sizes.dim, sizes.patch
         self.patch_embed = nn.Conv2d(3, dim, patch, stride=patch, bias=False)
         self.class_token = nn.Parameter(torch.randn(dim))
-        self.positional_embedding = nn.Parameter(torch.randn(sizes.tokens, dim))
+        self.positional_embedding = nn.Parameter(torch.randn((sizes.resolution // patch) ** 2 + 1, dim))
         self.norm_pre, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.blocks = nn.Sequential(*(PlainBlock(dim, width) for _ in range(sizes.depth)))
 
@@ -134,23 +131,12 @@ class PlainText(nn.Module):
         return x[torch.arange(len(x)), tokens.argmax(dim=1)]
 
 
-class PlainHead(nn.Module):
-    """The cosine head."""
-
-    def __init__(self, num_classes: int, dim: int, scale: float = 25.0):
-        super().__init__()
-        self.weight, self.scale = nn.Parameter(torch.randn(num_classes, dim)), scale
-
-    def forward(self, features: Tensor) -> Tensor:
-        return F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1)) * self.scale
-
-
 class PlainModel(nn.Module):
-    """A tower and a head; the AdaptFormers and the head are trainable."""
+    """A tower and a cosine head; the AdaptFormers and the head are trainable."""
 
     def __init__(self, sizes: Sizes, width: int, num_classes: int):
         super().__init__()
-        self.tower, self.head = PlainTower(sizes, width), PlainHead(num_classes, sizes.dim)
+        self.tower, self.head = PlainTower(sizes, width), nn.Linear(sizes.dim, num_classes, bias=False)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(".side." in name or name.startswith("head."))
 
@@ -175,7 +161,7 @@ class PlainTrainer:
     def logits(self, images: Tensor) -> Tensor:
         with self.autocast():
             features = self.model.tower(images)
-        return self.model.head(features.float())
+        return SCALE * F.linear(F.normalize(features.float(), dim=-1), F.normalize(self.model.head.weight, dim=-1))
 
     def train_step(self, images: Tensor, labels: Tensor, micro_batches: int = 1) -> float:
         """Takes one step on normalised float32 images; returns its loss."""
@@ -254,30 +240,23 @@ class PlainImages(Dataset):
         return self.train_crop(image, box, mirrored), self.labels[index]
 
     def train_crop(self, image: Image.Image, box: Box, mirrored: bool) -> Tensor:
-        top, left, height, width = box
-        image = image.crop((left, top, left + width, top + height))
-        image = image.resize((self.resolution, self.resolution), Image.Resampling.BICUBIC)
-        return to_tensor(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image)
+        image = TF.resized_crop(image, *box, [self.resolution] * 2, TF.InterpolationMode.BICUBIC)
+        return to_tensor(TF.hflip(image) if mirrored else image)
 
     def test_crops(self, image: Image.Image) -> Tensor:
-        side = self.resolution
-        scale = (side + self.expand) / min(image.size)
-        image = image.resize((int(image.width * scale), int(image.height * scale)), Image.Resampling.BICUBIC)
-        right, bottom = image.width - side, image.height - side
-        places = [(0, 0), (right, 0), (0, bottom), (right, bottom), (round(right / 2), round(bottom / 2))]
-        places = places if self.crops == 5 else places[-1:]
-        return torch.stack([to_tensor(image.crop((x, y, x + side, y + side))) for x, y in places])
-
-
-def normalise(pixels: Tensor) -> Tensor:
-    """uint8 [..., 3, H, W] -> float32."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return (pixels.float().div(255) - mean) / std
+        image = TF.resize(image, self.resolution + self.expand, TF.InterpolationMode.BICUBIC)
+        cut = TF.five_crop(image, self.resolution) if self.crops == 5 else [TF.center_crop(image, self.resolution)]
+        return torch.stack([to_tensor(crop) for crop in cut])
 
 
 def to_tensor(image: Image.Image) -> Tensor:
     """Normalised float32 [3, H, W]."""
-    return normalise(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous())
+    return normalise(TF.pil_to_tensor(image))
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """uint8 [..., 3, H, W] -> float32."""
+    return TF.normalize(pixels.float() / 255, MEAN, STD)
 
 
 def plain_loader(images: PlainImages, batches: Batches, num_workers: int) -> DataLoader:

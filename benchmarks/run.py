@@ -39,9 +39,8 @@ from torch import Tensor
 
 from benchmarks import baseline, timing
 from benchmarks.baseline import PlainImages, Sizes
-from benchmarks.timing import BaselineProcess, OtherLoad, Row, Seconds, compare
+from benchmarks.timing import BaselineProcess, Row, Seconds, compare
 from datasets.loading.crops import build_train_crop
-from datasets.loading.loader import Loader
 from models.heads import HEAD_INITS
 from models.weights.load import load_backbone
 from trainer import Trainer
@@ -69,7 +68,6 @@ class Plan:
     pipeline_images: int = 32  # in a batch
     pipeline_epochs: int = 1
     workers: int = CORES
-    square: int = 4096  # size of the matrix products
     names: int = 8142
     starts: int = 2  # of Python
     repeats: int = 5
@@ -78,7 +76,7 @@ class Plan:
 
 GPU: dict[str, Any] = {
     **{"train_images": 128, "train_steps": 10, "test_images": 12_800, "crops_images": 2_560, "test_workers": CORES},
-    **{"memory_images": 128, "pipeline_images": 128, "pipeline_epochs": 3, "square": 8192},
+    **{"memory_images": 128, "pipeline_images": 128, "pipeline_epochs": 3},
 }
 QUICK = {"names": 64}  # the plain program alone takes minutes for 8,142 names on a CPU
 
@@ -145,13 +143,11 @@ class Setup:
 
     def __init__(self, plan: Plan, device: torch.device, folder: Path):
         self.plan, self.device, self.folder = plan, device, folder.absolute()
-        self.load = OtherLoad()
-        self.baseline = BaselineProcess(device, self.load)
+        self.baseline = BaselineProcess(device)
         self.weights = write_weights(self.folder / "weights.safetensors", plan.sizes)
         self.photos = write_photos(self.folder / "photos")
         count = plan.num_classes
         self.root = link_class_folders(self.folder / "images", self.photos, self.photos, count, count)
-        self.product = timing.matrix_product(device, plan.square)
 
     def command(self, **options: object) -> list[str]:
         """The arguments of load_config: LIFT+ on the class folders, with these options and those of the plan."""
@@ -181,7 +177,7 @@ class Setup:
         return (images.pin_memory(), labels.pin_memory()) if self.device.type == "cuda" else (images, labels)
 
     def turns(self, functions: dict[str, Callable[[], object]]) -> Seconds:
-        return timing.take_turns(functions, self.plan.repeats, self.device, self.load)
+        return timing.take_turns(functions, self.plan.repeats, self.device)
 
 
 def build_trainer(command: list[str]) -> Trainer:
@@ -208,11 +204,10 @@ def train(setup: Setup) -> list[Row]:
                 batch = (x.to(setup.device, non_blocking=True) for x in (images, labels))
                 losses.append(trainer.train_step(*batch)[0])
 
-        seconds = setup.turns({"plain": plain, "ours": ours, "product": setup.product})
+        seconds = setup.turns({"plain": plain, "ours": ours})
     what = f"training step, {plan.train_images} images" + f" in {parts} micro-batches" * (parts > 1)
-    target = "4; 60 %" if setup.device.type == "cpu" else "4; 45 %; 5,700 images/s on an H100"
-    flops = timing.training_flops(plan.sizes, plan.width, plan.num_classes)
-    row = compare(what, seconds, plan.train_images * plan.train_steps, target, flops)
+    target = "4" if setup.device.type == "cpu" else "4; 5,700 images/s on an H100"
+    row = compare(what, seconds, plan.train_images * plan.train_steps, target)
     row.note = f"losses of the last step {float(losses[-1]):.4f} and {setup.baseline.result[-1]:.4f}"
     return [row]
 
@@ -227,11 +222,10 @@ def test(setup: Setup, crops: int = 1) -> list[Row]:
         images = PlainImages(root, "test", plan.sizes.resolution, expand=expand, crops=crops)
         args = setup.save(trainer), images, plan.train_images, plan.test_workers
         plain = setup.baseline.prepare(baseline.prepare_testing, *args)
-        seconds = setup.turns({"plain": plain, "ours": trainer.evaluate, "product": setup.product})
-    flops = crops * timing.forward_flops(plan.sizes, plan.width, plan.num_classes)
-    target = "5; 60 %" if setup.device.type == "cpu" else "5; 45 %" + "; 11,300 images/s on an H100" * (crops == 1)
+        seconds = setup.turns({"plain": plain, "ours": trainer.evaluate})
+    target = "5; 11,300 images/s on an H100" if setup.device.type == "cuda" and crops == 1 else "5"
     what = "testing" + ", five crops" * (crops > 1)
-    return [compare(f"{what}, {count} images", seconds, count, target, flops)]
+    return [compare(f"{what}, {count} images", seconds, count, target)]
 
 
 def pipeline(setup: Setup) -> list[Row]:
@@ -239,29 +233,19 @@ def pipeline(setup: Setup) -> list[Row]:
     plan, side = setup.plan, setup.plan.sizes.resolution
     size, epochs, workers = plan.pipeline_images, plan.pipeline_epochs, plan.workers
     with setup.trainer(batch_size=size, num_workers=workers) as trainer:
-        draw, crops = build_train_crop(trainer.cfg, side).draw, trainer.test_crops
-        samples = baseline.sequential_samples(len(trainer.data.test), size, epochs)
+        images = PlainImages(setup.root, "train", side, build_train_crop(trainer.cfg, side).draw)
+        batches = baseline.sequential_samples(len(images), size, epochs)
+        plain = setup.baseline.prepare(baseline.prepare_reading, images, batches, workers)
 
-        def train_batches() -> float:
+        def ours() -> float:
             return baseline.seconds_per_image(trainer.train_batches(0, epochs), workers, setup.device)
 
-        def test_batches() -> float:
-            loader = Loader(trainer.data.test, crops, samples, setup.device, workers)
-            return baseline.seconds_per_image(loader, workers, setup.device)
-
-        rows = []
-        for what, images, ours in (
-            ("images, training crops", PlainImages(setup.root, "train", side, draw), train_batches),
-            ("images, test crop", PlainImages(setup.root, "test", side, expand=side // 7), test_batches),
-        ):
-            batches = baseline.sequential_samples(len(images), size, epochs)
-            plain = setup.baseline.prepare(baseline.prepare_reading, images, batches, workers)
-            seconds = setup.turns({"plain": plain, "ours": ours})
-            of_core = {name: [workers * value for value in values] for name, values in seconds.items()}
-            rows.append(compare(what, of_core, 1, "2.5", unit="images/s and core"))
-            kb = statistics.mean(path.stat().st_size for path in setup.photos) / 1024
-            rows[-1].note = f"{workers} workers, files of {kb:.0f} KB"
-    return rows
+        seconds = setup.turns({"plain": plain, "ours": ours})
+    of_core = {name: [workers * value for value in values] for name, values in seconds.items()}
+    row = compare("images, training crops", of_core, 1, "2.5", unit="images/s and core")
+    kb = statistics.mean(path.stat().st_size for path in setup.photos) / 1024
+    row.note = f"{workers} workers, files of {kb:.0f} KB"
+    return [row]
 
 
 def init(setup: Setup) -> list[Row]:
@@ -363,13 +347,12 @@ def main(arguments: list[str], plan: Plan | None = None) -> None:
     changes = (GPU if args.device == "cuda" else {}) | (QUICK if args.quick else {})
     changes |= {"repeats": args.repeats, "options": tuple(args.options)}
     plan = dataclasses.replace(plan or Plan(), **changes)
-    rows: list[Row] = []
+    rows, load = list[Row](), os.getloadavg()[0]
 
     # ---- measure ----
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(plan, device, Path(folder))
         with setup.baseline.executor:
-            rates = setup.turns({"product": setup.product})
             for stage in args.stage:
                 rows += STAGES[stage](setup)
                 print(f"{time.perf_counter() - begin:4.0f} s  {rows[-1]}", file=sys.stderr)
@@ -380,8 +363,7 @@ def main(arguments: list[str], plan: Plan | None = None) -> None:
         "cores": CORES,
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions(),
-        "matrix_rate": 1 / statistics.median(rates["product"]),
-        "other_load": setup.load.shares,
+        "load": load,
         "seconds": time.perf_counter() - begin,
     }
     print(timing.table(rows, about))

@@ -81,18 +81,14 @@ def load_data(
     own = {key: value for key, value in own.items() if value}
     if own and name != "folder":
         key = next(iter(own))
-        raise DataError(
-            f"{key} belongs to -d folder; {name} has published images and labels, so leave {key} out",
-            kind="not_a_folder_data_set",
-            key=key,
-        )
+        message = f"{key} belongs to -d folder; {name} has published images and labels, so leave {key} out"
+        raise DataError(message, kind="not_a_folder_data_set", key=key)
     if few_threshold > many_threshold:
-        raise DataError(
+        message = (
             f"few_threshold {few_threshold} is above many_threshold {many_threshold}, so a class could be both; "
-            "lower it",
-            kind="overlapping_thresholds",
-            key="few_threshold",
+            "lower it"
         )
+        raise DataError(message, kind="overlapping_thresholds", key="few_threshold")
     data = DATASETS[name](name, root, **own)
     data = dataclasses.replace(
         data,

@@ -152,23 +152,18 @@ def build_backbone(cfg) -> tuple[Backbone, Weights]:
     backbone, weights = load_backbone(cfg.backbone, cfg.weights, given)
     resolution = backbone.image.resolution
     if cfg.resolution not in (None, resolution):
-        raise ModelError(
+        message = (
             f"resolution {cfg.resolution} does not fit {weights.path}, which is made for {resolution}; "
-            "leave resolution out, or choose other weights",
-            kind="other_resolution",
-            path=weights.path,
-            key="resolution",
+            "leave resolution out, or choose other weights"
         )
+        raise ModelError(message, kind="other_resolution", path=weights.path, key="resolution")
     return backbone, weights
 
 
 def build_model(
     cfg, backbone: Backbone, classnames: list[str], features: Features = no_features, start: bool = True
 ) -> Model:
-    """The model that `cfg` describes; see Model.create.
-
-    start: False leaves out cfg.classifier_init, for a model that is about to be loaded.
-    """
+    """The model that `cfg` describes; see Model.create. start: False leaves out its classifier_init, for loading."""
     return Model.create(
         backbone,
         classnames,

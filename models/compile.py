@@ -74,7 +74,9 @@ class CompiledForward:
         self.sizes: set[int] = set()
 
     def __call__(self, block: nn.Module, x: Tensor, first_only: bool = False) -> Tensor:
-        if not block.training or not self.fits(x.shape[0]):
+        if block.training and len(self.sizes) < self.num_sizes:
+            self.sizes.add(x.shape[0])
+        if not block.training or x.shape[0] not in self.sizes:
             return self.plain(block, x, first_only)
         try:
             return self.compiled(block, x, first_only)
@@ -84,9 +86,3 @@ class CompiledForward:
             self.log(f"compiling failed, so the blocks run uncompiled ({reason})")
             self.sizes, self.num_sizes = set(), 0
             return self.plain(block, x, first_only)
-
-    def fits(self, size: int) -> bool:
-        """Whether batches of `size` are compiled for."""
-        if size not in self.sizes and len(self.sizes) < self.num_sizes:
-            self.sizes.add(size)
-        return size in self.sizes

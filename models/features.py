@@ -5,33 +5,20 @@ run whose image encoder is not trained (zs, lp, coop, clip_adapter, proj_tuning)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models import Model
 from utils.cache import LARGEST_BYTES, TensorCache
 
 # images x crops x parameters of the encoder, from which on the cache is faster: 233 images with ViT-B/16, 8 TFLOP
 LEAST_WORK = 2e10
 
 
-class FeatureModel(Protocol):
-    """The part of a model that computes features."""
-
-    mean: Tensor
-    std: Tensor
-
-    @property
-    def tower(self) -> nn.Module:
-        """The image encoder; its `dim` is D."""
-
-    def features(self, images: Tensor) -> Tensor:
-        """Features [b, D], float32, of images [b, 3, R, R], uint8."""
-
-
 def cached_features(
-    model: FeatureModel,
+    model: Model,
     batches: Iterable[Tensor],
     batch_sizes: Sequence[int],
     num_crops: int,
@@ -45,7 +32,7 @@ def cached_features(
     and normalisation and the batch size: weights, images, crops, device, versions, code; see TensorCache.
     """
     computed = (torch.stack([model.features(crop) for crop in crops.unbind(1)]) for crops in batches)
-    shape = (num_crops, sum(batch_sizes), cast(int, model.tower.dim))
+    shape = (num_crops, sum(batch_sizes), model.tower.dim)
     if not (cache.enabled and _worth_caching(model.tower, shape)):
         return computed, False
     full_key = key() | {

@@ -84,11 +84,8 @@ def prepare(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / REPORT).unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"cannot write to {folder} ({error.strerror}); run it where output/ is yours",
-            kind="unwritable_folder",
-            path=folder,
-        ) from error
+        message = f"cannot write to {folder} ({error.strerror}); run it where output/ is yours"
+        raise ConfigError(message, kind="unwritable_folder", path=folder) from error
 
 
 def write_lines(path: Path, lines: list[str]) -> None:

@@ -17,7 +17,7 @@ from benchmarks.baseline import (
     seconds_per_image,
     sequential_samples,
 )
-from benchmarks.timing import OtherLoad, compare, forward_flops, peak_mb, spread, table, take_turns, training_flops
+from benchmarks.timing import compare, peak_mb, spread, table, take_turns
 from datasets.loading.crops import build_train_crop
 from datasets.loading.loader import Loader
 
@@ -32,7 +32,6 @@ TINY = run.Plan(
     memory_images=4,
     pipeline_images=4,
     workers=1,
-    square=64,
     names=8,
     starts=1,
     repeats=2,
@@ -116,7 +115,7 @@ def test_command_line_measures_every_stage(tmp_path, capsys, monkeypatch):
         "semantic initialisation",
         "python start to first step",
     ]
-    assert len(content["rows"]) == 7 and len(content["other_load"]) == 3 * 7
+    assert len(content["rows"]) == 6 and content["load"] >= 0
     for row in content["rows"]:
         assert f"| {row['what']} | " in table and 0 < row["ours"] < 1e6
         assert row["what"].startswith("python start") or 0 < row["ratio"] < 1e3
@@ -124,7 +123,6 @@ def test_command_line_measures_every_stage(tmp_path, capsys, monkeypatch):
     assert losses[-1] == losses[-3]  # of both programs, after three steps
     assert rows["training step"]["what"] == "training step, 4 images in 2 micro-batches"
     assert float(rows["semantic initialisation"]["note"].split()[-1]) < 1e-5
-    assert content["matrix_rate"] > 0
 
 
 @pytest.mark.parametrize("program", ["ours", "plain"])
@@ -142,17 +140,11 @@ def test_memory_grows_with_the_images_of_a_step(setup, program):
 # ---- numbers ----
 
 
-def test_flops_are_those_that_the_targets_count():
-    assert forward_flops(Sizes()) == pytest.approx(35.1e9, rel=2e-3)
-    assert training_flops(Sizes(), 32, 1000) == pytest.approx(69.1e9, rel=2e-3)
-
-
 def test_turns_alternate():
-    order, load = [], OtherLoad()
-    seconds = take_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b") or 7.0}, 3, CPU, load)
+    order = []
+    seconds = take_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b") or 7.0}, 3, CPU)
     assert order == ["a", "b"] * 3
     assert seconds["b"] == [7.0] * 3 and len(seconds["a"]) == 3 and max(seconds["a"]) < 5
-    assert len(load.shares) == 3 and all(0 <= share <= 1 for share in load.shares)
 
 
 def test_the_loader_is_timed_from_the_first_batch_of_its_last_worker(monkeypatch):
@@ -163,11 +155,11 @@ def test_the_loader_is_timed_from_the_first_batch_of_its_last_worker(monkeypatch
 
 
 def test_rows_have_medians_of_the_turns():
-    seconds = {"ours": [1.0, 2.0, 1.0], "plain": [4.0, 8.0, 5.0], "product": [1 / 64e9] * 3}
-    row = compare("training step", seconds, 16, "4", 2e9)
-    assert (row.ratio, row.ours, row.plain, row.share, row.plain_share) == (4.0, 16.0, 3.2, 0.5, 0.1)
+    seconds = {"ours": [1.0, 2.0, 1.0], "plain": [4.0, 8.0, 5.0]}
+    row = compare("training step", seconds, 16, "4")
+    assert (row.ratio, row.ours, row.plain) == (4.0, 16.0, 3.2)
     assert row.spread == spread([4.0, 4.0, 5.0]) == 0.125 / 2
     about = {"device": "CPU", "cores": 4, "date": "2026-01-01", "versions": {"torch": "2"}, "seconds": 3.0}
-    lines = table([row], about | {"matrix_rate": 64e9, "other_load": [0.1, 0.2, 0.3]})
-    assert "| training step | **4.00** ± 6 % | 16 | 3.2 | images/s | 50 % (10 %) | 4 |" in lines
-    assert "20% of it in the median turn, 30% at most" in lines and "bf16: 64 GFLOP/s." in lines
+    lines = table([row], about | {"load": 1.25})
+    assert "| training step | **4.00** ± 6 % | 16 | 3.2 | images/s | 4 |" in lines
+    assert "at the start: 1.2 in the mean of a minute" in lines

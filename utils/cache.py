@@ -83,10 +83,7 @@ class TensorCache:
     def stream(
         self, key: dict[str, Any], shape: tuple[int, ...], parts: Iterator[Tensor], dim: int
     ) -> Iterator[Tensor]:
-        """Yields all of `parts`, on any device; then stores them, joined along `dim` to a tensor of `shape`.
-
-        Nothing is stored if the parts are not used up.
-        """
+        """Yields all of `parts`, on any device; after the last one stores them, joined along `dim` to this `shape`."""
         if not self.enabled:
             yield from parts
             return

@@ -110,20 +110,17 @@ def evaluate(names: Iterable[str], outputs: np.ndarray, labels: np.ndarray, clas
     """The numbers of these evaluators, by section and measure, and a row for each class.
 
     "accuracy" is always among the evaluators. outputs, labels: see Evaluator.
-    Returns {"accuracy": {...}, "more": {...}, ..., "per_class": [{name, train, test, accuracy}]}.
+    Returns {"accuracy": {...}, "more": {...}, ..., "per_class": [{name, train, test, accuracy}]}, images
+    of training and test, and accuracy None without test images.
     """
     results: dict[str, Any] = {}
     for name in dict.fromkeys(("accuracy", *names)):
         for path, value in EVALUATORS[name].function(outputs, labels, classes):
             section, _, measure = path.partition("/")
             results.setdefault(section, {})[measure] = value
-    return results | {"per_class": _per_class(predicted(outputs), labels, classes)}
-
-
-def _per_class(predictions: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> list[dict[str, Any]]:
-    """Name, training images, test images and accuracy (None without test images) of each class."""
-    scores = metrics.class_scores(labels, predictions, len(classes.names))
-    return [
+    scores = metrics.class_scores(labels, predicted(outputs), len(classes.names))
+    results["per_class"] = [
         {"name": name, "train": int(train), "test": int(test), "accuracy": float(value) if test else None}
         for name, train, test, value in zip(classes.names, classes.counts, scores.images, scores.accuracy, strict=True)
     ]
+    return results

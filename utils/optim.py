@@ -1,10 +1,10 @@
 """Optimizers by name: `optimizer AdamW` on the command line chooses from OPTIMIZERS.
 
-A row builds an optimizer of these parameters. Their state is saved and loaded generically; see utils/run/checkpoint.py.
+A row builds an optimizer of the trainable parameters, given the keywords lr, weight_decay and momentum. Its state is
+saved and loaded generically; see utils/run/checkpoint.py.
 """
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -14,24 +14,14 @@ from utils.config import schema
 from utils.tables import Table
 
 
-class BuildOptimizer(Protocol):
-    """What a row of the table is: a function of the trainable parameters and the options of the configuration."""
-
-    def __call__(self, parameters: Iterable[Tensor], *, lr: float, weight_decay: float, momentum: float) -> Optimizer:
-        """The optimizer, in its initial state."""
-
-
 def sgd(parameters: Iterable[Tensor], *, lr: float, weight_decay: float, momentum: float) -> Optimizer:
     """SGD with momentum; weight decay is added to the gradient."""
     return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
 
 
 def adamw(parameters: Iterable[Tensor], *, lr: float, weight_decay: float, momentum: float) -> Optimizer:
-    """AdamW with betas (0.9, 0.999), whose weight decay is apart from the gradient (Loshchilov and Hutter 2019).
-
-    momentum is not used.
-    """
+    """AdamW with betas (0.9, 0.999) and decoupled weight decay (Loshchilov and Hutter 2019); momentum is not used."""
     return torch.optim.AdamW(parameters, lr, betas=(0.9, 0.999), weight_decay=weight_decay)
 
 
-OPTIMIZERS: Table[BuildOptimizer] = Table(schema.OPTIMIZERS)
+OPTIMIZERS: Table[Callable[..., Optimizer]] = Table(schema.OPTIMIZERS)

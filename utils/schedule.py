@@ -14,10 +14,7 @@ Schedule = Callable[[float, int, int, int, float], float]
 
 
 def cosine(lr: float, step: int, steps_per_epoch: int, num_epochs: int, warmup_epochs: float = 0.0) -> float:
-    """lr * (1 + cos(pi epoch / num_epochs)) / 2, constant within an epoch (Loshchilov and Hutter 2017).
-
-    Without warm-up: warmup_epochs is not used.
-    """
+    """lr * (1 + cos(pi epoch / num_epochs)) / 2, constant in an epoch, no warm-up (Loshchilov and Hutter 2017)."""
     epoch = step // steps_per_epoch
     return lr * (1 + math.cos(math.pi * epoch / num_epochs)) / 2
 

@@ -1,6 +1,6 @@
 """Tables of names: utils/config/schema.py has the rows, and an object is imported when it is used."""
 
-import importlib
+import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
@@ -17,8 +17,7 @@ class Table(Mapping[str, T], Generic[T]):
         self.rows = rows
 
     def __getitem__(self, name: str) -> T:
-        module, _, attribute = self.rows[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return pkgutil.resolve_name(self.rows[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.rows)

@@ -36,21 +36,13 @@ def leave_out_bad(data: DataSet, options: dict[str, Any]) -> DataSet:
     _require_unchanged(data, names, _read(report)["bad"], bad, report.parent, command)
     unknown = bad.difference(*names.values())
     if unknown:
-        raise DataError(
-            f"{path} contains '{min(unknown)}', which is in neither list; correct that line, or run {command}",
-            kind="unknown_bad_image",
-            path=path,
-            key="bad_images",
-        )
+        message = f"{path} contains '{min(unknown)}', which is in neither list; correct that line, or run {command}"
+        raise DataError(message, kind="unknown_bad_image", path=path, key="bad_images")
     kept = {split: np.flatnonzero([name not in bad for name in names[split]]) for split in SPLITS}
     for split, indices in kept.items():
         if not len(indices):
-            raise DataError(
-                f"bad_images skip leaves no image in the {split} list: all of them are in {path}",
-                kind="no_image_left",
-                path=path,
-                key="bad_images",
-            )
+            message = f"bad_images skip leaves no image in the {split} list: all of them are in {path}"
+            raise DataError(message, kind="no_image_left", path=path, key="bad_images")
     train, test = data.train.subset(kept["train"]), data.test.subset(kept["test"])
     return dataclasses.replace(data, train=train, test=test, notes=(*data.notes, _note(data, kept, path)))
 
@@ -79,17 +71,12 @@ def _last_report(data: DataSet, root: str | None, command: str) -> Path:
         if checked.get("dataset") == data.name and checked.get("root") == (root and os.path.realpath(root)):
             stale = stale or path.parent
     if stale:
-        raise DataError(
-            f"the lists of {data.name} have changed since the check in {stale}; run it again: {command}",
-            kind="lists_changed",
-            path=stale,
-            key="bad_images",
-        )
-    raise DataError(
-        f"bad_images skip leaves out the images that a check has found, and {data.name} was not checked; run {command}",
-        kind="not_checked",
-        key="bad_images",
+        message = f"the lists of {data.name} have changed since the check in {stale}; run it again: {command}"
+        raise DataError(message, kind="lists_changed", path=stale, key="bad_images")
+    message = (
+        f"bad_images skip leaves out the images that a check has found, and {data.name} was not checked; run {command}"
     )
+    raise DataError(message, kind="not_checked", key="bad_images")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -103,12 +90,8 @@ def _read_names(path: Path, command: str) -> set[str]:
     try:
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}); write it again: {command}",
-            kind="unreadable_file",
-            path=path,
-            key="bad_images",
-        ) from error
+        message = f"{path} cannot be read ({error.strerror}); write it again: {command}"
+        raise DataError(message, kind="unreadable_file", path=path, key="bad_images") from error
     return {line.partition("\t")[0] for line in lines if line.strip()}
 
 
@@ -121,12 +104,8 @@ def _require_unchanged(
         images = data.split(split).images
         for index, name in enumerate(names[split]):
             if name in checked and images.file_bytes(index) != checked[name]:
-                raise DataError(
-                    f"{name} has changed since the check in {folder}; run it again: {command}",
-                    kind="image_changed",
-                    path=name,
-                    key="bad_images",
-                )
+                message = f"{name} has changed since the check in {folder}; run it again: {command}"
+                raise DataError(message, kind="image_changed", path=name, key="bad_images")
 
 
 # ---- the remaining images ----

@@ -118,11 +118,8 @@ def _decode(file: BinaryIO, reduction: Reduction | None, exif_orientation: bool)
     with image:
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise _Problem(
-                "too_many_pixels",
-                f"claims {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} that are read",
-                "make it smaller or remove it from the list",
-            )
+            problem = f"claims {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} that are read"
+            raise _Problem("too_many_pixels", problem, "make it smaller or remove it from the list")
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             orientation = _orientation(image) if exif_orientation else 1
             by = reduction(*((width, height) if orientation >= 5 else (height, width))) if reduction else 1
@@ -176,9 +173,8 @@ def _rgb(image: Image.Image) -> np.ndarray:
         grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
         return grey[:, :, None].repeat(3, axis=2)
     if image.mode in ("I", "F"):
-        raise _Problem(
-            "grey_of_32_bits", "has 32 bits of grey, whose black and white are unknown", "save it with 8 or 16 bits"
-        )
+        problem = "has 32 bits of grey, whose black and white are unknown"
+        raise _Problem("grey_of_32_bits", problem, "save it with 8 or 16 bits")
     return np.array(image.convert("RGB"))
 
 

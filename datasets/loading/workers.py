@@ -110,9 +110,8 @@ def _death_as_data_error(num_workers: int) -> Iterator[None]:
         match = re.search(r"signal: ([^.]*)", str(error))
         killed_by = match[1] if match else None
         cause, remedy = CAUSES.get(killed_by or "", OUT_OF_MEMORY)
-        raise DataError(
+        message = (
             f"a process that reads images died ({killed_by or 'unexpectedly'}), most likely because "
-            f"{cause}; {remedy}, or set num_workers below {num_workers} (0 = no such processes)",
-            kind="worker_died",
-            key="num_workers",
-        ) from None
+            f"{cause}; {remedy}, or set num_workers below {num_workers} (0 = no such processes)"
+        )
+        raise DataError(message, kind="worker_died", key="num_workers") from None

@@ -39,21 +39,16 @@ def label_classes(splits: list[LabeledPaths], file: str | None) -> tuple[list[st
     for name in _classes_in_order(splits):
         if name not in label_of:
             position = used[name].position_of_class(name)
-            raise DataError(
+            message = (
                 f"{position} tests class '{name}', which has no training pictures"
-                f"{_near(name, label_of)}; add some or remove it, or name all classes in a classnames file",
-                kind="untrained_class",
-                path=position.path,
-                line=position.line,
+                f"{_near(name, label_of)}; add some or remove it, or name all classes in a classnames file"
             )
+            raise DataError(message, kind="untrained_class", path=position.path, line=position.line)
     if not numbers or file is not None:
         notes += _codes_note(names, file)
     if len(names) < 2:
         position = splits[0].position(0)
-        raise position.error(
-            "one_class",
-            f"there is 1 class only, '{names[0]}'; at least two are needed",
-        )
+        raise position.error("one_class", f"there is 1 class only, '{names[0]}'; at least two are needed")
     return names, [np.array([label_of[name] for name in split.classes], np.int64) for split in splits], notes
 
 
@@ -94,12 +89,12 @@ def _are_numbers(splits: list[LabeledPaths]) -> bool:
     if wrong is not None and any(NUMBER.fullmatch(text) for text in texts):
         split = next(split for split in splits if wrong in split.classes)
         position = split.position_of_class(wrong)
-        raise position.error(
-            "mixed_labels",
+        message = (
             f"the label '{wrong}' is not a whole number from 0, though "
             f"{'others are numbers' if not NUMBER.fullmatch(wrong) else 'it is a number'}; use only whole numbers or "
-            "only names (call the column classname if the names are numbers)",
+            "only names (call the column classname if the names are numbers)"
         )
+        raise position.error("mixed_labels", message)
     return wrong is None
 
 
@@ -109,12 +104,12 @@ def _count_labels(train: LabeledPaths) -> int:
     missing = next(label for label in itertools.count() if label not in labels)
     if missing < len(labels):
         path = train.position(0).path
-        raise Position(path).error(
-            "label_gap",
+        message = (
             f"no training image has label {missing}, though labels run from "
             f"{min(labels)} to {max(labels)}; number them 0 to {len(labels) - 1} without gaps, or name all classes in "
-            "a classnames file",
+            "a classnames file"
         )
+        raise Position(path).error("label_gap", message)
     return len(labels)
 
 
@@ -129,12 +124,11 @@ def _labels_by_file(
     if unknown is not None:
         position = used[unknown].position_of_class(unknown)
         problem = f"has {len(entries)} classes, 0 to {len(entries) - 1}" if numbers else "does not contain it"
-        raise position.error(
-            "unnamed_class",
+        message = (
             f"class '{unknown}' is used, but {file} {problem}"
-            f"{'' if numbers else _near(unknown, label_of)}; add it there, or correct it here",
-            key="classnames",
+            f"{'' if numbers else _near(unknown, label_of)}; add it there, or correct it here"
         )
+        raise position.error("unnamed_class", message, key="classnames")
     return label_of
 
 

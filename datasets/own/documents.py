@@ -53,12 +53,8 @@ def read_document(file: str, text: str, suffix: str, forms: str) -> Any:
                 return content
         line = getattr(error, "lineno", None) or getattr(getattr(error, "problem_mark", None), "line", -1) + 1
         reason = getattr(error, "msg", None) or getattr(error, "problem", None) or str(error)
-        raise DataError(
-            f"{file}{f', line {line}' if line else ''}: this is not {kind} ({reason}); expected {forms}",
-            kind="bad_document",
-            path=file,
-            line=line or None,
-        ) from error
+        message = f"{file}{f', line {line}' if line else ''}: this is not {kind} ({reason}); expected {forms}"
+        raise DataError(message, kind="bad_document", path=file, line=line or None) from error
 
 
 def _distinct(pairs: list[tuple[str, Any]], file: str, lines: Sequence[int] = ()) -> dict[str, Any]:
@@ -69,12 +65,8 @@ def _distinct(pairs: list[tuple[str, Any]], file: str, lines: Sequence[int] = ()
         second = next(i for i, key in enumerate(keys) if key in keys[:i])
         line = lines[second] if lines else None
         position = f"{file}, line {line}" if line else file
-        raise DataError(
-            f"{position}: '{keys[second]}' is there twice; give every class its own entry",
-            kind="repeated_key",
-            path=file,
-            line=line,
-        )
+        message = f"{position}: '{keys[second]}' is there twice; give every class its own entry"
+        raise DataError(message, kind="repeated_key", path=file, line=line)
     return seen
 
 

@@ -43,12 +43,11 @@ def build(
     if train_list or test_list:
         root, splits = _by_lists(root, train_list, test_list, test_fraction, outside_root)
     elif root is None:
-        raise DataError(
+        message = (
             "-d folder needs your pictures: add root FOLDER, with FOLDER/train/CLASS/ and FOLDER/test/CLASS/, "
-            "or train_list FILE",
-            kind="no_root",
-            key="root",
+            "or train_list FILE"
         )
+        raise DataError(message, kind="no_root", key="root")
     else:
         root, splits = str(Path(root)), _by_folders(Path(root), test_fraction)
 
@@ -98,42 +97,23 @@ def _by_lists(
 ) -> tuple[str | None, list[LabeledPaths]]:
     """The folder of all images (None: they may be anywhere), and the training list, then the test list if any."""
     if train_list is None:
-        raise DataError(
-            "test_list needs a train_list beside it, for the classes and their training images; add one",
-            kind="no_train_list",
-            path=test_list,
-            key="test_list",
-        )
+        message = "test_list needs a train_list beside it, for the classes and their training images; add one"
+        raise DataError(message, kind="no_train_list", path=test_list, key="test_list")
     if test_list is None and test_fraction is None:
-        raise DataError(
-            "train_list needs test_list FILE, or test_fraction 0.2 to hold some images out; add one of them",
-            kind="no_test_list",
-            path=train_list,
-            key="train_list",
-        )
+        message = "train_list needs test_list FILE, or test_fraction 0.2 to hold some images out; add one of them"
+        raise DataError(message, kind="no_test_list", path=train_list, key="train_list")
     if test_list is not None and test_fraction is not None:
-        raise DataError(
-            "test_list contains the tested images, so test_fraction has no effect; leave one of them out",
-            kind="needless_test_fraction",
-            path=test_list,
-            key="test_fraction",
-        )
+        message = "test_list contains the tested images, so test_fraction has no effect; leave one of them out"
+        raise DataError(message, kind="needless_test_fraction", path=test_list, key="test_fraction")
     folders = {os.path.dirname(file) or "." for file in (train_list, test_list) if file}
     if root is None and len({os.path.abspath(folder) for folder in folders}) > 1:
-        raise DataError(
-            f"train_list and test_list are in two folders, {' and '.join(sorted(folders))}; add root FOLDER",
-            kind="two_folders",
-            key="root",
-        )
+        message = f"train_list and test_list are in two folders, {' and '.join(sorted(folders))}; add root FOLDER"
+        raise DataError(message, kind="two_folders", key="root")
     root = str(Path(root or min(folders)))
     if not os.path.isdir(root):
         state = "is a file" if os.path.exists(root) else "does not exist"
-        raise DataError(
-            f"root {root} {state}; give the folder that the lists' paths start from",
-            kind="not_a_folder",
-            path=root,
-            key="root",
-        )
+        message = f"root {root} {state}; give the folder that the lists' paths start from"
+        raise DataError(message, kind="not_a_folder", path=root, key="root")
     if outside_root:
         root = os.path.abspath(root)
     splits = [read_list(file, root, outside_root) for file in (train_list, test_list) if file]
@@ -154,13 +134,11 @@ def _by_folders(top: Path, test_fraction: float | None) -> list[LabeledPaths]:
         return [_classes(top, top)]
     for entry in _entries(top):
         if entry.name.lower() in TEST_FOLDERS and _is_folder(entry):
-            raise DataError(
+            message = (
                 f"{top} has {entry.name}/ to test with, so test_fraction has no effect; leave it out (that folder "
-                f"must be called test or val), or split only the training pictures with root {top / 'train'}",
-                kind="needless_test_fraction",
-                path=entry.path,
-                key="test_fraction",
+                f"must be called test or val), or split only the training pictures with root {top / 'train'}"
             )
+            raise DataError(message, kind="needless_test_fraction", path=entry.path, key="test_fraction")
     return [_classes(top / "train", top)]
 
 
@@ -180,13 +158,11 @@ def _classes(split: Path, top: Path) -> LabeledPaths:
             others[f"{_suffix(entry)} outside the class folders"] += 1
     empty = [not paths for paths in pictures.values()]
     if all(empty):
-        raise DataError(
+        message = (
             f"{split} holds no pictures in class folders (found {_counted(others) or 'no files'}); expected "
-            f"{split}/CLASS/*.jpg (or png, webp, ...)",
-            kind="no_pictures",
-            path=split,
-            key="root",
+            f"{split}/CLASS/*.jpg (or png, webp, ...)"
         )
+        raise DataError(message, kind="no_pictures", path=split, key="root")
     twice = [number > 1 for number in folders.values()]
     conditional = [
         (others, f"skipped {_counted(others)}"),
@@ -205,11 +181,8 @@ def _find(folder: os.DirEntry, others: Counter[str], links: tuple[str, ...] = ()
         links = (*links, os.path.realpath(os.path.dirname(folder.path)))
         target = os.path.join(os.path.realpath(folder.path), "")
         if any(os.path.join(link, "").startswith(target) for link in links):
-            raise DataError(
-                f"{shown(folder.path)} is a link that leads back to {target}, in a circle; remove it",
-                kind="circular_link",
-                path=folder.path,
-            )
+            message = f"{shown(folder.path)} is a link that leads back to {target}, in a circle; remove it"
+            raise DataError(message, kind="circular_link", path=folder.path)
     for entry in _entries(folder.path):
         suffix = _suffix(entry)
         if _is_folder(entry):
@@ -228,22 +201,16 @@ def _entries(folder: str | Path) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise DataError(
-            f"{shown(str(folder))} cannot be read ({error.strerror}); make it readable (chmod u+rx) or remove it",
-            kind="unreadable_folder",
-            path=folder,
-        ) from error
+        message = f"{shown(str(folder))} cannot be read ({error.strerror}); make it readable (chmod u+rx) or remove it"
+        raise DataError(message, kind="unreadable_folder", path=folder) from error
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        raise DataError(
-            f"{shown(entry.path)} cannot be followed ({error.strerror}); remove it",
-            kind="circular_link",
-            path=entry.path,
-        ) from error
+        message = f"{shown(entry.path)} cannot be followed ({error.strerror}); remove it"
+        raise DataError(message, kind="circular_link", path=entry.path) from error
 
 
 def _suffix(entry: os.DirEntry) -> str:

@@ -49,18 +49,15 @@ def read_list(file: str, root: str, outside_root: bool = False) -> LabeledPaths:
     first_lines: list[int] = []
     for row, line in zip(rows, lines, strict=True):
         if len(row) != width:
-            raise Position(file, line).error(
-                "wrong_columns",
+            message = (
                 f"{len(row)} columns where {width} are expected, found {','.join(row)[:100]!r}; "
-                "write path,label and put a path with a comma into quotes",
+                "write path,label and put a path with a comma into quotes"
             )
+            raise Position(file, line).error("wrong_columns", message)
         name = row[class_column].strip()
         if not row[path_column] or not name:
             empty = "label" if row[path_column] else "path"
-            raise Position(file, line).error(
-                f"empty_{empty}",
-                f"the {empty} is empty; fill it in or remove the line",
-            )
+            raise Position(file, line).error(f"empty_{empty}", f"the {empty} is empty; fill it in or remove the line")
         path = _path_below(row[path_column], root, outside_root, file, line)
         index = index_of.setdefault(path, len(paths))
         if index == len(paths):
@@ -68,11 +65,11 @@ def read_list(file: str, root: str, outside_root: bool = False) -> LabeledPaths:
             classes.append(name)
             first_lines.append(line)
         elif classes[index] != name:
-            raise Position(file, line).error(
-                "two_classes",
+            message = (
                 f"{shown(path)} is of class '{name}', but of '{classes[index]}' in line "
-                f"{first_lines[index]}; an image has one class, so remove one of the lines",
+                f"{first_lines[index]}; an image has one class, so remove one of the lines"
             )
+            raise Position(file, line).error("two_classes", message)
     checked = {name: class_name(name, file, first_lines[i]) for i, name in reversed([*enumerate(classes)])}
     listed = LabeledPaths(
         paths, [checked[name] for name in classes], lambda i: Position(file, first_lines[i]), are_names
@@ -87,12 +84,12 @@ def require_disjoint(train: LabeledPaths, test: LabeledPaths) -> None:
     if both:
         index = next(i for i, path in enumerate(test.paths) if path in both)
         position = test.position(index)
-        raise position.error(
-            "image_in_both_lists",
+        message = (
             f"{shown(test.paths[index])} is a training image, too; {len(both):,} of "
             f"{len(test.paths):,} test images are; remove them from one of the lists (test_train True tests the "
-            "training images)",
+            "training images)"
         )
+        raise position.error("image_in_both_lists", message)
 
 
 def _columns(file: str, rows: list[list[str]], lines: list[int], root: str) -> tuple[int, int, bool, int]:
@@ -102,17 +99,16 @@ def _columns(file: str, rows: list[list[str]], lines: list[int], root: str) -> t
     if path and label:
         del rows[0], lines[0]
         if not rows:
-            raise DataError(
-                f"{file} has a header and no images; it needs a line for each image", kind="header_only", path=file
-            )
+            message = f"{file} has a header and no images; it needs a line for each image"
+            raise DataError(message, kind="header_only", path=file)
         return titles.index(path), titles.index(label), label in NAMES, len(titles)
     is_image = os.path.splitext(rows[0][0])[1] or os.path.isfile(os.path.join(root, rows[0][0]))
     if path or label or len(titles) != 2 or not is_image:
-        raise Position(file, lines[0]).error(
-            "unknown_columns",
+        message = (
             "expected path,label or a header with these columns, found "
-            f"{','.join(rows[0])[:100]!r}; call the columns path and label (or classname)",
+            f"{','.join(rows[0])[:100]!r}; call the columns path and label (or classname)"
         )
+        raise Position(file, lines[0]).error("unknown_columns", message)
     return 0, 1, False, 2
 
 
@@ -129,11 +125,7 @@ def _path_below(path: str, root: str, outside_root: bool, file: str, line: int) 
     if outside_root and not drive:
         return absolute
     advice = "write it as seen from root" if drive else "give a root that holds all images, or outside_root True"
-    raise Position(file, line).error(
-        "outside_root",
-        f"{shown(path)} is outside root {root}; {advice}",
-        key="root",
-    )
+    raise Position(file, line).error("outside_root", f"{shown(path)} is outside root {root}; {advice}", key="root")
 
 
 def _missing_images(listed: LabeledPaths, file: str, root: str) -> list[str]:
@@ -147,11 +139,7 @@ def _missing_images(listed: LabeledPaths, file: str, root: str) -> list[str]:
     if 2 * len(missing) < len(indices):
         return [f"{file}: {count}, the first in line {position.line} ({shown(path)}); scripts/check_data.py names all"]
     state = "is a folder, not an image" if os.path.isdir(path) else "does not exist"
-    raise position.error(
-        "missing_images",
-        f"{shown(path)} {state} ({count}); {_advice(path, root)}",
-        key="root",
-    )
+    raise position.error("missing_images", f"{shown(path)} {state} ({count}); {_advice(path, root)}", key="root")
 
 
 def _advice(path: str, root: str) -> str:

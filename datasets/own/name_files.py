@@ -106,11 +106,8 @@ class _Reader:
         self.require_words(rows)
         headed = self.is_header(rows, is_table)
         if headed and len(rows) == 1:
-            raise DataError(
-                f"{self.file} has a header and no class names; it needs a line for each class",
-                kind="header_only",
-                path=self.file,
-            )
+            message = f"{self.file} has a header and no class names; it needs a line for each class"
+            raise DataError(message, kind="header_only", path=self.file)
         if headed:
             titles = [cell.lower() for cell in rows.pop(0)[1]]
             if len(titles) == 2 and titles[0] in PROMPT_TITLES and titles[1] in NAME_TITLES:
@@ -144,12 +141,11 @@ class _Reader:
             return lines
         for number, line in hashed:
             if not re.match(r"#+(\s|$)", line) and (self.by_number or not self.used):
-                raise self.error(
-                    "ambiguous_comment",
-                    f"line {number}",
+                message = (
                     f"{line[:100]!r} may be a comment or a class name; remove it if it is a comment, "
-                    "or write the names as a JSON list",
+                    "or write the names as a JSON list"
                 )
+                raise self.error("ambiguous_comment", f"line {number}", message)
         self.note(f"lines that begin with # are left out as comments ({len(hashed):,})")
         return [line for line in lines if line not in hashed]
 
@@ -164,19 +160,15 @@ class _Reader:
             if len(row) > 2:
                 raise self.error("too_many_fields", f"line {line}", f"{EXPECTED} {','.join(row)[:100]!r}; {QUOTE}")
         if not rows:
-            raise DataError(
-                f"{self.file} has comments and no class names; it needs a line for each class",
-                kind="comments_only",
-                path=self.file,
-            )
+            message = f"{self.file} has comments and no class names; it needs a line for each class"
+            raise DataError(message, kind="comments_only", path=self.file)
         one, two = (next((line for line, row in rows if len(row) == width), None) for width in (1, 2))
         if one and two:
-            raise self.error(
-                "uneven_fields",
-                f"line {two}",
+            message = (
                 f"there are two fields, but one field in line {one}; put a name with a comma into quotes, or write "
-                "name,prompt name in every line",
+                "name,prompt name in every line"
             )
+            raise self.error("uneven_fields", f"line {two}", message)
         return rows
 
     def is_header(self, rows: list[Row], is_table: bool = True) -> bool:
@@ -193,12 +185,11 @@ class _Reader:
         spare = len(others) - self.labels_needed
         if self.by_number and others and not self.are_used(below):
             if spare > 0 and not is_table:
-                raise self.error(
-                    "ambiguous_header",
-                    f"line {line}",
+                message = (
                     f"{first[0]!r} may be a header or the class of label 0; remove it if it is a header, "
-                    "or write the names as a JSON list",
+                    "or write the names as a JSON list"
                 )
+                raise self.error("ambiguous_header", f"line {line}", message)
             return spare >= 0  # otherwise too few names would be left
         return True
 
@@ -206,13 +197,12 @@ class _Reader:
         """The entries. Raises DataError if they follow the order of the labels, and there is one more than needed."""
         names = [entry.name for entry in entries]
         if self.by_number and not self.are_used(names) and len(entries) == self.labels_needed + 1:
-            raise self.error(
-                "one_name_too_many",
-                f"line {first[0]}",
+            message = (
                 f"there is one name more than labels 0 to {self.labels_needed - 1} need, and this line is "
                 f"{first[1][:100]!r}; remove it if it is a header; if the last class has no pictures yet, number the "
-                "lines (0: NAME) or write the names as a JSON list",
+                "lines (0: NAME) or write the names as a JSON list"
             )
+            raise self.error("one_name_too_many", f"line {first[0]}", message)
         return entries
 
     def require_words(self, rows: list[Row]) -> None:
@@ -221,12 +211,11 @@ class _Reader:
             if not row[0] and not _are_titles(row):
                 raise self.error("empty_name", f"line {line}", f"{EXPECTED} {','.join(row)[:100]!r}; {QUOTE}")
             if row[0] and row[0] not in self.used and not any(map(str.isalnum, row[0])):
-                raise self.error(
-                    "not_a_name",
-                    f"line {line}",
+                message = (
                     f"{row[0][:100]!r} has neither a letter nor a digit; remove the line, or write the names as a JSON "
-                    "list if it is one",
+                    "list if it is one"
                 )
+                raise self.error("not_a_name", f"line {line}", message)
 
     def numbered(self, lines: list[Line], unit: str = "line") -> list[Entry] | None:
         """Texts that all begin or end with a number of their own; a line such as `id name` may precede them."""
@@ -272,16 +261,14 @@ class _Reader:
         if rows is None:
             raise self.error("not_a_list_or_mapping", "", f"it contains neither a list nor a mapping; expected {FORMS}")
         if not rows:
-            raise DataError(
-                f"{self.file} contains no class names; expected {FORMS}", kind="no_class_names", path=self.file
-            )
+            message = f"{self.file} contains no class names; expected {FORMS}"
+            raise DataError(message, kind="no_class_names", path=self.file)
         if all(len(row) == 2 for row in rows) and any(isinstance(row[1], list) for row in rows):
             return self.named_by_lists(rows)
         entries = self.entries(rows)
         if len({len(row) for row in rows}) > 1:
-            raise self.error(
-                "uneven_entries", "", f"some of its entries have one text, and others two; expected {FORMS}"
-            )
+            message = f"some of its entries have one text, and others two; expected {FORMS}"
+            raise self.error("uneven_entries", "", message)
         if len(rows[0]) == 2:
             return self.pairs(entries)
         names = [entry.name for entry in entries]
@@ -295,9 +282,8 @@ class _Reader:
         lists = [row[1] if isinstance(row[1], list) else [row[1]] for row in rows]
         for number, names in enumerate(lists, 1):
             if not names or not all(isinstance(name, str) and name.strip() for name in names):
-                raise self.error(
-                    "bad_entry", f"entry {number}", f"expected a list of names, found {shown(names)}; write {FORMS}"
-                )
+                message = f"expected a list of names, found {shown(names)}; write {FORMS}"
+                raise self.error("bad_entry", f"entry {number}", message)
         firsts = {f"entry {number}": names[0].strip() for number, names in enumerate(lists, 1)}
         are_used = self.are_used(firsts.values())
         code = CODE if are_used else IMAGENET_ID
@@ -339,13 +325,12 @@ class _Reader:
         numbers = [number for number, _, _ in rows]
         if not (labels and labels.keys() <= set(numbers)) and numbers != [*range(len(numbers))]:
             last = len(numbers) - 1
-            raise self.error(
-                "wrong_numbers",
-                "",
+            message = (
                 f"its classes are numbered {numbers[0]} to {numbers[-1]}, and the data do not use these numbers; "
                 f"number them 0 to {last}, once each, as the labels are (if these numbers are part of the names, "
-                'write a JSON mapping {"0": NAME, ...})',
+                'write a JSON mapping {"0": NAME, ...})'
             )
+            raise self.error("wrong_numbers", "", message)
         return [Entry(labels.get(number, str(number)), prompt, position) for number, prompt, position in rows]
 
     def number_column(
@@ -358,12 +343,11 @@ class _Reader:
             numbers = numbers_of(prompts)
             if numbers and (cover(numbers) or (self.by_number and set(map(int, self.used)) <= set(numbers))):
                 return numbers, names
-            raise self.error(
-                "numbers_as_prompts",
-                entries[0].position,
+            message = (
                 f"the second column contains numbers ({', '.join(prompts[:3])}), which neither number the classes 0 to "
-                f"{len(entries) - 1} nor are words for CLIP; remove it, or write name,prompt name",
+                f"{len(entries) - 1} nor are words for CLIP; remove it, or write name,prompt name"
             )
+            raise self.error("numbers_as_prompts", entries[0].position, message)
         for texts, others in ((names, prompts), (prompts, names))[self.are_used(names) :]:
             if (numbers := numbers_of(texts, with_words=True)) and cover(numbers):  # class_2
                 return numbers, others
@@ -376,12 +360,11 @@ class _Reader:
             for column, text in (("name", entry.name), ("prompt name", entry.prompt)):
                 class_name(text, self.file, _line_number(entry.position), entry.position)
                 if seen.setdefault((column, text), entry.position) != entry.position:
-                    raise self.error(
-                        "repeated_name",
-                        entry.position,
+                    message = (
                         f"the {column} '{text}' is in {seen[column, text]}, too; give every class its own: CLIP "
-                        "distinguishes classes by their names",
+                        "distinguishes classes by their names"
                     )
+                    raise self.error("repeated_name", entry.position, message)
         return [(entry.name, entry.prompt) for entry in entries]
 
 

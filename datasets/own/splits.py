@@ -25,12 +25,8 @@ def hold_out(images: ImageList, fraction: float, root: str | None) -> tuple[Imag
     held = np.zeros(len(order), bool)
     held[order] = rank < wanted[labels]
     if not held.any():
-        raise DataError(
-            "test_fraction found no class with two pictures, so none could be held out; add pictures",
-            kind="nothing_to_hold_out",
-            path=root,
-            key="test_fraction",
-        )
+        message = "test_fraction found no class with two pictures, so none could be held out; add pictures"
+        raise DataError(message, kind="nothing_to_hold_out", path=root, key="test_fraction")
     return images.subset(~held), images.subset(held)
 
 

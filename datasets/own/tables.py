@@ -46,14 +46,11 @@ def read_rows(file: str, usual: str = " ") -> tuple[list[list[str]], list[int]]:
                 rows.append(row)
                 lines.append(reader.line_num)
     except csv.Error as error:
-        raise Position(file, reader.line_num).error(
-            "bad_quotes",
-            f"{error}; look for an unpaired quotation mark",
-        ) from error
+        message = f"{error}; look for an unpaired quotation mark"
+        raise Position(file, reader.line_num).error("bad_quotes", message) from error
     if not rows:
-        raise DataError(
-            f"{file} has only separators; it needs a line for each image or class", kind="empty_file", path=file
-        )
+        message = f"{file} has only separators; it needs a line for each image or class"
+        raise DataError(message, kind="empty_file", path=file)
     return rows, lines
 
 
@@ -63,30 +60,21 @@ def read_text(file: str) -> str:
         with open(file, "rb") as stream:
             content = stream.read()
     except FileNotFoundError:
-        raise DataError(
-            f"{file} does not exist; give the file's own path, absolute or from {os.getcwd()} (not from root)",
-            kind="missing_file",
-            path=file,
-        ) from None
+        message = f"{file} does not exist; give the file's own path, absolute or from {os.getcwd()} (not from root)"
+        raise DataError(message, kind="missing_file", path=file) from None
     except OSError as error:
-        raise DataError(
-            f"{file} cannot be read ({error.strerror}); give the path of a text file",
-            kind="unreadable_file",
-            path=file,
-        ) from error
+        message = f"{file} cannot be read ({error.strerror}); give the path of a text file"
+        raise DataError(message, kind="unreadable_file", path=file) from error
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise Position(file, line).error(
-            "not_utf8",
-            "this is not UTF-8; save it as 'CSV UTF-8' (or convert it with iconv)",
-        ) from error
+        message = "this is not UTF-8; save it as 'CSV UTF-8' (or convert it with iconv)"
+        raise Position(file, line).error("not_utf8", message) from error
     if "\0" in text:
-        raise DataError(
-            f"{file} is not a text file; give a list of path,label or of class names", kind="not_text", path=file
-        )
+        message = f"{file} is not a text file; give a list of path,label or of class names"
+        raise DataError(message, kind="not_text", path=file)
     if not text.strip():
         raise DataError(f"{file} is empty; it needs a line for each image or class", kind="empty_file", path=file)
     return text
@@ -103,13 +91,11 @@ def class_name(text: str, path: str, line: int | None = None, position: str = ""
     if not text.strip() or any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in text):
         position = position or (f"line {line}" if line else "")
         source = f"{path}, {position}" if position else shown(path)
-        raise DataError(
+        message = (
             f"{source}: {text!r} cannot be a class name (it is blank, or has line breaks, control characters or bytes "
-            "that are not UTF-8); rename it",
-            kind="bad_class_name",
-            path=path,
-            line=line,
+            "that are not UTF-8); rename it"
         )
+        raise DataError(message, kind="bad_class_name", path=path, line=line)
     return unicodedata.normalize("NFC", text)
 
 

@@ -37,20 +37,14 @@ def _load(root: str | None, train: bool) -> tuple[ImageList, list[str]]:
     if root is None:
         raise DataError("CIFAR-100 needs a folder to download into: add root ./data", kind="no_root", key="root")
     if Path(root).exists() and not Path(root).is_dir():
-        raise DataError(
-            f"root {root} is a file; give the folder that holds (or will hold) {ARCHIVE}",
-            kind="not_a_folder",
-            path=root,
-            key="root",
-        )
+        message = f"root {root} is a file; give the folder that holds (or will hold) {ARCHIVE}"
+        raise DataError(message, kind="not_a_folder", path=root, key="root")
     try:
         cifar = CIFAR100(root, train=train, download=True)
     except (OSError, RuntimeError) as error:  # offline, no permission, or a wrong checksum
-        raise DataError(
+        message = (
             f"CIFAR-100 is not in {root} and could not be fetched ({error}); "
-            f"download {ARCHIVE} from {CIFAR100.url} on another machine and put it into {root}",
-            kind="not_fetched",
-            path=root,
-            key="root",
-        ) from error
+            f"download {ARCHIVE} from {CIFAR100.url} on another machine and put it into {root}"
+        )
+        raise DataError(message, kind="not_fetched", path=root, key="root") from error
     return ImageList.of_pixels(cifar.data, np.asarray(cifar.targets, np.int64)), cifar.classes

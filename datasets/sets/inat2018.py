@@ -57,12 +57,8 @@ def _read_published(root: str) -> tuple[ImageList, ImageList, list[dict]]:
     try:
         train, test, categories = read_files(list(LISTS.values()), root)
     except DataError as error:
-        raise DataError(
-            f"{error}; the official {' and '.join(OFFICIAL)} in {root} would do as well",
-            kind=error.kind,
-            path=error.path,
-            key=error.key,
-        ) from error
+        message = f"{error}; the official {' and '.join(OFFICIAL)} in {root} would do as well"
+        raise DataError(message, kind=error.kind, path=error.path, key=error.key) from error
     lists = [
         image_list(*parse_list(content, file.name), root, file.name)
         for file, content in ((LISTS["train"], train), (LISTS["test"], test))
@@ -89,12 +85,11 @@ def _read_json(path: str, root: str) -> tuple[ImageList, list[dict]]:
         ids = np.array([annotation["category_id"] for annotation in content["annotations"]], np.int64)
         categories = [dict(category, id=int(category["id"])) for category in content["categories"]]
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise DataError(
+        message = (
             f"{path} is damaged or not the official file ({type(error).__name__}: {error}); "
-            f"replace it from {OFFICIAL_ADDRESS}, or remove it to use the published lists",
-            kind="damaged_official_file",
-            path=path,
-        ) from error
+            f"replace it from {OFFICIAL_ADDRESS}, or remove it to use the published lists"
+        )
+        raise DataError(message, kind="damaged_official_file", path=path) from error
     return image_list(paths, ids, root, path), categories
 
 
@@ -103,9 +98,6 @@ def _relabel(images: ImageList, label_of: dict[int, int]) -> ImageList:
     ids, inverse = np.unique(images.labels, return_inverse=True)
     for unknown in set(ids.tolist()) - label_of.keys():
         path = images.images.paths[np.flatnonzero(images.labels == unknown)[0]]
-        raise DataError(
-            f"{path} is of category {unknown}, which the list of categories lacks; replace the lists",
-            kind="unknown_category",
-            path=path,
-        )
+        message = f"{path} is of category {unknown}, which the list of categories lacks; replace the lists"
+        raise DataError(message, kind="unknown_category", path=path)
     return images.with_labels(np.array([label_of[i] for i in ids.tolist()], np.int64)[inverse])

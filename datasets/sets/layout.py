@@ -26,14 +26,12 @@ class LayoutFix(NamedTuple):
 def require_root(root: str | None, title: str, layout: str) -> str:
     """The folder of the images, or a DataError that explains how to set it."""
     if root is None:
-        raise DataError(
-            f"{title} needs its images: add root FOLDER, with {layout} in FOLDER", kind="no_root", key="root"
-        )
+        message = f"{title} needs its images: add root FOLDER, with {layout} in FOLDER"
+        raise DataError(message, kind="no_root", key="root")
     if not os.path.isdir(root):
         state = "is a file" if os.path.exists(root) else "does not exist"
-        raise DataError(
-            f"root {root} {state}; give the folder that holds {layout}", kind="not_a_folder", path=root, key="root"
-        )
+        message = f"root {root} {state}; give the folder that holds {layout}"
+        raise DataError(message, kind="not_a_folder", path=root, key="root")
     return str(Path(root))
 
 
@@ -59,12 +57,8 @@ def require_images(
             first = os.path.relpath(missing[0], root)
             wanted = [first, os.path.relpath(lists[0].images.paths[0], root)]
             advice = _fix(first, root, fixes) or _other_root(wanted, root, usual) or f"root must hold {layout}"
-            raise DataError(
-                f"{missing[0]} is missing ({_beside(missing[0])}); {advice}",
-                kind="wrong_layout",
-                path=missing[0],
-                key="root",
-            )
+            message = f"{missing[0]} is missing ({_beside(missing[0])}); {advice}"
+            raise DataError(message, kind="wrong_layout", path=missing[0], key="root")
 
 
 def _fix(image: str, root: str, fixes: Sequence[LayoutFix]) -> str | None:

@@ -64,12 +64,8 @@ def read_files(files: Sequence[PublishedFile], root: str) -> list[bytes]:
                 content = found[file.name] = _fetch(file)
             except ConnectionError as error:
                 missing = [file for file in files if found[file.name] is None]
-                raise DataError(
-                    f"{file.name} could not be fetched ({error}); {_by_hand(missing, root)}",
-                    kind="list_not_fetched",
-                    path=file.name,
-                    key="root",
-                ) from error
+                message = f"{file.name} could not be fetched ({error}); {_by_hand(missing, root)}"
+                raise DataError(message, kind="list_not_fetched", path=file.name, key="root") from error
             _keep(cache() / file.name, content)
         contents.append(content)
     return contents
@@ -181,13 +177,11 @@ def parse_list(content: bytes, name: str) -> tuple[list[str], np.ndarray]:
     rows = [line.rpartition(" ") for line in lines]
     for number, (path, _, label) in enumerate(rows, 1):
         if not (path and label.isdecimal()):
-            raise DataError(
+            message = (
                 f"{name}, line {number}: expected 'relative/path label' with a whole number, "
-                f"found '{lines[number - 1][:100]}'; restore the file",
-                kind="bad_line",
-                path=name,
-                line=number,
+                f"found '{lines[number - 1][:100]}'; restore the file"
             )
+            raise DataError(message, kind="bad_line", path=name, line=number)
     return [path for path, _, _ in rows], np.array([int(label) for _, _, label in rows], np.int64)
 
 
@@ -197,11 +191,9 @@ def image_list(paths: list[str], labels: np.ndarray, root: str, source: str) -> 
         raise DataError(f"{source} contains no images; restore the file", kind="empty_list", path=source)
     for path in paths:
         if path.startswith("/") or (".." in path and ".." in path.split("/")):
-            raise DataError(
-                f"{source} contains the image '{path}', which is outside root {root}; only paths below root are read",
-                kind="outside_root",
-                path=source,
-                key="root",
+            message = (
+                f"{source} contains the image '{path}', which is outside root {root}; only paths below root are read"
             )
+            raise DataError(message, kind="outside_root", path=source, key="root")
     top = os.path.join(root, "")
     return ImageList.of_paths([top + path for path in paths], labels)

@@ -98,10 +98,7 @@ class Backbone(nn.Module):
         return self.mean, self.std
 
     def encode_classnames(self, classnames: list[str]) -> Tensor:
-        """Text features of "a photo of a {name}.": unit length in the joint space, float32 [C, joint], no gradient.
-
-        Raises ModelError, as `require_words` does.
-        """
+        """`encode_texts` of "a photo of a {name}.": unit length, float32 [C, joint]. Raises ModelError."""
         return self.encode_texts(classnames, [[text] for text in class_prompts(classnames)])
 
     @torch.no_grad()

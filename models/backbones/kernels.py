@@ -15,10 +15,7 @@ X86 = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
 
 
 def fast() -> bool:
-    """Whether faster forms may replace torch's own: not while a graph is exported or traced.
-
-    An exported graph then has torch's plain operations, for any batch size and any device.
-    """
+    """Whether faster forms may replace torch's own: not in a graph that is exported, for any batch and device."""
     return not (torch.compiler.is_exporting() or torch.jit.is_tracing())
 
 
@@ -76,10 +73,7 @@ class _FrozenPixels(torch.autograd.Function):
 
 
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """Attention as two products: for bf16 on a CPU, where the fused kernel does not use oneDNN's products of bf16.
-
-    That kernel takes 2 to 5 times as long there.
-    """
+    """Attention as two products by oneDNN: for bf16 on a CPU, where the fused kernel takes 2 to 5 times as long."""
     scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
     if causal:
         scores = scores + scores.new_full(scores.shape[-2:], -torch.inf).triu(1)

@@ -17,12 +17,7 @@ class TextTransformer(Tower):
     """
 
     def __init__(
-        self,
-        dim: int,
-        depth: int,
-        context: int = CONTEXT,
-        activation: str | None = None,
-        heads: int | None = None,
+        self, dim: int, depth: int, context: int = CONTEXT, activation: str | None = None, heads: int | None = None
     ):
         super().__init__()
         activation = activation or "quick_gelu"

@@ -16,10 +16,7 @@ class Tower(nn.Module):
     attached: dict[str, list[int]]
 
     def set_precision(self, dtype: torch.dtype) -> None:
-        """Computes in `dtype` from now on; called after the frozen weights have been stored in it.
-
-        Nothing to do for a tower that reads its precision from its weights.
-        """
+        """Computes in `dtype` from now on; does nothing in a tower that reads its precision from its weights."""
 
 
 class ImageTower(Tower):

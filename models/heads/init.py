@@ -55,12 +55,11 @@ def linear_probing(backbone: Backbone, classnames: list[str], features: Features
     Raises ModelError for a class without training images, and for a single class.
     """
     if len(classnames) == 1:
-        raise ModelError(
+        message = (
             f"linear_probing separates classes, and there is one only, '{classnames[0]}'; "
-            "set classifier_init class_mean, semantic or None",
-            kind="single_class",
-            key="classifier_init",
+            "set classifier_init class_mean, semantic or None"
         )
+        raise ModelError(message, kind="single_class", key="classifier_init")
     vectors, labels = features()
     _images_per_class(labels, classnames)
     num_images, dim = vectors.shape
@@ -88,10 +87,9 @@ def _images_per_class(labels: Tensor, classnames: list[str]) -> Tensor:
     counts = torch.bincount(labels, minlength=len(classnames))
     if not counts.all():
         name = classnames[int(counts.argmin())]
-        raise ModelError(
+        message = (
             f"class '{name}' has no training image, so its head cannot start from training features; "
-            "set classifier_init semantic or None",
-            kind="class_without_images",
-            key="classifier_init",
+            "set classifier_init semantic or None"
         )
+        raise ModelError(message, kind="class_without_images", key="classifier_init")
     return counts

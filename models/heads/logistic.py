@@ -17,16 +17,12 @@ from torch import Tensor
 
 ITERATIONS, TOLERANCE = 100, 1e-4  # scikit-learn's defaults; the tolerance is for the gradient's largest entry
 LOGITS = 2**24  # in memory at a time: 64 MB in float32
-SKLEARN_RATE = 1e10  # multiply-adds a second, with n D C in an iteration; measured: 0.8e10 to 1.6e10
+# Multiply-adds a second, n D C in an iteration: 0.8e10 to 1.6e10 with scikit-learn 1.9.1 on one core of an AMD EPYC.
+SKLEARN_RATE = 1e10
 
 
 def sklearn_seconds(num_images: int, dim: int, num_classes: int) -> float:
-    """An estimate of the seconds that scikit-learn's 100 iterations take, if it does not stop earlier.
-
-    Measured with scikit-learn 1.9.1 on one core of an AMD EPYC (D = 768; n = 2,000 to 20,000; C = 100 to 1,000), each
-    iteration with its gradient. Free cores make it faster, busy ones slower: with four threads beside other programs,
-    0.1e10 to 0.3e10 a second. The choice that follows changes the time, not the result, and is the same everywhere.
-    """
+    """An estimate of the seconds that scikit-learn's 100 iterations take, if it does not stop earlier."""
     return ITERATIONS * num_images * dim * num_classes / SKLEARN_RATE
 
 

@@ -28,13 +28,11 @@ def class_texts(classnames: list[str], prompt: str, file: str | None = None) -> 
         if missing:
             more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
             known = ", ".join(repr(name) for name in list(sentences)[:3])
-            raise ModelError(
+            message = (
                 f"prompt_file {file} has no sentences for {', '.join(map(repr, missing[:3]))}{more} "
-                f"(it has {known}, ...); its keys have to be the class names",
-                kind="class_without_sentences",
-                path=file,
-                key="prompt_file",
+                f"(it has {known}, ...); its keys have to be the class names"
             )
+            raise ModelError(message, kind="class_without_sentences", path=file, key="prompt_file")
         return [sentences[name] for name in classnames]
     return [[text] for text in class_prompts(classnames)]
 
@@ -50,24 +48,18 @@ def _read_sentences(file: str) -> dict[str, list[str]]:
         with open(file, encoding="utf-8-sig") as opened:
             content = json.load(opened)
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"prompt_file {file} cannot be read as JSON ({error}); correct or replace it",
-            kind="prompt_file_not_json",
-            path=file,
-            key="prompt_file",
-        ) from error
+        message = f"prompt_file {file} cannot be read as JSON ({error}); correct or replace it"
+        raise ModelError(message, kind="prompt_file_not_json", path=file, key="prompt_file") from error
     if isinstance(content, dict):
         wrong = [{name: texts} for name, texts in content.items() if not _are_sentences(texts)]
     else:
         wrong = [content]
     if wrong:
-        raise ModelError(
+        message = (
             f"prompt_file {file} has to contain {{class name: [sentences]}}, a sentence or more for each class, "
-            f"found {json.dumps(wrong[0])[:100]}",
-            kind="prompt_file_form",
-            path=file,
-            key="prompt_file",
+            f"found {json.dumps(wrong[0])[:100]}"
         )
+        raise ModelError(message, kind="prompt_file_form", path=file, key="prompt_file")
     return content
 
 

@@ -31,7 +31,8 @@ def attach(tower: AnyTower, methods: Mapping[str, Any], num_classes: int, varian
     on (models/weights/lift.py). Raises ModelError, before anything is changed.
     """
     chosen = choose(methods)
-    blocks = _blocks(tower, variant)
+    # LIFT takes the whole network of a ResNet as one block, with stem and pooling
+    blocks = [tower.net] if isinstance(tower, ResNet) and variant == "lift" else list(tower.blocks)
     for name in chosen:
         _require_target(name, tower)
     attached = {name: _layers(tower, len(blocks), name, options) for name, options in chosen.items()}
@@ -82,11 +83,6 @@ def _options(name: str, given: Any) -> Any:
     return METHODS[name].Options(**given)
 
 
-def _blocks(tower: AnyTower, variant: str) -> list[nn.Module]:
-    """The blocks of a tower. LIFT takes the whole network of a ResNet as one block, with stem and pooling."""
-    return [tower.net] if isinstance(tower, ResNet) and variant == "lift" else list(tower.blocks)
-
-
 def _require_target(name: str, tower: AnyTower) -> None:
     """Raises ModelError if the tower cannot take this method."""
     if isinstance(tower, METHODS[name].targets):
@@ -101,11 +97,8 @@ def _layers(tower: AnyTower, depth: int, name: str, options: Any) -> list[int]:
     """The numbers of the blocks that the method attaches to. Raises ModelError."""
     layers = options.layers if isinstance(options, BlockOptions) else None
     if layers is not None and isinstance(tower, ResNet):
-        raise ModelError(
-            f"{name}_layers counts the blocks of a transformer; leave it out for a ResNet",
-            kind="layers_of_a_resnet",
-            key=f"{name}_layers",
-        )
+        message = f"{name}_layers counts the blocks of a transformer; leave it out for a ResNet"
+        raise ModelError(message, kind="layers_of_a_resnet", key=f"{name}_layers")
     return select_layers(depth, layers, name)
 
 
@@ -115,9 +108,6 @@ def select_layers(depth: int, layers: int | Sequence[int] | None, name: str = "m
         return list(range(depth))
     numbers = list(range(depth - layers, depth)) if isinstance(layers, int) else sorted(set(layers))
     if numbers != [number for number in numbers if 0 <= number < depth] or (isinstance(layers, int) and layers < 0):
-        raise ModelError(
-            f"{name}_layers {layers} does not fit: the tower has {depth} blocks, numbered from 0",
-            kind="layers_out_of_range",
-            key=f"{name}_layers",
-        )
+        message = f"{name}_layers {layers} does not fit: the tower has {depth} blocks, numbered from 0"
+        raise ModelError(message, kind="layers_out_of_range", key=f"{name}_layers")
     return numbers

@@ -6,19 +6,10 @@ Down starts uniform in +-1/sqrt(d) (kaiming-uniform, a = sqrt 5; in LIFT normal 
 Up at zero, so a fresh adapter changes nothing.
 """
 
-import dataclasses
-
 from torch import Tensor, nn
 
 from models.backbones.transformer import Block, LayerNorm, Linear
-from models.peft.method import BlockOptions, Method, Site
-
-
-@dataclasses.dataclass(frozen=True)
-class Options(BlockOptions):
-    """dim: width of the bottleneck; None = by the numbers of classes and blocks."""
-
-    dim: int | None = None
+from models.peft.method import Method, Site, SizedOptions
 
 
 class Bottleneck(nn.Module):
@@ -57,7 +48,7 @@ class AdaptedMlp(nn.Module):
         return h + self.adapter(h)
 
 
-def attach(site: Site[Block], options: Options) -> None:
+def attach(site: Site[Block], options: SizedOptions) -> None:
     """Wraps the MLP of every block."""
     width = site.default_size(share=2) if options.dim is None else options.dim
     adapted = [AdaptedMlp(block.mlp, block.dim, width) for block in site.blocks]
@@ -68,4 +59,4 @@ def attach(site: Site[Block], options: Options) -> None:
             mlp.adapter.start_normal()
 
 
-METHOD = Method(attach, Options)
+METHOD = Method(attach, SizedOptions)

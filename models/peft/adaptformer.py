@@ -5,22 +5,13 @@
 Down and Up start as in `adapter`, so a fresh AdaptFormer changes nothing.
 """
 
-import dataclasses
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones.transformer import Block
 from models.peft.adapter import Bottleneck
-from models.peft.method import BlockOptions, Method, Site
-
-
-@dataclasses.dataclass(frozen=True)
-class Options(BlockOptions):
-    """dim: width of the bottleneck; None = by the numbers of classes and blocks."""
-
-    dim: int | None = None
+from models.peft.method import Method, Site, SizedOptions
 
 
 class AdaptFormer(Bottleneck):
@@ -38,7 +29,7 @@ class AdaptFormer(Bottleneck):
         return F.linear(hidden, self.up.weight.to(x.dtype), (self.scale * self.up.bias).to(x.dtype))
 
 
-def attach(site: Site[Block], options: Options) -> None:
+def attach(site: Site[Block], options: SizedOptions) -> None:
     """Fills the side slot of every block."""
     width = site.default_size(share=2) if options.dim is None else options.dim
     sides = [AdaptFormer(block.dim, width) for block in site.blocks]
@@ -49,4 +40,4 @@ def attach(site: Site[Block], options: Options) -> None:
             side.start_normal()
 
 
-METHOD = Method(attach, Options)
+METHOD = Method(attach, SizedOptions)

@@ -101,30 +101,24 @@ def attach(site: Site[Block], options: Options) -> None:
     lift, ratio = site.variant == "lift", options.ratio
     if ratio is None:
         ratio = default_ratio_lift(*counts) if lift else default_ratio(*counts, options.loc)
-    generator = _generator(options.seed)  # LIFT's
+    generator = torch.Generator().manual_seed(options.seed)
     for parent, name, linear in _innermost(site.blocks, options.loc):
         if lift:
             weight, bias = choose_jointly(linear.out_features, linear.in_features, ratio, generator)
         else:
-            weight, bias = (choose(t.numel(), ratio, _generator(options.seed)) for t in (linear.weight, linear.bias))
+            tensors = (linear.weight, linear.bias)
+            weight, bias = (choose(t.numel(), ratio, generator.manual_seed(options.seed)) for t in tensors)
         setattr(parent, name, PartlyTrainedLinear(linear, weight, bias))
 
 
 def entries_fingerprint(model: nn.Module) -> str | None:
-    """SHA-256 of the positions of all entries that train in `model`; None if only whole tensors train.
-
-    A checkpoint contains the values of these entries, and not their positions.
-    """
+    """SHA-256 of the positions of all chosen entries, which a checkpoint does not contain; None without any."""
     digest, found = hashlib.sha256(), False
     for name, module in model.named_modules():
         if isinstance(module, Entries):
             found = True
             digest.update(f"{name} {len(module.index)}\0".encode() + module.index.cpu().numpy().tobytes())
     return digest.hexdigest() if found else None
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _innermost(blocks: Sequence[Block], loc: str) -> Iterator[tuple[nn.Module, str, Linear]]:

@@ -7,21 +7,15 @@ So a batch is computed as a whole: with accum_step or with several processes eac
 (utils/config/checking.py refuses both).
 """
 
-import dataclasses
-
 from torch import nn
 
-from models.backbones.resnet import MOVES_STATISTICS, ResNet
-from models.peft.method import Method, Site
+from models.backbones.resnet import ResNet
+from models.peft.method import Method, NoOptions, Site
+from utils.run.checkpoint import MOVES_STATISTICS
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """It has no options: it takes the whole tower, with its stem."""
-
-
-def attach(site: Site[nn.Module], options: Options) -> None:
-    """Lets every BatchNorm of the tower train, and its statistics follow the images."""
+def attach(site: Site[nn.Module], options: NoOptions) -> None:
+    """Lets every BatchNorm of the tower, its stem's too, train, and its statistics follow the images."""
     assert isinstance(site.tower, ResNet)  # METHOD.targets
     for norm in site.tower.batch_norms:
         norm.requires_grad_(True)
@@ -29,4 +23,4 @@ def attach(site: Site[nn.Module], options: Options) -> None:
     site.tower.train(site.tower.training)
 
 
-METHOD = Method(attach, Options, targets=(ResNet,))
+METHOD = Method(attach, NoOptions, targets=(ResNet,))

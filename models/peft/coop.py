@@ -81,11 +81,8 @@ def coop_prompts(classnames: list[str], length: int, position: str) -> tuple[Ten
     texts = [" ".join(["X"] * before + [name] + ["X"] * after) + "." for name in classnames]
     tokens = tokenize(texts)
     if length > tokens.shape[1] - 4:  # start, one word, full stop, end
-        raise ModelError(
-            f"{length} learnt tokens leave no token for a class name: a prompt has 77; lower coop_ctx_len",
-            kind="context_too_long",
-            key="coop_ctx_len",
-        )
+        message = f"{length} learnt tokens leave no token for a class name: a prompt has 77; lower coop_ctx_len"
+        raise ModelError(message, kind="context_too_long", key="coop_ctx_len")
     index_map = torch.full_like(tokens, -1)
     index_map[:, 1 : 1 + before] = torch.arange(before)
     first = ends(tokens) - 1 - after  # the full stop and the end follow
@@ -94,11 +91,8 @@ def coop_prompts(classnames: list[str], length: int, position: str) -> tuple[Ten
     placeholder = tokenize(["X"])[0, 1]
     for name, row in zip(classnames, (tokens == placeholder) | (index_map < 0), strict=True):
         if not row.all():
-            raise ModelError(
-                f"class '{name}' is too long for {length} learnt tokens: a prompt has 77; lower coop_ctx_len",
-                kind="name_too_long",
-                key="coop_ctx_len",
-            )
+            message = f"class '{name}' is too long for {length} learnt tokens: a prompt has 77; lower coop_ctx_len"
+            raise ModelError(message, kind="name_too_long", key="coop_ctx_len")
     return tokens, index_map
 
 

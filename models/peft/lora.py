@@ -6,19 +6,10 @@ A [d, r] is uniform in +-1/sqrt(r) (kaiming-uniform over its fan-in, which is r 
 fresh LoRA changes nothing.
 """
 
-import dataclasses
-
 from torch import Tensor, nn
 
 from models.backbones.transformer import Block, Linear
-from models.peft.method import BlockOptions, Method, Site
-
-
-@dataclasses.dataclass(frozen=True)
-class Options(BlockOptions):
-    """dim: rank of the update; None = by the numbers of classes and blocks."""
-
-    dim: int | None = None
+from models.peft.method import Method, Site, SizedOptions
 
 
 class LowRank(nn.Module):
@@ -53,7 +44,7 @@ class LoraQKV(nn.Module):
         return qkv
 
 
-def attach(site: Site[Block], options: Options) -> None:
+def attach(site: Site[Block], options: SizedOptions) -> None:
     """Wraps the qkv Linear of every block."""
     rank = default_rank(site) if options.dim is None else options.dim
     for block in site.blocks:
@@ -65,4 +56,4 @@ def default_rank(site: Site[Block]) -> int:
     return site.default_size(share=2 if site.variant == "lift" else 4)
 
 
-METHOD = Method(attach, Options)
+METHOD = Method(attach, SizedOptions)

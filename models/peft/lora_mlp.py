@@ -8,8 +8,8 @@ A and B start as in `lora`, so a fresh one changes nothing.
 from torch import Tensor, nn
 
 from models.backbones.transformer import Block, linears
-from models.peft.lora import LowRank, Options, default_rank
-from models.peft.method import Method, Site
+from models.peft.lora import LowRank, default_rank
+from models.peft.method import Method, Site, SizedOptions
 
 
 class LoraLinear(nn.Module):
@@ -24,7 +24,7 @@ class LoraLinear(nn.Module):
         return self.wrapped(x) + self.lora(x)
 
 
-def attach(site: Site[Block], options: Options) -> None:
+def attach(site: Site[Block], options: SizedOptions) -> None:
     """Wraps fc1 and fc2 of every block."""
     rank = default_rank(site) if options.dim is None else options.dim
     for block in site.blocks:
@@ -33,4 +33,4 @@ def attach(site: Site[Block], options: Options) -> None:
             setattr(parent, name, layer)
 
 
-METHOD = Method(attach, Options)
+METHOD = Method(attach, SizedOptions)

@@ -26,6 +26,18 @@ class BlockOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class SizedOptions(BlockOptions):
+    """dim: width of a bottleneck or rank of an update; None = by the numbers of classes and blocks."""
+
+    dim: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """Options of a method that has none."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Site(Generic[AnyBlock]):
     """Where a method attaches: these `blocks` of a tower.
 

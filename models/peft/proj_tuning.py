@@ -3,20 +3,13 @@
 A CLIP ResNet has no image projection, so that of the texts trains alone.
 """
 
-import dataclasses
-
 from torch import nn
 
 from models.heads.text_similarity import TextSimilarity
-from models.peft.method import Method
+from models.peft.method import Method, NoOptions
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """It has no options."""
-
-
-def attach(head: TextSimilarity, options: Options) -> None:
+def attach(head: TextSimilarity, options: NoOptions) -> None:
     """Turns the projections of CLIP's head from buffers into parameters."""
     for name in ("image_projection", "text_projection"):
         value = getattr(head, name)
@@ -25,4 +18,4 @@ def attach(head: TextSimilarity, options: Options) -> None:
             head.register_parameter(name, nn.Parameter(value))
 
 
-METHOD = Method(attach, Options, targets=(TextSimilarity,))
+METHOD = Method(attach, NoOptions, targets=(TextSimilarity,))

@@ -41,7 +41,9 @@ class Prompt(nn.Module):
 
 def attach(site: Site[Block], options: Options) -> None:
     """Fills the prompt slot of every block."""
-    length = default_length(site) if options.len is None else options.len
+    length = options.len
+    if length is None:
+        length = LIFT_LENGTH if site.variant == "lift" else site.default_size(share=1)
     prompts = [Prompt(block.dim, length, replaced=length if i else 0) for i, block in enumerate(site.blocks)]
     for block, prompt in zip(site.blocks, prompts, strict=True):
         block.prompt = prompt
@@ -49,11 +51,6 @@ def attach(site: Site[Block], options: Options) -> None:
         bound = (6 / (3 * site.tower.patch**2 + site.tower.dim)) ** 0.5
         for prompt in prompts:
             nn.init.uniform_(prompt.tokens, -bound, bound)  # as in the code of VPT and LIFT
-
-
-def default_length(site: Site[Block]) -> int:
-    """The number of tokens of a prompt that gets none."""
-    return LIFT_LENGTH if site.variant == "lift" else site.default_size(share=1)
 
 
 METHOD = Method(attach, Options)

@@ -59,11 +59,6 @@ class Description:
         return Description(**found)
 
 
-def openai_description(source: str) -> Description:
-    """OpenAI's own CLIPs (Radford et al. 2021): quick GELU, heads 64 wide, the known normalisation."""
-    return Description("quick_gelu", head_width=HEAD_DIM, mean=CLIP_MEAN, std=CLIP_STD, source=source)
-
-
 def beside(path: Path) -> Description:
     """The description in the folder of a weight file; an empty one where there is none. Raises ModelError."""
     for name, read in ((OPEN_CLIP_JSON, _open_clip_json), (TIMM_JSON, _timm_json)):
@@ -77,12 +72,11 @@ def beside(path: Path) -> Description:
             error.path = str(file)
             raise
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError) as error:
-            raise ModelError(
+            message = (
                 f"{file} is not a description of the weights beside it ({type(error).__name__}: {error}); "
-                "correct or remove it",
-                kind="bad_description",
-                path=file,
-            ) from error
+                "correct or remove it"
+            )
+            raise ModelError(message, kind="bad_description", path=file) from error
         if found is not None:
             return found
     return Description()
@@ -130,12 +124,11 @@ def describe_open_clip(model: dict[str, Any], preprocess: dict[str, Any], source
                 asked[f"{section}.{name}"] = value
     if asked:
         name, value = next(iter(asked.items()))
-        raise ModelError(
+        message = (
             f"{source} asks for {name} {value}, which the towers here lack; "
-            "choose weights of a plain CLIP ViT or ResNet",
-            kind="unsupported_feature",
-            key=name,
+            "choose weights of a plain CLIP ViT or ResNet"
         )
+        raise ModelError(message, kind="unsupported_feature", key=name)
     mean, std = _normalisation({"mean": CLIP_MEAN, "std": CLIP_STD} | preprocess, source)
     sizes, heads = _open_clip_sizes(model, source)
     return Description(
@@ -163,19 +156,15 @@ def _open_clip_sizes(model: dict[str, Any], source: str) -> tuple[dict[str, Any]
     layers = vision.get("layers", 12)
     if isinstance(layers, (list, tuple)):
         if head_width != HEAD_DIM:
-            raise ModelError(
+            message = (
                 f"{source} asks for heads {head_width} wide in a ResNet's attention pool, which here are {HEAD_DIM} "
-                "wide; choose other weights",
-                kind="unsupported_feature",
-                key="head_width",
+                "wide; choose other weights"
             )
+            raise ModelError(message, kind="unsupported_feature", key="head_width")
         return sizes | {"width": width, "stages": tuple(layers)}, None
     if width % head_width:
-        raise ModelError(
-            f"{source}: head_width {head_width} does not divide the width {width}; correct it",
-            kind="indivisible_heads",
-            key="head_width",
-        )
+        message = f"{source}: head_width {head_width} does not divide the width {width}; correct it"
+        raise ModelError(message, kind="indivisible_heads", key="head_width")
     sizes |= {"dim": width, "depth": _whole(vision, "layers", 12, source)}
     return sizes | {"patch": _whole(vision, "patch_size", 16, source)}, width // head_width
 
@@ -197,11 +186,8 @@ def _normalisation(preprocess: dict[str, Any], source: str) -> tuple[tuple[float
         value = preprocess.get(key)
         numbers = isinstance(value, (list, tuple)) and all(type(each) in (int, float) for each in value)
         if value is not None and not (numbers and len(value) == 3 and all(lowest <= each <= 1 for each in value)):
-            raise ModelError(
-                f"{source}: {key} takes three numbers from {lowest:g} to 1, found {value}; correct it",
-                kind="bad_normalisation",
-                key=key,
-            )
+            message = f"{source}: {key} takes three numbers from {lowest:g} to 1, found {value}; correct it"
+            raise ModelError(message, kind="bad_normalisation", key=key)
         found.append(None if value is None else tuple(value))
     return tuple(found)
 
@@ -237,10 +223,8 @@ def describe_timm(
     import timm  # heavy: imported where it is used
 
     if ":" in architecture or any(word in name for name in model_args or () for word in ("checkpoint", "pretrained")):
-        raise ModelError(
-            f"{source} asks timm to load another file, {architecture} {model_args or ''}; correct or remove it",
-            kind="foreign_file",
-        )
+        message = f"{source} asks timm to load another file, {architecture} {model_args or ''}; correct or remove it"
+        raise ModelError(message, kind="foreign_file")
     try:
         with torch.device("meta"):
             model = timm.create_model(architecture, pretrained=False, **(model_args or {}))
@@ -264,10 +248,8 @@ def _timm_vit(model: Any, source: str) -> Description:
 
     def require(plain: bool, feature: str) -> None:
         if not plain:
-            raise ModelError(
-                f"{source} has {feature}, which the ViT here lacks; choose weights of a plain ViT",
-                kind="unsupported_feature",
-            )
+            message = f"{source} has {feature}, which the ViT here lacks; choose weights of a plain ViT"
+            raise ModelError(message, kind="unsupported_feature")
 
     require(model.global_pool == "token", f"pooling '{model.global_pool}'")
     require(model.num_prefix_tokens == 1, f"{model.num_prefix_tokens} tokens before the patches")

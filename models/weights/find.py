@@ -27,12 +27,10 @@ def find_weights(address: str) -> Path:
         return _download_open_clip(f"open_clip's {name}", open_clip_entry(name)[1])
     path = Path(address).expanduser()
     if not path.is_file():
-        raise ModelError(
-            f"weights {address} is not a file; give the path of a weight file, or timm:MODEL.TAG, open_clip:MODEL/TAG",
-            kind="missing_file",
-            path=path,
-            key="weights",
+        message = (
+            f"weights {address} is not a file; give the path of a weight file, or timm:MODEL.TAG, open_clip:MODEL/TAG"
         )
+        raise ModelError(message, kind="missing_file", path=path, key="weights")
     return path
 
 
@@ -44,11 +42,10 @@ def open_clip_entry(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     listed = ":" not in name  # with a scheme, open_clip would look elsewhere
     config, published = (get_model_config(model), get_pretrained_cfg(model, tag)) if listed else (None, None)
     if not config or not published:
-        raise ModelError(
-            f"open_clip publishes no weights {name}; write open_clip:MODEL/TAG, open_clip.list_pretrained() lists all",
-            kind="unknown_weights",
-            key="weights",
+        message = (
+            f"open_clip publishes no weights {name}; write open_clip:MODEL/TAG, open_clip.list_pretrained() lists all"
         )
+        raise ModelError(message, kind="unknown_weights", key="weights")
     return config, published
 
 
@@ -61,11 +58,8 @@ def timm_entry(model: str) -> dict[str, Any]:
     except RuntimeError:  # a known model, an unknown tag
         published = None
     if published is None or not published.hf_hub_id:
-        raise ModelError(
-            f"timm has no weights named {model} on the hub; timm.list_pretrained() lists all names",
-            kind="unknown_weights",
-            key="weights",
-        )
+        message = f"timm has no weights named {model} on the hub; timm.list_pretrained() lists all names"
+        raise ModelError(message, kind="unknown_weights", key="weights")
     return published.to_dict()
 
 

@@ -14,24 +14,20 @@ from models.backbones.resnet import ResNet
 from models.backbones.tower import Tower
 from models.backbones.vit import VisionTransformer
 from models.weights.lift_plus import convert_lift_plus_checkpoint, published_name
+from models.weights.naming import OPENAI_BLOCK, Rename, rename
 from utils.errors import ModelError
 
+KINDS = ("weight", "bias")
 LAYERS = {"attn.qkv": "attn_in", "attn.proj": "attn_out", "mlp.fc1": "mlp_in", "mlp.fc2": "mlp_out"}
 BOTTLENECK = {
     f"{upstream}.{kind}": f"{native}.{kind}"
     for upstream, native in (("ln", "norm"), ("down_proj", "down"), ("up_proj", "up"))
-    for kind in ("weight", "bias")
+    for kind in KINDS
 }
 # {upstream name: native name in a block}, by method; i: the block's number among those of the method
 BLOCK_NAMES: dict[str, dict[str, str]] = {
     "fft": {
-        **{f"block_tuned.i.ln_{n}.{kind}": f"norm{n}.{kind}" for n in "12" for kind in ("weight", "bias")},
-        **{f"block_tuned.i.attn.in_proj_{kind}": f"attn.qkv.{kind}" for kind in ("weight", "bias")},
-        **{
-            f"block_tuned.i.{upstream}.{kind}": f"{native}.{kind}"
-            for upstream, native in (("attn.out_proj", "attn.proj"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"))
-            for kind in ("weight", "bias")
-        },
+        f"block_tuned.i{upstream}{kind}": f"{native[1:]}{kind}" for upstream, native in OPENAI_BLOCK for kind in KINDS
     },
     "pt": {"vpt_list.i.prompt": "prompt.tokens"},
     "lora": {
@@ -53,20 +49,14 @@ BLOCK_NAMES: dict[str, dict[str, str]] = {
     "aft": {
         f"masked_linear_list.i.{upstream}.optimized_{kind}": f"{native}.{kind}.values"
         for native, upstream in LAYERS.items()
-        for kind in ("weight", "bias")
+        for kind in KINDS
     },
 }
 # numbered through all blocks of the method: these of each block
 BIASES = ("attn.qkv.bias", "attn.proj.bias", "norm1.bias", "mlp.fc1.bias", "mlp.fc2.bias", "norm2.bias")
 NORMS = ("norm1", "norm2")
-# names in a timm tower's block, which `block_tuned` has there, and CLIP's
-TIMM_BLOCK = (
-    (r"norm([12])\.", r"ln_\1."),
-    (r"attn\.qkv\.", "attn.in_proj_"),
-    (r"attn\.proj\.", "attn.out_proj."),
-    (r"mlp\.fc1\.", "mlp.c_fc."),
-    (r"mlp\.fc2\.", "mlp.c_proj."),
-)
+# `block_tuned` has timm's names, which are the native ones, in a timm tower
+TIMM_BLOCK: tuple[Rename, ...] = (("block_tuned.", "block_tuned.", tuple((timm, clip) for clip, timm in OPENAI_BLOCK)),)
 LISTS = re.compile(r"\w+_list\.\d+(\.|$)|(block|bias|ln)_tuned\.\d+(\.|$)|ssf_attn\.")  # LIFT's names begin so
 # methods of which LIFT trains other tensors than LIFT+ does, and the names of these
 OTHER_IN_LIFT_PLUS = {"aft": "masked_linear_list.", "fft": "full_list.", "bitfit": "bias_list."}
@@ -100,12 +90,11 @@ def convert_lift_checkpoint(
     for method, prefix in OTHER_IN_LIFT_PLUS.items():
         name = next((name for name in tuner if name.startswith(prefix)), None)
         if name and method in tower.attached and tower.variant != "lift":
-            raise ModelError(
+            message = (
                 f"the LIFT checkpoint contains {name}, and LIFT trains other tensors of v.{method} than LIFT+ does; "
-                "test it in LIFT's form (-d DATA -m MODEL), or add variant lift",
-                kind="other_variant",
-                key="variant",
+                "test it in LIFT's form (-d DATA -m MODEL), or add variant lift"
             )
+            raise ModelError(message, kind="other_variant", key="variant")
     tensors = _with_clip_names(tuner) | {f"head.{name}": tensor for name, tensor in head.items()}
     native: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
     targets: dict[str, Tensor] = {}
@@ -119,10 +108,8 @@ def convert_lift_checkpoint(
     for same in upstream_names.values():  # one tensor under the names of two methods, such as full and bias tuning
         found = [tensors[upstream] for upstream in same if upstream in tensors]
         if any(not torch.equal(found[0], other) for other in found[1:]):
-            raise ModelError(
-                f"the LIFT checkpoint contradicts itself: {' and '.join(same)} are one tensor, but differ",
-                kind="contradiction",
-            )
+            message = f"the LIFT checkpoint contradicts itself: {' and '.join(same)} are one tensor, but differ"
+            raise ModelError(message, kind="contradiction")
     return targets, tensors
 
 
@@ -135,15 +122,8 @@ def _upstream_view(upstream: str, tensor: Tensor) -> Tensor:
 
 def _with_clip_names(tuner: dict[str, Tensor]) -> dict[str, Tensor]:
     """The file's tensors, with CLIP's names for those of a timm tower's blocks."""
-    renamed = {}
-    for name, tensor in tuner.items():
-        block = re.fullmatch(r"(block_tuned\.\d+\.)(.+)", name)
-        in_block = block[2] if block else ""
-        for timm, clip in TIMM_BLOCK:
-            in_block = re.sub(f"^{timm}", clip, in_block)
-        other = block[1] + in_block if block else name
-        renamed[name if other in tuner else other] = tensor
-    return renamed
+    renamed = {name: rename(name, TIMM_BLOCK) for name in tuner}
+    return {name if renamed[name] in tuner else renamed[name]: tensor for name, tensor in tuner.items()}
 
 
 def _names_in_blocks(tower: Tower) -> Iterator[tuple[str, str]]:
@@ -163,7 +143,7 @@ def _names_in_block(method: str, i: int) -> Iterator[tuple[str, str]]:
         yield from ((f"bias_tuned.{len(BIASES) * i + n}", name) for n, name in enumerate(BIASES))
     elif method == "ln_tuning":
         for n, norm in enumerate(NORMS):
-            yield from ((f"ln_tuned.{len(NORMS) * i + n}.{kind}", f"{norm}.{kind}") for kind in ("weight", "bias"))
+            yield from ((f"ln_tuned.{len(NORMS) * i + n}.{kind}", f"{norm}.{kind}") for kind in KINDS)
     else:
         names = BLOCK_NAMES.get(method, {})  # LIFT's own lora_mlp never ran, so it has no names
         yield from ((upstream.replace(".i.", f".{i}."), name) for upstream, name in names.items())

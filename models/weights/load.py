@@ -12,12 +12,13 @@ from models.backbones.backbone import Backbone, Geometry
 from models.backbones.resnet import CHANNEL_MULTIPLE, STRIDE
 from models.backbones.vit import HEAD_DIM
 from models.weights.descriptions import (
+    CLIP_MEAN,
+    CLIP_STD,
     OPENAI_SHA256,
     Description,
     beside,
     describe_open_clip,
     describe_timm,
-    openai_description,
 )
 from models.weights.find import ASSETS, SCHEMES, find_weights, open_clip_entry, timm_entry
 from models.weights.naming import convert_state_dict
@@ -48,11 +49,8 @@ def load_backbone(name: str, weights: str | None = None, given: Description | No
     precedence over other descriptions of the weights: see models/weights/descriptions.py. Raises ModelError.
     """
     if name in FAMILIES and not weights:
-        raise ModelError(
-            f"{name} takes files of any size; give one: weights FILE, or timm:MODEL.TAG, open_clip:MODEL/TAG",
-            kind="weights_required",
-            key="weights",
-        )
+        message = f"{name} takes files of any size; give one: weights FILE, or timm:MODEL.TAG, open_clip:MODEL/TAG"
+        raise ModelError(message, kind="weights_required", key="weights")
     address = weights or BACKBONES[name].address
     known = _describe_address(address)  # before a download, which may be unnecessary
 
@@ -96,21 +94,15 @@ def _require_size(name: str, found: Geometry, path: Path) -> None:
     """Raises ModelError unless a file of these sizes fits the backbone's name."""
     family = FAMILIES[name] if name in FAMILIES else BACKBONES[name].geometry.family
     if found.family != family:
-        raise ModelError(
-            f"{name} is a {family}, but {path} contains a {found.family}; choose the backbone that fits the file",
-            kind="wrong_family",
-            path=path,
-        )
+        message = f"{name} is a {family}, but {path} contains a {found.family}; choose the backbone that fits the file"
+        raise ModelError(message, kind="wrong_family", path=path)
     wanted = found if name in FAMILIES else BACKBONES[name].geometry
     if found != wanted:
         sizes = dataclasses.asdict(wanted).items()
         differing = [f"{key} {getattr(found, key)} (not {size})" for key, size in sizes if getattr(found, key) != size]
         other = next(key for key, value in FAMILIES.items() if value == family)
-        raise ModelError(
-            f"{path} does not contain a {name}: it has {', '.join(differing)}; -b {other} takes any size",
-            kind="wrong_size",
-            path=path,
-        )
+        message = f"{path} does not contain a {name}: it has {', '.join(differing)}; -b {other} takes any size"
+        raise ModelError(message, kind="wrong_size", path=path)
 
 
 def _published_address(address: str, path: Path, digest: str) -> str:
@@ -131,7 +123,8 @@ def _describe_address(address: str) -> Description | None:
             usual.activation, usual.heads, text_heads=usual.text_heads, mean=mean, std=std, source=address
         )
     if kind == "clip":
-        return openai_description(address)
+        # OpenAI's own CLIPs (Radford et al. 2021)
+        return Description("quick_gelu", head_width=HEAD_DIM, mean=CLIP_MEAN, std=CLIP_STD, source=address)
     if kind == "timm":
         return describe_timm(model, timm_entry(model), address)
     if kind == "open_clip":
@@ -147,13 +140,11 @@ def _complete(
     """The geometry with activation and heads, and mean and std of the images. Raises ModelError if one is unknown."""
     for key, size in description.sizes.items():
         if getattr(geometry, key) != size:
-            raise ModelError(
+            message = (
                 f"{description.source} describes another model than {path}: {key} {size}, found "
-                f"{getattr(geometry, key)}; correct or remove it",
-                kind="description_mismatch",
-                path=path,
-                key=key,
+                f"{getattr(geometry, key)}; correct or remove it"
             )
+            raise ModelError(message, kind="description_mismatch", path=path, key=key)
     usual, has_activation = geometry.usual, geometry.clip or not geometry.resnet
     has_heads = description.heads or description.head_width or name in BACKBONES or geometry.resnet
     lacking = {"activation": has_activation and not description.activation, "heads": not has_heads}
@@ -167,12 +158,8 @@ def _complete(
     text_heads = (description.text_heads or usual.text_heads) if geometry.clip else None
     for key, count, width in (("heads", heads, geometry.dim), ("text_heads", text_heads, geometry.text_dim)):
         if count and width % count:
-            raise ModelError(
-                f"{key} {count} does not divide the width {width} of the tower in {path}; choose a divisor",
-                kind="indivisible_heads",
-                path=path,
-                key=key,
-            )
+            message = f"{key} {count} does not divide the width {width} of the tower in {path}; choose a divisor"
+            raise ModelError(message, kind="indivisible_heads", path=path, key=key)
     activation = description.activation if has_activation else None
     geometry = dataclasses.replace(geometry, activation=activation, heads=heads, text_heads=text_heads)
     return geometry, description.mean, description.std
@@ -197,22 +184,16 @@ def _how_to_describe(path: Path, unknown: list[str], geometry: Geometry) -> str:
 def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, name: str) -> None:
     """Raises ModelError, with the names of the tensors, unless `state` has exactly the names and shapes of `wanted`."""
     shapes = {key: (tuple(value.shape), tuple(state[key].shape)) for key, value in wanted.items() if key in state}
+    wrong = [f"{key} {needed} {found}" for key, (needed, found) in shapes.items() if needed != found]
     for kind, problem, names in (
         ("missing_tensors", "lacks", sorted(wanted.keys() - state.keys())),
         ("unexpected_tensors", "has unexpected tensors:", sorted(state.keys() - wanted.keys())),
-        (
-            "wrong_shapes",
-            "has wrong shapes (needed, found):",
-            [f"{key} {a} {b}" for key, (a, b) in shapes.items() if a != b],
-        ),
+        ("wrong_shapes", "has wrong shapes (needed, found):", wrong),
     ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ModelError(
-                f"{path} is not a complete weight file for {name}: it {problem} {', '.join(names[:3])}{more}",
-                kind=kind,
-                path=path,
-            )
+            message = f"{path} is not a complete weight file for {name}: it {problem} {', '.join(names[:3])}{more}"
+            raise ModelError(message, kind=kind, path=path)
 
 
 # ---- sizes ----
@@ -235,11 +216,10 @@ def read_geometry(state: dict[str, Tensor], path: Path | str = "the file") -> Ge
     except (ValueError, IndexError, TypeError) as error:
         raise ModelError(f"{path} has a tensor of the wrong shape: {error}", kind="wrong_shapes", path=path) from error
     if clip and resnet and sizes["width"] % CHANNEL_MULTIPLE:
-        raise ModelError(
-            f"{path}: the first stage is {sizes['width']} channels wide, which is not a multiple of {CHANNEL_MULTIPLE}",
-            kind="unsupported_width",
-            path=path,
+        message = (
+            f"{path}: the first stage is {sizes['width']} channels wide, which is not a multiple of {CHANNEL_MULTIPLE}"
         )
+        raise ModelError(message, kind="unsupported_width", path=path)
     return Geometry(**sizes)
 
 

@@ -95,17 +95,16 @@ def convert_state_dict(state: dict[str, Tensor], path: Path | str = "the file") 
     state = {name: value for name, value in state.items() if not NOT_WEIGHTS.fullmatch(name)}
     naming = max(NAMINGS, key=lambda naming: sum(name.startswith(naming.prefix) for name in state))
     if not any(name.startswith(naming.prefix) for name in state):
-        raise ModelError(
+        message = (
             f"{path} has none of the known namings ({', '.join(n.kind for n in NAMINGS)}); "
-            f"its first tensors are {', '.join(sorted(state)[:3]) or 'none'}",
-            kind="unknown_naming",
-            path=path,
+            f"its first tensors are {', '.join(sorted(state)[:3]) or 'none'}"
         )
+        raise ModelError(message, kind="unknown_naming", path=path)
     if naming.prefix.startswith("visual."):
         # open_clip's models with a separate text module have one prefix more
-        state = {_rename(name.removeprefix("text."), naming.renames): value for name, value in state.items()}
+        state = {rename(name.removeprefix("text."), naming.renames): value for name, value in state.items()}
         return _expand_vocabulary(state, path)
-    state = {_rename(name, naming.renames): value for name, value in state.items()}
+    state = {rename(name, naming.renames): value for name, value in state.items()}
     tokens = ("image.class_token", "image.positional_embedding")  # timm's have more dimensions, of size 1
     return {name: value.squeeze() if name in tokens else value for name, value in state.items()}
 
@@ -117,10 +116,11 @@ def to_openai_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         (native, upstream, tuple((b, a) for a, b in rest))
         for upstream, native, rest in (OPENAI_RESNET if resnet else OPENAI_VIT) + OPENAI_TEXT
     )
-    return {_rename(name, renames): value for name, value in state.items()}
+    return {rename(name, renames): value for name, value in state.items()}
 
 
-def _rename(name: str, renames: tuple[Rename, ...]) -> str:
+def rename(name: str, renames: tuple[Rename, ...]) -> str:
+    """The name after the first of `renames` whose prefix it has."""
     for old, new, rest in renames:
         if name.startswith(old):
             name = new + name[len(old) :]

@@ -25,20 +25,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return _read_torchscript(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make the readers raise errors of many types
-        message = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
-        raise ModelError(
-            f"{path} is damaged, or is not a weight file that loads without running code ({message})",
-            kind="unreadable_weights",
-            path=path,
-        ) from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
+        message = f"{path} is damaged, or is not a weight file that loads without running code ({reason})"
+        raise ModelError(message, kind="unreadable_weights", path=path) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
     if not named or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(
-            f"{path} contains {type(state).__name__}, not a state dict (tensors by name)",
-            kind="not_a_state_dict",
-            path=path,
-        )
+        message = f"{path} contains {type(state).__name__}, not a state dict (tensors by name)"
+        raise ModelError(message, kind="not_a_state_dict", path=path)
     return state
 
 

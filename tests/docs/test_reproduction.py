@@ -97,6 +97,6 @@ def test_the_page_names_every_script_of_the_papers():
 
 
 def test_the_tests_that_the_page_names_exist():
-    names = set(re.findall(r"`(test_\w+\.py)`", PAGE))
+    names = set(re.findall(r"`([\w/]*test_\w+\.py)`", PAGE))
     assert len(names) > 10
-    assert names <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert [name for name in names if not (ROOT / "tests" / name).exists()] == []

@@ -57,7 +57,10 @@ def load_config(
     no effect. Raises ConfigError.
     """
     # layers: defaults, files, command line
-    layers = [*_lower_layers(data, backbone, method), Layer(_command_line(options))]
+    layers = [Layer({name: key.default for name, key in KEYS.items()})]
+    layers += [Layer(LIFT_DEFAULTS)] if backbone is None else []
+    layers += [Layer(content, path) for path, content in read_files(data, backbone, method)]
+    layers.append(Layer(_command_line(options)))
 
     # merge, without and with the command line
     before = merge(layers[:-1])
@@ -79,14 +82,6 @@ def load_config(
     name = "_".join(part for part in (data, backbone, method) if part)
     values["output_dir"] = str(run_directory(name, before.values, values))
     return _frozen(values)
-
-
-def _lower_layers(data: str, backbone: str | None, method: str) -> list[Layer]:
-    """Everything below the command line: the defaults, and the files that it names. Raises ConfigError."""
-    layers = [Layer({name: key.default for name, key in KEYS.items()})]
-    if backbone is None:
-        layers.append(Layer(LIFT_DEFAULTS))
-    return layers + [Layer(content, path) for path, content in read_files(data, backbone, method)]
 
 
 def _command_line(options: list[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The rules between keys: one function for each, which raises a ConfigError, and a table of all of them."""
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,44 +25,27 @@ def accum_step_divides_batch_size(values: Values) -> None:
     size, count = values["batch_size"], values["accum_step"] or 1
     if size % count:
         divisor = min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: abs(n - count))
-        raise ConfigError(
+        message = (
             f"accum_step must divide batch_size, found accum_step {count} and batch_size {size}; "
-            f"choose, say, accum_step {divisor}",
-            kind="accum_step_divides_batch_size",
-            key="accum_step",
+            f"choose, say, accum_step {divisor}"
         )
+        raise ConfigError(message, kind="accum_step_divides_batch_size", key="accum_step")
 
 
-def some_losses_take_whole_batches(values: Values) -> None:
-    """A loss that compares the images of a batch with one another is not computed in micro-batches."""
-    loss = values["loss_type"]
-    if LOSSES[loss].couples_samples and not _has_whole_batches(values):
-        raise ConfigError(
-            f"loss_type {loss} compares the images of a whole step, so it takes accum_step 1 and one process; "
-            f"found {_micro_batches(values)}",
-            kind="needs_whole_batches",
-            key="loss_type",
-        )
-
-
-def bn_tuning_takes_whole_batches(values: Values) -> None:
-    """BatchNorm normalises by the statistics of a batch."""
-    if values["v.bn_tuning"] and not _has_whole_batches(values):
-        raise ConfigError(
-            "v.bn_tuning normalises by the images of a whole step, so it takes accum_step 1 and one process; "
-            f"found {_micro_batches(values)}",
-            kind="needs_whole_batches",
-            key="v.bn_tuning",
-        )
-
-
-def _has_whole_batches(values: Values) -> bool:
-    return values["accum_step"] == 1 and num_processes() == 1
-
-
-def _micro_batches(values: Values) -> str:
-    processes = num_processes()
-    return f"accum_step {values['accum_step']} and {processes} process{'es' if processes > 1 else ''}"
+def some_runs_take_whole_batches(values: Values) -> None:
+    """Neither a loss that compares the images of a batch nor the statistics of a BatchNorm split into micro-batches."""
+    loss, count, processes = values["loss_type"], values["accum_step"], num_processes()
+    needs = (
+        (LOSSES[loss].couples_samples, "loss_type", f"loss_type {loss} compares"),
+        (values["v.bn_tuning"], "v.bn_tuning", "v.bn_tuning normalises by"),
+    )
+    for applies, key, computes in needs:
+        if applies and not count == processes == 1:
+            message = (
+                f"{computes} the images of a whole step, so it takes accum_step 1 and one process; "
+                f"found accum_step {count} and {processes} process{'es' if processes > 1 else ''}"
+            )
+            raise ConfigError(message, kind="needs_whole_batches", key=key)
 
 
 def num_processes() -> int:
@@ -74,7 +58,7 @@ def num_processes() -> int:
 
 def zero_shot_trains_nothing(values: Values) -> None:
     """Zero-shot CLIP has neither a classifier nor a fine-tuning method."""
-    trainable = [values["classifier"], *_image_switches(values), *_text_switches(values)]
+    trainable = [values["classifier"], *itertools.chain(*_methods_in_use(values))]
     found = next(filter(None, trainable), None)
     if values["zero_shot"] and found:
         message = f"zero_shot trains nothing, but {found} is set; leave one of the two out"
@@ -83,19 +67,18 @@ def zero_shot_trains_nothing(values: Values) -> None:
 
 def classifier_reads_no_texts(values: Values) -> None:
     """Methods of the text side need a head that reads text features."""
-    text = _text_switches(values)
+    _, text = _methods_in_use(values)
     if values["classifier"] and text:
-        raise ConfigError(
+        message = (
             f"{text[0]} works on the class names' text features, which {values['classifier']} does not read; "
-            f"set classifier None, or leave {text[0]} out",
-            kind="classifier_reads_no_texts",
-            key=text[0],
+            f"set classifier None, or leave {text[0]} out"
         )
+        raise ConfigError(message, kind="classifier_reads_no_texts", key=text[0])
 
 
 def something_trains(values: Values) -> None:
     """A run that is not zero-shot has a classifier or a method."""
-    if not (values["zero_shot"] or values["classifier"] or _image_switches(values) or _text_switches(values)):
+    if not (values["zero_shot"] or values["classifier"] or any(_methods_in_use(values))):
         message = "nothing to train: set classifier, a method such as v.adaptformer True, or zero_shot True"
         raise ConfigError(message, kind="nothing_to_train")
 
@@ -103,24 +86,18 @@ def something_trains(values: Values) -> None:
 def coop_init_fits_its_context(values: Values) -> None:
     """'a photo of a NAME.' has four tokens before the name."""
     if values["coop_init"] and (values["coop_ctx_len"], values["coop_cls_pos"]) != (4, "end"):
-        raise ConfigError(
+        message = (
             "coop_init photo is the context of 'a photo of a NAME.', so it takes coop_ctx_len 4 and coop_cls_pos end; "
-            f"found {values['coop_ctx_len']} and {values['coop_cls_pos']}",
-            kind="coop_init_fits_its_context",
-            key="coop_init",
+            f"found {values['coop_ctx_len']} and {values['coop_cls_pos']}"
         )
+        raise ConfigError(message, kind="coop_init_fits_its_context", key="coop_init")
 
 
-def _switches(values: Values) -> list[str]:
-    return [name for name, key in KEYS.items() if key.kind == "bool" and values[name]]
-
-
-def _image_switches(values: Values) -> list[str]:
-    return [name for name in _switches(values) if name.startswith("v.")]
-
-
-def _text_switches(values: Values) -> list[str]:
-    return [name for name in _switches(values) if name.startswith("l.") or name in methods_of("head")]
+def _methods_in_use(values: Values) -> tuple[list[str], list[str]]:
+    """The methods that are on: of the image tower, and of the text side."""
+    on = [name for name, key in KEYS.items() if key.kind == "bool" and values[name]]
+    image = [name for name in on if name.startswith("v.")]
+    return image, [name for name in on if name.startswith("l.") or name in methods_of("head")]
 
 
 # ---- images and texts ----
@@ -137,41 +114,37 @@ def descriptor_has_its_file(values: Values) -> None:
     """prompt descriptor, and no other prompt, has a file of sentences."""
     prompt, file = values["prompt"], values["prompt_file"]
     if (prompt == "descriptor") != (file is not None):
-        raise ConfigError(
+        message = (
             "prompt descriptor reads its sentences from prompt_file FILE, and no other prompt does; "
-            f"found prompt {prompt} and prompt_file {file}",
-            kind="descriptor_has_its_file",
-            key="prompt_file",
+            f"found prompt {prompt} and prompt_file {file}"
         )
+        raise ConfigError(message, kind="descriptor_has_its_file", key="prompt_file")
 
 
 def prompts_need_fixed_texts(values: Values) -> None:
     """Prompts other than the default are for text features that do not train."""
     semantic = values["classifier"] and values["classifier_init"] == "semantic"
     if values["prompt"] != "default" and not (values["zero_shot"] or semantic):
-        raise ConfigError(
+        message = (
             f"prompt {values['prompt']} is for zero_shot and for a classifier with classifier_init semantic; "
-            "leave prompt out",
-            kind="prompts_need_fixed_texts",
-            key="prompt",
+            "leave prompt out"
         )
+        raise ConfigError(message, kind="prompts_need_fixed_texts", key="prompt")
 
 
 def warmup_ends_before_the_run(values: Values) -> None:
     """After the warm-up the learning rate falls."""
     if values["schedule"] == "warmup_cosine" and values["warmup_epochs"] >= values["num_epochs"]:
-        raise ConfigError(
+        message = (
             f"warmup_epochs must be below num_epochs, found warmup_epochs {values['warmup_epochs']} and num_epochs "
-            f"{values['num_epochs']}; choose a shorter warm-up, or more epochs",
-            kind="warmup_too_long",
-            key="warmup_epochs",
+            f"{values['num_epochs']}; choose a shorter warm-up, or more epochs"
         )
+        raise ConfigError(message, kind="warmup_too_long", key="warmup_epochs")
 
 
 RULES: Sequence[Callable[[Values], None]] = (
     accum_step_divides_batch_size,
-    some_losses_take_whole_batches,
-    bn_tuning_takes_whole_batches,
+    some_runs_take_whole_batches,
     zero_shot_trains_nothing,
     classifier_reads_no_texts,
     something_trains,
@@ -187,10 +160,7 @@ RULES: Sequence[Callable[[Values], None]] = (
 
 
 def warn_without_effect(values: Values, before: Values, given: Sequence[str], warn: Callable[[str], None]) -> None:
-    """One line to `warn` for each option of the command line that changes nothing.
-
-    before: the values without the command line; given: the keys on it.
-    """
+    """A line to `warn` for each of the `given` keys without effect; before: the values without the command line."""
     for name in given:
         switch = _switch_of(name)
         if switch and not values[switch] and values[name] != before[name]:

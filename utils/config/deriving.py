@@ -34,12 +34,11 @@ def resolve_seed(values: dict[str, Any], warn: Callable[[str], None]) -> None:
         return
     is_test = values["test_only"] or values["test_train"]
     if is_test and not values["model_dir"]:
-        raise ConfigError(
+        message = (
             "seed None draws another seed each time, so the trained run cannot be found; give its seed, or "
-            "model_dir DIR",
-            kind="seed_of_test",
-            key="seed",
+            "model_dir DIR"
         )
+        raise ConfigError(message, kind="seed_of_test", key="seed")
     if num_processes() > 1:
         message = "seed None would draw another seed in each process; give a seed"
         raise ConfigError(message, kind="seed_of_processes", key="seed")

@@ -15,17 +15,15 @@ NAMED_KEY = {"data": "dataset", "backbone": "backbone", "model": "backbone"}  # 
 
 def read_files(data: str, backbone: str | None, method: str) -> list[tuple[Path, dict[str, Any]]]:
     """The files to merge, in order, each with its keys and values. Raises ConfigError."""
-    return [(path, dict(flatten(read_yaml(path)))) for path in _paths(data, backbone, method)]
-
-
-def _paths(data: str, backbone: str | None, method: str) -> list[Path]:
     if backbone is not None:
-        return [config_file("data", data), config_file("backbone", backbone), config_file("method", method)]
-    if method in config_names("method") and method not in config_names("model"):
+        paths = [config_file("data", data), config_file("backbone", backbone), config_file("method", method)]
+    elif method in config_names("method") and method not in config_names("model"):
         choices = "|".join(config_names("backbone"))
         raise ConfigError(f"-m {method} needs a backbone: -b {choices}", kind="missing_backbone", key="backbone")
-    model = config_file("model", method)
-    return [config_file("data", data), config_file("backbone", read_yaml(model)["backbone"]), model]
+    else:
+        model = config_file("model", method)
+        paths = [config_file("data", data), config_file("backbone", read_yaml(model)["backbone"]), model]
+    return [(path, dict(flatten(read_yaml(path)))) for path in paths]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -89,10 +89,6 @@ def _prompts(layers: tuple[int, ...] | None) -> LiftKey:
     return LiftKey(key, read)
 
 
-def _prompt_length(value: int | None, values: Values) -> Values:
-    return {"v.pt_len": PROMPT_TOKENS if value is None else value}
-
-
 def _width(value: int | None, values: Values) -> Values:
     return {f"v.{name}_dim": value for name in ("lora", "lora_mlp", "adapter", "adaptformer") if values[f"v.{name}"]}
 
@@ -145,7 +141,10 @@ LIFT_KEYS: dict[str, LiftKey] = {  # in the order in which they are read
     "bn_tuning": _flag("v.bn_tuning"),
     "vpt_shallow": _prompts(FIRST_BLOCK),
     "vpt_deep": _prompts(None),
-    "vpt_len": LiftKey(Key(None, "int", "v.pt_len; None = 10", min=1), _prompt_length),
+    "vpt_len": LiftKey(
+        Key(None, "int", "v.pt_len; None = 10", min=1),
+        lambda length, values: {"v.pt_len": PROMPT_TOKENS if length is None else length},
+    ),
     "adapter": _flag("v.adapter"),
     "adaptformer": _flag("v.adaptformer"),
     "lora": _flag("v.lora"),
@@ -159,10 +158,7 @@ LIFT_KEYS: dict[str, LiftKey] = {  # in the order in which they are read
     "mask_seed": LiftKey(Key(None, "int", "v.aft_seed; None = 0", min=0), lambda seed, _: {"v.aft_seed": seed or 0}),
     "partial": LiftKey(
         Key(
-            None,
-            "range",
-            "METHOD_layers of the methods in use: None = all, k = the last k, [a,b] = a to b - 1",
-            min=0,
+            None, "range", "METHOD_layers of the methods in use: None = all, k = the last k, [a,b] = a to b - 1", min=0
         ),
         _partial,
     ),

@@ -28,10 +28,7 @@ class Merged(NamedTuple):
 
 
 def pair_options(options: list[str]) -> dict[str, str]:
-    """KEY VALUE texts as a dict. A key given twice keeps its first position and its last value.
-
-    Raises a ConfigError for a key without a value.
-    """
+    """KEY VALUE texts as a dict: of a repeated key its first position and its last value. Raises ConfigError."""
     if len(options) % 2:
         assignment = next((text for text in options if "=" in text), None)
         hint = f"; write '{assignment.replace('=', ' ', 1)}'" if assignment else ""

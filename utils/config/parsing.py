@@ -23,7 +23,7 @@ def parse_value(name: str, key: Key, value: Any) -> Any:
             return None
         raise ConfigError(f"{name} cannot be None; it takes {_expected(key)}", kind="wrong_value", key=name)
     try:
-        parsed = PARSERS[key.kind](value)
+        parsed = KINDS[key.kind][0](value)
         if key.kind == "floats" and isinstance(parsed, str):  # the name of a normalisation
             parsed = NORMALISATIONS[parsed][name == "std"]
         valid = _is_allowed(key, parsed)
@@ -46,22 +46,13 @@ def _is_allowed(key: Key, parsed: Any) -> bool:
 
 def _expected(key: Key) -> str:
     """The values that a key takes, in words."""
+    choices = ", ".join(map(str, key.choices))
     if key.kind == "names":
-        return f"names out of {', '.join(key.choices)}, with commas between them"
+        return f"names out of {choices}, with commas between them"
     if key.choices:
-        return f"one of {', '.join(map(str, key.choices))}" + (" or None" if key.takes_none else "")
-    kinds: dict[Kind, str] = {
-        "bool": "True or False",
-        "int": "a whole number",
-        "float": "a number",
-        "str": "a text",
-        "path": "a path",
-        "floats": "three numbers like [0.5,0.5,0.5], or clip, imagenet, half",
-        "layers": "None, a whole number, or a list of block numbers like [0,2]",
-        "range": "None, a number k (the last k blocks), or [a,b] (blocks a to b - 1)",
-    }
+        return f"one of {choices}" + (" or None" if key.takes_none else "")
     limits = f" of at least {key.min}" if key.min is not None else ""
-    return kinds[key.kind] + limits + (f" and at most {key.max}" if key.max < math.inf else "")
+    return KINDS[key.kind][1] + limits + (f" and at most {key.max}" if key.max < math.inf else "")
 
 
 # ---- one parser per kind; each raises ValueError or TypeError for other values ----
@@ -84,10 +75,6 @@ def _float(value: Any) -> float:
     if isinstance(value, bool):
         raise ValueError
     return float(value)
-
-
-def _path(value: Any) -> str:
-    return os.path.expanduser(str(value))
 
 
 def _list(value: Any) -> list[Any]:
@@ -125,14 +112,15 @@ def _range(value: Any) -> int | tuple[int, ...]:
     return blocks
 
 
-PARSERS: dict[Kind, Callable[[Any], Any]] = {
-    "bool": _bool,
-    "int": _int,
-    "float": _float,
-    "str": str,
-    "names": _names,
-    "path": _path,
-    "floats": _floats,
-    "layers": _layers,
-    "range": _range,
+# the parser of each kind, and its values in words
+KINDS: dict[Kind, tuple[Callable[[Any], Any], str]] = {
+    "bool": (_bool, "True or False"),
+    "int": (_int, "a whole number"),
+    "float": (_float, "a number"),
+    "str": (str, "a text"),
+    "names": (_names, "names with commas between them"),
+    "path": (lambda value: os.path.expanduser(str(value)), "a path"),
+    "floats": (_floats, "three numbers like [0.5,0.5,0.5], or clip, imagenet, half"),
+    "layers": (_layers, "None, a whole number, or a list of block numbers like [0,2]"),
+    "range": (_range, "None, a number k (the last k blocks), or [a,b] (blocks a to b - 1)"),
 }

@@ -2,17 +2,12 @@
 
 from typing import Any, Literal, NamedTuple
 
-Kind = Literal[
-    "bool", "int", "float", "str", "path", "floats", "layers", "range", "names"
-]  # see utils/config/parsing.py
+# see utils/config/parsing.py
+Kind = Literal["bool", "int", "float", "str", "path", "floats", "layers", "range", "names"]
 
 
 class Key(NamedTuple):
-    """One row of the schema.
-
-    A key whose values do not change training (how it is computed, where it is written, what is tested) has
-    affects_training False: it never enters a run directory's name.
-    """
+    """One row of the schema. A key with affects_training False never enters a run directory's name."""
 
     default: Any
     kind: Kind
@@ -27,6 +22,11 @@ class Key(NamedTuple):
     def takes_none(self) -> bool:
         """Whether None is a value of this key."""
         return self.optional or self.default is None
+
+
+def _runtime(default: Any, kind: Kind, help: str, choices: tuple[Any, ...] = (), **limits: Any) -> Key:
+    """A key that does not change training: how it is computed, where it is written, what is tested."""
+    return Key(default, kind, help, choices, affects_training=False, **limits)
 
 
 # ---- fine-tuning methods: the same rows for each tower ----
@@ -65,7 +65,9 @@ def _size(help: str) -> Key:
     return Key(None, "int", f"{help}; {FROM_SIZES}", min=1, optional=True)
 
 
-# in the order in which they are attached
+RANK = {"dim": _size("rank of the update")}
+WIDTH = {"dim": _size("width of the bottleneck")}
+# in the order in which they are attached: meaning, options, their other defaults in the text tower
 METHODS: dict[str, MethodKeys] = {
     "fft": MethodKeys("full fine-tuning: all parameters of the blocks"),
     "bitfit": MethodKeys("every bias of the blocks (Zaken et al. 2022)"),
@@ -75,26 +77,10 @@ METHODS: dict[str, MethodKeys] = {
         {"len": _size("number of prompt tokens")},
         text_defaults={"len": 2},
     ),
-    "lora": MethodKeys(
-        "low-rank updates of queries and values (Hu et al. 2022)",
-        {"dim": _size("rank of the update")},
-        text_defaults={"dim": 4},
-    ),
-    "lora_mlp": MethodKeys(
-        "low-rank updates of the MLP's two Linears (Hu et al. 2022)",
-        {"dim": _size("rank of the update")},
-        text_defaults={"dim": 4},
-    ),
-    "adapter": MethodKeys(
-        "a bottleneck in series after the MLP (Houlsby et al. 2019)",
-        {"dim": _size("width of the bottleneck")},
-        text_defaults={"dim": 4},
-    ),
-    "adaptformer": MethodKeys(
-        "a bottleneck in parallel to the MLP (Chen et al. 2022)",
-        {"dim": _size("width of the bottleneck")},
-        text_defaults={"dim": 4},
-    ),
+    "lora": MethodKeys("low-rank updates of queries and values (Hu et al. 2022)", RANK, {"dim": 4}),
+    "lora_mlp": MethodKeys("low-rank updates of the MLP's two Linears (Hu et al. 2022)", RANK, {"dim": 4}),
+    "adapter": MethodKeys("a bottleneck in series after the MLP (Houlsby et al. 2019)", WIDTH, {"dim": 4}),
+    "adaptformer": MethodKeys("a bottleneck in parallel to the MLP (Chen et al. 2022)", WIDTH, {"dim": 4}),
     "ssf": MethodKeys(
         "scale and shift of what the Linears give (Lian et al. 2022)",
         {"loc": Key("all", "str", "Linears with ssf", PLACES)},
@@ -109,8 +95,7 @@ METHODS: dict[str, MethodKeys] = {
         },
     ),
     "bn_tuning": MethodKeys(
-        "ResNets: BatchNorms' weights and biases train, their statistics follow the images",
-        target="resnet",
+        "ResNets: BatchNorms' weights and biases train, their statistics follow the images", target="resnet"
     ),
     "coop": MethodKeys(
         "learnt context in the prompts of the class names (CoOp, Zhou et al. 2022)",
@@ -142,8 +127,6 @@ def _method_keys(target: str, text: bool = False) -> dict[str, Key]:
 
 PEFT = _method_keys("blocks")
 TEXT_PEFT = _method_keys("blocks", text=True)
-RESNET_PEFT = _method_keys("resnet")
-HEAD_PEFT = _method_keys("head")
 
 # ---- losses, optimizers, schedules, evaluators: a row each, MODULE:OBJECT being its code (utils/tables.py) ----
 
@@ -211,14 +194,11 @@ PRECISIONS = ("fp16", "bf16", "fp32")
 
 SCHEMA: dict[str, dict[str, Key]] = {
     "General": {
-        "dataset": Key(None, "str", "data set (set by the file of -d)", affects_training=False),
-        "root": Key(None, "path", "folder of the data set's images", affects_training=False),
-        "backbone": Key(None, "str", "backbone (set by the file of -b)", affects_training=False),
-        "weights": Key(
-            None,
-            "path",
-            "file that replaces the published weights, or timm:MODEL.TAG, or open_clip:MODEL/TAG",
-            affects_training=False,
+        "dataset": _runtime(None, "str", "data set (set by the file of -d)"),
+        "root": _runtime(None, "path", "folder of the data set's images"),
+        "backbone": _runtime(None, "str", "backbone (set by the file of -b)"),
+        "weights": _runtime(
+            None, "path", "file that replaces the published weights, or timm:MODEL.TAG, or open_clip:MODEL/TAG"
         ),
         "activation": Key(
             None, "str", "activation of the weights' towers; None = from their description", ("quick_gelu", "gelu")
@@ -243,35 +223,29 @@ SCHEMA: dict[str, dict[str, Key]] = {
             ("lift+", "lift"),
         ),
         "deterministic": Key(False, "bool", "deterministic kernels on the GPU, wherever torch has them (slower)"),
-        "gpu": Key(
+        "gpu": _runtime(
             0,
             "int",
             "index of the GPU; -1 = CPU, also taken where there is no GPU; None = all (docs/scale.md)",
             min=-1,
             optional=True,
-            affects_training=False,
         ),
-        "num_workers": Key(
-            None,
-            "int",
-            "processes that read images; None = one a core (none for tiny sets), 0 = none",
-            min=0,
-            affects_training=False,
+        "num_workers": _runtime(
+            None, "int", "processes that read images; None = one a core (none for tiny sets), 0 = none", min=0
         ),
         "prec_train": Key("amp", "str", "precision in training; amp = bf16, or fp16 without it", ("amp", *PRECISIONS)),
-        "prec_test": Key("fp16", "str", "precision in testing", PRECISIONS, affects_training=False),
-        "compile": Key(
+        "prec_test": _runtime("fp16", "str", "precision in testing", PRECISIONS),
+        "compile": _runtime(
             "auto",
             "str",
             "torch.compile of the transformer blocks in training; auto = in runs long enough to earn it back",
             ("auto", "always", "never"),
-            affects_training=False,
         ),
     },
     "Data": {
         # train_list and classnames enter a run directory's name by their file's name: utils/config/naming.py
-        "train_list": Key(None, "path", "-d folder: CSV or TSV of training images: path,label", affects_training=False),
-        "test_list": Key(None, "path", "-d folder: CSV or TSV of test images", affects_training=False),
+        "train_list": _runtime(None, "path", "-d folder: CSV or TSV of training images: path,label"),
+        "test_list": _runtime(None, "path", "-d folder: CSV or TSV of test images"),
         "test_fraction": Key(
             None,
             "float",
@@ -279,28 +253,22 @@ SCHEMA: dict[str, dict[str, Key]] = {
             min=0.001,
             max=0.999,
         ),
-        "classnames": Key(
-            None, "path", "-d folder: file of class names, or of name,prompt name (.csv)", affects_training=False
-        ),
+        "classnames": _runtime(None, "path", "-d folder: file of class names, or of name,prompt name (.csv)"),
         "imbalance": Key(
             None, "float", "-d folder: thin the training images to a long tail, largest class / smallest class", min=1
         ),
-        "test_name": Key(
-            None,
-            "str",
-            "name of the tested images in the names of a test's files; None = from the list",
-            affects_training=False,
+        "test_name": _runtime(
+            None, "str", "name of the tested images in the names of a test's files; None = from the list"
         ),
         "exif_orientation": Key(
             None, "bool", "turn images as their EXIF says; None = only those of -d folder, published sets are as stored"
         ),
-        "outside_root": Key(False, "bool", "-d folder: lists may name images outside root", affects_training=False),
-        "bad_images": Key(
+        "outside_root": _runtime(False, "bool", "-d folder: lists may name images outside root"),
+        "bad_images": _runtime(
             "stop",
             "str",
             "stop at an image that cannot be read, or skip: leave out those that scripts/check_data.py has listed",
             ("stop", "skip"),
-            affects_training=False,
         ),
         "reducing_gap": Key(
             None,
@@ -309,18 +277,13 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "faster, other pixels (2 nearly the same, 1 fastest); None = in full",
             min=1,
         ),
-        "many_threshold": Key(
-            100, "int", "classes with more training images are many-shot", min=0, affects_training=False
-        ),
-        "few_threshold": Key(
-            20, "int", "classes with fewer training images are few-shot", min=0, affects_training=False
-        ),
-        "shot_groups": Key(
+        "many_threshold": _runtime(100, "int", "classes with more training images are many-shot", min=0),
+        "few_threshold": _runtime(20, "int", "classes with fewer training images are few-shot", min=0),
+        "shot_groups": _runtime(
             "own",
             "str",
             "class counts of the shot groups: own, or ir100 = CIFAR-100-LT's of imbalance 100 for 50 and 10 (LIFT)",
             ("own", "ir100"),
-            affects_training=False,
         ),
     },
     "Training": {
@@ -347,10 +310,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
         ),
         "warmup_epochs": Key(0.0, "float", "length of the warm-up, epochs; below num_epochs", min=0),
         "loss_type": Key(
-            "LA",
-            "str",
-            "loss; LA = logit adjustment (Menon et al. 2021); the others: docs/methods.md",
-            tuple(LOSSES),
+            "LA", "str", "loss; LA = logit adjustment (Menon et al. 2021); the others: docs/methods.md", tuple(LOSSES)
         ),
         **{loss_key(loss, name): key for loss, row in LOSSES.items() for name, key in row.options.items()},
     },
@@ -362,27 +322,16 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "how the smallest crop grows over the epochs",
             ("convex", "linear", "concave", "min", "max"),
         ),
-        "tte": Key(False, "bool", "test-time ensembling: several crops, logits averaged", affects_training=False),
-        "tte_crops": Key(
-            5,
-            "int",
-            "crops of tte: corners and centre, or 10: of the mirror image too",
-            (5, 10),
-            affects_training=False,
+        "tte": _runtime(False, "bool", "test-time ensembling: several crops, logits averaged"),
+        "tte_crops": _runtime(5, "int", "crops of tte: corners and centre, or 10: of the mirror image too", (5, 10)),
+        "tte_draws": _runtime(
+            None, "int", "instead of these crops: this many draws of the standard training crop and flip", min=1
         ),
-        "tte_draws": Key(
-            None,
-            "int",
-            "instead of these crops: this many draws of the standard training crop and flip",
-            min=1,
-            affects_training=False,
-        ),
-        "expand": Key(
+        "expand": _runtime(
             None,
             "int",
             "pixels by which a test image's short side exceeds the crop; None = resolution // 7, with tte 24",
             min=0,
-            affects_training=False,
         ),
     },
     "Head": {
@@ -416,40 +365,29 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "ensemble = mean of 80 templates, descriptor = mean of the sentences in prompt_file",
             ("default", "classname", "ensemble", "descriptor"),
         ),
-        "prompt_file": Key(
-            None, "path", "for prompt descriptor: JSON {class name: [sentences]}", affects_training=False
-        ),
+        "prompt_file": _runtime(None, "path", "for prompt descriptor: JSON {class name: [sentences]}"),
     },
-    "CLIP's own head (without a classifier)": HEAD_PEFT,
-    "Fine-tuning of the image tower": {f"v.{name}": key for name, key in (PEFT | RESNET_PEFT).items()},
+    "CLIP's own head (without a classifier)": _method_keys("head"),
+    "Fine-tuning of the image tower": {f"v.{name}": key for name, key in (PEFT | _method_keys("resnet")).items()},
     "Fine-tuning of the text tower": {f"l.{name}": key for name, key in TEXT_PEFT.items()},
     "Running": {
-        "test_only": Key(False, "bool", "no training: test the run's checkpoint", affects_training=False),
-        "test_train": Key(False, "bool", "no training: evaluate the run on the training set", affects_training=False),
-        "model_dir": Key(
-            None,
-            "path",
-            "folder of another run: with test_only the run to test, without it the start of training",
-            affects_training=False,
+        "test_only": _runtime(False, "bool", "no training: test the run's checkpoint"),
+        "test_train": _runtime(False, "bool", "no training: evaluate the run on the training set"),
+        "model_dir": _runtime(
+            None, "path", "folder of another run: with test_only the run to test, without it the start of training"
         ),
-        "output_dir": Key(None, "str", "run directory below output/; None = from the names", affects_training=False),
-        "feature_cache": Key(
-            True,
-            "bool",
-            "cache the features of a frozen image tower in the user's cache folder",
-            affects_training=False,
+        "output_dir": _runtime(None, "str", "run directory below output/; None = from the names"),
+        "feature_cache": _runtime(
+            True, "bool", "cache the features of a frozen image tower in the user's cache folder"
         ),
-        "evaluators": Key(
+        "evaluators": _runtime(
             ("accuracy",),
             "names",
             "measures of a test, like accuracy,top5; accuracy is always among them, calibration = its expected error",
             tuple(EVALUATORS),
-            affects_training=False,
         ),
-        "save_logits": Key(
-            False, "bool", "write the test's logits and labels to logits_SUFFIX.npz", affects_training=False
-        ),
-        "print_freq": Key(10, "int", "steps between two lines of the log", min=1, affects_training=False),
+        "save_logits": _runtime(False, "bool", "write the test's logits and labels to logits_SUFFIX.npz"),
+        "print_freq": _runtime(10, "int", "steps between two lines of the log", min=1),
     },
 }
 KEYS: dict[str, Key] = {name: key for group in SCHEMA.values() for name, key in group.items()}

@@ -23,19 +23,15 @@ def pick_device(gpu: int | None, distributed: Distributed) -> torch.device:
     if distributed.size > 1:
         gpu = distributed.local_rank
     elif gpu is None and count > 1:
-        raise ConfigError(
+        message = (
             f"gpu None means all {count} GPUs, which takes a process for each: start torchrun "
-            f"--nproc_per_node={count} main.py ... in place of python main.py ...",
-            kind="one_process_for_all_gpus",
-            key="gpu",
+            f"--nproc_per_node={count} main.py ... in place of python main.py ..."
         )
+        raise ConfigError(message, kind="one_process_for_all_gpus", key="gpu")
     gpu = gpu or 0
     if gpu >= count:
-        raise ConfigError(
-            f"this machine has {count} GPUs, numbered from 0, found gpu {gpu}; choose a smaller number",
-            kind="no_such_gpu",
-            key="gpu",
-        )
+        message = f"this machine has {count} GPUs, numbered from 0, found gpu {gpu}; choose a smaller number"
+        raise ConfigError(message, kind="no_such_gpu", key="gpu")
     torch.cuda.set_device(gpu)
     return torch.device("cuda", gpu)
 

@@ -10,12 +10,14 @@ import contextlib
 import inspect
 import os
 from collections.abc import Iterator
-from typing import overload
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+Summed = TypeVar("Summed", bound=Tensor | int)
 
 
 class Distributed:
@@ -33,10 +35,7 @@ class Distributed:
 
     @contextlib.contextmanager
     def process_group(self, device: torch.device) -> Iterator[None]:
-        """Initialises the process group for the duration of the block, for tensors on devices like `device`.
-
-        A process group that exists already is used and left as it is.
-        """
+        """Initialises the process group for the block, on devices like `device`; one that exists is used and left."""
         if self.size == 1 or dist.is_initialized():
             yield
             return
@@ -46,13 +45,7 @@ class Distributed:
         finally:
             dist.destroy_process_group()
 
-    @overload
-    def sum(self, value: Tensor, device: torch.device) -> Tensor: ...
-
-    @overload
-    def sum(self, value: Tensor | int, device: torch.device) -> Tensor | int: ...
-
-    def sum(self, value: Tensor | int, device: torch.device) -> Tensor | int:
+    def sum(self, value: Summed, device: torch.device) -> Summed | Tensor:
         """The sum over all processes; with one process the value itself."""
         if self.size == 1:
             return value
@@ -80,10 +73,7 @@ class Distributed:
         return DistributedDataParallel(model, broadcast_buffers=False)
 
     def no_sync(self, model: nn.Module, unless: bool) -> contextlib.AbstractContextManager[None]:
-        """Accumulates the gradients of a wrapped model locally in the block, unless `unless`.
-
-        The next backward pass outside averages them over the processes.
-        """
+        """Accumulates gradients locally in the block, unless `unless`; the next backward pass outside averages them."""
         if unless or not isinstance(model, DistributedDataParallel):
             return contextlib.nullcontext()
         return model.no_sync()

@@ -7,6 +7,7 @@ tensors, "head": tensors}, are read only. utils/run/directory.py has their names
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from utils.errors import CheckpointError
 from utils.files import atomic_write
 from utils.run.results import same_images
 
+MOVES_STATISTICS = "moves_statistics"  # attribute of a module whose buffers move in training, and are saved with it
+UPSTREAM = ".tar"  # suffix of LIFT's and LIFT+'s own files
 ENTRIES = "aft entries"
 # settings whose values are hashes
 FINGERPRINTS = {"weights", "classes", "training images", "prompt file", "start", ENTRIES}
 DEFAULTS = {name: key.default for name, key in KEYS.items()}
 OPTIMIZER = "optimizer"  # begins the names of the optimizer's state in a progress file
-FORMER_PREFIXES = {"momentum:": f"{OPTIMIZER}:momentum_buffer:"}  # of names in progress files of earlier versions
+FORMER_MOMENTUM = re.compile("^momentum:")  # begins these names in progress files of earlier versions
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -37,7 +40,7 @@ def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
     moving = {
         f"{name}.{buffer}": value
         for name, module in model.named_modules()
-        if getattr(module, "moves_statistics", False)
+        if getattr(module, MOVES_STATISTICS, False)
         for buffer, value in module.named_buffers(recurse=False)
     }
     return trainable_tensors(model) | moving
@@ -55,11 +58,6 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         file.write(serialize(tensors, metadata={"about": json.dumps(about, sort_keys=True)}))
 
 
-def _is_upstream(path: Path) -> bool:
-    """Whether a file is LIFT's or LIFT+'s own, and not one of `save`."""
-    return path.suffix == ".tar"
-
-
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the `about` of a file of `save`. Raises CheckpointError."""
     with _opened(path) as (file, about):
@@ -68,7 +66,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def describe(path: Path) -> dict[str, Any]:
     """The `about` of a file of `save`, its tensors unread; {} of LIFT's and LIFT+'s files. Raises CheckpointError."""
-    if _is_upstream(path):
+    if path.suffix == UPSTREAM:
         return {}
     with _opened(path) as (_, about):
         return about
@@ -85,21 +83,17 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             yield file, dict(json.loads((file.metadata() or {})["about"]))
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
-        raise CheckpointError(
-            f"{path} is damaged or not a checkpoint of this program{reason}; train again",
-            kind="damaged_checkpoint",
-            path=path,
-        ) from error
+        message = f"{path} is damaged or not a checkpoint of this program{reason}; train again"
+        raise CheckpointError(message, kind="damaged_checkpoint", path=path) from error
 
 
 def require(path: Path) -> None:
     """Raises a CheckpointError if there is no file at `path`."""
     if not path.is_file():
-        raise CheckpointError(
-            f"no checkpoint at {path}; train first (the same command without test_only), or name a run: model_dir DIR",
-            kind="no_checkpoint",
-            path=path,
+        message = (
+            f"no checkpoint at {path}; train first (the same command without test_only), or name a run: model_dir DIR"
         )
+        raise CheckpointError(message, kind="no_checkpoint", path=path)
 
 
 def load_upstream(path: Path) -> dict[str, dict[str, Tensor]]:
@@ -116,12 +110,11 @@ def load_upstream(path: Path) -> dict[str, dict[str, Tensor]]:
             reason = f'its "{wrong[0]}" is not a dict of tensors by name'
     except Exception as error:  # torch's unpickler raises many types for damaged files
         reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
-    raise CheckpointError(
+    message = (
         f'{path} is damaged, or not a checkpoint of LIFT+, {{"tuner": tensors}}, or LIFT, '
-        f'{{"tuner": tensors, "head": tensors}} ({reason})',
-        kind="damaged_upstream_checkpoint",
-        path=path,
+        f'{{"tuner": tensors, "head": tensors}} ({reason})'
     )
+    raise CheckpointError(message, kind="damaged_upstream_checkpoint", path=path)
 
 
 def _is_state_dict(content: Any) -> bool:
@@ -145,7 +138,7 @@ def restore(
     convert: (model, content of a file of LIFT+ or LIFT) -> (tensors of the model, tensors of the file), both under
     the same names. These files do not record their backbone and classes.
     """
-    if _is_upstream(path):
+    if path.suffix == UPSTREAM:
         copy_into(*convert(model, load_upstream(path)), path)
         return
     tensors, about = load(path)
@@ -173,12 +166,11 @@ def copy_into(targets: dict[str, Tensor], tensors: dict[str, Tensor], path: Path
         if names
     ]
     if problems:
-        raise CheckpointError(
+        message = (
             f"{path} was trained with another method, data set or backbone: {'; '.join(problems)}. "
-            "Test it with the -d, -b, -m and options that it was trained with",
-            kind="other_tensors",
-            path=path,
+            "Test it with the -d, -b, -m and options that it was trained with"
         )
+        raise CheckpointError(message, kind="other_tensors", path=path)
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(tensors[name])
@@ -204,12 +196,8 @@ def check_identity(
             f"other {key}" if key in FINGERPRINTS else f"{key} {recorded[key]}, now {identity[key]}"
             for key in differing[:3]
         ]
-        raise CheckpointError(
-            f"{path} belongs to another run or model: {', '.join(differences)}",
-            kind="other_identity",
-            path=path,
-            key=differing[0],
-        )
+        message = f"{path} belongs to another run or model: {', '.join(differences)}"
+        raise CheckpointError(message, kind="other_identity", path=path, key=differing[0])
 
 
 # ---- progress of an interrupted run ----
@@ -224,10 +212,11 @@ def save_progress(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     values: dict[str, Any] = {}
     for name, parameter in trainable_tensors(model).items():
         for key, value in optimizer.state.get(parameter, {}).items():
+            entry = f"{OPTIMIZER}:{key}:{name}"
             if isinstance(value, Tensor):
-                tensors[_state_name(key, name)] = value
+                tensors[entry] = value
             elif value is not None:
-                values[_state_name(key, name)] = value
+                values[entry] = value
     save(path, saved_tensors(model) | tensors, about | ({"optimizer": values} if values else {}))
 
 
@@ -238,18 +227,16 @@ def load_progress(
     identity: dict[str, Any],
     absent: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Loads the state of `save_progress` into model and optimizer; returns the `about` that was saved.
-
-    Raises CheckpointError if the file is damaged or belongs to another run.
-    """
+    """Loads the state of `save_progress`; returns its `about`. Raises CheckpointError, also for another run's file."""
     tensors, about = load(path)
     try:
         check_identity(about["identity"], identity, path, absent)
     except CheckpointError as error:
         raise advised(error, "Delete that file to start from the beginning, or choose another output_dir") from error
-    entries = {_current_name(name): value for name, value in (tensors | about.get("optimizer", {})).items()}
+    saved = tensors | about.get("optimizer", {})
+    entries = {FORMER_MOMENTUM.sub(f"{OPTIMIZER}:momentum_buffer:", name): value for name, value in saved.items()}
 
-    # the state of each trainable parameter, from entries named as by _state_name
+    # the state of each trainable parameter
     state: dict[str, dict[str, Any]] = {name: {} for name in trainable_tensors(model)}
     for entry in [entry for entry in entries if entry.startswith(f"{OPTIMIZER}:")]:
         _, key, name = entry.split(":", 2)
@@ -258,18 +245,6 @@ def load_progress(
     copy_into(saved_tensors(model), entries, path)
     _load_state(optimizer, {parameter: state[name] for name, parameter in trainable_tensors(model).items()})
     return about
-
-
-def _state_name(key: str, parameter: str) -> str:
-    return f"{OPTIMIZER}:{key}:{parameter}"
-
-
-def _current_name(name: str) -> str:
-    """The name of a tensor in a progress file of today, given that of any version."""
-    for former, current in FORMER_PREFIXES.items():
-        if name.startswith(former):
-            return current + name.removeprefix(former)
-    return name
 
 
 def _load_state(optimizer: torch.optim.Optimizer, state: dict[Tensor, dict[str, Any]]) -> None:

@@ -23,7 +23,6 @@ import numpy as np
 import yaml
 
 from utils.errors import CheckpointError, ConfigError
-from utils.files import write_text
 from utils.run import checkpoint, results
 from utils.run.mode import Mode
 
@@ -137,11 +136,8 @@ class RunDir:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             log.close()
-            raise ConfigError(
-                f"another process is at work in {self.path}; wait for it, or choose another output_dir",
-                kind="run_is_locked",
-                path=self.path,
-            ) from error
+            message = f"another process is at work in {self.path}; wait for it, or choose another output_dir"
+            raise ConfigError(message, kind="run_is_locked", path=self.path) from error
         except OSError:  # a file system without locks
             return
 
@@ -153,10 +149,7 @@ class RunDir:
         return self.checkpoint
 
     def training_record(self, trained: Path | None) -> TrainingRecord:
-        """The training run, from its results, else from `trained`, its checkpoint, if there is one.
-
-        Raises CheckpointError for a damaged checkpoint.
-        """
+        """The training run, from its results, else from `trained`, its checkpoint. Raises CheckpointError."""
         content = results.read(self.results())
         about = checkpoint.describe(trained) if trained else {}
         data = results.data_of(content) or about.get("data", {})
@@ -188,21 +181,15 @@ class RunDir:
         content = results.read(self.results())
         try:
             if self.progress.exists():
-                raise CheckpointError(
-                    f"{self.progress} belongs to a run that is not finished",
-                    kind="unfinished_run",
-                    path=self.progress,
-                )
+                message = f"{self.progress} belongs to a run that is not finished"
+                raise CheckpointError(message, kind="unfinished_run", path=self.progress)
             if "settings" not in content:
                 return  # not results of ours: nothing to protect
             checkpoint.check_identity(content["settings"], settings, self.results(), absent)
             tested = content.get("data", {}).get("fingerprint", {}).get("test")
             if tested is not None and not results.same_images(tested, test_images):
-                raise CheckpointError(
-                    f"{self.results()} is of other test images; test_only True tests that run on these",
-                    kind="other_images",
-                    path=self.results(),
-                )
+                message = f"{self.results()} is of other test images; test_only True tests that run on these"
+                raise CheckpointError(message, kind="other_images", path=self.results())
         except CheckpointError as error:
             advice = "Delete that run to replace it, or choose another output_dir"
             raise checkpoint.advised(error, advice) from error
@@ -223,12 +210,11 @@ class RunDir:
         )
         for path, other in found:
             if other is not None and not results.same_images(other, fingerprint):
-                raise ConfigError(
+                message = (
                     f"{path} holds a test of other images; keep it by giving this test a name of its own, "
-                    "test_name NAME, or delete it",
-                    kind="other_images",
-                    path=path,
+                    "test_name NAME, or delete it"
                 )
+                raise ConfigError(message, kind="other_images", path=path)
 
     def mode_for_logits(self, mode: Mode, tested: dict[str, Any], labels: np.ndarray) -> Mode:
         """The mode, or where its logits are of the same images tested in another way, one with a longer suffix.
@@ -242,26 +228,14 @@ class RunDir:
         if "fingerprint" not in there:  # written by an older version
             if np.array_equal(there["labels"], labels):
                 return mode
-            raise ConfigError(
-                f"{self.logits(mode)} holds logits of other images; delete it, or give test_name NAME",
-                kind="other_images",
-                path=self.logits(mode),
-            )
+            message = f"{self.logits(mode)} holds logits of other images; delete it, or give test_name NAME"
+            raise ConfigError(message, kind="other_images", path=self.logits(mode))
         if results.same_test(there, tested):
             return mode
         longer = dataclasses.replace(mode, otherwise=(*mode.otherwise, *results.differences(there, tested)))
         self.require_free(longer, tested["fingerprint"])
         other = results.logits_about(self.logits(longer))
         if other is not None and not results.same_test(other, tested):
-            raise ConfigError(
-                f"{self.logits(longer)} holds the logits of another test; delete it, or give test_name NAME",
-                kind="other_test",
-                path=self.logits(longer),
-            )
+            message = f"{self.logits(longer)} holds the logits of another test; delete it, or give test_name NAME"
+            raise ConfigError(message, kind="other_test", path=self.logits(longer))
         return longer
-
-    # ---- writing ----
-
-    def write_config(self, text: str) -> None:
-        """Writes config.yaml, whole or not at all."""
-        write_text(self.config, text)

@@ -30,12 +30,11 @@ class RunLog:
             path = run_dir.log(mode) if enabled else os.devnull
             self.file: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
         except OSError as error:
-            raise ConfigError(
+            message = (
                 f"cannot write to the run directory {run_dir.path} ({error.strerror}); "
-                "choose another with output_dir DIR",
-                kind="cannot_write",
-                path=run_dir.path,
-            ) from error
+                "choose another with output_dir DIR"
+            )
+            raise ConfigError(message, kind="cannot_write", path=run_dir.path) from error
         if enabled:
             run_dir.lock(self.file)
         self.metrics: TextIO | None = None
