@@ -124,6 +124,11 @@ def image_tower(depth: int = 4, **methods) -> nn.Module:
     return tower.train()
 
 
+def cases(count: int, fast: int) -> list:
+    """Numbers of random cases, for parametrize; those after the first `fast` ones are slow."""
+    return [*range(fast), *(pytest.param(case, marks=pytest.mark.slow) for case in range(fast, count))]
+
+
 def normal_images(count: int, resolution: int, seed: int = 0) -> torch.Tensor:
     """Normalised images [count, 3, resolution, resolution], float32."""
     return torch.randn(count, 3, resolution, resolution, generator=torch.Generator().manual_seed(seed))

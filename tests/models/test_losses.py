@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import cases
 from oracles import LOSS_FORMULAS, numeric_gradient
 
 from models.losses import LOSSES, build_loss
@@ -61,7 +62,7 @@ def random_case(case):
     return logits.double(), labels, counts, 1 + 30 * float(torch.rand((), generator=generator))
 
 
-@pytest.mark.parametrize("case", range(24))
+@pytest.mark.parametrize("case", cases(24, fast=8))
 @pytest.mark.parametrize(("name", "options"), OPTIONS)
 def test_loss_is_its_formula_in_value_and_gradient(name, options, case):
     logits, labels, counts, scale = random_case(case)

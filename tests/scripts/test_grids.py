@@ -140,6 +140,7 @@ def published():
     return {paper: {identity(load_cell(*cell)) for cell in cells[paper]} for paper in PAPERS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", NAMES)
 def test_a_script_prints_only_the_papers_cells(script, printed, published):
     """And the runs that these test. LIFT's scripts have LIFT's form, the others that of LIFT+."""

@@ -92,6 +92,7 @@ def test_the_only_epoch_is_the_last(name):
     assert smallest_area(name, 0, 1) == pytest.approx(0.08 if name == "min" else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("height, width", [(2000, 2000), (3000, 2000), (1500, 6000)])
 @pytest.mark.parametrize("smallest", [0.08, 0.5])
 def test_square_boxes_have_uniform_area_and_place(height, width, smallest):
@@ -178,6 +179,7 @@ def test_a_reduced_image_is_cropped_at_the_same_place(by, mda):
 # ---- standard crops ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("height, width", [(427, 640), (500, 500), (90, 900), (900, 90), (20, 30)])
 def test_standard_boxes_are_distributed_as_torchvisions(height, width):
     rng = np.random.default_rng(0)
@@ -304,6 +306,7 @@ def test_results_say_how_many_crops_were_tested(tte_crops, config):
 # ---- very long images ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resolution, expand", [(224, 32), (224, 0), (32, 4)])
 @pytest.mark.parametrize(
     "height, width", [(30, 640), (427, 40), (100, 640), (640, 100), (61, 299), (7, 600), (1, 640), (640, 1), (5, 21)]

@@ -115,6 +115,7 @@ def batches(images, workers, batch_size=4, first_epoch=0):
     return list(Loader(images, TrainCrop(16, seed=5, num_epochs=3), steps, CPU, workers))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["files", "memory"])
 def test_batches_are_the_same_whoever_reads_them(kind, request):
     """In this process, in one or three others, after resuming: the same images, in the same order, to the last bit."""

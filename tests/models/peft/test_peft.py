@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from helpers import execute, normal_images, randomize, refused
+from helpers import cases, execute, normal_images, randomize, refused
 from oracles import bottleneck_formula, image_formula, text_formula
 
 from models import Model, count_parameters, peft
@@ -172,7 +172,7 @@ def random_case(case):
     return draw, depth, layers
 
 
-@pytest.mark.parametrize("case", range(12))
+@pytest.mark.parametrize("case", cases(12, fast=3))
 @pytest.mark.parametrize("names", ALL)
 def test_image_tower_is_its_formula_in_value_and_gradient(names, case):
     """Random sizes, layers and weights; in float64 the two agree to rounding, as do all gradients of what trains.
@@ -189,7 +189,7 @@ def test_image_tower_is_its_formula_in_value_and_gradient(names, case):
     assert_is_formula(tower, images, lambda image, p: image_formula(image, p, depth, 2, clip, extras(methods), layers))
 
 
-@pytest.mark.parametrize("case", range(12))
+@pytest.mark.parametrize("case", cases(12, fast=3))
 @pytest.mark.parametrize("names", ALL)
 def test_text_tower_is_its_formula_in_value_and_gradient(names, case):
     """As of the image tower; the texts have different lengths, and prompt tokens move their ends."""
