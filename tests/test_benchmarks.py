@@ -99,6 +99,7 @@ def test_images_are_the_same_within_two_grey_levels(setup, crops):
 # ---- the stages run ----
 
 
+@pytest.mark.slow
 def test_command_line_measures_every_stage(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = [name for name in run.STAGES if name != "memory"]  # tested below, in this process

@@ -1,6 +1,7 @@
 """Every key of the schema is read by the program: found by recording what a handful of short runs read."""
 
 import numpy as np
+import pytest
 import torch
 from helpers import train
 from PIL import Image
@@ -8,6 +9,8 @@ from PIL import Image
 from models.losses import LOSSES, build_loss
 from utils.config import Config, load_config
 from utils.config.schema import KEYS, PEFT, TEXT_PEFT
+
+pytestmark = pytest.mark.slow
 
 
 class Recording(Config):

@@ -81,6 +81,7 @@ def test_a_missing_flag(command, capsys):
     assert_one_sentence(capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_lifts_form_and_names(command, tmp_path, monkeypatch):
     """A model of LIFT's with its options, on a small stand-in; one line tells how they were read."""
     small = BACKBONES["clip_vit_b16"]._replace(geometry=Geometry(128, 2, 8, 32, 64, 64, 2))

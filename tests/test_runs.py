@@ -1,5 +1,6 @@
 """Whole runs: every method, head, initialisation, loss and family of backbones trains and tests on digits_lt."""
 
+import dataclasses
 import json
 
 import helpers
@@ -22,14 +23,19 @@ from utils.config import config_names
 from utils.config.schema import KEYS, methods_of
 from utils.run import checkpoint
 
+pytestmark = pytest.mark.slow
+
 CHANCE = 10  # percent
 FULL_CLIP = ("weights", "asset:clip_tiny.safetensors")
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """run(method, options..., backbone=) -> results.json of a run of one epoch."""
+    """run(method, options..., backbone=) -> results.json of a run of one epoch, tested on every fifth image."""
     monkeypatch.chdir(tmp_path)
+    data = digits_lt.build()
+    quickly_tested = dataclasses.replace(data, test=data.test.subset(slice(None, None, 5)))
+    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: quickly_tested)
 
     def run(method, *options, backbone="clip_tiny"):
         quick = ("num_epochs", 1, "num_workers", 0, "output_dir", "run")
@@ -124,7 +130,7 @@ def test_other_methods_refuse_a_resnet_by_name(method, clip_resnet, tmp_path, mo
 
 
 @pytest.mark.parametrize("options", [("coop", "True"), ("coop", "False", "l.lora", "True", "v.adapter", "True")])
-def test_a_killed_run_of_trained_texts_resumes_bit_by_bit(config, options):
+def test_a_killed_run_of_trained_texts_resumes_bit_by_bit(config, options, few_images):
     def cfg(*more):
         return config("num_epochs", 3, "classifier_scale", 25, *options, *more, method="coop")
 
@@ -153,7 +159,7 @@ def test_frozen_text_stays_as_it_was(config):
 
 
 @pytest.mark.parametrize("options", [("coop", "True"), ("coop", "False", "l.fft", "True", "clip_adapter", "True")])
-def test_parts_change_nothing_for_trained_texts(config, options):
+def test_parts_change_nothing_for_trained_texts(config, options, few_images):
     def weights(*more):
         run = Trainer(config("num_epochs", 1, *FULL_CLIP, *options, *more, method="coop"))
         execute(run)

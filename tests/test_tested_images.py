@@ -22,6 +22,8 @@ from utils.errors import CheckpointError, ConfigError
 from utils.run import checkpoint, results
 from utils.run.directory import RunDir
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("bus", "cat", "dog")
 TRAIN, TEST = 6, 3  # images of each class
 

@@ -91,6 +91,7 @@ def test_three_steps_equal_the_formula(config):
 IN_PARTS = [(name, 4) for name, row in LOSS_ROWS.items() if not row.couples_samples]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss_type", "accum_step"), [("LA", 2), ("LA", 16), *IN_PARTS])
 def test_parts_change_nothing(config, loss_type, accum_step, few_images):
     """69 images are no multiple of 16: the last, smaller step counts each sample the same, too."""
@@ -101,7 +102,7 @@ def test_parts_change_nothing(config, loss_type, accum_step, few_images):
         assert (whole[name] - parts[name]).abs().max() < 1e-6, name
 
 
-def test_only_the_named_tensors_train(config):
+def test_only_the_named_tensors_train(config, few_images):
     run = Trainer(config("v.lora", "True", "v.lora_layers", 1))
     execute(run)
     names = set(checkpoint.trainable_tensors(run.model))
@@ -132,8 +133,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(config):
         train(config("lr", 1e30, "classifier", "LinearClassifier"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
-def test_low_precision_trains_float32_weights(config, monkeypatch, precision):
+def test_low_precision_trains_float32_weights(config, monkeypatch, precision, few_images):
     """The logic of a GPU's precisions, run here: fp16 with loss scaling, bf16 without."""
     monkeypatch.setattr(trainer, "pick_precision", lambda wanted, device: (precision, None))
     run, results = train(config("num_epochs", 1))
@@ -155,6 +157,7 @@ def plain_head(names):
     return F.normalize(PlainClip(p).texts(tokenize(class_prompts(names))) @ p["image_projection"].T, dim=-1)
 
 
+@pytest.mark.slow
 def test_200_steps_are_those_of_the_plain_path(config):
     """Losses within 1e-4 of the plain model's, trained by autograd and SGD on the same batches; the same accuracy."""
     run = Trainer(config("weights", CLIP_TINY, "batch_size", 8, "num_epochs", 5))
@@ -187,6 +190,7 @@ def test_200_steps_are_those_of_the_plain_path(config):
     assert 100 * float(right[0]) == pytest.approx(results["accuracy"]["overall"], abs=0.201)  # one image of 500
 
 
+@pytest.mark.slow
 def test_bf16_is_as_accurate_as_float32(config, monkeypatch):
     """Over five seeds, frozen weights stored in bf16 and trained ones in float32, on a CPU without bf16 as well."""
 
@@ -208,6 +212,7 @@ def test_bf16_is_as_accurate_as_float32(config, monkeypatch):
 # ---- built, then used ----
 
 
+@pytest.mark.slow
 def test_what_is_asked_between_epochs_changes_nothing(config):
     """fit in pieces, with predictions, scores and features in between, trains the very bits of fit at once."""
     whole, results = train(config("output_dir", "whole", "save_logits", "True"))
@@ -251,7 +256,8 @@ def test_a_trainer_that_tests_does_not_train(config):
 # ---- again, and on ----
 
 
-def test_the_same_seed_gives_the_same_bits(config):
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bits(config, few_images):
     first, results = train(config("accum_step", 2, "num_workers", 0))
     second, again = train(config("accum_step", 2, "num_workers", 2, "output_dir", "again"))
     assert checkpoint_bytes(first) == checkpoint_bytes(second)
@@ -260,6 +266,7 @@ def test_the_same_seed_gives_the_same_bits(config):
     assert checkpoint_bytes(first) != checkpoint_bytes(other)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_by_bit(config):
     whole, expected = train(config("num_epochs", 3, "output_dir", "whole"))
     cfg = config("num_epochs", 3)
@@ -277,7 +284,8 @@ def test_a_killed_run_resumes_bit_by_bit(config):
     assert steps == [10, 20, 22, 32, 42, 44, 54, 64, 66]
 
 
-def test_an_unfinished_run_of_other_settings_is_not_continued(config):
+@pytest.mark.slow
+def test_an_unfinished_run_of_other_settings_is_not_continued(config, few_images):
     killed_after(None, config("output_dir", "run", "lr", 0.1))
     before = Path("output/run/config.yaml").read_text()
     with refused(CheckpointError, kind="other_identity", path="output/run/progress.safetensors", key="lr"):
@@ -285,7 +293,7 @@ def test_an_unfinished_run_of_other_settings_is_not_continued(config):
     assert Path("output/run/config.yaml").read_text() == before
 
 
-def test_two_processes_at_work_in_one_directory(config):
+def test_two_processes_at_work_in_one_directory(config, few_images):
     """The second one is refused while the first one runs, and welcome afterwards."""
     cfg = config("num_epochs", 1)
     with (
@@ -296,7 +304,8 @@ def test_two_processes_at_work_in_one_directory(config):
     assert execute(Trainer(cfg))["epochs"] == 1
 
 
-def test_a_run_of_other_settings_is_not_replaced(config):
+@pytest.mark.slow
+def test_a_run_of_other_settings_is_not_replaced(config, few_images):
     run, _ = train(config("output_dir", "run"))
     before = {path: path.read_bytes() for path in run.run_dir.path.iterdir() if path.name != "log.txt"}
     for options, method, key in (
@@ -310,14 +319,15 @@ def test_a_run_of_other_settings_is_not_replaced(config):
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-def test_zero_shot_does_not_destroy_an_unfinished_run(config):
+def test_zero_shot_does_not_destroy_an_unfinished_run(config, few_images):
     killed_after(None, config("output_dir", "run"))
     with refused(CheckpointError, kind="unfinished_run", path="output/run/progress.safetensors"):
         train(config("output_dir", "run", method="zs"))
     assert Path("output/run", "progress.safetensors").exists()
 
 
-def test_a_finished_run_stays_until_its_repetition_has_ended(config):
+@pytest.mark.slow
+def test_a_finished_run_stays_until_its_repetition_has_ended(config, few_images):
     """The same command given again, and killed: model and results of the first are still there, and it goes on."""
     run, results = train(config())
     kept = (run.run_dir.path / "results.json").read_bytes(), checkpoint_bytes(run)
@@ -331,6 +341,7 @@ def test_a_finished_run_stays_until_its_repetition_has_ended(config):
     assert not (run.run_dir.path / "results_test.json").exists()  # of the first run
 
 
+@pytest.mark.slow
 def test_a_run_of_other_test_images_is_not_replaced(config, monkeypatch):
     train(config())
     whole = digits_lt.build("digits_lt", None)
@@ -341,6 +352,7 @@ def test_a_run_of_other_test_images_is_not_replaced(config, monkeypatch):
     assert train(config("test_only", "True"))[1]["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_testing_is_not_trained_again(config):
     killed_after(None, config())
     before = Path(config().output_dir, "metrics.jsonl").read_text()
@@ -388,7 +400,7 @@ def test_the_files_of_a_run(config):
     assert results["epochs"] == 2
 
 
-def test_the_log_holds_what_was_printed(config, capsys):
+def test_the_log_holds_what_was_printed(config, capsys, few_images):
     run, _ = train(config())
     printed = capsys.readouterr().out
     logged = (run.run_dir.path / "log.txt").read_text()
@@ -396,6 +408,7 @@ def test_the_log_holds_what_was_printed(config, capsys):
         assert line in logged
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_the_curves(config):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -405,6 +418,7 @@ def test_tensorboard_reads_the_curves(config):
     assert [event.step for event in events.Scalars("loss")] == [5, 10, 15, 20, 22, 27, 32, 37, 42, 44]
 
 
+@pytest.mark.slow
 def test_a_second_run_starts_anew(config):
     train(config())
     run, _ = train(config())
@@ -415,6 +429,7 @@ def test_a_second_run_starts_anew(config):
 # ---- testing ----
 
 
+@pytest.mark.slow
 def test_a_test_run_repeats_the_result_and_touches_nothing(config):
     run, results = train(config())
     before = {path: path.read_bytes() for path in run.run_dir.path.iterdir()}
@@ -432,7 +447,8 @@ def test_a_test_run_repeats_the_result_and_touches_nothing(config):
     assert on_train["data"]["split"] == "train"
 
 
-def test_another_run_is_tested_by_its_folder(config):
+@pytest.mark.slow
+def test_another_run_is_tested_by_its_folder(config, few_images):
     run, results = train(config("output_dir", "first", "seed", 3, "num_epochs", 1))
     _, tested = train(config("model_dir", run.run_dir.path, "test_only", "True"))
     assert tested["accuracy"] == results["accuracy"]
@@ -440,7 +456,8 @@ def test_another_run_is_tested_by_its_folder(config):
     assert (run.run_dir.path / "results_test.json").exists()
 
 
-def test_the_wrong_checkpoint_is_refused(config):
+@pytest.mark.slow
+def test_the_wrong_checkpoint_is_refused(config, few_images):
     run, _ = train(config())
     options, path = ("model_dir", run.run_dir.path, "test_only", "True"), run.run_dir.checkpoint
     with refused(CheckpointError, kind="other_tensors", path=path):
@@ -459,7 +476,7 @@ def test_other_classes_of_the_same_number_are_refused(config, monkeypatch):
         train(config("test_only", "True"))
 
 
-def test_other_weights_of_the_same_shape_are_refused(config, random_clip, tmp_path):
+def test_other_weights_of_the_same_shape_are_refused(config, random_clip, tmp_path, few_images):
     run, _ = train(config())
     state = torch.load(random_clip)
     state["visual.ln_post.bias"] += 1
@@ -491,6 +508,7 @@ def test_zero_shot_equals_clip_by_hand(config):
     assert results["accuracy"]["overall"] == pytest.approx(100 * float(right), abs=0.21)  # one image may tip
 
 
+@pytest.mark.slow
 def test_five_crops_average_the_logits(config):
     run, _ = train(config("num_epochs", 1))
     tested = Trainer(config("num_epochs", 1, "tte", "True", "test_only", "True"))
@@ -520,6 +538,7 @@ def test_starting_from_mean_features(config):
         assert torch.allclose(run.model.head.weight[c], expected / expected.norm(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_mean_over_draws_is_tested(config):
     run, _ = train(config("num_epochs", 1))
     tested, results = train(
@@ -551,7 +570,8 @@ def test_class_means_of_all_images(config):
 # ---- a start from another run ----
 
 
-def test_training_starts_from_another_runs_tensors(config):
+@pytest.mark.slow
+def test_training_starts_from_another_runs_tensors(config, few_images):
     first, _ = train(config("num_epochs", 1))
     options = ("num_epochs", 1, "lr", 0, "model_dir", first.run_dir.path, "loss_type", "CE")
     second, _ = train(config(*options))
@@ -564,7 +584,8 @@ def test_training_starts_from_another_runs_tensors(config):
         train(config(*options, "v.lora", "True"))
 
 
-def test_another_start_is_another_run(config):
+@pytest.mark.slow
+def test_another_start_is_another_run(config, few_images):
     first, _ = train(config("num_epochs", 1))
     options = ("num_epochs", 1, "model_dir", first.run_dir.path, "output_dir", "second")
     train(config(*options))

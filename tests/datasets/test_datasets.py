@@ -370,6 +370,7 @@ def test_every_data_set_keeps_the_contract(name, cifar, pictures, tmp_path):
         assert pixels.dtype == torch.uint8 and pixels.shape[0] == 3
 
 
+@pytest.mark.slow
 def test_the_command_for_cifar_runs(cifar, random_clip, tmp_path, monkeypatch):
     """As on a machine with internet, but for the archive and the weights, which are files here."""
     import main

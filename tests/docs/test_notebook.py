@@ -11,6 +11,8 @@ from sklearn.metrics import accuracy_score
 
 import main as cli
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).resolve().parents[2] / "docs/notebook.md"
 
 

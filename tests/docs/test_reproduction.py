@@ -94,3 +94,9 @@ def test_the_pages_commands_are_accepted(command):
 def test_the_page_names_every_script_of_the_papers():
     scripts = {path.name for path in (ROOT / "scripts").glob("run_*.sh")} - {"run_digits.sh"}
     assert set(re.findall(r"`(?:scripts/)?(run_\w+\.sh)", PAGE)) == scripts
+
+
+def test_the_tests_that_the_page_names_exist():
+    names = set(re.findall(r"`([\w/]*test_\w+\.py)`", PAGE))
+    assert len(names) > 10
+    assert [name for name in names if not (ROOT / "tests" / name).exists()] == []

@@ -32,6 +32,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_compiled_blocks_are_the_blocks(method, compiles):
     """Features and gradients of a step, of a smaller one, and of a test; equal blocks share a graph."""
@@ -55,6 +56,7 @@ def test_compiled_blocks_are_the_blocks(method, compiles):
     assert compiles() == 3  # the first block, those between, the last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "method"), [(("accum_step", 2), "lift+"), (("coop_ctx_len", 2), "coop")])
 def test_nothing_is_compiled_after_the_first_step(config, compiles, options, method):
     """Not for the last, smaller step (6 of 342 images), a second epoch or a test; and the run's result is the same."""

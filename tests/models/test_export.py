@@ -34,6 +34,7 @@ def images_of(count, seed=0):
     return torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), CASES)
 @torch.no_grad()
 def test_exported_models_equal_eager(name, method):

@@ -126,6 +126,7 @@ def known(printed):
     return {same for commands in printed.values() for _, _, same in commands}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("paper", "name"), GROUPS)
 def test_every_cell_is_printed_by_a_script(paper, name, known):
     missing = [describe(*cell) for cell in CELLS[paper, name] if identity(load_cell(*cell)) not in known]
@@ -152,6 +153,7 @@ def test_a_script_prints_only_the_papers_cells(script, printed, published):
             assert " num_epochs " in line, line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", NAMES)
 def test_more_adds_to_the_papers_cells(script, printed):
     text, left = script_lines(script, "--jobs", "2", "--more", "lr", "1")

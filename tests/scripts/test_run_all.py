@@ -78,6 +78,7 @@ def dry_runs():
 # ---- plans ----
 
 
+@pytest.mark.slow
 def test_every_group_has_its_script(dry_runs):
     assert set(dry_runs) == set(GROUPS.split())
     for path in SCRIPTS:
@@ -88,6 +89,7 @@ def test_every_group_has_its_script(dry_runs):
         assert "run_all.py" in lines[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPS.split())
 def test_main_accepts_every_command(dry_runs, name):
     """Each has a results file of its own; a test comes after the run that it tests, and finds its checkpoint."""
@@ -118,6 +120,7 @@ def test_digits_has_five_seeds(dry_runs):
     assert sorted(map(tuple, seeds.values())) == [(0,)] + [(0, 1, 2, 3, 4)] * (len(seeds) - 1)
 
 
+@pytest.mark.slow
 def test_only_and_what_is_added_to_all():
     only = "places.*(CE|LADE)(?!.*test_only)"
     out = call("losses", "--dry-run", "--only", only, "lr", "1", "--seeds", "2", "num_epochs", "3")
@@ -262,6 +265,7 @@ def test_wrong_input_is_refused_before_anything_runs(arguments, lines, fake, cap
     assert not Path("output").exists()
 
 
+@pytest.mark.slow
 def test_completed_runs_are_skipped_and_failures_do_not_stop_the_others(fake, capsys):
     done = Path(RUN + "_lr_0.5/results.json")
     done.parent.mkdir(parents=True)
@@ -307,6 +311,7 @@ def test_results_of_other_images_are_not_complete(fake, tmp_path, capsys):
         assert capsys.readouterr().out.rstrip().endswith("# done") == expected, root
 
 
+@pytest.mark.slow
 def test_tests_wait_for_their_training(fake):
     lines = [BASE, *(f"{BASE} test_only True tte {tte} expand 4" for tte in (True, False)), f"{BASE} seed 1"]
     assert fake(lines, "--jobs", "4") == 0
@@ -341,6 +346,7 @@ def test_only_finds_a_command_with_and_without_what_is_added(fake, capsys):
         assert capsys.readouterr().out.splitlines() == [f"python main.py {line}{ending}" for ending in endings], only
 
 
+@pytest.mark.slow
 def test_a_test_of_another_list_gets_its_name(fake, tmp_path):
     """Beside the training run, in the same call or from an earlier one, as the trainer would name it."""
     lists = "-d folder -b clip_tiny -m lift+ train_list train.csv test_list"
@@ -368,6 +374,7 @@ def test_a_results_file_with_a_longer_name_is_found(fake, capsys):
     assert [line.endswith("# done") for line in capsys.readouterr().out.splitlines()] == [True, False]
 
 
+@pytest.mark.slow
 def test_as_many_runs_at_once_as_jobs(fake):
     """Each of the first two runs ends when it has met another one."""
     assert fake([f"{BASE} lr {lr}" for lr in (20, 21, 22)], "--jobs", "2") == 0
@@ -401,6 +408,7 @@ sys.exit(run_all.main())
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_what_was_started(ending, interrupted, tmp_path):
     assert interrupted([f"{BASE} lr 14", f"{BASE} lr 1"], ending) == 130
@@ -408,6 +416,7 @@ def test_ctrl_c_ends_what_was_started(ending, interrupted, tmp_path):
     assert (tmp_path / "order.txt").read_text().splitlines() == [RUN + "_lr_14.0/results.json"]
 
 
+@pytest.mark.slow
 def test_a_run_that_ignores_ctrl_c_is_killed_with_its_children(interrupted, tmp_path):
     assert interrupted([f"{BASE} lr 15"], signal.SIGHUP) == 130
     for pid in (tmp_path / "pids").read_text().split():
@@ -726,6 +735,7 @@ def test_no_results(tmp_path, capsys, monkeypatch):
 # ---- parameters ----
 
 
+@pytest.mark.slow
 def test_the_table_of_parameters_is_what_the_command_prints(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["count_parameters.py"])
     assert count_parameters.main() == 0

@@ -345,6 +345,7 @@ def used(pids):
     return files, pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="reads /proc")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nothing_grows_over_the_epochs(workers, photo, tmp_path):
@@ -366,6 +367,7 @@ def test_nothing_grows_over_the_epochs(workers, photo, tmp_path):
     assert after <= before + 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["waiting for a batch", "at work"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_worker_is_explained(number, where, files):
@@ -423,6 +425,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_interrupt_ends_quietly(files):
     """Ctrl-C reaches the whole group of processes."""
     command = [sys.executable, "-c", INTERRUPTED, *files.images.paths]

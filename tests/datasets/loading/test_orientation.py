@@ -278,6 +278,7 @@ def test_published_sets_are_read_as_stored(options, upright, pictures, monkeypat
     assert shapes(build("places_lt", pictures, *options)) == SIZES[upright]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("gap", [None, 1.0])
 @pytest.mark.parametrize("upright", [True, False])

@@ -347,6 +347,7 @@ def test_a_proxy_that_fails_is_named(proxy, lists, tmp_path, monkeypatch):
     assert "secret" not in refusal("places_lt", tmp_path, **NOT_FETCHED)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(lists, tmp_path, monkeypatch):
     big = {PLACES[0]: CONTENTS["Places_LT_train.txt"] * 20_000}
     publish(monkeypatch, big)

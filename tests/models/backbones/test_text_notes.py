@@ -158,6 +158,7 @@ def test_published_names():
     assert text_notes(digits_lt.CLASSNAMES) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options, method, reported",
     [

@@ -84,6 +84,7 @@ def _fixed(features):
     return CachedTextFeatures(features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["zs", "lift+"])
 def test_a_run_reads_its_prompt(method, config):
     """Another prompt, another result; the same command twice, the same one."""

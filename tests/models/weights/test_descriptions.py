@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -363,7 +364,7 @@ def test_a_wrong_size_under_a_name_is_wrong_input(tmp_path, monkeypatch, capsys)
 
 
 def test_a_checkpoint_belongs_to_a_description_of_its_weights(config, tmp_path):
-    theirs = open_clip_model()
+    theirs = helpers.open_clip_model()
     state = {name: value.contiguous() for name, value in theirs.state_dict().items() if name != "attn_mask"}
     save_file(state, tmp_path / "w.safetensors")
     options = ["weights", tmp_path / "w.safetensors", "heads", 2, "mean", "half", "output_dir", "run", "num_epochs", 1]

@@ -253,6 +253,7 @@ def test_entries_arrive_in_float32_beside_frozen_weights_in_half_precision(tmp_p
         assert torch.equal(value, expected[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_training_starts_from_the_entries_of_its_seed_alone(seed, config, tmp_path):
     """A checkpoint of ours keeps no places, so a later test could not find those of another seed."""

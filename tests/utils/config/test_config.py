@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import refused
+from script_runs import files_read_once
 
 import utils.config
 from datasets import DATASETS
@@ -45,13 +46,15 @@ def test_bad_options_are_refused(case):
         load(*case["options"], **names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", config_names("backbone"))
 def test_every_triple_merges(backbone):
-    for data, method in itertools.product(config_names("data"), config_names("method")):
-        cfg = load(data=data, backbone=backbone, method=method)
-        assert (cfg.dataset, cfg.backbone) == (data, backbone)
-        assert cfg.dataset in DATASETS
-        assert cfg.backbone in BACKBONES or cfg.backbone in FAMILIES
+    with files_read_once():
+        for data, method in itertools.product(config_names("data"), config_names("method")):
+            cfg = load(data=data, backbone=backbone, method=method)
+            assert (cfg.dataset, cfg.backbone) == (data, backbone)
+            assert cfg.dataset in DATASETS
+            assert cfg.backbone in BACKBONES or cfg.backbone in FAMILIES
 
 
 def test_the_files_and_the_tables_hold_the_same_names():

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -28,6 +30,7 @@ print(here, os.read(reading, 99).decode())
 """
 
 
+@pytest.mark.slow
 def test_memory_is_kept_for_the_next_step():
     """A large tensor's pages are there again for the next one; not so in a worker, nor where all is left alone."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # as in a worker: a fork loses threads

@@ -21,22 +21,10 @@ from utils.errors import ConfigError
 from utils.run import checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
-BASE = (
-    "prec_train",
-    "fp32",
-    "prec_test",
-    "fp32",
-    "num_workers",
-    "0",
-    "num_epochs",
-    "2",
-    "print_freq",
-    "4",
-    "gpu",
-    "-1",
-)
-RUNS = [  # a method and its options; 171 images, so the last step of an epoch is smaller
-    ("lift+", "batch_size", "24"),  # 3 in the last step: fewer than four processes
+FLOAT32 = ("prec_train", "fp32", "prec_test", "fp32")
+BASE = (*FLOAT32, "num_workers", "0", "num_epochs", "2", "print_freq", "4", "gpu", "-1")
+RUNS = [  # a method and its options; 91 images, so the last step of an epoch is smaller
+    ("lift+", "batch_size", "22"),  # 3 in the last step: fewer than four processes
     ("lift+", "batch_size", "16", "accum_step", "2", "loss_type", "CB", "classifier_init", "class_mean"),
     ("coop", "batch_size", "24", "accum_step", "2", "v.bitfit", "True", "save_logits", "True", "tte", "True"),
     ("lp", "batch_size", "30", "classifier", "LinearClassifier", "num_workers", "1"),
@@ -77,12 +65,13 @@ def results(folder, processes, run):
     return json.loads((folder / f"{processes}_{run}/results.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "run"), [*((2, run) for run in range(len(RUNS))), (4, 0), (4, 1)])
 def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
     one, several = results(folder, 1, run), results(folder, processes, run)
     assert several["processes"] == processes
-    assert several["accuracy"] == pytest.approx(one["accuracy"], abs=0.81)  # two images of 250 may tip
-    assert [row["test"] for row in several["per_class"]] == [25] * 10
+    assert several["accuracy"] == pytest.approx(one["accuracy"], abs=1.61)  # two images of 125 may tip
+    assert sum(row["test"] for row in several["per_class"]) == 125
     if RUNS[run][0] == "zs":
         return
     tensors = [checkpoint.load(folder / f"{n}_{run}" / "checkpoint.safetensors")[0] for n in (1, processes)]
@@ -91,6 +80,7 @@ def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
     assert (found - expected).norm() <= 1e-6 * expected.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_losses_on_the_way_are_those_of_one_process(folder, processes):
     for run in range(2):
@@ -102,12 +92,14 @@ def test_losses_on_the_way_are_those_of_one_process(folder, processes):
             assert [row[key] for row in rows[1]] == pytest.approx([row[key] for row in rows[0]], rel=1e-5), key
 
 
+@pytest.mark.slow
 def test_saved_logits_are_those_of_one_process(folder):
     with np.load(folder / "1_2/logits_tte.npz") as one, np.load(folder / "2_2/logits_tte.npz") as several:
         assert (one["labels"] == several["labels"]).all()
         assert np.allclose(one["logits"], several["logits"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_process_writes(folder):
     """What two processes leave are the files of one."""
     for run in range(len(RUNS)):
@@ -126,6 +118,7 @@ def test_one_process_writes(folder):
     assert "2 processes" in log
 
 
+@pytest.mark.slow
 def test_torchrun_starts_the_processes_and_an_error_ends_them_all(folder, tmp_path):
     """torchrun finds a port by itself; the second run fails in each process."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -122,6 +122,7 @@ def test_given_parts_are_taken(images, accum_step, size, monkeypatch):
     assert pick(images, accum_step, 0, monkeypatch) == (size, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free_mb", [0, 7])
 def test_a_run_in_micro_batches_trains_as_a_whole_one(free_mb, config, few_images, monkeypatch, capsys):
     options = ("num_epochs", 1, "weights", "asset:clip_tiny.safetensors")
