@@ -23,12 +23,16 @@ class FrozenWeights:
         frozen = [p for p in module.parameters() if not p.requires_grad and p not in of_norms]
         self.towers = [m for m in module.modules() if isinstance(m, Tower)]
         self.originals: list[tuple[nn.Parameter, Tensor]] = [(p, p.detach().cpu()) for p in frozen]
+        self.dtype: torch.dtype | None = None  # of the last cast
         if len(set(precisions)) == 1:
             self.cast(precisions[0])
-            self.originals = []
+            self.originals = []  # a later cast is to the same precision
 
     def cast(self, dtype: torch.dtype) -> None:
         """Stores every frozen parameter in `dtype`, on the device where it is, and sets it in every tower."""
+        if dtype == self.dtype:
+            return
+        self.dtype = dtype
         for tower in self.towers:
             tower.set_precision(dtype)
         for parameter, original in self.originals:

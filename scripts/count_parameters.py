@@ -78,8 +78,8 @@ def main() -> int:
         return 2
     command = shlex.join(["python", "scripts/count_parameters.py", *sys.argv[1:]])
     print("# Trained parameters\n")
-    print(f"Every method of configs/method on {args.backbone} with {args.classes:,} classes. The papers count what")
-    print("trains in the backbone, without the head; CoOp's learnt context is counted there, too.\n")
+    print(f"Every method of configs/method on {args.backbone} with {args.classes:,} classes. The papers count the")
+    print("trained parameters of the backbone, without the head; CoOp's learnt context is included there.\n")
     print(f"    {command}\n")
     print("\n".join(lines))
     return 0

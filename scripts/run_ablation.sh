@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Ablation of LIFT+ (arXiv 2504.13282): from the head alone, with the LA loss, one part more at a time: AdaptFormer,
+# Ablation of LIFT+ (arXiv 2504.13282): from the head alone, with the LA loss, one addition at a time: AdaptFormer,
 # semantic initialisation, minimalist augmentation, test-time ensembling.
-# --more: LIFT+ with each part left out or replaced in turn.
+# --more: LIFT+ with each component removed or replaced in turn.
 #   scripts/run_ablation.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The backbones of LIFT+ (arXiv 2504.13282) beside ViT-B/16: larger ViTs with LIFT+, and a ResNet, which has no place
-# for AdaptFormer, with SSF or BitFit. --more: all others of CLIP's, and those of ImageNet-21K and ImageNet-1K.
+# The backbones of LIFT+ (arXiv 2504.13282) beside ViT-B/16: larger ViTs with LIFT+, and a ResNet (without
+# AdaptFormer) with SSF or BitFit. --more: CLIP's other backbones, and those of ImageNet-21K and ImageNet-1K.
 #   scripts/run_backbones.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

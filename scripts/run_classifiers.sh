@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The classifiers, with LIFT+ otherwise as it is (arXiv 2504.13282), and the scale of the cosine classifier.
+# The classifiers, with LIFT+ otherwise unchanged (arXiv 2504.13282), and the scale of the cosine classifier.
 #   scripts/run_classifiers.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

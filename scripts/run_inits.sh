@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The classifier's first weights, with LIFT+ otherwise as it is (arXiv 2504.13282): random, from a logistic regression,
+# The classifier's first weights, with LIFT+ otherwise unchanged (arXiv 2504.13282): random, from a logistic regression,
 # from mean features, from the class names.
 #   scripts/run_inits.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The losses, with LIFT otherwise as it is (arXiv 2309.10019, table 16).
+# The losses, with LIFT otherwise unchanged (arXiv 2309.10019, table 16).
 #   scripts/run_lift_losses.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Partial fine-tuning (LIFT, arXiv 2309.10019, figure 10): the last k blocks train, from none to all twelve, at six
+# Partial fine-tuning (LIFT, arXiv 2309.10019, figure 10): the last k blocks are trained, from none to all twelve, at six
 # learning rates.
 #   scripts/run_lift_partial.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail

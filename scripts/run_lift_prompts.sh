@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The texts of semantic initialisation (LIFT, arXiv 2309.10019, table 13), and a start without them. The sentences of
-# `descriptor` come from your own file, JSON {class name: [sentences]}, data/imagenet_descriptors.json or another one:
+# The texts of semantic initialisation (LIFT, arXiv 2309.10019, table 13), and random initialisation. The sentences of
+# `descriptor` come from a JSON file {class name: [sentences]}, data/imagenet_descriptors.json or another one:
 #   scripts/run_lift_prompts.sh --only descriptor prompt_file FILE
 #   scripts/run_lift_prompts.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The losses, with LIFT+ otherwise as it is (arXiv 2504.13282).
+# The losses, with LIFT+ otherwise unchanged (arXiv 2504.13282).
 #   scripts/run_losses.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

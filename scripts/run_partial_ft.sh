@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Partial fine-tuning (LIFT+, arXiv 2504.13282): the last k blocks train, from none to all twelve, at six learning
+# Partial fine-tuning (LIFT+, arXiv 2504.13282): the last k blocks are trained, from none to all twelve, at six learning
 # rates.
 #   scripts/run_partial_ft.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail

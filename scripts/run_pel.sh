@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# PEL is the name of LIFT's first release: its main results are those of scripts/run_lift_main.sh, which this runs.
+# Runs scripts/run_lift_main.sh: LIFT's main results. LIFT is called PEL in its first preprint.
 #   scripts/run_pel.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 

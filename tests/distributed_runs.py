@@ -1,4 +1,4 @@
-"""Trains the same runs with several processes; test_distributed.py starts it.
+"""Trains the same runs with several processes; tests/utils/test_distributed.py starts it.
 
     python tests/distributed_runs.py '{"2": RUNS, "4": RUNS}'                             processes forked from this one
     torchrun --nproc_per_node=2 tests/distributed_runs.py '{"2": RUNS}'                    processes of torchrun

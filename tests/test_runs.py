@@ -193,7 +193,7 @@ def test_saved_logits_are_those_of_the_test(config, method):
 
 @pytest.mark.parametrize("images", [1, 10, 100])
 def test_a_head_starts_from_so_many_images_a_class(config, images, monkeypatch):
-    """PEL's 1_shot, 10_shot and 100_shot."""
+    """LIFT's 1_shot, 10_shot and 100_shot."""
     gathered = []
 
     def record(backbone, classnames, features, *texts):

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones.tower import ImageTower
+from utils.run.checkpoint import MOVES_STATISTICS
 
 STRIDE = 32  # pixels of an image to one of the last stage's feature map
 CHANNEL_MULTIPLE = 8  # timm rounds the channels of CLIP's form to these
 STAGE_STRIDES = (1, 2, 2, 2)
-MOVES_STATISTICS = "moves_statistics"  # attribute of a BatchNorm whose statistics follow the images in training
 
 
 class ResNet(ImageTower):

@@ -9,8 +9,9 @@ So a batch is computed as a whole: with accum_step or with several processes eac
 
 from torch import nn
 
-from models.backbones.resnet import MOVES_STATISTICS, ResNet
+from models.backbones.resnet import ResNet
 from models.peft.method import Method, NoOptions, Site
+from utils.run.checkpoint import MOVES_STATISTICS
 
 
 def attach(site: Site[nn.Module], options: NoOptions) -> None:

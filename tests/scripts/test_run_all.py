@@ -103,7 +103,7 @@ def test_main_accepts_every_command(dry_runs, name):
 
 
 def test_the_digits_have_every_method_and_loss(dry_runs):
-    """The papers' grids: tests/test_grids.py."""
+    """The papers' grids: tests/scripts/test_grids.py."""
     assert {re.search(r"-m (\S+)", line)[1] for line in dry_runs["digits"]} == set(config_names("method"))
     assert {read_command(line).loss_type for line in dry_runs["digits"]} == set(KEYS["loss_type"].choices)
 

@@ -20,6 +20,7 @@ from utils.errors import CheckpointError, amended
 from utils.files import atomic_write
 from utils.run.results import same_images
 
+MOVES_STATISTICS = "moves_statistics"  # attribute of a module whose buffers move in training, and are saved with it
 UPSTREAM = ".tar"  # suffix of LIFT's and LIFT+'s own files
 ENTRIES = "aft entries"
 # settings whose values are hashes
@@ -39,7 +40,7 @@ def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
     moving = {
         f"{name}.{buffer}": value
         for name, module in model.named_modules()
-        if getattr(module, "moves_statistics", False)
+        if getattr(module, MOVES_STATISTICS, False)
         for buffer, value in module.named_buffers(recurse=False)
     }
     return trainable_tensors(model) | moving

@@ -270,7 +270,7 @@ def test_test_crops_are_torchvisions_pipeline(photo, resolution, expand, height,
 
 @pytest.mark.parametrize("height, width", [(256, 256), (256, 301), (333, 256), (257, 1000), (224, 225)])
 def test_ten_crops_lie_where_torchvisions_do(height, width):
-    """PEL's TenCrop: five crops of the image, and the same five of its mirror image."""
+    """LIFT's TenCrop: five crops of the image, and the same five of its mirror image."""
     image = numbered(height, width)
     size = min(height, width)
     assert torch.equal(TestCrops(200, size - 200, count=10)(image), torch.stack(tvf.ten_crop(image, 200)))

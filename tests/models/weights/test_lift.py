@@ -78,7 +78,7 @@ def ssf_shapes(prefix, widths):
     return {f"{prefix}.{layer}.{kind}": widths[layer][:1] for layer in widths for kind in ("scale", "shift")}
 
 
-# {name: shape} of what LIFT's file holds of a method's i-th block, as LIFT.md's table has it
+# {name: shape} of the tensors in LIFT's file for a method's i-th block, as in the table of docs/methods.md
 SHAPES = {
     "adapter": lambda i: bottleneck_shapes(f"adapter_list.{i}"),
     "adaptformer": lambda i: bottleneck_shapes(f"adaptformer_list.{i}") | {f"adaptformer_list.{i}.scale": (1,)},
