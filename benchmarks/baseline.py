@@ -198,17 +198,6 @@ class PlainTrainer:
         return torch.cat(outputs)
 
 
-# ---- texts ----
-
-
-@torch.no_grad()
-def plain_semantic(text: PlainText, projection: Tensor, image_projection: Tensor, tokens: Tensor) -> Tensor:
-    """First weights of a head, [C, D], from token ids [C, 77]: float32, 256 names at a time, all tokens."""
-    parts = [text(part.to(projection.device)) @ projection for part in tokens.split(256)]
-    features = F.normalize(torch.cat(parts), dim=-1)
-    return F.normalize(features @ image_projection.T, dim=-1)
-
-
 # ---- images ----
 
 
@@ -318,13 +307,22 @@ def prepare_reading(device: torch.device, images: PlainImages, batches: Batches,
 
 
 def prepare_naming(device: torch.device, file: Path, names: list[str]) -> Callable[[], Tensor]:
-    """First weights of a head from class names. file: {sizes, text, projection, image_projection}."""
+    """First weights of a head, [C, D], from class names: float32, 256 names at a time, all tokens.
+
+    file: {sizes, text, projection, image_projection}.
+    """
     from open_clip.tokenizer import tokenize
 
     content: dict[str, Any] = torch.load(file, map_location=device)
     text = PlainText(Sizes(**content["sizes"])).to(device)
     text.load_state_dict(content["text"], strict=True)
     tokenize(names[:1])  # loads the vocabulary
-    prompts = [f"a photo of a {name}." for name in names]
-    projection, image_projection = content["projection"], content["image_projection"]
-    return lambda: plain_semantic(text, projection, image_projection, tokenize(prompts)).cpu()
+
+    @torch.no_grad()
+    def first_weights() -> Tensor:
+        tokens = tokenize([f"a photo of a {name}." for name in names])
+        parts = [text(part.to(device)) @ content["projection"] for part in tokens.split(256)]
+        features = F.normalize(torch.cat(parts), dim=-1)
+        return F.normalize(features @ content["image_projection"].T, dim=-1).cpu()
+
+    return first_weights

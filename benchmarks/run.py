@@ -190,7 +190,7 @@ def build_trainer(command: list[str]) -> Trainer:
 # ---- stages ----
 
 
-def train(setup: Setup) -> list[Row]:
+def train(setup: Setup) -> Row:
     """Steps on one batch, which is sent from the host each time."""
     plan, losses = setup.plan, []
     images, labels = setup.batch(plan.train_images)
@@ -209,10 +209,10 @@ def train(setup: Setup) -> list[Row]:
     target = "4" if setup.device.type == "cpu" else "4; 5,700 images/s on an H100"
     row = compare(what, seconds, plan.train_images * plan.train_steps, target)
     row.note = f"losses of the last step {float(losses[-1]):.4f} and {setup.baseline.result[-1]:.4f}"
-    return [row]
+    return row
 
 
-def test(setup: Setup, crops: int = 1) -> list[Row]:
+def test(setup: Setup, crops: int = 1) -> Row:
     """Tests on JPEG files of the size to crop from, so that little work is left to the loader."""
     plan, expand = setup.plan, 32
     count, side = plan.test_images if crops == 1 else plan.crops_images, plan.sizes.resolution + expand
@@ -225,10 +225,10 @@ def test(setup: Setup, crops: int = 1) -> list[Row]:
         seconds = setup.turns({"plain": plain, "ours": trainer.evaluate})
     target = "5; 11,300 images/s on an H100" if setup.device.type == "cuda" and crops == 1 else "5"
     what = "testing" + ", five crops" * (crops > 1)
-    return [compare(f"{what}, {count} images", seconds, count, target)]
+    return compare(f"{what}, {count} images", seconds, count, target)
 
 
-def pipeline(setup: Setup) -> list[Row]:
+def pipeline(setup: Setup) -> Row:
     """From files to batches on the device with a worker for each core, without the time in which the workers start."""
     plan, side = setup.plan, setup.plan.sizes.resolution
     size, epochs, workers = plan.pipeline_images, plan.pipeline_epochs, plan.workers
@@ -245,10 +245,10 @@ def pipeline(setup: Setup) -> list[Row]:
     row = compare("images, training crops", of_core, 1, "2.5", unit="images/s and core")
     kb = statistics.mean(path.stat().st_size for path in setup.photos) / 1024
     row.note = f"{workers} workers, files of {kb:.0f} KB"
-    return [row]
+    return row
 
 
-def init(setup: Setup) -> list[Row]:
+def init(setup: Setup) -> Row:
     """The first weights of a head from class names."""
     names, rows = species(setup.plan.names), list[Tensor]()
     backbone = load_backbone("clip_vit", str(setup.weights))[0].to(setup.device).requires_grad_(False)
@@ -264,10 +264,10 @@ def init(setup: Setup) -> list[Row]:
     seconds = setup.turns({"plain": plain, "ours": ours})
     row = compare(f"semantic initialisation, {len(names):,} names", seconds, len(names), "5", unit="names/s")
     row.note = f"largest difference of the rows {float((rows[0].cpu() - setup.baseline.result).abs().max()):.1e}"
-    return [row]
+    return row
 
 
-def memory(setup: Setup) -> list[Row]:
+def memory(setup: Setup) -> Row:
     """The most memory that a new process takes for two steps, without what it had before the model."""
     count = setup.plan.memory_images
     images, labels = setup.batch(count)
@@ -281,7 +281,7 @@ def memory(setup: Setup) -> list[Row]:
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
             peaks.append(process.submit(timing.peak_mb, setup.device, prepare, args).result())
     plain, ours = peaks
-    return [Row(f"peak memory in training, {count} images", "MB", ours, plain, plain / ours, target="2")]
+    return Row(f"peak memory in training, {count} images", "MB", ours, plain, plain / ours, target="2")
 
 
 def prepare_training(device: torch.device, command: list[str], images: Tensor, labels: Tensor) -> Callable[[], object]:
@@ -301,7 +301,7 @@ print(time.time())
 """
 
 
-def start(setup: Setup) -> list[Row]:
+def start(setup: Setup) -> Row:
     """From the start of Python until the first step has its images, with workers and the semantic initialisation."""
     seconds = []
     for _ in range(setup.plan.starts):
@@ -313,10 +313,10 @@ def start(setup: Setup) -> list[Row]:
     what = f"python start to first step, {setup.plan.num_classes:,} classes"
     row = Row(what, "s", statistics.median(seconds), target=target, spread=timing.spread(seconds))
     row.note = ", ".join(f"{value:.1f} s" for value in seconds)
-    return [row]
+    return row
 
 
-STAGES: dict[str, Callable[[Setup], list[Row]]] = {
+STAGES: dict[str, Callable[[Setup], Row]] = {
     "train": train,
     "test": test,
     "tte": functools.partial(test, crops=5),
@@ -354,7 +354,7 @@ def main(arguments: list[str], plan: Plan | None = None) -> None:
         setup = Setup(plan, device, Path(folder))
         with setup.baseline.executor:
             for stage in args.stage:
-                rows += STAGES[stage](setup)
+                rows.append(STAGES[stage](setup))
                 print(f"{time.perf_counter() - begin:4.0f} s  {rows[-1]}", file=sys.stderr)
 
     # ---- report ----

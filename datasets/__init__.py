@@ -42,21 +42,8 @@ FOLDER_KEYS = ("train_list", "test_list", "test_fraction", "classnames", "imbala
 
 def build_data(cfg) -> DataSet:
     """The data set that `cfg` describes. Raises DataError."""
-    return load_data(
-        cfg.dataset,
-        cfg.root,
-        many_threshold=cfg.many_threshold,
-        few_threshold=cfg.few_threshold,
-        shot_groups=cfg.shot_groups,
-        exif_orientation=cfg.exif_orientation,
-        skip_bad=cfg.bad_images == "skip",
-        train_list=cfg.train_list,
-        test_list=cfg.test_list,
-        test_fraction=cfg.test_fraction,
-        classnames=cfg.classnames,
-        imbalance=cfg.imbalance,
-        outside_root=cfg.outside_root,
-    )
+    keys = ("many_threshold", "few_threshold", "shot_groups", "exif_orientation", *FOLDER_KEYS)
+    return load_data(cfg.dataset, cfg.root, skip_bad=cfg.bad_images == "skip", **{key: cfg[key] for key in keys})
 
 
 def load_data(

@@ -54,19 +54,3 @@ def _blocks(size: int) -> Iterator[tuple[int, int]]:
         return
     for number in range(BLOCKS):
         yield (size - BLOCK_BYTES) * number // (BLOCKS - 1), BLOCK_BYTES
-
-
-def image_digest(images: Sequence[str] | np.ndarray, indices: Sequence[int]) -> str:
-    """SHA-256 over the images `indices`: over pixels in memory, or over the paths, sizes and change times of files."""
-    if isinstance(images, np.ndarray):
-        return hashlib.sha256(np.ascontiguousarray(images[indices]).tobytes()).hexdigest()
-    digest = hashlib.sha256()
-    for index in indices:
-        path = os.path.abspath(images[index])
-        try:
-            status = os.stat(path)
-            state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:  # reported by the loader
-            state = "missing"
-        digest.update(os.fsencode(f"{path}\0{state}\0"))
-    return digest.hexdigest()

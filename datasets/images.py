@@ -39,9 +39,9 @@ class Images(abc.ABC):
     def subset(self, indices: np.ndarray) -> "Images":
         """The images at `indices`, in their order."""
 
-    @abc.abstractmethod
     def with_orientation(self, exif_orientation: bool) -> "Images":
         """The same images, files turned by their EXIF or XMP orientation, or read as stored."""
+        return self
 
     # ---- reading ----
 
@@ -61,9 +61,9 @@ class Images(abc.ABC):
     def content(self, index: int) -> bytes:
         """The bytes of the file, or of the pixels. Raises OSError."""
 
-    @abc.abstractmethod
     def file_bytes(self, index: int) -> int | None:
         """The size of the file in bytes; None if it is missing, or if there is none."""
+        return None
 
     # ---- names ----
 
@@ -198,9 +198,6 @@ class ImagePixels(Images):
     def subset(self, indices: np.ndarray) -> "ImagePixels":
         return ImagePixels(self.pixels[indices])
 
-    def with_orientation(self, exif_orientation: bool) -> "ImagePixels":
-        return self
-
     def read(self, index: int, reduction: Reduction | None = None) -> Tensor:
         return torch.from_numpy(self.pixels[index]).permute(2, 0, 1)
 
@@ -210,9 +207,6 @@ class ImagePixels(Images):
 
     def content(self, index: int) -> bytes:
         return self.pixels[index].tobytes()
-
-    def file_bytes(self, index: int) -> int | None:
-        return None
 
     def names(self, root: str | None, split: str) -> list[str]:
         return [f"{split}[{index}]" for index in range(len(self))]
@@ -284,7 +278,3 @@ class ImageList:
         `contents` of their contents, SAMPLE of them in a list of more than CONTENT_FILES.
         """
         return self.images.fingerprint(np.ascontiguousarray(self.labels, np.int64).tobytes(), root, contents)
-
-    def digest(self, indices: Iterable[int]) -> str:
-        """SHA-256 (hex) of some of the images, for the key of a cache; see Images.digest."""
-        return self.images.digest(indices)

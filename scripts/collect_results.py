@@ -219,7 +219,8 @@ def how_tested(path: Path, content: dict[str, Any]) -> tuple[str, bool]:
 def _way_in_words(content: dict[str, Any]) -> list[str]:
     """The crops, and everything else that is not the default."""
     test, expand = content["test"], _expand_given(content["command"])
-    words = [_crops_in_words(test)]
+    kind = " random" if test.get("draws") else ""
+    words = [f"{test['crops']}{kind} crop{'' if test['crops'] == 1 else 's'}"]
     if expand is not None and test.get("expand", expand) == expand:  # LIFT's form takes it for several crops only
         words.append(f"expand {expand}")
     many, few, counts = groups_of(content["data"])
@@ -260,11 +261,6 @@ def _test_of(content: dict[str, Any]) -> dict[str, Any]:
     """The options of a test; those that an older file does not record were as in its training."""
     trained_way = DEFAULTS | content["settings"]
     return {key: trained_way.get(key) for key in TESTED_OTHERWISE} | content["test"]
-
-
-def _crops_in_words(test: dict[str, Any]) -> str:
-    kind = " random" if test.get("draws") else ""
-    return f"{test['crops']}{kind} crop{'' if test['crops'] == 1 else 's'}"
 
 
 def groups_of(data: dict[str, Any]) -> list[Any]:

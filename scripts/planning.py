@@ -4,7 +4,6 @@ scripts/run_all.py runs the plan.
 """
 
 import argparse
-import dataclasses
 import os
 import re
 import shlex
@@ -21,39 +20,23 @@ from main import parse
 from utils.config import OUTPUT, Config, load_config, pair_options
 from utils.errors import ConfigError, DataError
 from utils.run.directory import RunDir
-from utils.run.mode import Mode, build_mode
+from utils.run.mode import build_mode
 
 NEED_NO_ROOT = {"digits_lt"}  # part of scikit-learn
 
 
-@dataclasses.dataclass(eq=False)
 class Run:
     """One command of main.py."""
 
-    command: list[str]  # its arguments
-    cfg: Config
-    trained: RunDir  # the directory of the training run that it tests; its own if it trains
-    done: bool = False  # before anything starts
-
-    @property
-    def directory(self) -> RunDir:
-        """Where it writes."""
-        return RunDir(Path(self.cfg.output_dir))
-
-    @property
-    def mode(self) -> Mode:
-        """Whether it trains or tests, and how."""
-        return build_mode(self.cfg)
-
-    @property
-    def results(self) -> Path:
-        """The file that it writes last."""
-        return self.directory.results(self.mode)
-
-    @property
-    def terminal(self) -> Path:
-        """The file with its output."""
-        return self.directory.terminal(self.mode)
+    def __init__(self, command: list[str], cfg: Config, trained: RunDir):
+        self.command = command  # its arguments
+        self.cfg = cfg
+        self.trained = trained  # the directory of the training run that it tests; its own if it trains
+        self.done = False  # before anything starts
+        self.mode = build_mode(cfg)  # whether it trains or tests, and how
+        self.directory = RunDir(Path(cfg.output_dir))
+        self.results = self.directory.results(self.mode)  # the file that it writes last
+        self.terminal = self.directory.terminal(self.mode)  # the file with its output
 
     def __str__(self) -> str:
         return as_typed(self.command)

@@ -1,6 +1,9 @@
 """Errors that a user can do something about: one base class, so that the command line catches one type."""
 
+import contextlib
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -38,3 +41,14 @@ class ModelError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, or of another run."""
+
+
+@contextlib.contextmanager
+def amended(before: str = "", after: str = "", path: Path | None = None) -> Iterator[None]:
+    """Adds texts to the message of a UserError of the block, and the path of a file if it has none."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (f"{before}{error}{after}",)
+        error.path = error.path or (str(path) if path else None)
+        raise

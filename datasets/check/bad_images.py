@@ -52,17 +52,12 @@ def image_names(data: DataSet, split: str) -> list[str]:
     return data.split(split).images.names(data.root, split)
 
 
-def fingerprints(data: DataSet) -> dict[str, str]:
-    """Fingerprints of the images and labels of both lists, without the contents of files."""
-    return data.fingerprints(contents=False)
-
-
 # ---- the last check ----
 
 
 def _last_report(data: DataSet, root: str | None, command: str) -> Path:
     """The newest report of a check of these very lists."""
-    current, stale = fingerprints(data), None
+    current, stale = data.fingerprints(contents=False), None
     for path in sorted(OUTPUT.glob(f"check_*/{REPORT}"), key=os.path.getmtime, reverse=True):
         report = _read(path)
         if report.get("fingerprint") == current:

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.base import SPLITS, DataSet
-from datasets.check.bad_images import fingerprints, image_names
+from datasets.check.bad_images import image_names
 from datasets.check.inspect import ImageReport, inspect
 from datasets.check.processes import inspect_in_processes
 
@@ -85,7 +85,7 @@ class Check:
             return {"image": names[index], "list": self.split(index), "class": data.classnames[labels[index]]}
 
         return {
-            "fingerprint": fingerprints(data),
+            "fingerprint": data.fingerprints(contents=False),
             "images": {split: len(data.split(split)) for split in SPLITS},
             "bad": [
                 {**image(i), "kind": found.kind, "reason": found.reason, "bytes": found.size}

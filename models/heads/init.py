@@ -21,9 +21,8 @@ PATIENCE_SECONDS = 60.0  # for scikit-learn's logistic regression, by logistic.s
 
 def no_features() -> tuple[Tensor, Tensor]:
     """The `features` of a caller that has none. Raises ModelError."""
-    raise ModelError(
-        "this head_init starts from training features; pass features, or choose another", kind="no_features"
-    )
+    message = "this head_init starts from training features; pass features, or choose another"
+    raise ModelError(message, kind="no_features")
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from models.backbones.backbone import Geometry
 from models.backbones.tokenizer import VOCABULARY
 from models.backbones.vit import HEAD_DIM
 from utils.config.parsing import NORMALISATIONS
-from utils.errors import ModelError
+from utils.errors import ModelError, amended
 from utils.files import write_text
 
 CLIP_MEAN, CLIP_STD = NORMALISATIONS["clip"]
@@ -67,10 +67,8 @@ def beside(path: Path) -> Description:
             continue
         try:
             content = json.loads(file.read_text(encoding="utf-8-sig"))
-            found = read(content, str(file))
-        except ModelError as error:
-            error.path = str(file)
-            raise
+            with amended(path=file):
+                found = read(content, str(file))
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError) as error:
             message = (
                 f"{file} is not a description of the weights beside it ({type(error).__name__}: {error}); "

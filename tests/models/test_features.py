@@ -15,7 +15,7 @@ from torch import nn
 
 import trainer
 from datasets import DATASETS
-from datasets.contents import image_digest
+from datasets.images import ImagePaths, ImagePixels
 from datasets.sets import digits_lt
 from models import features as module
 from models.features import cached_features
@@ -131,23 +131,23 @@ def test_features_that_are_not_cached(folder, monkeypatch):
 
 def test_pixels_are_hashed_in_order():
     pixels = np.random.default_rng(0).integers(0, 256, (7, 2, 2, 3), np.uint8)
-    digest = image_digest(pixels, [6, 1, 2])
-    assert image_digest(pixels, [1, 6, 2]) != digest
+    digest = ImagePixels(pixels).digest([6, 1, 2])
+    assert ImagePixels(pixels).digest([1, 6, 2]) != digest
     changed = pixels.copy()
     changed[0] += 1  # not among the indices
-    assert image_digest(changed, [6, 1, 2]) == digest
+    assert ImagePixels(changed).digest([6, 1, 2]) == digest
     changed[6, 0, 0, 0] ^= 1
-    assert image_digest(changed, [6, 1, 2]) != digest
+    assert ImagePixels(changed).digest([6, 1, 2]) != digest
 
 
 def test_a_file_that_changes_has_another_hash(tmp_path):
     paths = [str(tmp_path / f"{index}.jpg") for index in range(7)]
     for path in paths[1:]:
         Path(path).write_bytes(b"123")
-    digests = [image_digest(paths, [1, 2, 3])]
+    digests = [ImagePaths(paths).digest([1, 2, 3])]
 
     def changed():
-        digests.append(image_digest(paths, [1, 2, 3]))
+        digests.append(ImagePaths(paths).digest([1, 2, 3]))
         return digests[-1] not in digests[:-1]
 
     os.utime(paths[4], ns=(0, 5))

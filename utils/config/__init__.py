@@ -38,14 +38,9 @@ def _unless_frozen(name: str) -> Callable[..., Any]:
 class Config(CfgNode):
     """yacs' node, whose frozen form cannot be changed by dict's methods either."""
 
-    __setitem__ = _unless_frozen("__setitem__")
-    __delitem__ = _unless_frozen("__delitem__")
-    __ior__ = _unless_frozen("__ior__")
-    update = _unless_frozen("update")
-    setdefault = _unless_frozen("setdefault")
-    pop = _unless_frozen("pop")
-    popitem = _unless_frozen("popitem")
-    clear = _unless_frozen("clear")
+
+for _name in ("__setitem__", "__delitem__", "__ior__", "update", "setdefault", "pop", "popitem", "clear"):
+    setattr(Config, _name, _unless_frozen(_name))
 
 
 def load_config(

@@ -1,6 +1,5 @@
 """The rules between keys: one function for each, which raises a ConfigError, and a table of all of them."""
 
-import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,8 +57,8 @@ def num_processes() -> int:
 
 def zero_shot_trains_nothing(values: Values) -> None:
     """Zero-shot CLIP has neither a classifier nor a fine-tuning method."""
-    trainable = [values["classifier"], *itertools.chain(*_methods_in_use(values))]
-    found = next(filter(None, trainable), None)
+    image, text = _methods_in_use(values)
+    found = next(filter(None, [values["classifier"], *image, *text]), None)
     if values["zero_shot"] and found:
         message = f"zero_shot trains nothing, but {found} is set; leave one of the two out"
         raise ConfigError(message, kind="zero_shot_trains_nothing", key="zero_shot")

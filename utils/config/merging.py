@@ -1,15 +1,14 @@
 """Merges layers of keys and values: defaults, the files of configs/, the command line."""
 
-import contextlib
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.config.legacy_keys import LIFT_KEYS, SYNONYMS, VALUE_SYNONYMS
 from utils.config.parsing import parse_value
 from utils.config.schema import KEYS
-from utils.errors import ConfigError
+from utils.errors import ConfigError, amended
 
 
 class Layer(NamedTuple):
@@ -17,6 +16,11 @@ class Layer(NamedTuple):
 
     pairs: dict[str, Any]
     path: Path | None = None  # the file of configs/; None for defaults and for the command line
+
+    @property
+    def source(self) -> str:
+        """The file, as it begins an error's message; empty without one."""
+        return f"{self.path.parent.name}/{self.path.name}: " if self.path else ""
 
 
 class Merged(NamedTuple):
@@ -53,7 +57,7 @@ def merge(layers: list[Layer], warn: Callable[[str], None] = lambda line: None) 
         for name, value in layer.pairs.items():
             name = SYNONYMS.get(name, name)
             value = VALUE_SYNONYMS.get(name, {}).get(str(value), value)
-            with _naming_its_file(layer):
+            with amended(layer.source, path=layer.path):
                 if name in LIFT_KEYS:
                     legacy[name] = rank, parse_value(name, LIFT_KEYS[name].key, value)
                 else:
@@ -66,29 +70,18 @@ def merge(layers: list[Layer], warn: Callable[[str], None] = lambda line: None) 
     read = []
     for name in [name for name in LIFT_KEYS if name in legacy]:
         rank, value = legacy[name]
-        with _naming_its_file(layers[rank]):
+        with amended(layers[rank].source, path=layers[rank].path):
             meaning = _read_lift_key(name, value, values)
             _require_no_other(name, value, {key: v for key, v in meaning.items() if ranks[key] == rank}, values)
         meaning = {key: v for key, v in meaning.items() if ranks[key] <= rank}
         values.update(meaning)
         if rank == last:
             given += [key for key in meaning if key not in given]
-            read.append((f"{name} {_shown(value)}", meaning))
+            shown = f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else value
+            read.append((f"{name} {shown}", meaning))
     if read:
         warn("LIFT's names were read: " + "; ".join(f"{name} as {_in_words(each, values)}" for name, each in read))
     return Merged(values, {key: layers[rank] for key, rank in ranks.items()}, given)
-
-
-@contextlib.contextmanager
-def _naming_its_file(layer: Layer) -> Iterator[None]:
-    """Adds the file of the layer, if it has one, to a ConfigError of the block."""
-    try:
-        yield
-    except ConfigError as error:
-        if layer.path is None:
-            raise
-        source = f"{layer.path.parent.name}/{layer.path.name}"
-        raise ConfigError(f"{source}: {error}", kind=error.kind, path=layer.path, key=error.key) from error
 
 
 def _known(name: str) -> str:
@@ -123,7 +116,3 @@ def _require_no_other(name: str, value: Any, meaning: dict[str, Any], values: di
 def _in_words(meaning: dict[str, Any], values: dict[str, Any]) -> str:
     """Keys and values that a name of LIFT's set, without those that a later name set otherwise."""
     return ", ".join(f"{key} {value}" for key, value in meaning.items() if values[key] == value) or "nothing of its own"
-
-
-def _shown(value: Any) -> str:
-    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.config.schema import KEYS
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, amended
 from utils.files import atomic_write
 from utils.run.results import same_images
 
@@ -229,10 +229,8 @@ def load_progress(
 ) -> dict[str, Any]:
     """Loads the state of `save_progress`; returns its `about`. Raises CheckpointError, also for another run's file."""
     tensors, about = load(path)
-    try:
+    with amended(after=". Delete that file to start from the beginning, or choose another output_dir"):
         check_identity(about["identity"], identity, path, absent)
-    except CheckpointError as error:
-        raise advised(error, "Delete that file to start from the beginning, or choose another output_dir") from error
     saved = tensors | about.get("optimizer", {})
     entries = {FORMER_MOMENTUM.sub(f"{OPTIMIZER}:momentum_buffer:", name): value for name, value in saved.items()}
 
@@ -243,18 +241,11 @@ def load_progress(
         if name in state:
             state[name][key] = entries.pop(entry)
     copy_into(saved_tensors(model), entries, path)
-    _load_state(optimizer, {parameter: state[name] for name, parameter in trainable_tensors(model).items()})
-    return about
 
-
-def _load_state(optimizer: torch.optim.Optimizer, state: dict[Tensor, dict[str, Any]]) -> None:
-    """Gives the optimizer the state of each of its parameters. torch moves each value to the device that it needs."""
-    content = optimizer.state_dict()
+    # by the number of the parameter, as torch takes it and moves each value to the device that it needs
+    of_parameter = {parameter: state[name] for name, parameter in trainable_tensors(model).items()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    content["state"] = {number: state[parameter] for number, parameter in enumerate(parameters) if state[parameter]}
-    optimizer.load_state_dict(content)
-
-
-def advised(error: CheckpointError, advice: str) -> CheckpointError:
-    """The same error with a sentence after its message."""
-    return CheckpointError(f"{error}. {advice}", kind=error.kind, path=error.path, key=error.key)
+    numbered = {number: of_parameter[parameter] for number, parameter in enumerate(parameters)}
+    content = {"state": {number: values for number, values in numbered.items() if values}}
+    optimizer.load_state_dict(optimizer.state_dict() | content)
+    return about

@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 import yaml
 
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import CheckpointError, ConfigError, amended
 from utils.run import checkpoint, results
 from utils.run.mode import Mode
 
@@ -179,7 +179,7 @@ class RunDir:
         test_images: fingerprint of their list; absent: see `checkpoint.check_identity`.
         """
         content = results.read(self.results())
-        try:
+        with amended(after=". Delete that run to replace it, or choose another output_dir"):
             if self.progress.exists():
                 message = f"{self.progress} belongs to a run that is not finished"
                 raise CheckpointError(message, kind="unfinished_run", path=self.progress)
@@ -190,9 +190,6 @@ class RunDir:
             if tested is not None and not results.same_images(tested, test_images):
                 message = f"{self.results()} is of other test images; test_only True tests that run on these"
                 raise CheckpointError(message, kind="other_images", path=self.results())
-        except CheckpointError as error:
-            advice = "Delete that run to replace it, or choose another output_dir"
-            raise checkpoint.advised(error, advice) from error
 
     def forget_earlier(self, logits: Path | None) -> None:
         """Removes the tests of an earlier run with these settings, and its logits unless they are the new ones."""

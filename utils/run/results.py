@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from utils.files import atomic_write
+from utils.files import atomic_write, write_text
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes whole or not at all."""
-    with atomic_write(path) as file:
-        file.write(f"{json.dumps(content, indent=1)}\n".encode())
+    write_text(path, f"{json.dumps(content, indent=1)}\n")
 
 
 # ---- which images, tested how ----
