@@ -169,19 +169,14 @@ NOT_FETCHED = {"kind": "list_not_fetched", "path": PLACES[0], "key": "root"}
 
 
 @pytest.mark.parametrize(
-    ("content", "git"),
+    ("content", "git"),  # as git hash-object --stdin prints them
     [
-        (b"", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"),  # every repository knows the first two
+        (b"", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"),
         (b"hello world\n", "3b18e512dba79e4c8300dd08aeb37f8e728b8dad"),
-        (b"\xff\r\n" * 1000, None),
+        (b"\xff\r\n" * 1000, "76d2b6b693b814507b28fb9a1e061c5daf59822a"),
     ],
 )
 def test_blob_id_is_gits(content, git):
-    if git is None:
-        if shutil.which("git") is None:
-            pytest.skip("git is not installed")
-        asked = subprocess.run(["git", "hash-object", "--stdin"], input=content, capture_output=True, check=True)
-        git = asked.stdout.decode().strip()
     assert published.blob_id(content) == git
 
 
