@@ -2,13 +2,17 @@
 
 import collections
 import functools
+import importlib.machinery
 import importlib.util
 import re
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
+
+from utils.errors import ModelError
 
 VOCABULARY = 49408  # tokens
 CONTEXT = 77  # longest text, tokens
@@ -23,12 +27,12 @@ INVISIBLE = re.compile(
 def _tokenizer() -> Any:
     """open_clip's tokenizer, loaded from its file: importing the package would import every model of timm, a second."""
     package = importlib.util.find_spec("open_clip")
-    assert package and package.submodule_search_locations
-    file = Path(package.submodule_search_locations[0]) / "tokenizer.py"
-    spec = importlib.util.spec_from_file_location("clip_tokenizer", file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    if package is None or package.origin is None:
+        raise ModelError("open_clip is missing; pip install open_clip_torch", kind="missing_package")
+    loader = importlib.machinery.SourceFileLoader("clip_tokenizer", str(Path(package.origin).with_name("tokenizer.py")))
+    module = ModuleType(loader.name)
+    module.__file__ = loader.path
+    loader.exec_module(module)
     return module.SimpleTokenizer(context_length=CONTEXT)
 
 

@@ -9,6 +9,7 @@ Two conventions carry the rest of the project:
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -117,9 +118,7 @@ def linears(block: Block, kind: str = "all") -> Iterator[tuple[nn.Module, str, L
     for name, attributes in (("attn", ("qkv", "proj")), ("mlp", ("fc1", "fc2"))):
         parent = _unwrapped(getattr(block, name))
         for attribute in attributes if kind in (name, "all") else ():
-            linear = _unwrapped(getattr(parent, attribute))
-            assert isinstance(linear, Linear)
-            yield parent, attribute, linear
+            yield parent, attribute, cast(Linear, _unwrapped(getattr(parent, attribute)))
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -7,6 +7,8 @@ So a batch is computed as a whole: with accum_step or with several processes eac
 (utils/config/checking.py refuses both).
 """
 
+from typing import cast
+
 from torch import nn
 
 from models.backbones.resnet import ResNet
@@ -16,11 +18,11 @@ from utils.run.checkpoint import MOVES_STATISTICS
 
 def attach(site: Site[nn.Module], options: NoOptions) -> None:
     """Lets every BatchNorm of the tower, its stem's too, train, and its statistics follow the images."""
-    assert isinstance(site.tower, ResNet)  # METHOD.targets
-    for norm in site.tower.batch_norms:
+    tower = cast(ResNet, site.tower)  # METHOD.targets
+    for norm in tower.batch_norms:
         norm.requires_grad_(True)
         setattr(norm, MOVES_STATISTICS, True)
-    site.tower.train(site.tower.training)
+    tower.train(tower.training)
 
 
 METHOD = Method(attach, NoOptions, targets=(ResNet,))

@@ -6,6 +6,7 @@ So the native tensors are listed under upstream names, as views of LIFT's shapes
 
 import re
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -85,8 +86,7 @@ def convert_lift_checkpoint(
     The first are views of the model's tensors. Those without a name in LIFT have their native names, and are so found
     missing. Raises ModelError for entries or statistics that the file was not made with.
     """
-    tower = model.get_submodule("tower")
-    assert isinstance(tower, Tower)
+    tower = cast(Tower, model.get_submodule("tower"))
     for method, prefix in OTHER_IN_LIFT_PLUS.items():
         name = next((name for name in tuner if name.startswith(prefix)), None)
         if name and method in tower.attached and tower.variant != "lift":
@@ -128,10 +128,10 @@ def _with_clip_names(tuner: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _names_in_blocks(tower: Tower) -> Iterator[tuple[str, str]]:
     """(upstream name, native name) of the trainable tensors of the blocks."""
-    assert isinstance(tower, VisionTransformer)
+    blocks = cast(VisionTransformer, tower).blocks
     for method, layers in tower.attached.items():
         for i, layer in enumerate(layers):
-            block = tower.blocks[layer]
+            block = blocks[layer]
             native = {name.replace(".wrapped", ""): name for name, _ in block.named_parameters()}
             for upstream, name in _names_in_block(method, i):
                 if name in native:  # ssf and aft may be in some of the Linears only

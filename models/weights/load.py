@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -152,7 +152,6 @@ def _complete(
     unknown = [key for key, lacks in lacking.items() if lacks]
     if unknown:
         raise ModelError(_how_to_describe(path, unknown, geometry), kind="undetermined", path=path, key=unknown[0])
-    assert description.mean and description.std
     heads = description.heads or (description.head_width and max(geometry.dim // description.head_width, 1))
     heads = None if geometry.resnet else heads or usual.heads
     text_heads = (description.text_heads or usual.text_heads) if geometry.clip else None
@@ -162,7 +161,7 @@ def _complete(
             raise ModelError(message, kind="indivisible_heads", path=path, key=key)
     activation = description.activation if has_activation else None
     geometry = dataclasses.replace(geometry, activation=activation, heads=heads, text_heads=text_heads)
-    return geometry, description.mean, description.std
+    return geometry, cast(tuple, description.mean), cast(tuple, description.std)
 
 
 def _how_to_describe(path: Path, unknown: list[str], geometry: Geometry) -> str:

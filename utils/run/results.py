@@ -45,7 +45,7 @@ def differences(there: dict[str, Any], tested: dict[str, Any]) -> list[str]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a results file; {} where there is none, or none of ours."""
+    """The content of a results file; {} if it is missing, or not one of this program."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content if isinstance(content.get("data", {}).get("fingerprint", {}), dict) else {}
@@ -82,7 +82,7 @@ def save_logits(path: Path, logits: np.ndarray, labels: np.ndarray, tested: dict
 
 
 def logits_about(path: Path) -> dict[str, Any] | None:
-    """The test that a file of logits is of; of an older version only its labels. None where there is no such file."""
+    """The test that a file of logits is of; of an older version only its labels. None for a missing file."""
     try:
         with np.load(path) as file:
             about = {key: file[key].item() for key in file.files if key not in ("logits", "labels")}
