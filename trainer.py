@@ -6,7 +6,7 @@
 
 A step is batch_size images in micro-batches. The loss of each is divided by the weight of the whole step, so that
 accumulation changes nothing but memory. Nothing in a step waits for the device: its counters are read every print_freq
-steps. `run` is what the command line does.
+steps. `run` executes a command line.
 """
 
 import contextlib
@@ -117,7 +117,7 @@ class Trainer:
             self.params = count_parameters(self.model)
             self.trainable = self.params["trained"] > 0
 
-            # ---- what the run is ----
+            # ---- identity and records ----
             self.identity = build_identity(cfg, self.model, backbone, weights, self.data.classes_fingerprint)
             self.settings = training_options(cfg) | self.identity.fits | self._identify_training()
             self.about = self._describe(weights)
@@ -384,7 +384,7 @@ class Trainer:
             return self.distributed.sum(out, self.device)
 
     def _feature_key(self, images: ImageList, indices: np.ndarray, crops: AnyTestCrops) -> dict[str, Any]:
-        """What features depend on, beside the model: see models/features.py."""
+        """The key of cached features, beside the model: see models/features.py."""
         root = Path(__file__).parent
         return {
             "weights": self.weights_key,
@@ -432,7 +432,7 @@ class Trainer:
             self.log.info(f"\n{results.table(content)}\nresults   {self.run_dir.results(self.mode)}")
         return content
 
-    # ---- what is recorded of the run ----
+    # ---- records of the run ----
 
     def _restore(self, path: Path) -> None:
         """Loads a checkpoint, to test it or to start from it. Raises CheckpointError or ModelError."""
@@ -455,13 +455,13 @@ class Trainer:
                 self.log.info(f"note      the run was trained with {key} {then}; this test takes {key} {now}")
 
     def _identify_training(self) -> dict[str, Any]:
-        """What makes a run the same run, beside its options and its model."""
+        """The settings that identify a run, beside its options and its model."""
         files = {"prompt file": self.cfg.prompt_file, "start": self.source.checkpoint if self.mode.trains else None}
         same = {"precision": precision_name(self.train_dtype), "training images": self.fingerprints["train"]}
         return same | {name: sha256(Path(file)) for name, file in files.items() if file}
 
     def _describe(self, weights: Weights) -> dict[str, Any]:
-        """What the results record beside scores and times."""
+        """The results beside scores and times."""
         cfg, crops = self.cfg, self.test_crops
         test = {"crops": crops.count, "expand": crops.expand, "precision": precision_name(self.test_dtype)}
         test |= {key: cfg[key] for key in TESTED_OTHERWISE if cfg[key] is not None}
@@ -485,7 +485,7 @@ class Trainer:
         self.log.info(results.banner(self.about, "\n".join(summary), self.resolution, set(filter(None, notes))))
 
     def _describe_logits(self) -> dict[str, Any]:
-        """What a file of logits records of its test."""
+        """The test that a file of logits records."""
         tested = {"fingerprint": self.fingerprints[self.mode.split], **self.about["test"]}
         return {key: value for key, value in tested.items() if value is not None}  # draws have no expand
 
@@ -536,7 +536,7 @@ class Trainer:
         return count
 
     def _describe_tested(self) -> dict[str, Any]:
-        """What the results record of the tested images: the list's name, how many were trained on, the groups."""
+        """The record of the tested images: the list's name, how many were trained on, the groups."""
         cfg, split = self.cfg, self.mode.split
         about: dict[str, Any] = {}
         tested = self.record.fingerprints.get("test")
@@ -551,7 +551,7 @@ class Trainer:
         return about | {"groups": [cfg.many_threshold, cfg.few_threshold, cfg.shot_groups]}
 
 
-# ---- from features [K, b, D] of K crops to what is asked for ----
+# ---- from features [K, b, D] of K crops to outputs [b, ...] ----
 
 
 def _stack(head: nn.Module, features: Tensor) -> Tensor:

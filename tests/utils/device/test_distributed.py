@@ -120,14 +120,19 @@ def test_one_process_writes(folder):
 
 @pytest.mark.slow
 def test_torchrun_starts_the_processes_and_an_error_ends_them_all(folder, tmp_path):
-    """torchrun finds a port by itself; the second run fails in each process."""
+    """torchrun finds a port by itself; a run that is refused fails in each process."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = start(command, {2: with_base([("zs",), ("lift+", "resolution", "64")])}, tmp_path)
-    printed = done.communicate(timeout=1800)[0]
-    found = results(tmp_path / "output", 2, 0)
+    runs = [("zs",), ("lift+", "resolution", "64")]
+    processes = []
+    for number, run in enumerate(runs):  # one run a call: torchrun's store keeps the addresses of a call's first group
+        (tmp_path / str(number)).mkdir()
+        processes.append(start(command, {2: with_base([run])}, tmp_path / str(number)))
+    (good, _), (bad, printed) = [(done, done.communicate(timeout=1800)[0]) for done in processes]
+    assert good.returncode == 0
+    found = results(tmp_path / "0/output", 2, 0)
     assert found["processes"] == 2
     assert found["accuracy"] == results(folder, 2, RUNS.index(("zs",)))["accuracy"]
-    assert done.returncode != 0
+    assert bad.returncode != 0
     assert "resolution 64 does not fit" in printed
 
 
