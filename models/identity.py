@@ -1,4 +1,4 @@
-"""What identifies the model of a run: a checkpoint fits a model of the same identity."""
+"""The identity of a run's model: a checkpoint fits a model of the same identity."""
 
 from typing import Any, NamedTuple
 

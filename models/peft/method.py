@@ -1,4 +1,4 @@
-"""What every fine-tuning method has: options by name, and a function that attaches it."""
+"""The parts of every fine-tuning method: options by name, and a function that attaches it."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

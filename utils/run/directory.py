@@ -31,7 +31,7 @@ TRAINING = Mode()
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRecord:
-    """What a directory records of a training run; empty fields where it records nothing.
+    """The training run that a directory records; empty fields where it records nothing.
 
     name, fingerprints {train, test}, counts [C]: its data set; settings, seed, epochs, started_from: its training;
     images: the records of its training images (datasets/overlap.py), None where the file is older than these.

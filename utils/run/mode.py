@@ -1,4 +1,4 @@
-"""What a command does with a run, and the suffix of the files that it writes there.
+"""The mode of a command: training, or a test of a run in one way; and the suffix of the files that it writes there.
 
 train                          results.json, log.txt, logits_test.npz
 test_only                      results_test.json, log_test.txt, logits_test.npz
@@ -41,7 +41,7 @@ class Mode:
 
     @property
     def suffix(self) -> str:
-        """What is tested and how, as the names of logits, and of a test's results and log, end."""
+        """The end of the names of logits, and of a test's results and log: the images and the way of testing."""
         crops = f"tte_draws{self.draws}" if self.draws else {1: "", 5: "tte"}.get(self.crops, f"tte{self.crops}")
         suffix = "_".join(filter(None, ("train" if self.split == "train" else "", crops))) or "test"
         if self.images and not self.trains:

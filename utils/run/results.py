@@ -32,7 +32,7 @@ def same_test(there: dict[str, Any], tested: dict[str, Any]) -> bool:
 
 
 def differences(there: dict[str, Any], tested: dict[str, Any]) -> list[str]:
-    """What this test computes otherwise than the one whose logits are there, as the suffix of a file names it."""
+    """The differences of this test from the one whose logits are there, as the suffix of a file names them."""
     there = OLDER_TESTS | there
     return [
         str(tested.get(key)) if key == "precision" else f"{key}_{tested.get(key)}"
