@@ -1,6 +1,7 @@
 """The experiment scripts: the runs that they plan, skip, start and report; and the tables of results."""
 
 import csv
+import functools
 import importlib
 import itertools
 import json
@@ -398,13 +399,16 @@ sys.exit(run_all.main())
 
     def call(lines, ending):
         command = [sys.executable, "-c", code]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path)
+        # in the background of a shell interrupts are ignored, and that is inherited
+        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=heed, **pipes)
         process.stdin.write("\n".join(lines))
         process.stdin.close()
         while not (tmp_path / "started").exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(ending)
-        return process.wait(600)
+        return process.wait(120)
 
     return call
 
