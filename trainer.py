@@ -233,11 +233,12 @@ class Trainer:
 
     def _train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
         cfg, num_images = self.cfg, len(self.data.train)
+        schedule = SCHEDULES[cfg.schedule]
         counters = torch.zeros(2, device=self.device)  # sum of the steps' losses, images classified correctly
         with self.log.epoch(self.epoch, cfg.num_epochs, num_images, num_steps) as progress:
             for step in range(1, num_steps + 1):
                 done = self.epoch * num_steps + step - 1
-                lr = SCHEDULES[cfg.schedule](cfg.lr, done, num_steps, cfg.num_epochs, cfg.warmup_epochs)
+                lr = schedule(cfg.lr, done, num_steps, cfg.num_epochs, cfg.warmup_epochs)
                 for group in self.optimizer.param_groups:
                     group["lr"] = lr
                 images, labels = next(batches)
@@ -505,15 +506,14 @@ class Trainer:
         """The records of the images that the model is or was trained on: see datasets/overlap.py."""
         if not self.trainable or not self.distributed.is_main:
             return []
-        own = overlap.record(self.data.train, self.data.root)
         if self.mode.trains:
-            inherited = self.record.images
+            own, inherited = overlap.record(self.data.train, self.data.root), self.record.images
             return [own, *([] if not self.source.checkpoint else [overlap.UNKNOWN] if inherited is None else inherited)]
         if self.record.images:
             return self.record.images
         # of an older version, or of LIFT+: known if it is the list of this command
         same = results.same_images(self.record.fingerprints.get("train"), self.fingerprints["train"])
-        return [own if same else overlap.UNKNOWN]
+        return [overlap.record(self.data.train, self.data.root) if same else overlap.UNKNOWN]
 
     def _count_trained_on(self) -> int | None:
         """How many of the tested images the model was trained on; None where that is not known. Logs a warning if any.

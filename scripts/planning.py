@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from datasets import FOLDER_KEYS, build_data
 from main import parse
 from utils.config import OUTPUT, Config, load_config, pair_options
-from utils.errors import ConfigError, DataError
+from utils.errors import ConfigError, DataError, amended
 from utils.run.directory import RunDir
 from utils.run.mode import build_mode
 
@@ -53,7 +53,7 @@ def as_typed(command: list[str]) -> str:
 def find_results(run: Run) -> Path | None:
     """The results file of a complete run; None for other runs."""
     command = shlex.join(["python", "main.py", *run.command])
-    return run.directory.find_results(run.mode, command, fingerprints(run.cfg))
+    return run.directory.find_results(run.mode, command, lambda: fingerprints(run.cfg))
 
 
 def fingerprints(cfg: Config) -> dict[str, str]:
@@ -143,11 +143,8 @@ def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
             forms = forms_of(line, seed, args)
             if not is_wanted(args.only, forms):
                 continue
-            try:
+            with amended(after=f"\n  in: {as_typed(forms[-1])}\n  --only REGEX leaves such runs out"):
                 run = build_run(forms[-1], runs)
-            except ConfigError as error:
-                message = f"{error}\n  in: {as_typed(forms[-1])}\n  --only REGEX leaves such runs out"
-                raise ConfigError(message, kind=error.kind, path=error.path, key=error.key) from error
             if seed and run.cfg.zero_shot:
                 continue  # nothing in zero-shot CLIP depends on the seed
             if runs.setdefault(run.results, run).cfg != run.cfg:

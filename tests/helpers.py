@@ -28,6 +28,13 @@ GIVEN = {  # by family, what the tensors of the small models below do not say
 CLIP_DIM, CLIP_DEPTH, CLIP_PATCH, CLIP_RESOLUTION, CLIP_JOINT = 128, 3, 16, 64, 48
 TEXT_DIM, TEXT_DEPTH = 64, 2
 STAGES, WIDTH, RESNET_RESOLUTION = (1, 2, 1, 1), 8, 96
+SMALL_METHODS = {  # for a tiny tower, one method of each kind
+    "adaptformer": {"adaptformer_dim": 2},
+    "lora": {"lora_dim": 2},
+    "aft": {"aft_ratio": 0.1, "aft_loc": "all", "aft_seed": 0},
+    "pt": {"pt_len": 3},
+    "ssf": {"ssf_loc": "all"},
+}
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import execute, image_tower, normal_images, train
+from helpers import SMALL_METHODS, execute, image_tower, normal_images, train
 
 from models import compile as compilation
 from models.backbones.vit import VisionTransformer
@@ -23,20 +23,11 @@ def compiles(monkeypatch):
     return lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"] - start
 
 
-METHODS = {
-    "adaptformer": {"adaptformer_dim": 2},
-    "lora": {"lora_dim": 2},
-    "aft": {"aft_ratio": 0.1, "aft_loc": "all", "aft_seed": 0},
-    "pt": {"pt_len": 3},
-    "ssf": {"ssf_loc": "all"},
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SMALL_METHODS)
 def test_compiled_blocks_are_the_blocks(method, compiles):
     """Features and gradients of a step, of a smaller one, and of a test; equal blocks share a graph."""
-    tower = image_tower(3, **{method: True}, **METHODS[method])
+    tower = image_tower(3, **{method: True}, **SMALL_METHODS[method])
 
     def step(images):
         tower.zero_grad()

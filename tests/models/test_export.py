@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import randomize
+from helpers import SMALL_METHODS, randomize
 
 from models import Model, peft
 from models.backbones.resnet import ResNet
@@ -16,14 +16,7 @@ TOWERS = {
     "CLIP's ResNet": lambda: ResNet((1, 1, 1, 1), 8, 32, joint=16),
     "ResNet": lambda: ResNet((1, 1, 1, 1), 8, 32),
 }
-METHODS = {
-    "adaptformer": {"adaptformer_dim": 2},
-    "lora": {"lora_dim": 2},
-    "aft": {"aft_ratio": 0.1, "aft_loc": "all", "aft_seed": 0},
-    "pt": {"pt_len": 3},
-    "ssf": {"ssf_loc": "all"},
-    "adapter": {"adapter_dim": 2},
-}
+METHODS = SMALL_METHODS | {"adapter": {"adapter_dim": 2}}
 CASES = [(tower, None) for tower in TOWERS]
 CASES += [("CLIP's ViT", method) for method in METHODS] + [("timm's ViT", "adaptformer")]
 EXAMPLES, SIZES = 3, (1, 2, 64)  # of 17 tokens: the largest of these takes the convolution path in eager

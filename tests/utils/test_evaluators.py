@@ -15,6 +15,7 @@ from utils.config.schema import KEYS
 from utils.errors import ConfigError
 from utils.evaluators import EVALUATORS, ClassInfo, evaluate, need_logits
 from utils.metrics import top_k_accuracy
+from utils.run.results import table
 
 
 def random_case(case):
@@ -221,6 +222,12 @@ def test_a_run_computes_the_chosen_measures_of_its_logits(config, few_images):
     assert unsaved["more"] == usual["more"] | {"top5": pytest.approx(top5)}
     for key in ("accuracy", "per_class", "settings"):
         assert usual[key] == unsaved[key] == found[key]
+
+
+def test_the_table_shows_an_undefined_measure_as_a_dash(config, few_images):
+    found = run(config(method="zs"))
+    lines = table(found | {"more": found["more"] | {"worst_group": None, "top5": 50.0}}).splitlines()
+    assert "worst group -, top5 50.00" in lines
 
 
 def test_lifts_harmonic_mean_has_a_floor():

@@ -15,7 +15,7 @@ import dataclasses
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -109,16 +109,16 @@ class RunDir:
 
     # ---- state ----
 
-    def find_results(self, mode: Mode, command: str, images: dict[str, str]) -> Path | None:
+    def find_results(self, mode: Mode, command: str, fingerprints: Callable[[], dict[str, str]]) -> Path | None:
         """The results of a complete run or test; None if it is not complete, or was of other images.
 
-        A test of other images than its run's has a longer suffix: the command in the file decides. images: fingerprints
-        {train, test}; {} for published sets, which are known by name.
+        A test of other images than its run's has a longer suffix: the command in the file decides. fingerprints: () ->
+        those of the images, {train, test}, {} for published sets, which are known by name; called if they are needed.
         """
         path = self.results(mode)
         if path.exists():
             recorded = results.read(path).get("data", {}).get("fingerprint", {})
-            same = all(results.same_images(recorded.get(split), images[split]) for split in images)
+            same = all(results.same_images(recorded.get(split), images) for split, images in fingerprints().items())
             return path if same else None
         longer = () if mode.trains else self.path.glob(f"{path.stem}_*.json")
         return next((other for other in longer if results.read(other).get("command") == command), None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from tqdm import tqdm
 
 from utils.errors import ConfigError
-from utils.files import atomic_write
+from utils.files import write_text
 from utils.run.directory import TRAINING, RunDir
 from utils.run.mode import Mode
 
@@ -71,8 +71,7 @@ class RunLog:
         path = self.run_dir.metrics
         if path.exists() and self.enabled:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            with atomic_write(path) as file:
-                file.write("".join(line for line in lines if _step_of(line) <= step).encode())
+            write_text(path, "".join(line for line in lines if _step_of(line) <= step))
         for events in self.run_dir.curves() if step == 0 and self.enabled else ():
             events.unlink()
         self.first_step = step + 1

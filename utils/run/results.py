@@ -121,7 +121,7 @@ def table(results: dict[str, Any]) -> str:
         return "| " + " | ".join(text.rjust(width) for text, width in zip(texts, widths, strict=True)) + " |"
 
     def percent(key: str) -> str:
-        return f"{more[key]:.2f}"
+        return "-" if more[key] is None else f"{more[key]:.2f}"  # an evaluator may leave a number undefined
 
     others = [key for key in more if key not in ("macro_f1", "worst_class", "harmonic_mean", "geometric_mean")]
     images = data["split"] + (f", list {data['list']}" if data.get("list") else "")
