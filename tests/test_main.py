@@ -64,7 +64,7 @@ def test_a_run_ends_well(command, tmp_path):
     ids=lambda options: " ".join(map(str, options)),
 )
 def test_bad_options(options, command, tmp_path):
-    """Of the configuration, of the model, and a checkpoint that does not exist: nothing is written."""
+    """Mistakes in the configuration, in the model, and a checkpoint that does not exist: nothing is written."""
     status, error = command(*options)
     assert status == 2
     assert_one_sentence(error)

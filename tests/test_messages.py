@@ -4,7 +4,7 @@ import helpers
 
 
 def test_every_message_is_of_a_test(request):
-    """Of the files that were collected as a whole; pytest --update-messages drops the others."""
+    """Only files that were collected as a whole are judged; pytest --update-messages drops the other messages."""
     assert helpers.stale_messages(request.config.args) == []
 
 

@@ -328,7 +328,7 @@ def test_zero_shot_does_not_destroy_an_unfinished_run(config, few_images):
 
 @pytest.mark.slow
 def test_a_finished_run_stays_until_its_repetition_has_ended(config, few_images):
-    """The same command given again, and killed: model and results of the first are still there, and it goes on."""
+    """The same command given again, and killed: model and results of the first are still there, and it continues."""
     run, results = train(config())
     kept = (run.run_dir.path / "results.json").read_bytes(), checkpoint_bytes(run)
     train(config("test_only", "True"))
