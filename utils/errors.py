@@ -5,9 +5,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from utils.text import visible
+
 
 class UserError(Exception):
-    """Wrong input. The message is one sentence: what was wrong, what was found and what to do.
+    """Wrong input. The message is one sentence, on one line: what was wrong, what was found and what to do.
+
+    Control characters in it, as names of files may have them, are escaped: see utils/text.py.
 
     Programs and tests read the fields: `kind` names the rule that was broken, `path` and `line` (from 1) the place in
     a file, `key` the key of the configuration. A field that does not apply is None.
@@ -22,7 +26,7 @@ class UserError(Exception):
         line: int | None = None,
         key: str | None = None,
     ):
-        super().__init__(message)
+        super().__init__(visible(message))
         self.kind, self.line, self.key = kind, line, key
         self.path = None if path is None else os.fspath(path)
 
@@ -49,6 +53,6 @@ def amended(before: str = "", after: str = "", path: Path | None = None) -> Iter
     try:
         yield
     except UserError as error:
-        error.args = (f"{before}{error}{after}",)
+        error.args = (visible(f"{before}{error}{after}"),)
         error.path = error.path or (str(path) if path else None)
         raise

@@ -1,0 +1,48 @@
+"""Text for people: what could harm a terminal or a line is escaped, and every script stays readable."""
+
+import pytest
+
+from utils.errors import UserError
+from utils.text import BIDI, visible
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("a\x1b[31mb", "a\\x1b[31mb"),
+        ("two\nlines\r\tand a tab", "two\\nlines\\r\\tand a tab"),
+        ("\x00\x7f\x9b", "\\x00\\x7f\\x9b"),
+        ("photo\u202egpj.exe", "photo\\u202egpj.exe"),
+        ("a\u2028b\u2029c", "a\\u2028b\\u2029c"),
+        (b"caf\xe9".decode("utf-8", "surrogateescape"), "caf\\xe9"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_what_a_terminal_obeys_is_escaped(text, expected):
+    assert visible(text) == expected
+    assert visible(expected) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "plain", "Straße, 日本語, עברית, العربية, हिन्दी", "no-break\xa0space", "می\u200cخواهم", "👩\u200d🔬 e\u0301"],
+)
+def test_names_of_every_script_stay(text):
+    assert visible(text) == text
+
+
+def test_all_marks_of_direction_are_escaped():
+    """Those that Unicode's property Bidi_Control lists."""
+    listed = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+    assert {ord(sign) for sign in BIDI} == set(listed)
+    assert not any(sign in visible("".join(BIDI)) for sign in BIDI)
+
+
+def test_a_text_of_several_lines_keeps_them():
+    assert visible("one\ntwo\x07", keep="\n") == "one\ntwo\\x07"
+
+
+def test_errors_are_one_harmless_line():
+    error = UserError("the image a\nb\x1b]0;x\x07.jpg is missing", path="a\nb\x1b]0;x\x07.jpg")
+    assert str(error) == "the image a\\nb\\x1b]0;x\\x07.jpg is missing"
+    assert error.path == "a\nb\x1b]0;x\x07.jpg"

@@ -1,0 +1,28 @@
+"""Text for people: names from files and options, made harmless for a terminal and for line-based files."""
+
+import unicodedata
+
+# marks that change the order of the letters around them (Unicode's bidirectional algorithm)
+BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+UNSAFE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of pairs (bytes that are not UTF-8), line ends
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""The text with control characters, line ends, bidirectional marks and undecodable bytes as escapes: \n, \x1b.
+
+    A terminal would obey the first, a line-based file would fall apart at the second, and the third show a name as
+    another one. keep: characters that stay, such as the line ends of a text of several lines.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(sign if sign in keep or not _is_unsafe(sign) else _escaped(sign) for sign in text)
+
+
+def _is_unsafe(sign: str) -> bool:
+    return sign in BIDI or unicodedata.category(sign) in UNSAFE
+
+
+def _escaped(sign: str) -> str:
+    """A byte that is not UTF-8 as that byte, as in os.fsdecode; other characters as Python writes them."""
+    code = ord(sign)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else sign.encode("unicode_escape").decode()
