@@ -5,17 +5,20 @@
     python main.py -d digits_lt -b clip_tiny -m lift+ seed 1
     python main.py -d digits_lt -b clip_tiny -m lift+ seed 1 test_only True tte True
 
-Exit status: 0 done, 1 it failed, 2 wrong input. DEBUG=1 shows where.
+Exit status: 0 done, 1 it failed, 2 wrong input, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1 (which saves the
+progress first). DEBUG=1 shows where.
 """
 
 import argparse
 import os
 import shlex
+import signal
 import sys
 from typing import NoReturn
 
 from utils.config import config_names, help_text, load_config
 from utils.errors import UserError
+from utils.run.stopping import Stopped, Stopping
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,15 +52,18 @@ def main(arguments: list[str]) -> int:
     """Runs a command; returns its exit status."""
     args = parse(arguments)
     debugging = os.environ.get("DEBUG") == "1"
+    stopping = Stopping()
     try:
-        cfg = load_config(args.data, args.backbone, args.method, args.options, warn)
+        with stopping.handled():
+            cfg = load_config(args.data, args.backbone, args.method, args.options, warn)
 
-        from trainer import run  # takes seconds, so after the checks that do without: --help answers at once
+            from trainer import run  # takes seconds, so after the checks that do without: --help answers at once
 
-        run(cfg, shlex.join(["python", "main.py", *arguments]))
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume after the last completed epoch", file=sys.stderr)
-        return 130
+            run(cfg, shlex.join(["python", "main.py", *arguments]), stopping)
+    except KeyboardInterrupt as error:
+        stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        print(f"{stop}; run the same command again to resume from the last saved progress", file=sys.stderr)
+        return stop.status
     except UserError as error:
         if debugging:
             raise

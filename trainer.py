@@ -28,6 +28,7 @@ from datasets.loading.crops import AnyTestCrops, build_test_crops, build_train_c
 from datasets.loading.loader import TEST_BATCH, Loader
 from datasets.loading.sampler import TrainBatchSampler, sequential_batches
 from datasets.loading.workers import workers_note
+from datasets.replaced import require_same_images
 from models import (
     Model,
     build_backbone,
@@ -49,9 +50,9 @@ from utils.config import Config, training_options
 from utils.device import memory
 from utils.device.device import make_deterministic, pick_device, prepare_cpu
 from utils.device.distributed import Distributed
-from utils.device.environment import environment
+from utils.device.environment import arithmetic, environment
 from utils.device.precision import pick_precision, precision_name
-from utils.errors import ConfigError, ModelError
+from utils.errors import ConfigError, ModelError, amended
 from utils.evaluators import ClassInfo, evaluate, need_logits
 from utils.files import sha256, sha256_of_code, write_text
 from utils.optim import OPTIMIZERS
@@ -60,20 +61,24 @@ from utils.run.directory import RunDir
 from utils.run.log import RunLog
 from utils.run.mode import TESTED_OTHERWISE, Mode
 from utils.run.source import build_differences, build_named_mode, build_source
+from utils.run.stopping import AFTER_SAVING, Stopped, Stopping
 from utils.schedule import SCHEDULES
+from utils.text import visible
 
 LIFT_HARMONIC_FLOOR = 1e-3  # percent: LIFT raises a class's accuracy to this in the harmonic mean
+DIVERGED = "train with a smaller lr, or prec_train fp32, as a run of its own (output_dir)"
 
 
 class Trainer:
     """Trains and tests the model that `cfg` describes, in the run directory cfg.output_dir.
 
-    command: the command line, for log and results. A `with` block, or `close`, releases the run directory.
-    Raises UserErrors for what does not fit, before anything is written over.
+    command: the command line, for log and results. stopping: asked after each step whether to save and end.
+    A `with` block, or `close`, releases the run directory. Raises UserErrors for what does not fit, before anything is
+    written over.
     """
 
-    def __init__(self, cfg: Config, command: str = ""):
-        self.cfg, self.command = cfg, command
+    def __init__(self, cfg: Config, command: str = "", stopping: Stopping | None = None):
+        self.cfg, self.command, self.stopping = cfg, command, stopping or Stopping()
         self.seconds = {"train": 0.0, "test": 0.0}
         self.images_per_second: dict[str, float | None] = {"train": None, "test": None}
         with contextlib.ExitStack() as resources:
@@ -130,8 +135,10 @@ class Trainer:
             self.trained_on = self._count_trained_on()
 
             # ---- loss and optimizer ----
-            self.epoch = 0  # completed epochs
+            self.epoch, self.step = 0, 0  # completed epochs, and completed steps of the next one
             self.started, self.in_epoch = False, False  # whether the run directory is this run's; within an epoch
+            self.files = self.run_dir  # where training writes
+            self.checksum = self.record.checksum if self.source.checkpoint and not self.mode.trains else None
             self.micro_batch_size = cfg.batch_size
             self.parallel: nn.Module = self.model
             if self.trains:
@@ -143,9 +150,24 @@ class Trainer:
                 self.frozen.cast(self.train_dtype)
                 share = math.ceil(cfg.batch_size / self.distributed.size)
                 self.micro_batch_size = self._pick_micro_batch_size(share)
-                images = cfg.num_epochs * len(self.data.train) // self.distributed.size
-                compile.compile_blocks(self.model, cfg.compile, images, self.device, self.log.info)
+                full_step = min(cfg.batch_size, len(self.data.train))
+                own_share = len(range(self.distributed.rank, full_step, self.distributed.size))
+                compiled = compile.compile_blocks(
+                    self.model,
+                    cfg.compile,
+                    cfg.num_epochs * len(self.data.train) // self.distributed.size,
+                    min(self.micro_batch_size, own_share),
+                    self.device,
+                    self.log.info,
+                )
                 self.parallel = self.distributed.wrap(self.model)
+                self.counters = torch.zeros(2, device=self.device)  # of the epoch: sum of losses, correct images
+                self.image_states = self.data.train.images.states() if self.distributed.is_main else None
+                self.arithmetic = arithmetic(self.device) | {
+                    "processes": self.distributed.size,
+                    "images in a micro-batch": self.micro_batch_size,
+                    "compiled": compiled,
+                }
             self._resources = resources.pop_all()
 
     @property
@@ -178,27 +200,31 @@ class Trainer:
             raise ConfigError("test_only and test_train do not train; leave them out", kind="mode_does_not_train")
         if self.in_epoch:
             raise ConfigError(
-                "training was interrupted within an epoch; a new Trainer resumes after the last completed one",
+                "training was interrupted within an epoch; a new Trainer resumes from the last saved progress",
                 kind="interrupted_epoch",
             )
         num_steps = math.ceil(len(self.data.train) / cfg.batch_size)
         if not self.started:
             with self.distributed.main_process_first():
-                resumes = self.trains and self.run_dir.progress.exists()
-                self.epoch = self._resume(num_steps) if resumes else self._start()
+                if self.trains and self.run_dir.progress.exists():
+                    self._resume(num_steps)
+                else:
+                    self._start()
             self.started = True
         if not self.trains:
             return
 
         # ---- train ----
         last = cfg.num_epochs if num_epochs is None else min(num_epochs, cfg.num_epochs)
-        with contextlib.closing(self.train_batches(self.epoch, last)) as batches:
+        self.last_save = time.perf_counter()  # of the progress; the time since then is not in self.seconds yet
+        batches = self.train_batches(self.epoch, last, self.step)
+        with self.stopping.deferred(), contextlib.closing(batches):
             while self.epoch < last:
-                start, self.in_epoch = time.perf_counter(), True
+                self.in_epoch = True
                 self._train_epoch(batches, num_steps)
-                self.seconds["train"] += time.perf_counter() - start
-                self.epoch, self.in_epoch = self.epoch + 1, False
-                self._save_progress()
+                self.epoch, self.step, self.in_epoch = self.epoch + 1, 0, False
+                self.counters.zero_()
+                self._save_progress(due=True)
 
         # ---- save ----
         if self.epoch == cfg.num_epochs:
@@ -207,14 +233,17 @@ class Trainer:
                 data = {"name": self.data.name, "fingerprint": self.fingerprints}
                 data |= {"counts": self.data.class_counts.tolist()}
                 about = self.identity.fits | self.identity.computed | {"data": data, "trained_on": self.trained_images}
-                checkpoint.save(self.run_dir.checkpoint, checkpoint.saved_tensors(self.model), about)
+                about["training"] = self._describe_training()
+                tensors = checkpoint.saved_tensors(self.model)
+                self.checksum = checkpoint.save(self.files.checkpoint, tensors, about)
 
     def train_batches(
-        self, first_epoch: int = 0, num_epochs: int | None = None
+        self, first_epoch: int = 0, num_epochs: int | None = None, first_step: int = 0
     ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """This process's share of every step, in order: uint8 images [b, 3, R, R] and labels [b], on the device.
 
-        The model is put into training mode, its frozen weights into the precision of training.
+        first_step: of the first epoch, from 0. The model is put into training mode, its frozen weights into the
+        precision of training.
         """
         cfg = self.cfg
         self.frozen.cast(self.train_dtype)
@@ -225,6 +254,7 @@ class Trainer:
             cfg.seed,
             cfg.num_epochs if num_epochs is None else num_epochs,
             first_epoch=first_epoch,
+            first_step=first_step,
             rank=self.distributed.rank,
             num_ranks=self.distributed.size,
         )
@@ -232,23 +262,31 @@ class Trainer:
         yield from Loader(self.data.train, crop, steps, self.device, cfg.num_workers)
 
     def _train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
+        """Takes the steps of an epoch that are left, and saves the progress every save_minutes."""
         cfg, num_images = self.cfg, len(self.data.train)
-        schedule = SCHEDULES[cfg.schedule]
-        counters = torch.zeros(2, device=self.device)  # sum of the steps' losses, images classified correctly
-        with self.log.epoch(self.epoch, cfg.num_epochs, num_images, num_steps) as progress:
-            for step in range(1, num_steps + 1):
-                done = self.epoch * num_steps + step - 1
-                lr = schedule(cfg.lr, done, num_steps, cfg.num_epochs, cfg.warmup_epochs)
+        schedule, done = SCHEDULES[cfg.schedule], (self.step, self.step * cfg.batch_size)
+        with self.log.epoch(self.epoch, cfg.num_epochs, num_images, num_steps, done) as progress:
+            while self.step < num_steps:
+                # ---- step ----
+                lr = schedule(cfg.lr, self.epoch * num_steps + self.step, num_steps, cfg.num_epochs, cfg.warmup_epochs)
                 for group in self.optimizer.param_groups:
                     group["lr"] = lr
                 images, labels = next(batches)
-                counters += self.train_step(images, labels)
-                progress.advance(min(cfg.batch_size, num_images - (step - 1) * cfg.batch_size))
-                if step % cfg.print_freq == 0 or step == num_steps:
-                    loss_sum, correct = self.distributed.sum(counters, self.device).tolist()  # waits for the device
+                self.counters += self.train_step(images, labels)
+                progress.advance(min(cfg.batch_size, num_images - self.step * cfg.batch_size))
+                self.step += 1
+
+                # ---- log and save ----
+                reports = self.step % cfg.print_freq == 0 or self.step == num_steps
+                if reports:
+                    totals = self.distributed.sum(self.counters, self.device)
+                    loss_sum, correct = totals.tolist()  # waits for the device
                     loss = progress.report(loss_sum, correct, lr)
                     if not math.isfinite(loss):
-                        raise FloatingPointError(f"the loss is {loss}; try a smaller lr, or prec_train fp32")
+                        raise FloatingPointError(f"the loss is {loss}{self._remaining_progress()}")
+                if self.step < num_steps and (reports or self.distributed.size == 1):
+                    minutes, since = cfg.save_minutes, time.perf_counter() - self.last_save
+                    self._save_progress(due=minutes is not None and since >= 60 * minutes)
 
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Takes one optimizer step on a batch; returns its loss and its number of correct images, on the device."""
@@ -286,32 +324,80 @@ class Trainer:
 
     # ---- starting and resuming ----
 
-    def _start(self) -> int:
-        """Claims the run directory; returns the epoch to begin with.
-
-        The results of an earlier run with these settings stay until this one is complete.
-        """
+    def _start(self) -> None:
+        """Claims the run directory. A complete run with these settings stays until this one is complete."""
         if self.distributed.is_main:
             self.run_dir.require_same_run(self.settings, self.fingerprints["test"], self.identity.absent)
-            self.log.truncate(0)
-            write_text(self.run_dir.config, self.cfg.dump())
-        return 0
+            self.run_dir.clear_unfinished()
+            self.files = self.run_dir.working()
+            self.files.path.mkdir(exist_ok=True)
+            self.log.start_curves(self.files, 0)
+            write_text(self.files.config, self.cfg.dump())
 
-    def _resume(self, steps_per_epoch: int) -> int:
-        """Continues an interrupted run of the same configuration; returns the epoch to begin with."""
-        path = self.run_dir.progress
-        progress = checkpoint.load_progress(path, self.model, self.optimizer, self.settings, self.identity.absent)
-        self.seconds["train"] = progress["seconds"]
-        self.scaler.load_state_dict(progress["scaler"])
-        self.log.truncate(progress["epoch"] * steps_per_epoch)
-        self.log.info(f"resuming after epoch {progress['epoch']}, from {path}")
-        return progress["epoch"]
+    def _resume(self, num_steps: int) -> None:
+        """Continues an interrupted run of the same configuration."""
+        progress = checkpoint.read_progress(self.run_dir.progress)
+        about = progress.about
+        if self.image_states is not None and "images" in progress.extra:
+            with amended(after=f", or delete {progress.path} to start from the beginning"):
+                note = require_same_images(self.data.train.images, progress.extra["images"].numpy())
+            if note:
+                self.log.info(f"note      {note}")
+        progress.load_into(self.model, self.optimizer, self.settings, self.identity.absent)
+        self.scaler.load_state_dict(about["scaler"])
+        self.seconds["train"] = about["seconds"]
+        self.epoch, self.step = about["epoch"], about.get("step", 0)
+        if self.distributed.is_main:  # they are the sums over all processes
+            self.counters += torch.tensor(about.get("counters", [0.0, 0.0]), device=self.device)
 
-    def _save_progress(self) -> None:
+        self.files = self.run_dir.working()
+        self.files.path.mkdir(exist_ok=True)
+        self.log.start_curves(self.files, self.epoch * num_steps + self.step)
+        position = f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
+        self.log.info(f"resuming after {position}, from {progress.path}")
+        then = about.get("arithmetic", self.arithmetic)
+        differences = [
+            f"{key} {then.get(key)}, now {self.arithmetic.get(key)}"
+            for key in sorted(then.keys() | self.arithmetic.keys())
+            if then.get(key) != self.arithmetic.get(key)
+        ]
+        if differences:
+            self.log.info(
+                f"warning   the run began elsewhere ({visible('; '.join(differences))}), so its last bits may differ"
+            )
+
+    def _save_progress(self, due: bool) -> None:
+        """Saves the state from which a new trainer resumes, if it is due, or if a signal asks for it and ends the run.
+
+        All processes call it after the same step. Raises FloatingPointError where the state is not finite.
+        """
+        stops = self.stopping.requested
+        if self.distributed.size > 1:  # what any of them wants, as their clocks and signals differ
+            wishes = torch.tensor([due, stops], dtype=torch.int64, device=self.device)
+            due, stops = (self.distributed.sum(wishes, self.device) > 0).tolist()
+        if not (due or stops):
+            return
+        now = time.perf_counter()
+        self.seconds["train"] += now - self.last_save
+        self.last_save = now
+        totals = self.distributed.sum(self.counters, self.device).tolist()
         if self.distributed.is_main:
-            about = {"epoch": self.epoch, "seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
-            about["identity"] = self.settings
-            checkpoint.save_progress(self.run_dir.progress, self.model, self.optimizer, about)
+            about = {"epoch": self.epoch, "step": self.step, "counters": totals}
+            about |= {"seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
+            about |= {"identity": self.settings, "arithmetic": self.arithmetic}
+            extra = {} if self.image_states is None else {"images": torch.from_numpy(self.image_states)}
+            try:
+                checkpoint.save_progress(self.run_dir.progress, self.model, self.optimizer, about, extra)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}{self._remaining_progress()}") from error
+        if stops:
+            raise Stopped(AFTER_SAVING, saved=True)
+
+    def _remaining_progress(self) -> str:
+        """The end of a message about values that are not finite."""
+        path = self.run_dir.progress
+        remains = f"; {path} has the last good progress, from which the same command would come to the same end"
+        return f"{remains if path.exists() else ''}; {DIVERGED}"
 
     # ---- testing ----
 
@@ -345,8 +431,8 @@ class Trainer:
             logits = self.cfg.save_logits or need_logits(self.cfg.evaluators)
         shape = (len(images), len(self.data.classnames)) if logits else (len(images),)
         out = torch.zeros(shape, dtype=torch.float32 if logits else torch.int64, device=self.device)
-        reduce = _mean_logits if logits else _classify
-        outputs = self._infer(self.model, images, np.arange(len(images)), self.test_crops, out, reduce).cpu().numpy()
+        indices = np.arange(len(images))
+        outputs = self._infer(self.model, images, indices, self.test_crops, out, _mean_logits).cpu().numpy()
         self.seconds["test"] = time.perf_counter() - start
         self.images_per_second["test"] = None if self.features_cached else len(images) / self.seconds["test"]
         return outputs
@@ -371,18 +457,36 @@ class Trainer:
         out: Tensor,
         reduce: Callable[[nn.Module, Tensor], Tensor],
     ) -> Tensor:
-        """Fills `out` [n, ...], zeros, with reduce(head, features [K, b, D]) of images[indices]; by all ranks."""
+        """Fills `out` [n, ...], zeros, with reduce(head, features [K, b, D]) of images[indices]; by all ranks.
+
+        Integer `out` [n] gets the classes of the largest values. Raises FloatingPointError if a value is not finite.
+        """
         rank, ranks, size = self.distributed.rank, self.distributed.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = sequential_batches(indices[rank::ranks], size)
         batches = (batch for batch, _ in Loader(images, crops, steps, self.device, self.cfg.num_workers))
         key = functools.partial(self._feature_key, images, indices[rank::ranks], crops)
         sizes = [len(step) for step in steps]
         features, self.features_cached = cached_features(model, batches, sizes, crops.count, self.cache, key)
+        not_finite = torch.zeros(len(indices), dtype=torch.int64, device=self.device)
+        own_rows = zip(out[rank::ranks].split(size), not_finite[rank::ranks].split(size), strict=True)
         with self.log.progress(len(indices), "testing") as bar:
-            for batch, rows in zip(features, out[rank::ranks].split(size), strict=False):  # a rank may have none
-                rows.copy_(reduce(model.head, batch))
+            for batch, (rows, marks) in zip(features, own_rows, strict=False):  # a rank may have none
+                values = reduce(model.head, batch)
+                rows.copy_(values if out.is_floating_point() else values.argmax(1))
+                marks.copy_(values.flatten(1).isfinite().all(1).logical_not())
                 bar.update(batch.shape[1] * ranks)
+            found = np.flatnonzero(self.distributed.sum(not_finite, self.device).cpu().numpy())
+            if len(found):
+                raise FloatingPointError(self._not_finite(images, indices[found]))
             return self.distributed.sum(out, self.device)
+
+    def _not_finite(self, images: ImageList, indices: np.ndarray) -> str:
+        """The message for images whose features or logits are NaN or infinite."""
+        first = visible(images.images.names(None, "image")[indices[0]])
+        return (
+            f"what the model computes for {len(indices):,} of {len(images):,} images is not finite (the first is "
+            f"{first}); try prec_test fp32, and if that does not help, the weights or the checkpoint are damaged"
+        )
 
     def _feature_key(self, images: ImageList, indices: np.ndarray, crops: AnyTestCrops) -> dict[str, Any]:
         """The key of cached features, beside the model: see models/features.py."""
@@ -412,11 +516,13 @@ class Trainer:
         # ---- content ----
         content = scores | self.about | {"seconds": self.seconds, "images_per_second": self.images_per_second}
         content["epochs"] = self.cfg.num_epochs if self.trainable else 0
+        content["checkpoint"] = self.checksum
         content["data"] = self.about["data"] | self._describe_tested()
-        logits = self.run_dir.logits(self.mode) if self.cfg.save_logits else None
+        logits = self.files.logits(self.mode) if self.cfg.save_logits else None
         content["logits"] = logits.name if logits else None
         if not self.mode.trains and self.trainable:  # its settings are those of the training, if these are known
             content |= self.record.training or {"unknown_training": True}
+            content |= {"other_checkpoint": True} if self.record.is_foreign else {}
         elif self.cfg.model_dir and self.trainable:
             content["started_from"] = self.cfg.model_dir
         content["peak_memory_mb"] = memory.peak_mb(self.device)
@@ -425,11 +531,15 @@ class Trainer:
         if self.distributed.is_main:
             if logits:
                 results.save_logits(logits, outputs, self.data.split(self.mode.split).labels, self._describe_logits())
-            if self.trains:
-                self.run_dir.forget_earlier(logits)
+            if self.mode.trains:
+                self.log.end_curves()
+                if self.trainable:
+                    self.run_dir.forget_earlier(logits)
+                self.run_dir.publish()
             results.write_json(self.run_dir.results(self.mode), content)
             if self.mode.trains:
                 self.run_dir.progress.unlink(missing_ok=True)
+                self.run_dir.clear_unfinished()
             self.log.info(f"\n{results.table(content)}\nresults   {self.run_dir.results(self.mode)}")
         return content
 
@@ -451,15 +561,36 @@ class Trainer:
                 path=path,
             )
         self.log.info(f"{'start' if self.mode.trains else 'testing':10}{path}")
+        if self.record.is_foreign:
+            self.log.info(
+                f"warning   {path} is not the checkpoint that the run in its folder saved: it is of "
+                f"{self._describe_foreign()}, and the results say so"
+            )
         if not self.mode.trains:
             for key, (then, now) in build_differences(self.cfg, self.record).items():
                 self.log.info(f"note      the run was trained with {key} {then}; this test takes {key} {now}")
+
+    def _describe_foreign(self) -> str:
+        """The training of a checkpoint that another run saved, as far as it differs from the one of this command."""
+        training = self.record.training
+        if not training:
+            return "an unknown training"
+        now = self._describe_training()
+        flat = training["settings"] | {"seed": training["seed"], "num_epochs": training["epochs"]}
+        options = now["settings"] | {"seed": now["seed"], "num_epochs": now["epochs"]}
+        differing = [f"{key} {flat[key]}" for key in options if key in flat and flat[key] != options[key]]
+        return f"a training with {', '.join(differing[:5])}" if differing else "another training with these settings"
 
     def _identify_training(self) -> dict[str, Any]:
         """The settings that identify a run, beside its options and its model."""
         files = {"prompt file": self.cfg.prompt_file, "start": self.source.checkpoint if self.mode.trains else None}
         same = {"precision": precision_name(self.train_dtype), "training images": self.fingerprints["train"]}
         return same | {name: sha256(Path(file)) for name, file in files.items() if file}
+
+    def _describe_training(self) -> dict[str, Any]:
+        """The record of a training in its checkpoint, equal to that in its results."""
+        start = {"started_from": self.cfg.model_dir} if self.cfg.model_dir else {}
+        return {"seed": self.cfg.seed, "epochs": self.cfg.num_epochs, "settings": self.settings} | start
 
     def _describe(self, weights: Weights) -> dict[str, Any]:
         """The results beside scores and times."""
@@ -562,10 +693,6 @@ def _mean_logits(head: nn.Module, features: Tensor) -> Tensor:
     return sum(head(crop) for crop in features) / len(features)
 
 
-def _classify(head: nn.Module, features: Tensor) -> Tensor:
-    return _mean_logits(head, features).argmax(1)
-
-
 # ---- the command line ----
 
 
@@ -588,7 +715,7 @@ MODES: dict[str, Callable[[Trainer], dict[str, Any]]] = {
 }
 
 
-def run(cfg: Config, command: str = "") -> dict[str, Any]:
-    """Does what a command asks for; returns the content of the results file."""
-    with Trainer(cfg, command) as trainer:
+def run(cfg: Config, command: str = "", stopping: Stopping | None = None) -> dict[str, Any]:
+    """Does what a command asks for; returns the content of the results file. stopping: see Trainer."""
+    with Trainer(cfg, command, stopping) as trainer:
         return MODES[trainer.mode.name](trainer)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.contents import file_hashes, pixel_hashes
+from datasets.contents import file_hashes, file_states, pixel_hashes
 from datasets.loading.crops import Crop, Sample
 from datasets.loading.decode import Reduction, decode
 
@@ -88,6 +88,13 @@ class Images(abc.ABC):
     def content_hashes(self) -> np.ndarray | None:
         """A hash of the content of each image, uint64 [n]; None for more than CONTENT_FILES files."""
 
+    def states(self) -> np.ndarray | None:
+        """Size, time of change (ns) and content hash of each file, int64 [n, 3]; None for pixels.
+
+        The hash is 0 where there are more than CONTENT_FILES files.
+        """
+        return None
+
     @abc.abstractmethod
     def fingerprint(self, prefix: bytes, root: str | None, contents: bool) -> str:
         """See ImageList.fingerprint; `prefix` is hashed first."""
@@ -158,6 +165,10 @@ class ImagePaths(Images):
     @functools.cached_property
     def content_hashes(self) -> np.ndarray | None:
         return file_hashes(self.paths) if len(self) <= CONTENT_FILES else None
+
+    def states(self) -> np.ndarray:
+        hashes = np.zeros(len(self), np.uint64) if self.content_hashes is None else self.content_hashes
+        return np.column_stack([file_states(self.paths), hashes.view(np.int64)])
 
     def fingerprint(self, prefix: bytes, root: str | None, contents: bool) -> str:
         relative = "".join(f"{path}\0" for path in self.relative_paths(root))

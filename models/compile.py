@@ -22,10 +22,13 @@ CORE_RATE = 3e11  # FLOP/s of a training step on one core with AVX-512 bf16, mea
 EARNS_BACK = 900  # seconds of training
 
 
-def compile_blocks(model: nn.Module, when: str, images: int, device: torch.device, log: Callable[[str], None]) -> None:
+def compile_blocks(
+    model: nn.Module, when: str, images: int, size: int, device: torch.device, log: Callable[[str], None]
+) -> bool:
     """Compiles, for training, the blocks of every transformer in `model`, depending on `when`: always, never or auto.
 
-    images: that this process trains on, over all epochs. `log` gets one line if anything is compiled.
+    images: that this process trains on, over all epochs. size: images of a full micro-batch. `log` gets one line if
+    anything is compiled, which is what is returned.
     Only blocks in training mode run compiled: the longest published test, 50,000 images with five crops, takes half a
     minute on a GPU, less than compiling for it would; and a test run repeats the test after training bit by bit.
     """
@@ -33,7 +36,7 @@ def compile_blocks(model: nn.Module, when: str, images: int, device: torch.devic
     image_towers = [tower for tower in towers if isinstance(tower, VisionTransformer)]
     long_enough = any(earns_back(tower, images, device) for tower in image_towers)
     if when == "never" or not towers or (when == "auto" and not long_enough):
-        return
+        return False
     import torch._dynamo  # heavy, 2 s: imported where it is used
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
@@ -41,10 +44,12 @@ def compile_blocks(model: nn.Module, when: str, images: int, device: torch.devic
     torch._functorch.config.force_non_lazy_backward_lowering = True
     for tower in towers:
         # images: one size in every step but an epoch's last; texts: chunks of 256 classes and a rest
-        forward = CompiledForward(Block.forward, num_sizes=1 if tower in image_towers else 2, log=log)
+        sizes, num_sizes = ({size}, 1) if tower in image_towers else (set(), 2)
+        forward = CompiledForward(Block.forward, sizes, num_sizes, log)
         for block in tower.blocks:
             block.forward = functools.partial(forward, block)
     log(f"compiles  {sum(len(tower.blocks) for tower in towers)} transformer blocks for training")
+    return True
 
 
 def earns_back(tower: VisionTransformer, images: int, device: torch.device) -> bool:
@@ -63,15 +68,15 @@ def earns_back(tower: VisionTransformer, images: int, device: torch.device) -> b
 class CompiledForward:
     """The forward of a tower's blocks, called with the block first: compiled once for all, for fixed sizes.
 
-    The first `num_sizes` batch sizes are compiled for; any other, such as an epoch's last, smaller batch, runs
-    uncompiled. So nothing is compiled again after the first step, and kernels know their shapes. If compiling fails,
-    `log` gets the reason in one line, and every block runs uncompiled.
+    It is compiled for the batch sizes `sizes`, and for the first others until there are `num_sizes`; any other size,
+    such as that of an epoch's last, smaller batch, runs uncompiled. So nothing is compiled again after the first step,
+    kernels know their shapes, and a run that resumes at any step computes the same bits. If compiling fails, `log` gets
+    the reason in one line, and every block runs uncompiled.
     """
 
-    def __init__(self, forward: Callable[..., Tensor], num_sizes: int, log: Callable[[str], None]):
+    def __init__(self, forward: Callable[..., Tensor], sizes: set[int], num_sizes: int, log: Callable[[str], None]):
         self.plain, self.compiled = forward, torch.compile(forward, dynamic=False, backend=BACKEND)
-        self.num_sizes, self.log = num_sizes, log
-        self.sizes: set[int] = set()
+        self.sizes, self.num_sizes, self.log = sizes, num_sizes, log
 
     def __call__(self, block: nn.Module, x: Tensor, first_only: bool = False) -> Tensor:
         if block.training and len(self.sizes) < self.num_sizes:

@@ -180,7 +180,7 @@ def read(path: Path, output: Path) -> Result:
         test=test,
         crops=content["test"]["crops"],
         images=data.get("fingerprint", {}).get(data["split"], ""),
-        usual=usual and not content.get("started_from") and not content.get("unknown_training"),
+        usual=usual and not any(content.get(key) for key in ("started_from", "unknown_training", "other_checkpoint")),
         seed=seed,
         settings=settings,
         tested=tested,
@@ -245,6 +245,8 @@ def _images_in_words(content: dict[str, Any]) -> list[str]:
     data, words = content["data"], []
     if content.get("unknown_training"):
         words.append("checkpoint of unknown training")
+    elif content.get("other_checkpoint"):
+        words.append("checkpoint of another run")
     if data["split"] != "test":
         words.append(f"{data['split']} images")
     if content["settings"].get("dataset") not in (None, data["name"]):

@@ -17,7 +17,7 @@ FILES = [
 
 # folder or file -> what of the product it may import, beside itself; utils/errors.py, files.py and text.py: everybody
 ARROWS = {
-    "main": {"trainer", "utils.config"},
+    "main": {"trainer", "utils.config", "utils.run.stopping"},
     "trainer": {"datasets", "models", "utils"},
     "datasets": {"utils"},
     "models": {"utils"},

@@ -64,12 +64,15 @@ class TensorCache:
         return tensor
 
     def store(self, key: dict[str, Any], tensor: Tensor) -> None:
-        """Writes a float32 tensor, unless it has more than LARGEST_BYTES; logs a warning where that fails."""
+        """Writes a float32 tensor; logs a warning where that fails.
+
+        One of more than LARGEST_BYTES is not written, nor one with a value that is not finite.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import save
 
         tensor = tensor.cpu().contiguous()
-        if not self.enabled or tensor.nbytes > LARGEST_BYTES:
+        if not self.enabled or tensor.nbytes > LARGEST_BYTES or not torch.isfinite(tensor).all():
             return
         path = self.path(key)
         try:

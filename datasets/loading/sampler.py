@@ -23,7 +23,8 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
 class TrainBatchSampler:
     """The batches of the epochs first_epoch..num_epochs-1; the last batch of an epoch may be smaller.
 
-    With several processes, each takes every num_ranks-th sample of a batch, starting at its rank.
+    first_step: batches of the first epoch that are left out, as they are trained already. With several processes,
+    each takes every num_ranks-th sample of a batch, starting at its rank.
     """
 
     size: int
@@ -31,6 +32,7 @@ class TrainBatchSampler:
     seed: int
     num_epochs: int
     first_epoch: int = 0
+    first_step: int = 0
     rank: int = 0
     num_ranks: int = 1
 
@@ -40,12 +42,13 @@ class TrainBatchSampler:
         return -(-self.size // self.batch_size)
 
     def __len__(self) -> int:
-        return self.per_epoch * (self.num_epochs - self.first_epoch)
+        return self.per_epoch * (self.num_epochs - self.first_epoch) - self.first_step
 
     def __iter__(self) -> Iterator[Batch]:
         for epoch in range(self.first_epoch, self.num_epochs):
             order = epoch_order(self.seed, epoch, self.size).tolist()
-            for start in range(0, self.size, self.batch_size):
+            first = self.first_step if epoch == self.first_epoch else 0
+            for start in range(first * self.batch_size, self.size, self.batch_size):
                 indices = order[start : start + self.batch_size]
                 yield [(epoch, index) for index in indices[self.rank :: self.num_ranks]]
 

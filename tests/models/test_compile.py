@@ -37,7 +37,7 @@ def test_compiled_blocks_are_the_blocks(method, compiles):
 
     batches = normal_images(5, 32), normal_images(2, 32, seed=1)
     names, plain = list(tower.state_dict()), [step(images) for images in batches]
-    compilation.compile_blocks(tower, "always", 0, CPU, lambda line: None)
+    compilation.compile_blocks(tower, "always", 0, 5, CPU, lambda line: None)
     assert list(tower.state_dict()) == names
     for images, expected in [*zip(batches, plain, strict=True)] * 2:
         for found, value in zip(step(images), expected, strict=True):
@@ -73,7 +73,7 @@ def test_a_run_goes_on_where_nothing_can_be_compiled(monkeypatch):
     monkeypatch.setattr(compilation, "BACKEND", no_compiler)
     tower, images, lines = image_tower(3, lora=True, lora_dim=2), normal_images(2, 32), []
     expected = tower(images)
-    compilation.compile_blocks(tower, "always", 0, CPU, lines.append)
+    compilation.compile_blocks(tower, "always", 0, 2, CPU, lines.append)
     for _ in range(2):
         assert torch.equal(tower(images), expected)
     assert lines[0] == "compiles  3 transformer blocks for training"
@@ -92,5 +92,5 @@ def test_short_runs_are_not_compiled():
     assert compilation.earns_back(tower, 5 * 115_846, CPU)
     assert not compilation.earns_back(tower, 342, CPU)
     for when, images in (("auto", 342), ("never", 10**9)):
-        compilation.compile_blocks(tower, when, images, CPU, lambda line: pytest.fail(line))
+        compilation.compile_blocks(tower, when, images, 16, CPU, lambda line: pytest.fail(line))
         assert "forward" not in vars(tower.blocks[0])

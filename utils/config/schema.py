@@ -387,6 +387,13 @@ SCHEMA: dict[str, dict[str, Key]] = {
             tuple(EVALUATORS),
         ),
         "save_logits": _runtime(False, "bool", "write the test's logits and labels to logits_SUFFIX.npz"),
+        "save_minutes": _runtime(
+            10.0,
+            "float",
+            "minutes between two saves of the progress within an epoch; 0 = after every step; None = after epochs only",
+            min=0,
+            optional=True,
+        ),
         "print_freq": _runtime(10, "int", "steps between two lines of the log", min=1),
     },
 }

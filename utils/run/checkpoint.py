@@ -1,16 +1,17 @@
 """Checkpoints: the trainable tensors in a safetensors file, written atomically, loaded strictly. No code is run.
 
 A checkpoint has the trainable tensors of a complete run, and statistics that moved with them; a progress file has the
-same, the optimizer's state and the epoch reached. Files of LIFT+ itself, {"tuner": tensors}, and of LIFT, {"tuner":
+same, the optimizer's state and the step reached. Both carry a SHA-256 of all their content, which every reader
+verifies, and neither has a value that is not finite. Files of LIFT+ itself, {"tuner": tensors}, and of LIFT, {"tuner":
 tensors, "head": tensors}, are read only. utils/run/directory.py has their names.
 """
 
-import contextlib
+import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ ENTRIES = "aft entries"
 FINGERPRINTS = {"weights", "classes", "training images", "prompt file", "start", ENTRIES}
 DEFAULTS = {name: key.default for name, key in KEYS.items()}
 OPTIMIZER = "optimizer"  # begins the names of the optimizer's state in a progress file
+EXTRA = "extra"  # begins the names of tensors beside it that are none of the model's
+FORMAT = 2  # of a file; from 2 on it has a checksum
 FORMER_MOMENTUM = re.compile("^momentum:")  # begins these names in progress files of earlier versions
 
 
@@ -49,42 +52,88 @@ def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
 # ---- files ----
 
 
-def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes tensors and `about` (JSON) to `path`: whole or not at all, and the same bytes for the same content."""
+def save(path: Path, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> str:
+    """Writes tensors and `about` (JSON) to `path`: whole or not at all, and the same bytes for the same content.
+
+    Returns the checksum in the file. Raises a FloatingPointError, and writes nothing, if a value is not finite.
+    """
     from safetensors.torch import save as serialize
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if (name := find_not_finite(tensors)) is not None:
+        raise FloatingPointError(f"{name} has values that are not finite, so {path} was not written")
+    about = about | {"format": FORMAT}
+    checksum = _checksum(tensors, about)
+    # one entry, as safetensors writes several in any order
     with atomic_write(path) as file:
-        file.write(serialize(tensors, metadata={"about": json.dumps(about, sort_keys=True)}))
+        file.write(serialize(tensors, metadata={"about": json.dumps(about | {"sha256": checksum}, sort_keys=True)}))
+    return checksum
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the `about` of a file of `save`. Raises CheckpointError."""
-    with _opened(path) as (file, about):
-        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (not a mapping)
+    """The tensors and the `about` of a file of `save`. Raises CheckpointError, also for a wrong checksum."""
+    tensors, about, _ = _read(path)
+    return tensors, about
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """The `about` of a file of `save`, its tensors unread; {} of LIFT's and LIFT+'s files. Raises CheckpointError."""
+    """The `about` of a file of `save`, and its checksum as "sha256"; {} of LIFT's and LIFT+'s files.
+
+    Raises CheckpointError, also for a wrong checksum.
+    """
     if path.suffix == UPSTREAM:
         return {}
-    with _opened(path) as (_, about):
-        return about
+    _, about, checksum = _read(path)
+    return about | {"sha256": checksum}
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """An open safetensors file and its `about`. Raises CheckpointError, also while its tensors are read."""
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """Tensors, `about` and checksum. Files of earlier versions have none: it is computed."""
     from safetensors import SafetensorError, safe_open
 
     require(path)
     try:
         with safe_open(path, framework="pt") as file:
-            yield file, dict(json.loads((file.metadata() or {})["about"]))
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        about = dict(json.loads(metadata["about"]))
+        recorded = about.pop("sha256", None)
+        checksum = _checksum(tensors, about)
+        if (recorded is not None or "format" in about) and recorded != checksum:
+            raise ValueError("its content is not the one that was written")
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
-        message = f"{path} is damaged or not a checkpoint of this program{reason}; train again"
+        message = (
+            f"{path} is damaged or not a checkpoint of this program{reason}; restore it from a copy, or delete it and "
+            "train again"
+        )
         raise CheckpointError(message, kind="damaged_checkpoint", path=path) from error
+    return tensors, about, checksum
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: dict[str, Any]) -> str:
+    """SHA-256 (hex) of `about` and of every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def find_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with a value that is NaN or infinite; None if there is none."""
+    return next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
+
+
+def require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises a CheckpointError for a file with values that are not finite; earlier versions wrote such files."""
+    if (name := find_not_finite(tensors)) is not None:
+        message = (
+            f"{path} has values that are not finite (the first in {name}), as its training diverged; delete it and "
+            "train with a smaller lr or prec_train fp32"
+        )
+        raise CheckpointError(message, kind="not_finite", path=path)
 
 
 def require(path: Path) -> None:
@@ -139,9 +188,12 @@ def restore(
     the same names. These files do not record their backbone and classes.
     """
     if path.suffix == UPSTREAM:
-        copy_into(*convert(model, load_upstream(path)), path)
+        targets, tensors = convert(model, load_upstream(path))
+        require_finite(tensors, path)
+        copy_into(targets, tensors, path)
         return
     tensors, about = load(path)
+    require_finite(tensors, path)
     if identity.get(ENTRIES) != about.get(ENTRIES):  # before the shapes, which may differ for this reason
         check_identity(about, {ENTRIES: identity.get(ENTRIES)}, path)
     copy_into(saved_tensors(model), tensors, path)
@@ -203,10 +255,17 @@ def check_identity(
 # ---- progress of an interrupted run ----
 
 
-def save_progress(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: dict[str, Any]) -> None:
-    """Writes the state from which an interrupted run resumes bit for bit.
+def save_progress(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    about: dict[str, Any],
+    extra: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes the state from which an interrupted run resumes bit for bit. Raises FloatingPointError: see `save`.
 
-    Tensors of the optimizer's state are saved as "optimizer:KEY:PARAMETER", its other values in `about`.
+    Tensors of the optimizer's state are saved as "optimizer:KEY:PARAMETER", its other values in `about`; tensors of
+    `extra` as "extra:NAME".
     """
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
@@ -217,35 +276,54 @@ def save_progress(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
                 tensors[entry] = value
             elif value is not None:
                 values[entry] = value
+    tensors |= {f"{EXTRA}:{name}": value for name, value in (extra or {}).items()}
     save(path, saved_tensors(model) | tensors, about | ({"optimizer": values} if values else {}))
 
 
-def load_progress(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    identity: dict[str, Any],
-    absent: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Loads the state of `save_progress`; returns its `about`. Raises CheckpointError, also for another run's file."""
+class Progress(NamedTuple):
+    """The content of a progress file: `load_into` takes its tensors over."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+    @property
+    def extra(self) -> dict[str, Tensor]:
+        """The `extra` of `save_progress`; {} in files of earlier versions."""
+        return {name.partition(":")[2]: value for name, value in self.tensors.items() if name.startswith(f"{EXTRA}:")}
+
+    def load_into(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        identity: dict[str, Any],
+        absent: dict[str, Any] | None = None,
+    ) -> None:
+        """Loads the state of `save_progress`. Raises CheckpointError, also for another run's file."""
+        with amended(after=". Delete that file to start from the beginning, or choose another output_dir"):
+            check_identity(self.about["identity"], identity, self.path, absent)
+        tensors = {name: value for name, value in self.tensors.items() if not name.startswith(f"{EXTRA}:")}
+        saved = tensors | self.about.get("optimizer", {})
+        entries = {FORMER_MOMENTUM.sub(f"{OPTIMIZER}:momentum_buffer:", name): value for name, value in saved.items()}
+
+        # the state of each trainable parameter
+        state: dict[str, dict[str, Any]] = {name: {} for name in trainable_tensors(model)}
+        for entry in [entry for entry in entries if entry.startswith(f"{OPTIMIZER}:")]:
+            _, key, name = entry.split(":", 2)
+            if name in state:
+                state[name][key] = entries.pop(entry)
+        copy_into(saved_tensors(model), entries, self.path)
+
+        # by the number of the parameter, as torch takes it and moves each value to the device that it needs
+        of_parameter = {parameter: state[name] for name, parameter in trainable_tensors(model).items()}
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        numbered = {number: of_parameter[parameter] for number, parameter in enumerate(parameters)}
+        content = {"state": {number: values for number, values in numbered.items() if values}}
+        optimizer.load_state_dict(optimizer.state_dict() | content)
+
+
+def read_progress(path: Path) -> Progress:
+    """The content of a progress file. Raises CheckpointError."""
     tensors, about = load(path)
-    with amended(after=". Delete that file to start from the beginning, or choose another output_dir"):
-        check_identity(about["identity"], identity, path, absent)
-    saved = tensors | about.get("optimizer", {})
-    entries = {FORMER_MOMENTUM.sub(f"{OPTIMIZER}:momentum_buffer:", name): value for name, value in saved.items()}
-
-    # the state of each trainable parameter
-    state: dict[str, dict[str, Any]] = {name: {} for name in trainable_tensors(model)}
-    for entry in [entry for entry in entries if entry.startswith(f"{OPTIMIZER}:")]:
-        _, key, name = entry.split(":", 2)
-        if name in state:
-            state[name][key] = entries.pop(entry)
-    copy_into(saved_tensors(model), entries, path)
-
-    # by the number of the parameter, as torch takes it and moves each value to the device that it needs
-    of_parameter = {parameter: state[name] for name, parameter in trainable_tensors(model).items()}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    numbered = {number: of_parameter[parameter] for number, parameter in enumerate(parameters)}
-    content = {"state": {number: values for number, values in numbered.items() if values}}
-    optimizer.load_state_dict(optimizer.state_dict() | content)
-    return about
+    require_finite(tensors, path)
+    return Progress(path, tensors, about)

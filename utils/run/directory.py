@@ -3,18 +3,20 @@
     config.yaml               the configuration
     log.txt                   what was printed; log_SUFFIX.txt of a test
     metrics.jsonl, events.*   curves
-    progress.safetensors      while it trains: the last completed epoch
+    progress.safetensors      while it trains: the last saved step
     checkpoint.safetensors    the trained tensors
     logits_SUFFIX.npz         with save_logits
     results.json              written last: a run that has it is complete; results_SUFFIX.json of a test
+    unfinished/               while a complete run is trained again: the new files, published when all of them are there
 
 utils/run/mode.py has the suffixes.
 """
 
+import contextlib
 import dataclasses
-import fcntl
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,7 +25,9 @@ import numpy as np
 import yaml
 
 from utils.errors import CheckpointError, ConfigError, amended
+from utils.files import PARTIAL
 from utils.run import checkpoint, results
+from utils.run.lock import lock
 from utils.run.mode import Mode
 
 TRAINING = Mode()
@@ -35,6 +39,8 @@ class TrainingRecord:
 
     name, fingerprints {train, test}, counts [C]: its data set; settings, seed, epochs, started_from: its training;
     images: the records of its training images (datasets/overlap.py), None where the file is older than these.
+    is_foreign: whether the checkpoint in the directory is not the one that its results were computed from; the record
+    is the checkpoint's own then.
     """
 
     name: str | None = None
@@ -42,6 +48,8 @@ class TrainingRecord:
     counts: list[int] = dataclasses.field(default_factory=list)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     images: list[dict[str, Any]] | None = None
+    is_foreign: bool = False
+    checksum: str | None = None  # of the checkpoint
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -69,7 +77,7 @@ class RunDir:
 
     @property
     def progress(self) -> Path:
-        """The state after the last completed epoch; gone when the run is complete."""
+        """The state after the last saved step; gone when the run is complete."""
         return self.path / "progress.safetensors"
 
     @property
@@ -98,9 +106,14 @@ class RunDir:
         """The logits of the tested images."""
         return self.path / f"logits_{mode.suffix}.npz"
 
-    def curves(self) -> Iterator[Path]:
+    def curves(self) -> list[Path]:
         """TensorBoard's files."""
-        return self.path.glob("events.out.*")
+        return sorted(self.path.glob("events.out.*"))
+
+    @property
+    def unfinished(self) -> "RunDir":
+        """The files of a training that repeats a complete run, until it is complete itself."""
+        return RunDir(self.path / "unfinished")
 
     @staticmethod
     def all_results(folder: Path) -> Iterator[Path]:
@@ -130,16 +143,21 @@ class RunDir:
         except (OSError, ValueError, TypeError, yaml.YAMLError):
             return {}
 
-    def lock(self, log: TextIO) -> None:
-        """Locks the directory for one mode, by its open log file. Raises ConfigError if another process holds it."""
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            log.close()
-            message = f"another process is at work in {self.path}; wait for it, or choose another output_dir"
-            raise ConfigError(message, kind="run_is_locked", path=self.path) from error
-        except OSError:  # a file system without locks
-            return
+    def open_log(self, mode: Mode) -> TextIO:
+        """The log of a mode, open for appending, which locks the directory for it.
+
+        Raises OSError, and a ConfigError if another process holds the lock.
+        """
+        while True:
+            log = open(self.log(mode), "a", encoding="utf-8")  # noqa: SIM115 (it is returned)
+            if not lock(log):
+                log.close()
+                message = f"another process is at work in {self.path}; wait for it, or choose another output_dir"
+                raise ConfigError(message, kind="run_is_locked", path=self.path)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(log.fileno()), os.stat(self.log(mode))):
+                    return log
+            log.close()  # a process that failed to start has removed it meanwhile
 
     def find_checkpoint(self) -> Path:
         """The trained tensors: our file, else one of LIFT+ or LIFT. Raises CheckpointError if there is none."""
@@ -149,17 +167,31 @@ class RunDir:
         return self.checkpoint
 
     def training_record(self, trained: Path | None) -> TrainingRecord:
-        """The training run, from its results, else from `trained`, its checkpoint. Raises CheckpointError."""
+        """The training run, from its results and from `trained`, its checkpoint. Raises CheckpointError."""
         content = results.read(self.results())
         about = checkpoint.describe(trained) if trained else {}
-        data = results.data_of(content) or about.get("data", {})
+        recorded, own = results.training_of(content), about.get("training", {})
+        is_foreign = self._is_foreign(content, about) if trained else False
+        data = about.get("data", {}) if is_foreign else results.data_of(content) or about.get("data", {})
         return TrainingRecord(
             name=data.get("name"),
             fingerprints=data.get("fingerprint", {}),
             counts=data.get("counts", []),
-            training=results.training_of(content),
+            training=own if is_foreign else recorded or own,
             images=about.get("trained_on"),
+            is_foreign=is_foreign,
+            checksum=about.get("sha256"),
         )
+
+    @staticmethod
+    def _is_foreign(content: dict[str, Any], about: dict[str, Any]) -> bool:
+        """Whether results are not those of the checkpoint `about`: by its checksum, or where older files lack it, by
+        seed and settings.
+        """
+        if checksum := content.get("checkpoint"):
+            return checksum != about.get("sha256")
+        recorded, own = results.training_of(content), about.get("training")
+        return bool(recorded and own) and recorded != own
 
     def first_test(self, split: str) -> TrainingRecord:
         """The data set of the first test in a directory without a training run; empty if there is none."""
@@ -174,7 +206,8 @@ class RunDir:
     # ---- what may be replaced ----
 
     def require_same_run(self, settings: dict[str, Any], test_images: str, absent: dict[str, Any]) -> None:
-        """Raises CheckpointError if the directory holds an unfinished run, or one of other settings or test images.
+        """Raises CheckpointError if the directory has an unfinished run, one of other settings or test images, or files
+        that do not show which run they are of.
 
         test_images: fingerprint of their list; absent: see `checkpoint.check_identity`.
         """
@@ -183,18 +216,59 @@ class RunDir:
             if self.progress.exists():
                 message = f"{self.progress} belongs to a run that is not finished"
                 raise CheckpointError(message, kind="unfinished_run", path=self.progress)
-            if "settings" not in content:
-                return  # not results of ours: nothing to protect
-            checkpoint.check_identity(content["settings"], settings, self.results(), absent)
+            if "settings" in content:
+                checkpoint.check_identity(content["settings"], settings, self.results(), absent)
+            elif os.path.lexists(self.results()):
+                message = f"{self.results()} is damaged, or not of this program, so its run cannot be compared"
+                raise CheckpointError(message, kind="damaged_results", path=self.results())
+            elif self.checkpoint.exists():
+                about = checkpoint.describe(self.checkpoint)
+                recorded = about["training"]["settings"] if "training" in about else about
+                known = settings if "training" in about else {key: settings[key] for key in settings.keys() & about}
+                checkpoint.check_identity(recorded, known, self.checkpoint, absent)
             tested = content.get("data", {}).get("fingerprint", {}).get("test")
             if tested is not None and not results.same_images(tested, test_images):
                 message = f"{self.results()} is of other test images; test_only True tests that run on these"
                 raise CheckpointError(message, kind="other_images", path=self.results())
 
+    def working(self) -> "RunDir":
+        """The directory that a training writes to: this one, or where that has a complete run, `unfinished`."""
+        repeats = self.results().exists() or self.unfinished.path.exists()
+        return self.unfinished if repeats else self
+
+    def clear_unfinished(self) -> None:
+        """Removes `unfinished`, and what processes that were killed while they wrote have left of the run's files."""
+        if self.unfinished.path.is_symlink():
+            self.unfinished.path.unlink()
+        elif self.unfinished.path.is_dir():
+            shutil.rmtree(self.unfinished.path)
+        written = (self.config, self.metrics, self.progress, self.checkpoint, self.results())
+        for path in written:
+            for partial in self.path.glob(f"{path.name}.*{PARTIAL}"):
+                partial.unlink(missing_ok=True)
+
     def forget_earlier(self, logits: Path | None) -> None:
         """Removes the tests of an earlier run with these settings, and its logits unless they are the new ones."""
         for old in (*self.path.glob("results_*.json"), *self.path.glob("logits_*.npz")):
-            if old != logits:
+            if logits is None or old.name != logits.name:
+                old.unlink()
+
+    def publish(self) -> None:
+        """Puts the files of `unfinished` in place of the earlier run's; the curves of that one go.
+
+        `unfinished` stays, so that a process that is killed in between can do all of it again.
+        """
+        new = [path for path in self.unfinished.path.glob("*") if path.suffix != PARTIAL]
+        for path in new:
+            copy = path.with_name(path.name + PARTIAL)
+            copy.unlink(missing_ok=True)
+            try:
+                os.link(path, copy)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, copy)
+            os.replace(copy, self.path / path.name)
+        for old in self.curves() if new else ():
+            if not (self.unfinished.path / old.name).exists():
                 old.unlink()
 
     def require_free(self, mode: Mode, fingerprint: str) -> None:

@@ -1,10 +1,12 @@
 """The log of a run: lines on the terminal and in a file, numbers in metrics.jsonl and for TensorBoard."""
 
+import contextlib
 import json
+import math
 import os
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
@@ -24,19 +26,19 @@ class RunLog:
     """
 
     def __init__(self, run_dir: RunDir, mode: Mode = TRAINING, enabled: bool = True):
-        self.run_dir, self.enabled = run_dir, enabled
+        self.run_dir, self.mode, self.enabled = run_dir, mode, enabled
+        self.curves_dir = run_dir  # where metrics.jsonl and TensorBoard's files are written
+        self.new_folders = [path for path in (run_dir.path, *run_dir.path.parents) if enabled and not path.exists()]
         try:
             run_dir.path.mkdir(parents=True, exist_ok=True)
-            path = run_dir.log(mode) if enabled else os.devnull
-            self.file: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+            # closed in close
+            self.file: TextIO = run_dir.open_log(mode) if enabled else open(os.devnull, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             message = (
                 f"cannot write to the run directory {run_dir.path} ({error.strerror}); "
                 "choose another with output_dir DIR"
             )
             raise ConfigError(message, kind="cannot_write", path=run_dir.path) from error
-        if enabled:
-            run_dir.lock(self.file)
         self.metrics: TextIO | None = None
         self.board: SummaryWriter | None = None
         self.first_step = 1
@@ -59,37 +61,63 @@ class RunLog:
         if self.metrics is None or self.board is None:
             from torch.utils.tensorboard import SummaryWriter  # heavy: imported where it is used
 
-            self.metrics = open(self.run_dir.metrics, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
-            self.board = SummaryWriter(str(self.run_dir.path), purge_step=self.first_step)
-        self.metrics.write(json.dumps({"step": step, **values}) + "\n")
+            self.metrics = open(self.curves_dir.metrics, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+            self.board = SummaryWriter(str(self.curves_dir.path), purge_step=self.first_step)
+        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self.metrics.write(json.dumps({"step": step, **numbers}) + "\n")
         self.metrics.flush()
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
-    def truncate(self, step: int) -> None:
-        """Removes all numbers after `step`: those of an epoch cut short, or with step 0 those of an earlier run."""
-        path = self.run_dir.metrics
+    def start_curves(self, directory: RunDir, step: int) -> None:
+        """Writes the numbers of later steps to `directory`.
+
+        Those after `step` are removed: of steps that are trained again, or with step 0 of an earlier run.
+        """
+        self.curves_dir, path = directory, directory.metrics
         if path.exists() and self.enabled:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             write_text(path, "".join(line for line in lines if _step_of(line) <= step))
-        for events in self.run_dir.curves() if step == 0 and self.enabled else ():
+        for events in directory.curves() if step == 0 and self.enabled else ():
             events.unlink()
         self.first_step = step + 1
 
-    def progress(self, total: int, title: str) -> tqdm:
-        """A bar over `total` images with images per second and time left; none where no terminal would show it."""
-        disable = None if self.enabled else True  # None: where there is no terminal
-        return tqdm(total=total, desc=title, unit=" images", dynamic_ncols=True, leave=False, disable=disable)
+    def end_curves(self) -> None:
+        """Closes metrics.jsonl and TensorBoard's file."""
+        for sink in (self.metrics, self.board):
+            if sink is not None:
+                sink.close()
+        self.metrics = self.board = None
 
-    def epoch(self, epoch: int, num_epochs: int, num_images: int, num_steps: int) -> "EpochProgress":
-        """The bar and the lines of one epoch of training."""
-        return EpochProgress(self, f"epoch {epoch + 1}/{num_epochs}", epoch * num_steps, num_images, num_steps)
+    def progress(self, total: int, title: str, done: int = 0) -> tqdm:
+        """A bar over `total` images, `done` of them done, with images per second and time left.
+
+        There is none where no terminal would show it.
+        """
+        disable = None if self.enabled else True  # None: where there is no terminal
+        options: dict[str, Any] = {"unit": " images", "dynamic_ncols": True, "leave": False, "disable": disable}
+        return tqdm(total=total, desc=title, initial=done, **options)
+
+    def epoch(
+        self, epoch: int, num_epochs: int, num_images: int, num_steps: int, done: tuple[int, int] = (0, 0)
+    ) -> "EpochProgress":
+        """The bar and the lines of one epoch of training; done: its steps and images that are trained already."""
+        return EpochProgress(self, f"epoch {epoch + 1}/{num_epochs}", epoch * num_steps, num_images, num_steps, done)
 
     def close(self) -> None:
         """Closes the files, and so releases the run directory."""
-        for sink in (self.file, self.metrics, self.board):
-            if sink is not None:
-                sink.close()
+        self.end_curves()
+        self.file.close()
+
+    def remove_if_alone(self) -> None:
+        """Removes the log, and the folders that were made for it, where the run directory has nothing else."""
+        if not self.new_folders:
+            return
+        with contextlib.suppress(OSError):  # a folder that is not empty
+            if [path.name for path in self.run_dir.path.iterdir()] == [self.run_dir.log(self.mode).name]:
+                self.run_dir.log(self.mode).unlink()
+            for folder in self.new_folders:
+                folder.rmdir()
 
     def __enter__(self) -> "RunLog":
         return self
@@ -99,23 +127,27 @@ class RunLog:
     ) -> None:
         if kind is not None:
             self.note(f"stopped: {kind.__name__}: {error}")
+            self.remove_if_alone()
         self.close()
 
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except ValueError:  # the line during which the run was killed
-        return float("inf")
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # the line during which the run was killed, or a damaged one
+        return math.inf
 
 
 class EpochProgress:
     """A bar for one epoch, and now and then a line with its running means."""
 
-    def __init__(self, log: RunLog, title: str, steps_before: int, num_images: int, num_steps: int):
+    def __init__(
+        self, log: RunLog, title: str, steps_before: int, num_images: int, num_steps: int, done: tuple[int, int]
+    ):
         self.log, self.title, self.steps_before, self.num_steps = log, title, steps_before, num_steps
-        self.bar = log.progress(num_images, title)
-        self.step, self.images, self.start = 0, 0, time.perf_counter()
+        self.step, self.images = done
+        self.bar = log.progress(num_images, title, self.images)
+        self.images_before, self.start = self.images, time.perf_counter()
 
     def advance(self, images: int) -> None:
         """Counts one step of so many images."""
@@ -126,7 +158,7 @@ class EpochProgress:
     def report(self, loss_sum: float, correct: float, lr: float) -> float:
         """Logs mean loss (returned), accuracy and speed of the epoch so far."""
         loss, accuracy = loss_sum / self.step, 100 * correct / self.images
-        rate = self.images / (time.perf_counter() - self.start)
+        rate = (self.images - self.images_before) / (time.perf_counter() - self.start)
         self.bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f} %")
         write = self.log.info if self.bar.disable or self.step == self.num_steps else self.log.note
         write(

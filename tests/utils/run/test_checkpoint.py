@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import random
 
 import pytest
 import torch
@@ -112,6 +113,59 @@ def test_a_damaged_file_is_refused(path, content):
         restore(module, path)
 
 
+def test_no_flipped_bit_goes_unnoticed(path):
+    """Any bit of the file: it is refused, or has the very same content, as with a space for a tab in its header."""
+    checkpoint.save(path, checkpoint.saved_tensors(model(4, 3)), IDENTITY | {"accuracy": 12.5, "names": ["a", "é"]})
+    content, (tensors, about) = path.read_bytes(), checkpoint.load(path)
+    flips = random.Random(0).sample(range(8 * len(content)), 400)
+    refusals = 0
+    for flip in flips:
+        damaged = bytearray(content)
+        damaged[flip // 8] ^= 1 << flip % 8
+        path.write_bytes(damaged)
+        try:
+            found = checkpoint.load(path)
+        except CheckpointError:
+            refusals += 1
+            continue
+        assert found[1] == about
+        assert all(torch.equal(found[0][name], value) for name, value in tensors.items())
+    assert refusals > 390
+
+
+def test_a_checksum_cannot_be_left_out(path):
+    """A file of earlier versions has none; a file of today without it is damaged."""
+    save(path, model(4, 3))
+    tensors, about = checkpoint.load(path)
+    save_file(tensors, path, {"about": json.dumps(about)})
+    with refused(CheckpointError, kind="damaged_checkpoint", path=path):
+        checkpoint.load(path)
+    del about["format"]
+    save_file(tensors, path, {"about": json.dumps(about)})
+    assert checkpoint.load(path)[1] == about
+
+
+def test_the_checksum_is_recorded_and_found(path):
+    checksum = checkpoint.save(path, checkpoint.saved_tensors(model(4, 3)), IDENTITY)
+    assert checkpoint.describe(path) == IDENTITY | {"format": 2, "sha256": checksum}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_no_value_that_is_not_finite_is_saved_or_loaded(path, value):
+    save(path, model(4, 3))
+    before, module = path.read_bytes(), model(4, 3)
+    module[1].bias.data[2] = value
+    with pytest.raises(FloatingPointError, match="1.bias has values that are not finite"):
+        save(path, module)
+    assert path.read_bytes() == before
+    save_file(checkpoint.trainable_tensors(module), path, {"about": json.dumps(IDENTITY)})  # by an earlier version
+    module = model(4, 3)
+    with unchanged(module), refused(CheckpointError, kind="not_finite", path=path):
+        restore(module, path)
+    with refused(CheckpointError, kind="not_finite", path=path):
+        checkpoint.read_progress(path)
+
+
 def test_a_missing_file_is_refused(path):
     with refused(CheckpointError, kind="no_checkpoint", path=path):
         restore(model(4, 3), path)
@@ -134,6 +188,12 @@ def new_training(optimizer):
     return module, OPTIMIZERS[optimizer](parameters, lr=0.1, weight_decay=0.01, momentum=0.9)
 
 
+def load_progress(path, module, optimizer, identity=IDENTITY):
+    progress = checkpoint.read_progress(path)
+    progress.load_into(module, optimizer, identity)
+    return progress.about
+
+
 def train(module, optimizer, steps):
     for step in steps:
         x = torch.randn(5, 4, generator=torch.Generator().manual_seed(step))
@@ -148,7 +208,7 @@ def test_progress_resumes_bit_for_bit(path, optimizer):
     train(*whole, range(3))
     checkpoint.save_progress(path, *whole, {"identity": IDENTITY, "epoch": 1})
     train(*whole, range(3, 6))
-    assert checkpoint.load_progress(path, *resumed, IDENTITY)["epoch"] == 1
+    assert load_progress(path, *resumed)["epoch"] == 1
     train(*resumed, range(3, 6))
     for name, tensor in whole[0].state_dict().items():
         assert torch.equal(resumed[0].state_dict()[name], tensor), name
@@ -158,7 +218,7 @@ def test_progress_before_the_first_step_has_no_state(path):
     checkpoint.save_progress(path, *new_training("AdamW"), {"identity": IDENTITY})
     assert set(checkpoint.load(path)[0]) == {f"{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")}
     resumed, whole = new_training("AdamW"), new_training("AdamW")
-    checkpoint.load_progress(path, *resumed, IDENTITY)
+    load_progress(path, *resumed)
     for training in (resumed, whole):
         train(*training, range(3))
     assert torch.equal(resumed[0][1].weight, whole[0][1].weight)
@@ -170,7 +230,7 @@ def test_values_of_the_state_that_are_not_tensors_are_saved(path):
     optimizer.state[module[1].weight] = {"count": 7, "unset": None}
     checkpoint.save_progress(path, module, optimizer, {"identity": IDENTITY})
     module, optimizer = new_training("SGD")
-    checkpoint.load_progress(path, module, optimizer, IDENTITY)
+    load_progress(path, module, optimizer)
     assert optimizer.state[module[1].weight] == {"count": 7}
 
 
@@ -182,14 +242,14 @@ def test_progress_of_earlier_versions_loads(path):
     momentum = {f"momentum:{name}": whole[1].state[value]["momentum_buffer"] for name, value in trainable.items()}
     save_file(trainable | momentum, path, {"about": json.dumps({"identity": IDENTITY, "epoch": 1})})
     train(*whole, range(3, 6))
-    checkpoint.load_progress(path, *resumed, IDENTITY | {"optimizer": "SGD", "schedule": "cosine"})
+    load_progress(path, *resumed, IDENTITY | {"optimizer": "SGD", "schedule": "cosine"})
     train(*resumed, range(3, 6))
     assert torch.equal(resumed[0][2].weight, whole[0][2].weight)
     with refused(CheckpointError, kind="other_identity", path=path, key="optimizer"):
-        checkpoint.load_progress(path, *new_training("AdamW"), IDENTITY | {"optimizer": "AdamW"})
+        load_progress(path, *new_training("AdamW"), IDENTITY | {"optimizer": "AdamW"})
 
 
 def test_progress_of_other_tensors_is_refused(path):
     checkpoint.save_progress(path, *new_training("SGD"), {"identity": IDENTITY})
     with refused(CheckpointError, kind="other_tensors", path=path):
-        checkpoint.load_progress(path, model(4, 3), new_training("SGD")[1], IDENTITY)
+        load_progress(path, model(4, 3), new_training("SGD")[1])

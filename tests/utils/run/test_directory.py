@@ -1,6 +1,10 @@
 """RunDir and Mode: the names of a run's files, and what may be replaced."""
 
+import contextlib
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,7 @@ from helpers import refused
 
 from utils.config import load_config
 from utils.errors import CheckpointError, ConfigError
-from utils.run import results
+from utils.run import checkpoint, results
 from utils.run.directory import RunDir
 from utils.run.mode import Mode, build_mode
 
@@ -94,10 +98,28 @@ def test_an_unfinished_run_is_not_replaced(run_dir):
         run_dir.require_same_run(SETTINGS, "cc-dd", {})
 
 
-@pytest.mark.parametrize("content", [{}, {"other": 1}, [1], None])
-def test_files_of_others_are_no_obstacle(run_dir, content):
-    write(run_dir.results(), content)
+@pytest.mark.parametrize(
+    "content", ["", "{", "{}", '{"other": 1}', "[1]", "null", json.dumps(RESULTS)[:-1], "\x00" * 99]
+)
+def test_damaged_results_protect_their_run(run_dir, content):
+    run_dir.results().write_text(content)
+    with refused(CheckpointError, kind="damaged_results", path=run_dir.results()):
+        run_dir.require_same_run(SETTINGS, "cc-dd", {})
+
+
+def test_a_checkpoint_without_results_is_protected(run_dir):
+    """By the training that it records, or where it is older by what it fits."""
+    checkpoint.save(run_dir.checkpoint, {}, {"backbone": "a", "training": {"settings": SETTINGS}})
     run_dir.require_same_run(SETTINGS, "cc-dd", {})
+    with refused(CheckpointError, kind="other_identity", path=run_dir.checkpoint, key="lr"):
+        run_dir.require_same_run(SETTINGS | {"lr": 0.2}, "cc-dd", {})
+    checkpoint.save(run_dir.checkpoint, {}, {"backbone": "a"})
+    run_dir.require_same_run(SETTINGS | {"backbone": "a"}, "cc-dd", {})
+    with refused(CheckpointError, kind="other_identity", path=run_dir.checkpoint, key="backbone"):
+        run_dir.require_same_run(SETTINGS | {"backbone": "b"}, "cc-dd", {})
+    run_dir.checkpoint.write_bytes(b"")
+    with refused(CheckpointError, kind="damaged_checkpoint", path=run_dir.checkpoint):
+        run_dir.require_same_run(SETTINGS, "cc-dd", {})
 
 
 def test_a_run_is_replaced_by_the_same_one_only(run_dir):
@@ -143,3 +165,105 @@ def test_the_record_of_a_training_run(run_dir):
     write(run_dir.results(), RESULTS | {"per_class": [{"train": 3}, {"train": 1}]})
     record = run_dir.training_record(None)
     assert (record.name, record.counts, record.settings, record.images) == ("x", [3, 1], SETTINGS, None)
+
+
+# ---- a complete run is trained again ----
+
+EARLIER = {"config.yaml": "1", "metrics.jsonl": "1", "events.out.1": "1", "checkpoint.safetensors": "1"}
+NEW = {"config.yaml": "2", "metrics.jsonl": "2", "events.out.2": "2", "checkpoint.safetensors": "2"}
+
+
+def content_of(folder):
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture
+def repeated(run_dir):
+    """A complete run, and beside it the files of its repetition."""
+    assert run_dir.working() == run_dir
+    for name, text in ({"results.json": "{}"} | EARLIER).items():
+        (run_dir.path / name).write_text(text)
+    assert run_dir.working() == run_dir.unfinished
+    run_dir.unfinished.path.mkdir()
+    for name, text in NEW.items():
+        (run_dir.unfinished.path / name).write_text(text)
+    return run_dir
+
+
+def test_the_new_files_replace_the_earlier_ones_together(repeated):
+    repeated.publish()
+    assert content_of(repeated.path) == {"results.json": "{}"} | NEW
+    repeated.clear_unfinished()
+    assert not repeated.unfinished.path.exists()
+    assert content_of(repeated.path) == {"results.json": "{}"} | NEW
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("failing", range(9))
+def test_publishing_can_be_done_again_after_each_operation(repeated, failing, links, monkeypatch):
+    """It fails at the n-th link, copy, replacement or removal; the second time all is well."""
+    count = 0
+
+    def failing_at(function):
+        def call(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count == failing + 1:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return call
+
+    def no_links(*args):
+        raise OSError(errno.EPERM, "no links here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", failing_at(os.link) if links else no_links)
+        patch.setattr(shutil, "copyfile", failing_at(shutil.copyfile))
+        patch.setattr(os, "replace", failing_at(os.replace))
+        patch.setattr(Path, "unlink", failing_at(Path.unlink))
+        with contextlib.suppress(KeyboardInterrupt):
+            repeated.publish()
+    assert count > failing
+    repeated.publish()
+    repeated.clear_unfinished()
+    assert content_of(repeated.path) == {"results.json": "{}"} | NEW
+
+
+def test_what_killed_processes_left_is_removed(run_dir):
+    mine = [run_dir.path / f"{name}.0123abcd.partial" for name in ("progress.safetensors", "results.json")]
+    others = [run_dir.path / name for name in ("notes.partial", "results_test.json.0123abcd.partial")]
+    for path in (*mine, *others):
+        path.touch()
+    run_dir.clear_unfinished()
+    assert not any(path.exists() for path in mine)
+    assert all(path.exists() for path in others)
+
+
+def test_a_link_in_the_place_of_unfinished_is_not_followed(run_dir, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "file").touch()
+    run_dir.unfinished.path.symlink_to(elsewhere)
+    run_dir.clear_unfinished()
+    assert (elsewhere / "file").exists()
+    assert not run_dir.unfinished.path.is_symlink()
+
+
+# ---- the checkpoint that is there ----
+
+
+def test_a_checkpoint_of_another_run_is_foreign(run_dir):
+    training = {"seed": 0, "epochs": 1, "settings": SETTINGS}
+    checksum = checkpoint.save(run_dir.checkpoint, {}, {"training": training})
+    write(run_dir.results(), RESULTS | {"checkpoint": checksum})
+    assert not run_dir.training_record(run_dir.checkpoint).is_foreign
+    other = training | {"seed": 1}
+    checkpoint.save(run_dir.checkpoint, {}, {"training": other, "data": {"name": "y"}})
+    record = run_dir.training_record(run_dir.checkpoint)
+    assert (record.is_foreign, record.training, record.name) == (True, other, "y")
+    write(run_dir.results(), RESULTS)  # of an earlier version, without the checksum
+    assert run_dir.training_record(run_dir.checkpoint).is_foreign
+    checkpoint.save(run_dir.checkpoint, {}, {"training": training})
+    assert not run_dir.training_record(run_dir.checkpoint).is_foreign
+    checkpoint.save(run_dir.checkpoint, {}, {})  # both are older: nothing can be known
+    assert not run_dir.training_record(run_dir.checkpoint).is_foreign
