@@ -50,7 +50,7 @@ from utils.config import Config, training_options
 from utils.device import memory
 from utils.device.device import make_deterministic, pick_device, prepare_cpu
 from utils.device.distributed import Distributed
-from utils.device.environment import arithmetic, environment
+from utils.device.environment import changes, environment
 from utils.device.precision import pick_precision, precision_name
 from utils.errors import ConfigError, ModelError, amended
 from utils.evaluators import ClassInfo, evaluate, need_logits
@@ -66,6 +66,7 @@ from utils.schedule import SCHEDULES
 from utils.text import visible
 
 LIFT_HARMONIC_FLOOR = 1e-3  # percent: LIFT raises a class's accuracy to this in the harmonic mean
+CODE = tuple(Path(__file__).parent / folder for folder in ("models", "datasets", "utils"))
 DIVERGED = "train with a smaller lr, or prec_train fp32, as a run of its own (output_dir)"
 
 
@@ -163,10 +164,13 @@ class Trainer:
                 self.parallel = self.distributed.wrap(self.model)
                 self.counters = torch.zeros(2, device=self.device)  # of the epoch: sum of losses, correct images
                 self.image_states = self.data.train.images.states() if self.distributed.is_main else None
-                self.arithmetic = arithmetic(self.device) | {
-                    "processes": self.distributed.size,
+                # what the last bits depend on, beside the settings
+                self.environment = environment(self.device, self.distributed.size) | {
                     "images in a micro-batch": self.micro_batch_size,
                     "compiled": compiled,
+                    "program": sha256_of_code(Path(__file__).parent / "models", Path(__file__).parent / "datasets")[
+                        :12
+                    ],
                 }
             self._resources = resources.pop_all()
 
@@ -355,16 +359,9 @@ class Trainer:
         self.log.start_curves(self.files, self.epoch * num_steps + self.step)
         position = f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
         self.log.info(f"resuming after {position}, from {progress.path}")
-        then = about.get("arithmetic", self.arithmetic)
-        differences = [
-            f"{key} {then.get(key)}, now {self.arithmetic.get(key)}"
-            for key in sorted(then.keys() | self.arithmetic.keys())
-            if then.get(key) != self.arithmetic.get(key)
-        ]
-        if differences:
-            self.log.info(
-                f"warning   the run began elsewhere ({visible('; '.join(differences))}), so its last bits may differ"
-            )
+        if elsewhere := changes(about.get("environment", self.environment), self.environment):
+            words = visible("; ".join(elsewhere))
+            self.log.info(f"warning   the run began elsewhere ({words}), so its last bits may differ")
 
     def _save_progress(self, due: bool) -> None:
         """Saves the state from which a new trainer resumes, if it is due, or if a signal asks for it and ends the run.
@@ -384,7 +381,7 @@ class Trainer:
         if self.distributed.is_main:
             about = {"epoch": self.epoch, "step": self.step, "counters": totals}
             about |= {"seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
-            about |= {"identity": self.settings, "arithmetic": self.arithmetic}
+            about |= {"identity": self.settings, "environment": self.environment}
             extra = {} if self.image_states is None else {"images": torch.from_numpy(self.image_states)}
             try:
                 checkpoint.save_progress(self.run_dir.progress, self.model, self.optimizer, about, extra)

@@ -136,9 +136,7 @@ def test_logits_that_are_not_finite_are_an_error(config, few_images, method, sav
         run.fit()
         bias = dict(run.model.tower.named_parameters())["norm.bias"]
         bias.data[0] = float("nan")
-        with pytest.raises(
-            FloatingPointError, match=r"for 100 of 100 images is .*image\[0\]"
-        ):
+        with pytest.raises(FloatingPointError, match=r"for 100 of 100 images is .*image\[0\]"):
             run.evaluate()
         with pytest.raises(FloatingPointError, match="not finite"):
             run.features()
@@ -250,19 +248,35 @@ def test_the_same_machine_resumes_without_a_warning(interrupted, folder_config):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda patch: patch.setattr(torch, "get_num_threads", lambda: 3), r"device .*1 thread, now .*3 threads"),
-        (
+        pytest.param(
+            lambda patch: patch.setattr(torch, "get_num_threads", lambda: 3),
+            r"device .*1 thread, now .*3 threads",
+            id="threads",
+        ),
+        pytest.param(
             lambda patch: patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "NEON"),
             r"instructions \w+, now NEON",
+            id="instructions",
         ),
-        (
+        pytest.param(
+            lambda patch: patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2"),
+            r"instructions (\w+), now \1, ONEDNN_MAX_CPU_ISA=AVX2",
+            id="switches",
+        ),
+        pytest.param(
             lambda patch: patch.setattr(environment, "version", lambda package: "0.1"),
-            r"numpy [\d.]+, now 0.1; open_clip_torch",
+            r"numpy [\d.]+, now 0.1; scikit-learn",
+            id="packages",
         ),
-        (lambda patch: patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2"), r"ONEDNN_MAX_CPU_ISA None, now AVX2"),
-        (
+        pytest.param(
             lambda patch: patch.setattr("models.compile.compile_blocks", lambda *_: True),
             r"compiled False, now True",
+            id="compile",
+        ),
+        pytest.param(
+            lambda patch: patch.setattr("trainer.sha256_of_code", lambda *_: "a" * 64),
+            r"program \w+, now a{12}",
+            id="program",
         ),
     ],
 )

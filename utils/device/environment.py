@@ -3,6 +3,7 @@
 import os
 import platform
 from importlib.metadata import version
+from typing import Any
 
 import torch
 
@@ -10,9 +11,20 @@ import torch
 SWITCHES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "NVIDIA_TF32_OVERRIDE")
 
 
-def environment(device: torch.device, num_processes: int) -> dict[str, object]:
-    """Versions of the packages, the device, and the number of processes."""
-    return {"versions": versions(), "device": describe(device), "processes": num_processes}
+def environment(device: torch.device, num_processes: int) -> dict[str, Any]:
+    """What the last bits of a number may depend on: package versions, device, instruction set, number of processes."""
+    switches = [f"{name}={os.environ[name]}" for name in SWITCHES if name in os.environ]
+    capability = [torch.backends.cpu.get_cpu_capability()] if device.type == "cpu" else []
+    instructions = ", ".join(capability + switches)
+    found = {"versions": versions(), "device": describe(device), "processes": num_processes}
+    return found | ({"instructions": instructions} if instructions else {})
+
+
+def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The differences between two records of an environment, in words."""
+    then, now = ({**record, **record.get("versions", {}), "versions": None} for record in (then, now))
+    keys = dict.fromkeys([*now, *then])
+    return [f"{key} {then.get(key)}, now {now.get(key)}" for key in keys if then.get(key) != now.get(key)]
 
 
 def describe(device: torch.device) -> str:
@@ -21,13 +33,6 @@ def describe(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{cpuinfo('model name') or platform.machine()} (CPU), {threads} thread{'s' if threads > 1 else ''}"
-
-
-def arithmetic(device: torch.device) -> dict[str, object]:
-    """All that may change the last bits of a number: device, threads, instruction set, libraries and their switches."""
-    switches = {name: os.environ[name] for name in SWITCHES if name in os.environ}
-    instructions = {"instructions": torch.backends.cpu.get_cpu_capability()} if device.type == "cpu" else {}
-    return {"device": describe(device), **instructions, **versions(), **switches}
 
 
 def versions() -> dict[str, str]:
