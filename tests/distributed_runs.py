@@ -4,12 +4,13 @@
     torchrun --nproc_per_node=2 tests/distributed_runs.py '{"2": RUNS}'                    processes of torchrun
 
 RUNS: a list with a method and its options for each run, [["lift+", "seed", "1"], ["coop"]]. The run directories are
-output/PROCESSES_NUMBER. Forked processes share one import of all packages, which would take most of the time.
+output/PROCESSES_NUMBER. "lift+@6": the last process gets SIGUSR1 in the 6th step, and the run is resumed. Forked processes share one import of all packages, which would take most of the time.
 """
 
 import dataclasses
 import json
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -25,8 +26,9 @@ import torch.utils.tensorboard
 from datasets import DATASETS
 from datasets.sets import digits_lt
 from models.backbones.tokenizer import tokenize
-from trainer import run
+from trainer import Trainer, run
 from utils.config import load_config
+from utils.run.stopping import Stopped, Stopping
 
 
 def train_all(processes: int, runs: list[list[str]]) -> None:
@@ -36,8 +38,29 @@ def train_all(processes: int, runs: list[list[str]]) -> None:
     few = dataclasses.replace(data, train=train, test=test)
     with mock.patch.dict(DATASETS, {"digits_lt": lambda *_: few}):
         for number, (method, *options) in enumerate(runs):
+            method, _, step = method.partition("@")
             cfg = load_config("digits_lt", "clip_tiny", method, [*options, "output_dir", f"{processes}_{number}"])
+            if step:
+                interrupt(cfg, int(step))
             run(cfg, "torchrun")
+
+
+def interrupt(cfg, step: int) -> None:
+    """Trains until the last process is sent SIGUSR1 in this step, and all of them have ended."""
+    stopping, steps = Stopping(), iter(range(1, 10**6))
+
+    def warn(*_) -> None:
+        if next(steps) == step and trainer.distributed.rank == trainer.distributed.size - 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with stopping.handled(), Trainer(cfg, "torchrun", stopping) as trainer:
+        trainer.loss.register_forward_hook(warn)
+        try:
+            trainer.fit()
+        except Stopped as stop:
+            assert stop.saved
+        else:
+            raise AssertionError("it was not stopped")
 
 
 def run_rank(rank: int, processes: int, store: str, runs: list[list[str]]) -> None:

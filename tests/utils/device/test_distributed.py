@@ -25,6 +25,7 @@ FLOAT32 = ("prec_train", "fp32", "prec_test", "fp32")
 BASE = (*FLOAT32, "num_workers", "0", "num_epochs", "2", "print_freq", "4", "gpu", "-1")
 RUNS = [  # a method and its options; 91 images, so the last step of an epoch is smaller
     ("lift+", "batch_size", "22"),  # 3 in the last step: fewer than four processes
+    ("lift+@6", "batch_size", "22"),  # 5 steps an epoch
     ("lift+", "batch_size", "16", "accum_step", "2", "loss_type", "CB", "classifier_init", "class_mean"),
     ("coop", "batch_size", "24", "accum_step", "2", "v.bitfit", "True", "save_logits", "True", "tte", "True"),
     ("lp", "batch_size", "30", "classifier", "LinearClassifier", "num_workers", "1"),
@@ -52,7 +53,7 @@ def start(command, runs, folder):
 def folder(tmp_path_factory):
     """Holds output/PROCESSES_RUN for 1, 2 and 4 processes."""
     folder = tmp_path_factory.mktemp("distributed")
-    several = start([], {2: with_base(RUNS), 4: with_base(RUNS[:2])}, folder)
+    several = start([], {2: with_base(RUNS), 4: with_base(RUNS[:3])}, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         train_all(1, with_base(RUNS))
@@ -66,7 +67,7 @@ def results(folder, processes, run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "run"), [*((2, run) for run in range(len(RUNS))), (4, 0), (4, 1)])
+@pytest.mark.parametrize(("processes", "run"), [*((2, run) for run in range(len(RUNS))), (4, 0), (4, 1), (4, 2)])
 def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
     one, several = results(folder, 1, run), results(folder, processes, run)
     assert several["processes"] == processes
@@ -74,6 +75,9 @@ def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
     assert sum(row["test"] for row in several["per_class"]) == 125
     if RUNS[run][0] == "zs":
         return
+    if "@" in RUNS[run][0]:  # to the very bits
+        files = [folder / f"{processes}_{i}" / "checkpoint.safetensors" for i in (run - 1, run)]
+        assert files[0].read_bytes() == files[1].read_bytes()
     tensors = [checkpoint.load(folder / f"{n}_{run}" / "checkpoint.safetensors")[0] for n in (1, processes)]
     assert tensors[0].keys() == tensors[1].keys()
     expected, found = (torch.cat([tensor.flatten() for tensor in part.values()]) for part in tensors)
@@ -83,7 +87,7 @@ def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_losses_on_the_way_are_those_of_one_process(folder, processes):
-    for run in range(2):
+    for run in range(3):
         rows = [
             [json.loads(line) for line in (folder / f"{n}_{run}/metrics.jsonl").read_text().splitlines()]
             for n in (1, processes)
@@ -94,7 +98,7 @@ def test_losses_on_the_way_are_those_of_one_process(folder, processes):
 
 @pytest.mark.slow
 def test_saved_logits_are_those_of_one_process(folder):
-    with np.load(folder / "1_2/logits_tte.npz") as one, np.load(folder / "2_2/logits_tte.npz") as several:
+    with np.load(folder / "1_3/logits_tte.npz") as one, np.load(folder / "2_3/logits_tte.npz") as several:
         assert (one["labels"] == several["labels"]).all()
         assert np.allclose(one["logits"], several["logits"], rtol=1e-4, atol=1e-4)
 
