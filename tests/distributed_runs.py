@@ -4,7 +4,8 @@
     torchrun --nproc_per_node=2 tests/distributed_runs.py '{"2": RUNS}'                    processes of torchrun
 
 RUNS: a list with a method and its options for each run, [["lift+", "seed", "1"], ["coop"]]. The run directories are
-output/PROCESSES_NUMBER. "lift+@6": the last process gets SIGUSR1 in the 6th step, and the run is resumed. Forked processes share one import of all packages, which would take most of the time.
+output/PROCESSES_NUMBER. "lift+@6": the last process gets SIGUSR1 in the 6th step, and the run is resumed. Forked
+processes share one import of all packages, which would take most of the time.
 """
 
 import dataclasses
