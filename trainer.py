@@ -229,7 +229,7 @@ class Trainer:
             num_ranks=self.distributed.size,
         )
         crop = build_train_crop(cfg, self.resolution)
-        yield from Loader(self.data.train, crop, steps, self.device, cfg.num_workers)
+        yield from Loader(self.data.train, crop, steps, self.device, cfg.num_workers, cfg.worker_timeout, self.log.info)
 
     def _train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
         cfg, num_images = self.cfg, len(self.data.train)
@@ -374,7 +374,9 @@ class Trainer:
         """Fills `out` [n, ...], zeros, with reduce(head, features [K, b, D]) of images[indices]; by all ranks."""
         rank, ranks, size = self.distributed.rank, self.distributed.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = sequential_batches(indices[rank::ranks], size)
-        batches = (batch for batch, _ in Loader(images, crops, steps, self.device, self.cfg.num_workers))
+        cfg = self.cfg
+        loader = Loader(images, crops, steps, self.device, cfg.num_workers, cfg.worker_timeout, self.log.info)
+        batches = (batch for batch, _ in loader)
         key = functools.partial(self._feature_key, images, indices[rank::ranks], crops)
         sizes = [len(step) for step in steps]
         features, self.features_cached = cached_features(model, batches, sizes, crops.count, self.cache, key)
