@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import re
+import signal
 import threading
 from pathlib import Path
 
@@ -158,6 +159,22 @@ def assert_near(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 
     """Equal up to `tolerance` of the largest value."""
     assert found.shape == expected.shape
     assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float):
+    """Fails if the block takes longer: it waits for ever."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError(f"still waiting after {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager

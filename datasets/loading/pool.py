@@ -78,7 +78,7 @@ class ReaderPool:
         if fitting >= wanted:
             return wanted
         self.log(
-            f"memory    {max(fitting, 1)} batches are read ahead, not {wanted}: each takes {batch_bytes / MB:,.0f} MB, "
+            f"memory    batches read ahead: {max(fitting, 1)}, not {wanted}; each takes {batch_bytes / MB:,.0f} MB, "
             f"and {free / MB:,.0f} MB are free"
         )
         return max(fitting, 1)
