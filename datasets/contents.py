@@ -31,8 +31,11 @@ def pixel_hashes(images: np.ndarray) -> np.ndarray:
 
 def file_hashes(paths: Sequence[str]) -> np.ndarray:
     """Hashes of files, uint64 [n]."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        return hash_array(pool.map(_file_hash, paths, chunksize=64))
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return hash_array(pool.map(_file_hash, paths, chunksize=64))
+    except RuntimeError:  # no thread can be started: ulimit -u, or memory
+        return hash_array(map(_file_hash, paths))
 
 
 def _file_hash(path: str) -> bytes:

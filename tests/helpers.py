@@ -177,6 +177,14 @@ def time_limit(seconds: float):
         signal.signal(signal.SIGALRM, before)
 
 
+def is_running(pid) -> bool:
+    """Whether there is such a process, and it is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def web_server(files: dict[str, bytes], headers: dict[str, str] | None = None):
     """Serves {"/path": content} on 127.0.0.1 while the context lasts; yields (address, the list of paths asked for)."""

@@ -229,7 +229,8 @@ def _end_with(parent: int, by_signal: bool) -> None:
     by_signal: the system kills it then. This follows the thread that forked it, and so suits the main thread only.
     """
     if not (by_signal and _prctl and _prctl(PR_SET_PDEATHSIG, signal.SIGKILL) == 0):
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # no thread can be started; `advance` and the pipe remain
+            threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     if os.getppid() != parent:  # it has ended already
         os._exit(1)
 

@@ -61,9 +61,8 @@ def start_error(error: OSError, num_workers: int) -> DataError:
 def death_error(died: WorkerDied, image: str | None, num_workers: int) -> DataError:
     """The error of a worker that died, with the likely cause. image: the one that it was reading."""
     if died.cause in CRASHES:
-        cause, remedy = "a damaged image crashed the decoder", "find it with scripts/check_data.py"
-        if image:
-            cause, remedy = f"{image} crashed the decoder", f"replace it, or {remedy.replace('it', 'all such')}"
+        cause = f"{image or 'a damaged image'} crashed the decoder"
+        remedy = f"{'replace it, or find all such' if image else 'find it'} with scripts/check_data.py"
     else:
         cause, remedy = "the machine ran out of memory", "free some"
     message = (

@@ -17,7 +17,7 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import time_limit
+from helpers import is_running, time_limit
 
 from datasets import images as image_module
 from datasets.images import ImageList
@@ -61,13 +61,6 @@ def loader(images, workers=2, batch_size=2, epochs=1, **options):
 
 def workers():
     return sorted(child.pid for child in multiprocessing.active_children())
-
-
-def is_running(pid):
-    """Whether there is such a process, which is not a zombie."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 def assert_equal(found, expected):
@@ -143,7 +136,7 @@ def test_no_file_and_no_socket_has_a_name(files, monkeypatch):
     with time_limit(60), contextlib.closing(iter(loader(files, epochs=100))) as batches:
         next(batches)
         for pid in [os.getpid(), *workers()]:
-            assert "/dev/shm/" not in Path(f"/proc/{pid}/maps").read_text()
+            assert "/dev/shm/torch" not in Path(f"/proc/{pid}/maps").read_text()
 
 
 # ---- a worker that dies, or meets an error ----
@@ -467,7 +460,7 @@ def test_workers_end_with_their_parent(thread, workers_are, files, decoding):
     with time_limit(60), Forked(read if thread == "main" else read_elsewhere) as parent:
         assert len(parent.workers) == 3 and all(map(is_running, parent.workers))
         os.kill(parent.pid, signal.SIGKILL)
-        assert gone(parent.workers, 0.5 if thread == "main" else 1.0)
+        assert gone(parent.workers, 2)  # within 0.01 s on a machine that does nothing else
 
 
 @pytest.mark.slow
