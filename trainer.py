@@ -263,7 +263,7 @@ class Trainer:
             num_ranks=self.distributed.size,
         )
         crop = build_train_crop(cfg, self.resolution)
-        yield from Loader(self.data.train, crop, steps, self.device, cfg.num_workers)
+        yield from Loader(self.data.train, crop, steps, self.device, cfg.num_workers, cfg.worker_timeout, self.log.info)
 
     def _train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
         """Takes the steps of an epoch that are left, and saves the progress every save_minutes."""
@@ -460,7 +460,9 @@ class Trainer:
         """
         rank, ranks, size = self.distributed.rank, self.distributed.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = sequential_batches(indices[rank::ranks], size)
-        batches = (batch for batch, _ in Loader(images, crops, steps, self.device, self.cfg.num_workers))
+        cfg = self.cfg
+        loader = Loader(images, crops, steps, self.device, cfg.num_workers, cfg.worker_timeout, self.log.info)
+        batches = (batch for batch, _ in loader)
         key = functools.partial(self._feature_key, images, indices[rank::ranks], crops)
         sizes = [len(step) for step in steps]
         features, self.features_cached = cached_features(model, batches, sizes, crops.count, self.cache, key)

@@ -2,11 +2,12 @@
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+
+from datasets.opening import regular_only
 
 BLOCK_BYTES, BLOCKS = 4096, 5  # read of a file, evenly spaced, from the first bytes to the last
 THREADS = 8  # that read files at once: most of the time is spent waiting for the disk
@@ -30,8 +31,11 @@ def pixel_hashes(images: np.ndarray) -> np.ndarray:
 
 def file_hashes(paths: Sequence[str]) -> np.ndarray:
     """Hashes of files, uint64 [n]."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        return hash_array(pool.map(_file_hash, paths, chunksize=64))
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return hash_array(pool.map(_file_hash, paths, chunksize=64))
+    except RuntimeError:  # no thread can be started: ulimit -u, or memory
+        return hash_array(map(_file_hash, paths))
 
 
 def file_states(paths: Sequence[str]) -> np.ndarray:
@@ -54,9 +58,7 @@ def _file_state(path: str) -> tuple[int, int]:
 def _file_hash(path: str) -> bytes:
     """Hash of a file's size and blocks; a file that cannot be read is equal to itself only."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise OSError
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=regular_only) as file:
             size = os.fstat(file.fileno()).st_size
             content = b"".join(os.pread(file.fileno(), length, start) for start, length in _blocks(size))
     except OSError:  # reported when it is decoded

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,18 @@ from torch import Tensor
 from datasets.contents import file_hashes, file_states, pixel_hashes
 from datasets.loading.crops import Crop, Sample
 from datasets.loading.decode import Reduction, decode
+from datasets.opening import regular_only
+from utils.text import visible
+
+Advance = Callable[[], None]
 
 CONTENT_FILES = 20_000  # the contents of longer lists are hashed for a sample only
 SAMPLE = 1_000  # files of such a sample
 SMALL_BYTES = 2**20  # pixels that are read sooner than a worker starts
+
+
+def no_report() -> None:
+    """An `advance` that reports nothing."""
 
 
 class Images(abc.ABC):
@@ -54,8 +62,13 @@ class Images(abc.ABC):
         """One image, uint8 RGB [3, H, W]; see decode.decode for `reduction`. Raises DataError."""
 
     @abc.abstractmethod
-    def read_crops(self, samples: Sequence[Sample], crop: Crop) -> Tensor:
-        """The crops of n samples (epoch, index), uint8 [n, ...]. Raises DataError."""
+    def read_crops(
+        self, samples: Sequence[Sample], crop: Crop, out: Tensor | None = None, advance: Advance = no_report
+    ) -> Tensor:
+        """The crops of n samples (epoch, index), uint8 [n, *crop.shape], in `out` if it is given. Raises DataError.
+
+        advance: called after each sample, or where they are read at once after all of them.
+        """
 
     @abc.abstractmethod
     def content(self, index: int) -> bytes:
@@ -66,6 +79,10 @@ class Images(abc.ABC):
         return None
 
     # ---- names ----
+
+    @abc.abstractmethod
+    def describe(self, index: int) -> str:
+        """One image, for a message."""
 
     @property
     def paths(self) -> list[str]:
@@ -134,21 +151,28 @@ class ImagePaths(Images):
     def read(self, index: int, reduction: Reduction | None = None) -> Tensor:
         return decode(self.path(index), reduction, self.exif_orientation)
 
-    def read_crops(self, samples: Sequence[Sample], crop: Crop) -> Tensor:
-        crops = []
-        for epoch, index in samples:
+    def read_crops(
+        self, samples: Sequence[Sample], crop: Crop, out: Tensor | None = None, advance: Advance = no_report
+    ) -> Tensor:
+        crops = torch.empty(len(samples), *crop.shape, dtype=torch.uint8) if out is None else out
+        for row, (epoch, index) in enumerate(samples):
             reduction = functools.partial(crop.reduction, epoch=epoch, index=index) if crop.reducing_gap else None
-            crops.append(crop(self.read(index, reduction), epoch, index))
-        return torch.stack(crops)
+            crops[row] = crop(self.read(index, reduction), epoch, index)
+            advance()
+        return crops
 
     def content(self, index: int) -> bytes:
-        return Path(self.path(index)).read_bytes()
+        with open(self.path(index), "rb", opener=regular_only) as file:
+            return file.read(os.fstat(file.fileno()).st_size)  # no more, if it is growing
 
     def file_bytes(self, index: int) -> int | None:
         try:
             return os.stat(self.path(index)).st_size
         except OSError:
             return None
+
+    def describe(self, index: int) -> str:
+        return visible(self.path(index))
 
     @property
     def paths(self) -> list[str]:
@@ -212,12 +236,21 @@ class ImagePixels(Images):
     def read(self, index: int, reduction: Reduction | None = None) -> Tensor:
         return torch.from_numpy(self.pixels[index]).permute(2, 0, 1)
 
-    def read_crops(self, samples: Sequence[Sample], crop: Crop) -> Tensor:
+    def read_crops(
+        self, samples: Sequence[Sample], crop: Crop, out: Tensor | None = None, advance: Advance = no_report
+    ) -> Tensor:
+        if not samples:
+            return torch.empty(0, *crop.shape, dtype=torch.uint8)
         pixels = self.pixels[[index for _, index in samples]]
-        return crop.of_batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), samples)
+        crops = crop.of_batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), samples)
+        advance()
+        return crops if out is None else out.copy_(crops)
 
     def content(self, index: int) -> bytes:
         return self.pixels[index].tobytes()
+
+    def describe(self, index: int) -> str:
+        return f"image {index}"
 
     def names(self, root: str | None, split: str) -> list[str]:
         return [f"{split}[{index}]" for index in range(len(self))]

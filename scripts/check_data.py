@@ -32,7 +32,7 @@ from utils.files import write_text
 from utils.run.results import write_json
 
 LIST_KEYS = ("root", *FOLDER_KEYS)  # which images and labels
-KEYS = (*LIST_KEYS, "many_threshold", "few_threshold", "exif_orientation", "num_workers")
+KEYS = (*LIST_KEYS, "many_threshold", "few_threshold", "exif_orientation", "num_workers", "worker_timeout")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -111,7 +111,7 @@ def run(arguments: list[str]) -> int:
     from datasets.check.check import check_images
 
     cores = len(os.sched_getaffinity(0))
-    check = check_images(data, cores if cfg.num_workers is None else cfg.num_workers)
+    check = check_images(data, cores if cfg.num_workers is None else cfg.num_workers, cfg.worker_timeout)
     command = shlex.join(["python", "scripts/check_data.py", *arguments])
     names = check.names
     lines = [*data_report.text(check), *data_report.advice(check, folder)]

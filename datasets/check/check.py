@@ -103,14 +103,17 @@ class Check:
         }
 
 
-def check_images(data: DataSet, processes: int) -> Check:
-    """Decodes every image of both lists as in training, with a progress bar; processes 0 = in this one."""
+def check_images(data: DataSet, processes: int, worker_timeout: float | None = None) -> Check:
+    """Decodes every image of both lists as in training, with a progress bar; processes 0 = in this one.
+
+    worker_timeout: seconds after which an image of a process without an answer is unreadable; None = never.
+    """
     start, total = time.perf_counter(), len(data.train) + len(data.test)
     bad: dict[int, ImageReport] = {}
     sizes = np.zeros((total, 2), np.int32)
     first: dict[bytes, int] = {}  # by digest
     same: dict[bytes, list[int]] = {}
-    reports = _inspect_all(data, processes)
+    reports = _inspect_all(data, processes, worker_timeout)
     bar = tqdm(reports, "decoding", total, leave=False, unit=" images", dynamic_ncols=True, disable=None)
     for image, report in bar:
         if report.kind:
@@ -124,10 +127,10 @@ def check_images(data: DataSet, processes: int) -> Check:
     return Check(data, dict(sorted(bad.items())), sizes, duplicates, time.perf_counter() - start)
 
 
-def _inspect_all(data: DataSet, processes: int) -> Iterator[tuple[int, ImageReport]]:
+def _inspect_all(data: DataSet, processes: int, worker_timeout: float | None) -> Iterator[tuple[int, ImageReport]]:
     """(image, report) in any order."""
     lists = (data.train.images, data.test.images)
     if processes and not all(images.is_small for images in lists):
-        yield from inspect_in_processes(lists, processes)
+        yield from inspect_in_processes(lists, processes, worker_timeout)
     else:
         yield from enumerate(inspect(images, index) for images in lists for index in range(len(images)))

@@ -3,6 +3,7 @@
 A report has a digest and a size, never the pixels, so half a million images need little memory.
 """
 
+import contextlib
 import hashlib
 import os
 from typing import NamedTuple
@@ -34,4 +35,6 @@ def inspect(images: Images, index: int) -> ImageReport:
         path, reason = str(error.filename), str(error)
     if os.path.exists(path):
         return ImageReport("unreadable", reason, size=images.file_bytes(index))
-    return ImageReport("missing", f"a link to {os.readlink(path)}" if os.path.islink(path) else reason)
+    with contextlib.suppress(OSError):  # it is not a link, or vanished
+        reason = f"a link to {os.readlink(path)}"
+    return ImageReport("missing", reason)

@@ -44,6 +44,11 @@ class TrainCrop:
     reducing_gap: float | None = None
     interpolation: str = "bicubic"
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what a sample becomes."""
+        return 3, self.resolution, self.resolution
+
     def __call__(self, image: Tensor, epoch: int, index: int) -> Tensor:
         """[3, H, W] -> [3, resolution, resolution], both uint8."""
         height, width = image.shape[1:]
@@ -95,6 +100,11 @@ class TestCrops:
     reducing_gap: float | None = None
     interpolation: str = "bicubic"
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what a sample becomes."""
+        return self.count, 3, self.resolution, self.resolution
+
     def __call__(self, image: Tensor, epoch: int = 0, index: int = 0) -> Tensor:
         """[3, H, W] -> [count, 3, resolution, resolution], both uint8."""
         return self.of_batch(image[None])[0]
@@ -139,6 +149,7 @@ class TestDraws:
     crop: TrainCrop
     count: int
 
+    shape = property(lambda self: (self.count, *self.crop.shape))
     resolution = property(lambda self: self.crop.resolution)
     reducing_gap = property(lambda self: self.crop.reducing_gap)
     interpolation = property(lambda self: self.crop.interpolation)

@@ -9,6 +9,7 @@ pixels: EXIF's, or if EXIF has none XMP's (tiff:Orientation). With damaged metad
 """
 
 import errno
+import os
 import warnings
 from collections.abc import Callable
 from typing import BinaryIO
@@ -18,6 +19,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from datasets.opening import UnusableFile, regular_only
 from utils.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # no other reader of Pillow's is used: some start programs
@@ -58,13 +60,17 @@ def decode(path: str, reduction: Reduction | None = None, exif_orientation: bool
     is 2, 4 or 8 then, or 1. exif_orientation: turned by its EXIF or XMP orientation; False = as stored.
     """
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
+        with open(path, "rb", opener=regular_only) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about files that it reads nevertheless, without their names
+            if os.fstat(file.fileno()).st_size == 0:  # so have files in /proc, which may have no end
+                raise ValueError("the file is empty")
             return _decode(file, reduction, exif_orientation)
     except MemoryError:
         problem = _Problem("out_of_memory", "does not fit in memory", "make it smaller, or set num_workers lower")
     except _Problem as found:
         problem = found
+    except UnusableFile as error:
+        problem = _Problem(error.kind, error.problem, error.advice)
     except OSError as error:
         problem = _damaged(error) if error.errno is None else _trouble(error)  # without a number it is Pillow's
     except Exception as error:  # Pillow's readers of damaged files raise errors of every kind

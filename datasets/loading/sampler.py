@@ -56,3 +56,10 @@ class TrainBatchSampler:
 def sequential_batches(indices: np.ndarray, batch_size: int) -> list[Batch]:
     """The samples `indices` in their own order, for testing."""
     return [[(0, int(i)) for i in indices[start : start + batch_size]] for start in range(0, len(indices), batch_size)]
+
+
+def largest_batch(batches: TrainBatchSampler | list[Batch]) -> int:
+    """The most samples of a batch."""
+    if isinstance(batches, TrainBatchSampler):
+        return -(-min(batches.batch_size, batches.size) // batches.num_ranks)
+    return max(map(len, batches), default=0)

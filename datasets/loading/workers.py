@@ -1,23 +1,20 @@
-"""The loader's worker processes: how many, what they do with Ctrl-C, and a message if one of them dies."""
+"""The loader's worker processes: how many, and messages where one cannot start, dies or stops answering."""
 
-import contextlib
+import errno
 import os
-import re
-import signal
-import sys
-import threading
-import warnings
-from collections.abc import Iterator
-from types import FrameType
 
 from datasets.images import ImageList
 from utils.errors import DataError
+from utils.processes import WorkerDied
 
-CAUSES = {  # signal that killed a worker -> most likely cause, remedy
-    "Bus error": ("the shared memory is too small", "enlarge it (/dev/shm; docker run --shm-size 8g)"),
-    "Segmentation fault": ("a damaged image crashed the decoder", "find it with scripts/check_data.py"),
+CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")  # of a decoder
+REMEDIES = {  # why a worker or its memory cannot be had -> what to do
+    errno.EAGAIN: "allow more processes (ulimit -u; in a container --pids-limit)",
+    errno.ENOMEM: "free memory, or raise the limit (ulimit -v)",
+    errno.EMFILE: "raise the limit (ulimit -n)",
+    errno.ENFILE: "end other programs",
 }
-OUT_OF_MEMORY = ("the machine ran out of memory", "free some")  # of any other death
+NAMED = 3  # images that a message names
 
 
 # ---- how many ----
@@ -49,69 +46,42 @@ def _local_processes() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-@contextlib.contextmanager
-def without_warning_of_workers() -> Iterator[None]:
-    """Suppresses torch's warning of more workers than cores: `workers_note` is in the log."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
-        yield
+# ---- messages ----
 
 
-# ---- how they end ----
+def start_error(error: OSError, num_workers: int) -> DataError:
+    """The error of workers, or of the memory that they share, that cannot be had."""
+    message = (
+        f"cannot start {num_workers} processes that read images ({error.strerror}); "
+        f"{REMEDIES.get(error.errno or 0, 'see why')}, or set num_workers lower (0 = no such processes)"
+    )
+    return DataError(message, kind="cannot_start_worker", key="num_workers")
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Called in a new worker. Ctrl-C reaches all processes of a terminal, and only the parent should answer it."""
-
-    def hook(kind, error, traceback):
-        # the thread that hands over batches fails like this once the parent has stopped waiting
-        if not issubclass(kind, (ConnectionError, EOFError)):
-            sys.__excepthook__(kind, error, traceback)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = hook
-
-
-@contextlib.contextmanager
-def explained_death(num_workers: int) -> Iterator[None]:
-    """Within the block, the death of a worker raises a DataError, wherever the parent is at that moment.
-
-    torch raises a RuntimeError from its handler of SIGCHLD, or from its wait for the next batch. Enter the block when
-    the workers are running: torch installs its handler as it starts them.
-    """
-    torch_handler = signal.getsignal(signal.SIGCHLD)
-    if num_workers == 0 or not callable(torch_handler) or threading.current_thread() is not threading.main_thread():
-        with _death_as_data_error(num_workers):
-            yield
-        return
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        with _death_as_data_error(num_workers):
-            torch_handler(number, frame)
-
-    signal.signal(signal.SIGCHLD, handler)
-    try:
-        with _death_as_data_error(num_workers):
-            yield
-    finally:
-        with contextlib.suppress(ValueError):  # at the end of the program, or garbage-collected in another thread
-            signal.signal(signal.SIGCHLD, torch_handler)
+def death_error(died: WorkerDied, image: str | None, num_workers: int) -> DataError:
+    """The error of a worker that died, with the likely cause. image: the one that it was reading."""
+    if died.cause in CRASHES:
+        cause = f"{image or 'a damaged image'} crashed the decoder"
+        remedy = f"{'replace it, or find all such' if image else 'find it'} with scripts/check_data.py"
+    else:
+        cause, remedy = "the machine ran out of memory", "free some"
+    message = (
+        f"a process that reads images died ({died.cause}), most likely because {cause}; {remedy}, "
+        f"or set num_workers below {num_workers} (0 = no such processes)"
+    )
+    return DataError(message, kind="worker_died", key="num_workers")
 
 
-@contextlib.contextmanager
-def _death_as_data_error(num_workers: int) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error.__cause__, DataError):  # torch caught the handler's error and raised its own
-            raise error.__cause__ from None
-        if isinstance(error, RuntimeError) and not str(error).startswith(("DataLoader worker", "Pin memory thread")):
-            raise
-        match = re.search(r"signal: ([^.]*)", str(error))
-        killed_by = match[1] if match else None
-        cause, remedy = CAUSES.get(killed_by or "", OUT_OF_MEMORY)
-        message = (
-            f"a process that reads images died ({killed_by or 'unexpectedly'}), most likely because "
-            f"{cause}; {remedy}, or set num_workers below {num_workers} (0 = no such processes)"
-        )
-        raise DataError(message, kind="worker_died", key="num_workers") from None
+def stall_error(seconds: float, waiting: str) -> DataError:
+    """The error of workers that did not answer for `seconds`. waiting: for what, from `waits_for`."""
+    message = (
+        f"no image could be read for {seconds:g} seconds: {waiting}; see whether their disk or network mount answers, "
+        "or raise worker_timeout (seconds; None = wait for ever)"
+    )
+    return DataError(message, kind="worker_stalled", key="worker_timeout")
+
+
+def waits_for(pid: int | None, state: str, images: list[str]) -> str:
+    """What is waited for: the images that a worker has not read yet, of which the first ones are named."""
+    more = f" and {len(images) - NAMED:,} more" if len(images) > NAMED else ""
+    return f"process {pid} ({state}) has not read {', '.join(images[:NAMED])}{more}"

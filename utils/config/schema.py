@@ -233,6 +233,14 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "num_workers": _runtime(
             None, "int", "processes that read images; None = one a core (none for tiny sets), 0 = none", min=0
         ),
+        "worker_timeout": _runtime(
+            600.0,
+            "float",
+            "seconds without progress of such a process after which the log names the images that are waited for; "
+            "after as many more the run ends; None = wait for ever",
+            min=1,
+            optional=True,
+        ),
         "prec_train": Key("amp", "str", "precision in training; amp = bf16, or fp16 without it", ("amp", *PRECISIONS)),
         "prec_test": _runtime("fp16", "str", "precision in testing", PRECISIONS),
         "compile": _runtime(

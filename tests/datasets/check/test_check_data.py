@@ -1,16 +1,18 @@
 """The check of a data set: what it finds in photographs damaged one by one, and what bad_images skip leaves out."""
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import assert_one_sentence, photograph, refused
+from helpers import assert_one_sentence, is_running, photograph, refused, time_limit
 from PIL import Image
 
 from datasets import build_data, images
@@ -28,6 +30,7 @@ import data_report  # noqa: E402
 COUNTS = {"zero": 101, "one": 20, "two": 5, "three": 1}  # a class above 100, one at 20, two below
 GROUPS = ("medium", "few", "few", "many")  # of one, three, two, zero
 draw = data_report.draw
+STALLED = "cannot be read within 1 seconds (worker_timeout)"
 
 
 @pytest.fixture(autouse=True)
@@ -205,6 +208,64 @@ def test_a_picture_that_kills_the_decoder_is_named(pictures, monkeypatch):
     assert (found.names[image], report.kind) == ("train/one/3.jpg", "unreadable")
     assert "kills" in report.reason and "SIGKILL" in report.reason
     assert (found.sizes.min(axis=1) == 0).sum() == 1
+
+
+@pytest.mark.slow
+def test_a_picture_that_stalls_its_process_is_named(pictures, monkeypatch):
+    """Two of them, in a read that does not return and in a stopped process; all others are inspected."""
+    decode = images.decode
+
+    def stalls(path, *options):
+        if path.endswith("train/one/3.jpg"):
+            time.sleep(600)
+        if path.endswith("train/zero/50.jpg"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return decode(path, *options)
+
+    monkeypatch.setattr(images, "decode", stalls)
+    data = build_data(config.load_config("folder", "clip_tiny", "lp", ["root", str(pictures)]))
+    with time_limit(60):
+        found = check.check_images(data, 2, worker_timeout=1)
+    reasons = {found.names[image]: (report.kind, report.reason) for image, report in found.bad.items()}
+    assert reasons == {
+        "train/one/3.jpg": ("unreadable", f"{STALLED}; its process was waiting"),
+        "train/zero/50.jpg": ("unreadable", f"{STALLED}; its process was stopped"),
+    }
+    assert all(report.size for report in found.bad.values())
+    assert (found.sizes.min(axis=1) == 0).sum() == 2
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_a_disk_that_does_not_answer_ends_the_check(pictures, monkeypatch):
+    """Not each of a million images for itself."""
+    monkeypatch.setattr(images, "decode", lambda *_: time.sleep(600))
+    data = build_data(config.load_config("folder", "clip_tiny", "lp", ["root", str(pictures)]))
+    with time_limit(60), pytest.raises(DataError) as caught:
+        check.check_images(data, 2, worker_timeout=1)
+    assert (caught.value.kind, caught.value.key) == ("worker_stalled", "worker_timeout")
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_processes_of_a_check_end_with_it(pictures, monkeypatch):
+    """Whatever they are doing when it is killed."""
+    data = build_data(config.load_config("folder", "clip_tiny", "lp", ["root", str(pictures)]))
+    reader, writer = os.pipe()
+    monkeypatch.setattr(images, "decode", lambda *_: (os.write(writer, b"1"), time.sleep(600)))
+    check_process = multiprocessing.get_context("fork").Process(target=check.check_images, args=(data, 3))
+    check_process.start()
+    with time_limit(60):
+        os.read(reader, 1)
+        children = Path(f"/proc/{check_process.pid}/task/{check_process.pid}/children")
+        while len(pids := children.read_text().split()) < 3:
+            time.sleep(0.01)
+        check_process.kill()
+        check_process.join()
+        deadline = time.monotonic() + 2
+        while any(map(is_running, pids)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert not any(map(is_running, pids))
 
 
 def test_a_list_with_missing_files(tmp_path):

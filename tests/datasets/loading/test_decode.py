@@ -354,7 +354,7 @@ def test_file_that_cannot_be_opened(photo, tmp_path, monkeypatch):
     assert_refused(tmp_path / ("long" * 100), "unreadable_image")
 
     def fails(number):
-        def opens(*_):
+        def opens(*_, **options):
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(images, "open", opens, raising=False)

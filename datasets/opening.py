@@ -1,0 +1,56 @@
+"""An opener for image files: regular files only, of a size that a picture can have.
+
+with open(path, "rb", opener=regular_only) as file: ...
+"""
+
+import errno
+import os
+import stat
+
+# one picture of decode.MAX_PIXELS takes 1.6 GB without compression, in 4 channels of 16 bits
+MAX_FILE_BYTES = 2 * 2**30
+KINDS = {
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+
+
+class UnusableFile(OSError):
+    """A file that is not opened; `kind`, `problem` and `advice` are parts of an ImageError."""
+
+    def __init__(self, kind: str, problem: str, advice: str, path: str):
+        super().__init__(None, problem, path)
+        self.kind, self.problem, self.advice = kind, problem, advice
+
+
+def regular_only(path: str, flags: int) -> int:
+    """Opens a regular file; never waits, and opens no device. For open(opener=...).
+
+    Raises UnusableFile for anything else and for a file that is too large, IsADirectoryError, or another OSError.
+    """
+    _require_usable(os.stat(path), path)  # before opening it, which makes some devices act
+    try:
+        descriptor = os.open(path, flags | os.O_NOCTTY | os.O_NONBLOCK)
+    except BlockingIOError:  # a file server has to give back its lease of the file first
+        descriptor = os.open(path, flags)
+    try:
+        _require_usable(os.fstat(descriptor), path)  # another file may have taken its place
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_usable(status: os.stat_result, path: str) -> None:
+    """Raises UnusableFile or IsADirectoryError for anything but a regular file of a usable size."""
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    kind = KINDS.get(stat.S_IFMT(status.st_mode))
+    if kind:
+        advice = "remove it from the list, or put the picture in its place"
+        raise UnusableFile("not_a_file", f"is a {kind}, not an image file", advice, path)
+    if status.st_size > MAX_FILE_BYTES:
+        problem = f"has {status.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} that are read"
+        raise UnusableFile("file_too_large", problem, "save its first picture as a file of its own", path)
