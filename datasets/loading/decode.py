@@ -9,13 +9,14 @@ pixels: EXIF's, or if EXIF has none XMP's (tiff:Orientation). With damaged metad
 """
 
 import functools
+import logging
 import warnings
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
 from datasets.loading import sixteen_bits
@@ -51,6 +52,7 @@ T = TypeVar("T")
 Reduction = Callable[[int, int], int]  # height and width of an image -> by how much it may be decoded smaller
 
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is the limit, and its error names the file
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # the error has the reason
 
 
 def decode(
@@ -66,7 +68,8 @@ def decode(
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about files that it reads nevertheless, without their names
             options = _Options(reduction, exif_orientation, bit_depth)
-            return _read(file, functools.partial(_decode, options=options))
+            with quiet_c():
+                return _read(file, functools.partial(_decode, options=options))
     except MemoryError:
         problem = Problem("out_of_memory", "does not fit in memory", "make it smaller, or set num_workers lower")
     except Problem as found:
@@ -85,7 +88,8 @@ def largest_number(path: str) -> int | None:
             is_png = beginning.startswith(b"\x89PNG") and beginning[24:] == b"\x10"
             if not is_png and not beginning.startswith(TIFF):
                 return None
-            found = _read(file, _numbers)
+            with quiet_c():
+                found = _read(file, _numbers)
             return None if found is None else int(found.max())
     except Exception:  # decode reports it
         return None
@@ -177,8 +181,7 @@ def _decode_plain_jpeg(file: BinaryIO) -> Tensor | None:
     file.seek(0)
     count = file.readinto(data)  # type: ignore[attr-defined]
     try:
-        with quiet_c():
-            return io.decode_jpeg(torch.from_numpy(data[:count]), io.ImageReadMode.RGB)
+        return io.decode_jpeg(torch.from_numpy(data[:count]), io.ImageReadMode.RGB)
     except RuntimeError:
         file.seek(position)
         return None
@@ -205,7 +208,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _decode_with_pillow(image: Image.Image, file: BinaryIO, tiff: Tiff | None, options: _Options) -> Tensor:
+def _decode_with_pillow(image: ImageFile.ImageFile, file: BinaryIO, tiff: Tiff | None, options: _Options) -> Tensor:
     """The first frame of an opened image, uint8 [3, H, W]. Raises a Problem for pixels whose white is unknown."""
     is_upright = options.exif_orientation
     stored = _orientation(image) if tiff else 1
@@ -217,7 +220,7 @@ def _decode_with_pillow(image: Image.Image, file: BinaryIO, tiff: Tiff | None, o
     return TURNS[orientation if is_upright else 1](pixels)
 
 
-def _rgb(image: Image.Image, file: BinaryIO, tiff: Tiff | None, bit_depth: int | None) -> np.ndarray:
+def _rgb(image: ImageFile.ImageFile, file: BinaryIO, tiff: Tiff | None, bit_depth: int | None) -> np.ndarray:
     """Loads an opened image: uint8 [H, W, 3]. Raises a Problem for pixels whose white is unknown."""
     bits = sixteen_bits.bits_of(image)
     if tiff and tiff.has_separate_planes(16):  # Pillow takes each byte for a pixel, unless they are compressed

@@ -63,19 +63,19 @@ def _png(file: BinaryIO, start: int, size: int) -> Iterator[Piece]:
     yield start, len(PNG)
     for kind, position, count in png_chunks(file, start, size):
         is_critical = not kind[0] & 0x20
-        if is_critical or (kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt", b"tRNS") and _is_useful(file, position, count)):
+        if is_critical or (kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt") and _has_orientation(file, position, count)):
             yield position, min(count, size - position)
 
 
-def _is_useful(file: BinaryIO, position: int, count: int) -> bool:
-    """Whether a chunk of metadata is sound, and has an orientation or a transparent colour."""
+def _has_orientation(file: BinaryIO, position: int, count: int) -> bool:
+    """Whether a chunk of metadata is sound, and may have an orientation."""
     if count > MAX_BYTES:
         return False
     chunk = read_at(file, position, count)
     kind, data = chunk[4:8], chunk[8:-4]
     if len(chunk) < count or zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
         return False
-    if kind in (b"eXIf", b"tRNS"):
+    if kind == b"eXIf":
         return True
     key, _, text = data.partition(b"\0")
     if key not in (b"XML:com.adobe.xmp", b"Raw profile type exif"):
@@ -94,6 +94,9 @@ def _is_small_unpacked(packed: bytes) -> bool:
 
 
 # ---- JPEG: no comments, no application segments but JFIF's, Adobe's and those with an orientation ----
+
+# bytes that such a segment must have to be of use
+JPEG_METADATA = dict.fromkeys((0x01, *range(0xE0, 0xF0), 0xFE), 2**17) | {0xE0: 18, 0xEE: 16}
 
 
 def jpeg_segments(file: BinaryIO, start: int, size: int) -> Iterator[tuple[int, int, int]]:
@@ -114,18 +117,16 @@ def jpeg_segments(file: BinaryIO, start: int, size: int) -> Iterator[tuple[int, 
 
 def _jpeg(file: BinaryIO, start: int, size: int) -> Iterator[Piece]:
     yield start, 2
-    seen = set()
+    orientations = {b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"}  # how the first segments of EXIF and XMP begin
     for marker, position, count in jpeg_segments(file, start, size):
         if marker == 0xDA:
             yield position, size - position
-            return
-        beginning = read_at(file, position + 4, min(max(count - 4, 0), 29))
-        kind = next(
-            (kind for kind in (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0") if beginning.startswith(kind)), b""
-        )
-        is_used = {0xE0: count >= 16, 0xE1: bool(kind) and kind not in seen, 0xEE: count >= 14}
-        if is_used.get(marker, not (0xE0 <= marker <= 0xEF or marker == 0xFE)):
-            seen.add(kind)
+        elif marker == 0xE1:
+            beginning = read_at(file, position + 4, min(max(count - 4, 0), 29))
+            for kind in tuple(filter(beginning.startswith, orientations)):
+                orientations.remove(kind)
+                yield position, min(count, size - position)
+        elif JPEG_METADATA.get(marker, 0) <= count:
             yield position, min(count, size - position)
 
 
@@ -134,9 +135,8 @@ def _jpeg(file: BinaryIO, start: int, size: int) -> Iterator[Piece]:
 
 def _webp(file: BinaryIO, start: int, size: int) -> Iterator[Piece]:
     pieces: list[Piece] = []
-    position = start + 12
-    end = min(size, start + 8 + int.from_bytes(read_at(file, start + 4, 4), "little"))
-    while position + 8 <= end:
+    position = start + 12  # its own size, before that, may be wrong
+    while position + 8 <= size:
         kind, count = struct.unpack("<4sI", read_at(file, position, 8))
         padded = 8 + count + count % 2
         is_small = padded <= MAX_BYTES and position + padded <= size

@@ -26,13 +26,16 @@ PICTURES = {
     b"%PDF": "a PDF document",
     b"%!PS": "a PostScript file",
     b"\xc5\xd0\xd3\xc6": "a PostScript file",
+    **dict.fromkeys((b"\0\0\2\0\0\0", b"\0\0\3\0\0\0", b"\0\0\n\0\0\0", b"\0\0\v\0\0\0"), "a TGA picture"),
     b"\0\0\1\0": "a Windows icon",
     b"\0\0\2\0": "a Windows cursor",
-    b"icns": "an icon of macOS",
+    **{b"P%d%c" % (kind, space): "a PNM picture" for kind in range(1, 8) for space in b"\n\r\t "},
+    b"\n\5\1\b": "a PCX picture",
+    b"icns\0": "an icon of macOS",
     b"\x8aMNG": "an MNG animation",
     b"\x8bJNG": "a JNG picture",
     b"gimp xcf": "a GIMP file",
-    b"qoif": "a QOI picture",
+    b"qoif\0": "a QOI picture",
     b"DDS ": "a DirectDraw picture",
     b"v/1\1": "an OpenEXR picture",
     b"#?RADIANCE": "a Radiance picture",
@@ -43,18 +46,18 @@ PICTURES = {
 }
 CAMERAS = {
     b"FUJIFILMCCD-RAW": "Fujifilm, RAF",
-    b"IIRO": "Olympus, ORF",
-    b"IIRS": "Olympus, ORF",
-    b"MMOR": "Olympus, ORF",
+    b"IIRO\b\0": "Olympus, ORF",
+    b"IIRS\b\0": "Olympus, ORF",
+    b"MMOR\0\0": "Olympus, ORF",
     b"IIU\0": "Panasonic, RW2",
     b"II\x1a\0\0\0HEAP": "Canon, CRW",
-    b"FOVb": "Sigma, X3F",
+    b"FOVb\0": "Sigma, X3F",
     b"\0MRM": "Minolta, MRW",
 }
 OTHERS = {
     b"PK\3\4": "a ZIP archive",
     b"\x1f\x8b": "a gzip archive",
-    b"BZh": "a bzip2 archive",
+    b"BZh91AY&SY": "a bzip2 archive",
     b"\xfd7zXZ\0": "an xz archive",
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
     b"Rar!": "a RAR archive",
@@ -65,11 +68,13 @@ OTHERS = {
     b"FLV\1": "a video",
     b"0&\xb2u\x8ef\xcf\x11": "a video",
     b"OggS": "a sound or a video",
-    b"ID3": "a sound",
+    **dict.fromkeys((b"ID3\2", b"ID3\3", b"ID3\4"), "a sound"),
     b"\x89HDF": "an HDF5 file",
     b"\x93NUMPY": "a NumPy array",
     b"\x7fELF": "a program",
     b"SQLite format 3\0": "a database",
+    b"\xd0\xcf\x11\xe0\xa1\xb1": "a file of Windows or Office",
+    b"\0\0\0\1Bud1": "a file of macOS's folders",
 }
 BRANDS = {  # of the ISO base media format
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevx", b"mif1", b"msf1"), "a HEIC picture"),
@@ -81,7 +86,7 @@ LOST = "copy it again"
 def explain(file: BinaryIO) -> Problem | None:
     """The problem of an open file that was not decoded; None if nothing is known but the decoder's error."""
     beginning = read_at(file, 0, BEGINNING)
-    if problem := _not_a_picture(beginning, file) or _other_format(beginning):
+    if problem := _other_format(beginning) or _not_a_picture(beginning, file):
         return problem
     size = size_of(file)
     if beginning.startswith(PNG):
@@ -97,12 +102,12 @@ def explain(file: BinaryIO) -> Problem | None:
         return undecodable("it is truncated: it ends in its header")
     if beginning.startswith(b"RIFF") and beginning[8:12] == b"WEBP":
         claimed = 8 + int.from_bytes(beginning[4:8], "little")
-        return undecodable(f"it is truncated: {size:,} bytes of {claimed:,}") if size < claimed else None
+        return undecodable(f"it is truncated: {size:,} bytes of {claimed:,}" if size < claimed else "it is damaged")
+    if beginning.startswith(GIF) or (beginning.startswith(b"BM") and beginning[15:18] == bytes(3)):
+        return None
     if beginning.startswith(b"BM") and size < 54:
         return undecodable("it is truncated: it ends in its header")
-    if not beginning.startswith((*GIF, b"BM")):
-        return undecodable(f"it is none of {', '.join(FORMATS)}")
-    return None
+    return undecodable(f"it is none of {', '.join(FORMATS)}")
 
 
 def _not_a_picture(beginning: bytes, file: BinaryIO) -> Problem | None:
@@ -121,52 +126,55 @@ def _not_a_picture(beginning: bytes, file: BinaryIO) -> Problem | None:
 
 
 def _text(beginning: bytes) -> Problem | None:
+    if beginning.startswith(GIF):
+        return None
+    encoding = "utf-16" if beginning[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
     try:
-        text = beginning[: BEGINNING - 4].decode("utf-16" if beginning[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8")
+        text = beginning[: BEGINNING - 4].decode(encoding).lstrip("\ufeff\r\n\t ").lower()
     except UnicodeDecodeError:
         return None
-    text = text.lstrip("\ufeff\0 \r\n\t").lower()
-    if not text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable() or text.startswith(
-        ("%pdf", "%!ps")
-    ):
+    if not text.translate(dict.fromkeys(map(ord, "\r\n\t"))).isprintable():
         return None
     if "<svg" in text:
         return undecodable("it is an SVG drawing, which is not read", CONVERT)
     if text.startswith(("<!doctype", "<html", "<head", "<?xml")):
         return undecodable("it is a web page, as servers send instead of a picture", "download the picture again")
-    if any(text.encode().startswith(magic.lower()) for magic in (*PICTURES, *OTHERS)):
-        return None
     return undecodable("it is text", REMOVE)
+
+
+def _name(beginning: bytes, table: dict[bytes, str]) -> str:
+    return next((name for magic, name in table.items() if beginning.startswith(magic)), "")
 
 
 def _other_format(beginning: bytes) -> Problem | None:
     """The problem of another format, by the first bytes; names of cameras and brands where there are some."""
-
-    def named(table: dict[bytes, str]) -> str:
-        return next((name for magic, name in table.items() if beginning.startswith(magic)), "")
-
-    if name := named(CAMERAS):
-        return undecodable(f"it is a camera's raw file ({name}), which is not read", RAW_ADVICE)
-    if name := named(PICTURES):
-        return undecodable(f"it is {name}, which is not read", CONVERT)
+    camera, picture, other = (_name(beginning, table) for table in (CAMERAS, PICTURES, OTHERS))
     if beginning[4:8] == b"ftyp":
-        brands = [beginning[8:12], *(beginning[at : at + 4] for at in range(16, 64, 4))]
-        if brands[0] == b"crx ":
-            return undecodable("it is a camera's raw file (Canon, CR3), which is not read", RAW_ADVICE)
-        if name := next((BRANDS[brand] for brand in brands if brand in BRANDS), ""):
-            return undecodable(f"it is {name}, which is not read", CONVERT)
-        return undecodable("it is a video, not a picture", REMOVE)
-    if beginning[128:132] == b"DICM":
-        return undecodable("it is a DICOM picture, which is not read", CONVERT)
-    if beginning.startswith(b"RIFF") and beginning[8:12] in (b"AVI ", b"WAVE"):
-        return undecodable("it is a video or a sound, not a picture", REMOVE)
-    if beginning[257:262] == b"ustar":
-        return undecodable("it is a tar archive, not a picture", REMOVE)
-    if name := named(OTHERS):
-        return undecodable(f"it is {name}, not a picture", REMOVE)
+        camera, picture, other = _media(beginning)
+    elif beginning[128:132] == b"DICM":
+        picture = "a DICOM picture"
+    elif beginning.startswith(b"RIFF") and beginning[8:12] != b"WEBP":
+        other = "a video or a sound"
+    elif beginning[257:262] == b"ustar":
+        other = "a tar archive"
+    if camera:
+        return undecodable(f"it is a camera's raw file ({camera}), which is not read", RAW_ADVICE)
+    if picture:
+        return undecodable(f"it is {picture}, which is not read", CONVERT)
+    if other:
+        return undecodable(f"it is {other}, not a picture", REMOVE)
     if beginning.startswith((b"\x89PNG\n\x1a\n", b"\x89PNG\r\r\n\x1a", b"\x89PNG\r\x1a")):
         return undecodable("its line ends were changed, as by a transfer in text mode", "transfer it again, as binary")
     return None
+
+
+def _media(beginning: bytes) -> tuple[str, str, str]:
+    """The names of a file of the ISO base media format, as a camera's, as a picture and as something else."""
+    brands = [beginning[8:12], *(beginning[at : at + 4] for at in range(16, 64, 4))]
+    if brands[0] == b"crx ":
+        return "Canon, CR3", "", ""
+    picture = next((BRANDS[brand] for brand in brands if brand in BRANDS), "")
+    return "", picture, "" if picture else "a video"
 
 
 # ---- the formats that are read ----
@@ -184,6 +192,8 @@ def _png(file: BinaryIO, size: int) -> Problem | None:
             chunk = read_at(file, position, count)
             if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
                 return undecodable(f"it is damaged: the checksum of its {kind.decode()} is wrong")
+    if kinds[-1:] == [b"IEND"] and b"IDAT" not in kinds:
+        return undecodable("it has no pixels")
     if kinds[-1:] != [b"IEND"] and all(kind.isalpha() for kind in kinds):
         return undecodable("it is truncated: it has no end")
     return None

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from datasets.loading.problems import unsupported
 from datasets.loading.tiff import Tiff
@@ -28,19 +28,23 @@ def levels(white: int) -> np.ndarray:
     return ((510 * numbers + white) // (2 * white)).astype(np.uint8)
 
 
-def raw_mode(image: Image.Image) -> str:
+def raw_mode(image: ImageFile.ImageFile) -> str:
     """How Pillow unpacks the pixels of an opened image, such as RGB;16B."""
-    args = image.tile[0][3] if getattr(image, "tile", None) else ""
+    args = image.tile[0].args if image.tile else ""
     return str(args[0] if isinstance(args, tuple) else args)
 
 
-def bits_of(image: Image.Image) -> int:
+def bits_of(image: ImageFile.ImageFile) -> int:
     """Bits of each number of an opened image: 16 and 12 are told from fewer (8) and more (32)."""
     mode = raw_mode(image)
-    return 12 if mode == "I;12" else 16 if ";16" in mode else 32 if image.mode in ("I", "F") else 8
+    if mode == "I;12":
+        return 12
+    if ";16" in mode or image.mode.startswith("I;16"):
+        return 16
+    return 32 if image.mode in ("I", "F") else 8
 
 
-def numbers(image: Image.Image, again: Callable[[], Image.Image]) -> tuple[np.ndarray, str]:
+def numbers(image: ImageFile.ImageFile, again: Callable[[], ImageFile.ImageFile]) -> tuple[np.ndarray, str]:
     """Loads an image of 12 or 16 bits: its numbers, uint16 or int32 (signed) [H, W, bands], and the mode they are in.
 
     image: opened and not yet loaded. again: opens the same file once more.
@@ -63,7 +67,7 @@ def numbers(image: Image.Image, again: Callable[[], Image.Image]) -> tuple[np.nd
     return both, image.mode if plain == raw else "RGBa"
 
 
-def _read_as(image: Image.Image, raw: str) -> None:
+def _read_as(image: ImageFile.ImageFile, raw: str) -> None:
     """Loads an opened image in another raw mode of as many bits."""
     image.tile = [
         tile._replace(args=(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw) for tile in image.tile
@@ -72,7 +76,7 @@ def _read_as(image: Image.Image, raw: str) -> None:
 
 
 def planes(tiff: Tiff) -> tuple[np.ndarray, str]:
-    """The numbers of a TIFF with separate planes of 16 bits, as they are stored, uint16 [H, W, bands], and their mode."""
+    """The numbers of a TIFF with separate planes of 16 bits, as stored, uint16 [H, W, bands], and their mode."""
     mode, bands = tiff.colour if tiff.colour in ("RGB", "CMYK") else "L", []
     for view in tiff.planes(len(mode)):
         if view is None:

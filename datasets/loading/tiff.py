@@ -43,7 +43,7 @@ RAW_ADVICE = "develop it to a JPEG or PNG with a raw converter"
 
 class _Entry(NamedTuple):
     kind: int
-    count: int
+    number: int  # of values
     start: int  # of the values in the file, bytes
     size: int  # bytes
 
@@ -96,7 +96,7 @@ class Tiff:
         """A tag's integers; `default` if it has none."""
         data = self.data(tag)
         form = INTEGERS.get(self.entries[tag].kind) if data else None
-        return self._unpack(f"{self.entries[tag].count}{form}", data) if data and form else default
+        return self._unpack(f"{self.entries[tag].number}{form}", data) if data and form else default
 
     def value(self, tag: int, default: int = 0) -> int:
         """A tag's first integer."""
@@ -165,11 +165,13 @@ class Tiff:
         """The first `count` bands of a file with separate planes, each as a grey picture as it is stored."""
         changes: dict[int, tuple[int, ...] | None] = {BITS: (self.bits,), SAMPLES: (1,), PHOTOMETRIC: (1,)}
         changes |= {PLANAR: None, EXTRA: None, FORMAT: None, ORIENTATION: None}
-        lists = {tag: self.values(tag) for tag in (STRIPS, STRIP_BYTES, TILES, TILE_BYTES) if tag in self.entries}
         views = []
         for band in range(count):
-            parts = {tag: all_[(n := len(all_) // self.bands) * band : n * band + n] for tag, all_ in lists.items()}
-            views.append(self.view(changes | parts))
+            for tag in {STRIPS, STRIP_BYTES, TILES, TILE_BYTES} & self.entries.keys():
+                values = self.values(tag)  # those of the first band, then those of the second, ...
+                each = len(values) // self.bands
+                changes[tag] = values[each * band : each * (band + 1)]
+            views.append(self.view(changes))
         return views
 
     # ---- why it is not read ----
@@ -181,22 +183,18 @@ class Tiff:
         """
         if camera := self._camera():
             return undecodable(f"it is {camera}, which is not read", RAW_ADVICE)
-        width, height = self.value(WIDTH), self.value(HEIGHT)
-        tile = (self.value(TILE_WIDTH), self.value(TILE_HEIGHT)) if TILES in self.entries else (width, self.value(ROWS))
+        width, height, rows = self.value(WIDTH), self.value(HEIGHT), self.value(ROWS)
+        tile = (self.value(TILE_WIDTH), self.value(TILE_HEIGHT)) if TILES in self.entries else (width, rows or height)
         if TILES in self.entries and tile[0] * tile[1] > max_pixels:
             size = f"{tile[0]:,} x {tile[1]:,}"
             problem = f"claims tiles of {size} pixels, more than the {max_pixels:,} that are read"
             return Problem("too_many_pixels", problem, "make it smaller or remove it from the list")
         across, down = (-(-size // max(1, part)) for size, part in zip((width, height), tile, strict=True))
-        needed = max(1, across) * (max(1, down) if tile[1] else 1) * max(1, self.bands)
-        count = max(self.entries[tag].count for tag in (STRIPS, TILES) if tag in self.entries) if self._has_parts else 0
-        if count > 16 * needed + 1024:
+        needed = max(1, across * down * self.bands)
+        count = max((self.entries[tag].number for tag in (STRIPS, TILES) if tag in self.entries), default=0)
+        if count > 16 * needed + 1024:  # each would be decoded
             return undecodable(f"it lists {count:,} parts of a picture that has {needed:,}")
         return None
-
-    @property
-    def _has_parts(self) -> bool:
-        return STRIPS in self.entries or TILES in self.entries
 
     def _camera(self) -> str:
         """The kind of a camera's raw file; "" if it is not one."""
@@ -212,14 +210,18 @@ class Tiff:
 
     def explain(self) -> Problem | None:
         """The problem of a file that is not decoded, from its tags; None if they have nothing unusual."""
-        return self._unusual_pixels() or self._unusual_storage()
+        if problem := self._unusual_pixels() or self._unusual_storage():
+            return problem
+        method = COMPRESSIONS[self.value(COMPRESSION, 1)]
+        return undecodable(f"its pixels, compressed with {method}, cannot be decoded") if method else None
 
     def _unusual_pixels(self) -> Problem | None:
         bands, bits, form = self.bands, self.bits, self.value(FORMAT, 1)
         colour = self.value(PHOTOMETRIC)
         if form in SAMPLE_FORMATS and (form != 2 or bits > 16 or bands > 1):
             return unsupported(f"has pixels of {SAMPLE_FORMATS[form]}, {bits} bits each, whose white is unknown")
-        if bands > {5: 4, 2: 3, 6: 3, 8: 3}.get(colour, 1) + 1:
+        usual = {"RGB": 3, "YCbCr": 3, "CIELAB": 3, "CMYK": 4}.get(self.colour, 1)
+        if bands > usual + (EXTRA in self.entries):
             return unsupported(f"has {bands} bands", "save the three that you want as RGB, or one as grey")
         if bits > 16:
             return unsupported(f"has {bits} bits in each of its {bands} bands, whose white is unknown")
