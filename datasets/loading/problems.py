@@ -34,7 +34,7 @@ def undecodable(reason: str, advice: str = ADVICE) -> Problem:
 
 def unsupported(problem: str, advice: str = "save it with 8 bits, as RGB or grey") -> Problem:
     """The problem of a sound picture whose kind of pixels is not read; `problem` begins with a verb."""
-    return Problem("unsupported_pixels", problem, advice)
+    return Problem("unsupported_pixels", problem, advice, f"{problem}; {advice}")
 
 
 def damaged(error: Exception) -> Problem:
