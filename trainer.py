@@ -494,6 +494,7 @@ class Trainer:
             "weights": self.weights_key,
             "images": images.images.digest(indices.tolist()),
             "exif_orientation": images.images.exif_orientation,
+            "bit_depth": images.images.bit_depth,
             "crops": repr(crops),
             "environment": environment(self.device, self.distributed.size),
             "code": sha256_of_code(root / "models", root / "datasets"),

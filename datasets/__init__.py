@@ -42,7 +42,7 @@ FOLDER_KEYS = ("train_list", "test_list", "test_fraction", "classnames", "imbala
 
 def build_data(cfg) -> DataSet:
     """The data set that `cfg` describes. Raises DataError."""
-    keys = ("many_threshold", "few_threshold", "shot_groups", "exif_orientation", *FOLDER_KEYS)
+    keys = ("many_threshold", "few_threshold", "shot_groups", "exif_orientation", "bit_depth", *FOLDER_KEYS)
     return load_data(cfg.dataset, cfg.root, skip_bad=cfg.bad_images == "skip", **{key: cfg[key] for key in keys})
 
 
@@ -54,14 +54,16 @@ def load_data(
     few_threshold: int = 20,
     shot_groups: str = "own",
     exif_orientation: bool | None = None,
+    bit_depth: int | None = None,
     skip_bad: bool = False,
     **own: str | float | None,
 ) -> DataSet:
     """The data set `name`, a row of DATASETS, with the images below `root`. Raises DataError.
 
     many_threshold, few_threshold: borders of the shot groups, which are those of `shot_groups` if the data set has such
-    (DataSet.group_choices). exif_orientation: None is the data set's own; published ones are read as stored. skip_bad:
-    without the images that scripts/check_data.py found to be bad. own: FOLDER_KEYS, for one's own pictures.
+    (DataSet.group_choices). exif_orientation: None is the data set's own; published ones are read as stored. bit_depth:
+    bits that pictures of 16 bits use; None is all. skip_bad: without the images that scripts/check_data.py found to be
+    bad. own: FOLDER_KEYS, for one's own pictures.
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set '{name}'; choose from {', '.join(DATASETS)}", kind="unknown_data_set")
@@ -85,5 +87,8 @@ def load_data(
     )
     if exif_orientation is not None:
         train, test = (images.with_orientation(exif_orientation) for images in (data.train, data.test))
+        data = dataclasses.replace(data, train=train, test=test)
+    if bit_depth is not None:
+        train, test = (images.with_bit_depth(bit_depth) for images in (data.train, data.test))
         data = dataclasses.replace(data, train=train, test=test)
     return leave_out_bad(data, {"root": root, **own}) if skip_bad else data

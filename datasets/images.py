@@ -18,7 +18,7 @@ from torch import Tensor
 
 from datasets.contents import file_hashes, file_states, pixel_hashes
 from datasets.loading.crops import Crop, Sample
-from datasets.loading.decode import Reduction, decode
+from datasets.loading.decode import Reduction, decode, largest_number
 from datasets.opening import regular_only
 from utils.text import visible
 
@@ -38,6 +38,7 @@ class Images(abc.ABC):
 
     kind: str  # "files" or "pixels", as records of training images have it
     exif_orientation: bool = False  # whether files are turned by their EXIF or XMP orientation
+    bit_depth: int | None = None  # bits that are used of files of 16 bits; None = all
     is_small: bool = False  # whether reading all of them takes less time than starting a worker
 
     @abc.abstractmethod
@@ -49,6 +50,10 @@ class Images(abc.ABC):
 
     def with_orientation(self, exif_orientation: bool) -> "Images":
         """The same images, files turned by their EXIF or XMP orientation, or read as stored."""
+        return self
+
+    def with_bit_depth(self, bit_depth: int | None) -> "Images":
+        """The same images, files of 16 bits scaled by the bits that they use; None = all."""
         return self
 
     # ---- reading ----
@@ -76,6 +81,10 @@ class Images(abc.ABC):
 
     def file_bytes(self, index: int) -> int | None:
         """The size of the file in bytes; None if it is missing, or if there is none."""
+        return None
+
+    def largest_number(self, index: int) -> int | None:
+        """The largest number in a file of 16 bits; None for other images."""
         return None
 
     # ---- names ----
@@ -129,8 +138,8 @@ class ImagePaths(Images):
 
     kind = "files"
 
-    def __init__(self, paths: Sequence[str], exif_orientation: bool = False):
-        self.exif_orientation = exif_orientation
+    def __init__(self, paths: Sequence[str], exif_orientation: bool = False, bit_depth: int | None = None):
+        self.exif_orientation, self.bit_depth = exif_orientation, bit_depth
         self.block = os.fsencode("".join(f"{path}\0" for path in paths))
         self.ends = np.flatnonzero(np.frombuffer(self.block, np.uint8) == 0)
 
@@ -138,18 +147,24 @@ class ImagePaths(Images):
         return len(self.ends)
 
     def subset(self, indices: np.ndarray) -> "ImagePaths":
-        return ImagePaths([self.path(index) for index in indices.tolist()], self.exif_orientation)
+        paths = [self.path(index) for index in indices.tolist()]
+        return ImagePaths(paths, self.exif_orientation, self.bit_depth)
 
     def with_orientation(self, exif_orientation: bool) -> "ImagePaths":
         images = copy.copy(self)
         images.exif_orientation = exif_orientation
         return images
 
+    def with_bit_depth(self, bit_depth: int | None) -> "ImagePaths":
+        images = copy.copy(self)
+        images.bit_depth = bit_depth
+        return images
+
     def prepare(self) -> None:
         import torchvision.io  # noqa: F401
 
     def read(self, index: int, reduction: Reduction | None = None) -> Tensor:
-        return decode(self.path(index), reduction, self.exif_orientation)
+        return decode(self.path(index), reduction, self.exif_orientation, self.bit_depth)
 
     def read_crops(
         self, samples: Sequence[Sample], crop: Crop, out: Tensor | None = None, advance: Advance = no_report
@@ -173,6 +188,9 @@ class ImagePaths(Images):
 
     def describe(self, index: int) -> str:
         return visible(self.path(index))
+
+    def largest_number(self, index: int) -> int | None:
+        return largest_number(self.path(index))
 
     @property
     def paths(self) -> list[str]:
@@ -300,6 +318,10 @@ class ImageList:
     def with_orientation(self, exif_orientation: bool) -> "ImageList":
         """The same list, its files turned by their EXIF or XMP orientation, or read as stored."""
         return ImageList(self.images.with_orientation(exif_orientation), self.labels)
+
+    def with_bit_depth(self, bit_depth: int | None) -> "ImageList":
+        """The same list, its files of 16 bits scaled by the bits that they use; None = all."""
+        return ImageList(self.images.with_bit_depth(bit_depth), self.labels)
 
     def some_of_each(self, num_classes: int, limit: int | None, seed: int | None = None) -> np.ndarray:
         """The indices of at most `limit` images of each class (None: of all), class by class.

@@ -32,7 +32,10 @@ from utils.files import write_text
 from utils.run.results import write_json
 
 LIST_KEYS = ("root", *FOLDER_KEYS)  # which images and labels
-KEYS = (*LIST_KEYS, "many_threshold", "few_threshold", "exif_orientation", "num_workers", "worker_timeout")
+KEYS = (
+    *LIST_KEYS,
+    *("many_threshold", "few_threshold", "exif_orientation", "bit_depth", "num_workers", "worker_timeout"),
+)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

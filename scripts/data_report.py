@@ -12,6 +12,7 @@ from utils.files import atomic_write
 
 COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#C1272D"}
 SHOWN = 10  # lines of each kind; the files have all
+FEW_BITS, MIXED_SHARE = 13, 0.1  # so many pictures of 16 bits that use so few are noted where others use more
 NAMED_BARS = 40  # classes, at most, whose names fit below the picture
 
 
@@ -50,6 +51,8 @@ def advice(check: Check, folder: Path) -> list[str]:
         lines.append(f"fix the bad images, or add `bad_images skip` to runs of main.py, which leaves them out{then}")
     if check.leaks or check.contradictions:
         lines.append(f"remove duplicates, or copy them from duplicates.txt to {BAD_IMAGES} and add `bad_images skip`")
+    if depth := check.advised_bit_depth:
+        lines.append(f"add `bit_depth {depth}` to runs of main.py, so that pictures of 16 bits are not too dark")
     return [*lines, f"written   {folder}/: report.txt, report.json, {BAD_IMAGES}, duplicates.txt, long_tail.png"]
 
 
@@ -101,7 +104,28 @@ def _notes(check: Check) -> list[str]:
     title = f"suspiciously small, a side below {SMALL_SIDE} pixels"
     lines = [f"  {title}: all {len(small):,}"] if len(small) == len(names) else _section(title, small)
     lines += _section("more than once in one list and class", _equal(check, check.repeats))
+    lines += _depth(check)
     return ["NOTES", *lines, ""] if lines else []
+
+
+def _depth(check: Check) -> list[str]:
+    """How much of their range the pictures of 16 bits use, if that is little, or if bit_depth cuts some off."""
+    depth, given, white = check.advised_bit_depth, check.bit_depth, 2 ** (check.bit_depth or 16) - 1
+    pictures, largest = f"{_count(len(check.largest), 'picture')} of 16 bits", max(check.largest.values(), default=0)
+    if depth:
+        lines = [f"  dark, {depth} bits are used: {pictures}, largest number {largest:,} where white is {white:,}"]
+        if above := check.above(depth):
+            lines.append(
+                f"    with bit_depth {depth}, the numbers above {2**depth - 1:,} in {above:,} of them are white"
+            )
+        return lines
+    if given:
+        above = check.above(given)
+        return [f"  numbers above {white:,}, white with bit_depth {given}: in {above:,} of {pictures}"] if above else []
+    few = sum(number for bits, number in check.used_bits.items() if bits <= FEW_BITS)
+    if few > MIXED_SHARE * len(check.largest):
+        return [f"  dark, or of another camera: {few:,} of {pictures} use at most {FEW_BITS} of them, the others more"]
+    return []
 
 
 def _section(title: str, found: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Checks a data set before it is trained on: bad images, duplicates, class counts. See scripts/check_data.py."""
 
+import collections
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from datasets.check.bad_images import image_names
 from datasets.check.inspect import ImageReport, inspect
 from datasets.check.processes import inspect_in_processes
 
+DEEP_SHARE = 0.99  # of the pictures of 16 bits: if so many need fewer bits, the others have specks or marks
 SMALL_SIDE = 32  # pixels; a shorter side is suspicious: a thumbnail, an icon, a tracking pixel
 
 
@@ -25,6 +27,7 @@ class Check:
     sizes: np.ndarray  # int32 [n, 2], height and width in pixels; 0 = it could not be decoded
     duplicates: list[list[int]]  # images of the same content
     seconds: float
+    largest: dict[int, int] = dataclasses.field(default_factory=dict)  # number in each picture of 16 bits
 
     @property
     def labels(self) -> np.ndarray:
@@ -64,6 +67,32 @@ class Check:
         return [images for images in self.duplicates if images[0] not in others]
 
     @property
+    def used_bits(self) -> dict[int, int]:
+        """{bits: pictures of 16 bits whose largest number needs these}, without those that are all black."""
+        bits = collections.Counter(number.bit_length() for number in self.largest.values() if number > 0)
+        return dict(sorted(bits.items()))
+
+    @property
+    def bit_depth(self) -> int | None:
+        """The value of the key bit_depth in this check."""
+        return self.data.train.images.bit_depth
+
+    @property
+    def advised_bit_depth(self) -> int | None:
+        """The bits that DEEP_SHARE of the pictures of 16 bits need, if these are fewer than are read; else None."""
+        bits = sorted(self.used_bits.items())
+        enough, total = 0, sum(number for _, number in bits)
+        for depth, number in bits:
+            enough += number
+            if enough >= DEEP_SHARE * total:
+                return depth if depth < (self.bit_depth or 16) else None
+        return None
+
+    def above(self, depth: int) -> int:
+        """The number of pictures of 16 bits with larger numbers than `depth` bits have, which would be white."""
+        return sum(number >= 2**depth for number in self.largest.values())
+
+    @property
     def ok(self) -> bool:
         """Whether nothing is wrong; small images and repeats are not."""
         return not (self.bad or self.leaks or self.contradictions)
@@ -94,6 +123,13 @@ class Check:
             "small": [
                 {**image(i), "height": int(self.sizes[i, 0]), "width": int(self.sizes[i, 1])} for i in self.small
             ],
+            "sixteen_bits": {
+                "images": len(self.largest),
+                "largest": max(self.largest.values(), default=None),
+                "used_bits": self.used_bits,
+                "bit_depth": self.bit_depth,
+                "advised_bit_depth": self.advised_bit_depth,
+            },
             "duplicates": [[image(i) for i in images] for images in self.duplicates],
             "classes": [
                 {"name": name, "train": int(train), "train_good": int(good), "test": int(test), "group": str(group)}
@@ -111,6 +147,7 @@ def check_images(data: DataSet, processes: int, worker_timeout: float | None = N
     start, total = time.perf_counter(), len(data.train) + len(data.test)
     bad: dict[int, ImageReport] = {}
     sizes = np.zeros((total, 2), np.int32)
+    largest: dict[int, int] = {}
     first: dict[bytes, int] = {}  # by digest
     same: dict[bytes, list[int]] = {}
     reports = _inspect_all(data, processes, worker_timeout)
@@ -120,11 +157,13 @@ def check_images(data: DataSet, processes: int, worker_timeout: float | None = N
             bad[image] = report
             continue
         sizes[image] = report.height, report.width
+        if report.largest is not None:
+            largest[image] = report.largest
         other = first.setdefault(report.digest, image)
         if other != image:
             same.setdefault(report.digest, [other]).append(image)
     duplicates = sorted(sorted(images) for images in same.values())
-    return Check(data, dict(sorted(bad.items())), sizes, duplicates, time.perf_counter() - start)
+    return Check(data, dict(sorted(bad.items())), sizes, duplicates, time.perf_counter() - start, largest)
 
 
 def _inspect_all(data: DataSet, processes: int, worker_timeout: float | None) -> Iterator[tuple[int, ImageReport]]:

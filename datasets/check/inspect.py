@@ -21,6 +21,7 @@ class ImageReport(NamedTuple):
     height: int = 0  # pixels
     width: int = 0
     size: int | None = None  # bytes of the file; None = there is none
+    largest: int | None = None  # number in a picture of 16 bits; None = it has another depth
 
 
 def inspect(images: Images, index: int) -> ImageReport:
@@ -28,7 +29,8 @@ def inspect(images: Images, index: int) -> ImageReport:
     try:
         height, width = images.read(index).shape[1:]
         digest = hashlib.sha256(images.content(index)).digest()[:16]
-        return ImageReport("", "", digest, height, width, images.file_bytes(index))
+        largest = images.largest_number(index)
+        return ImageReport("", "", digest, height, width, images.file_bytes(index), largest)
     except ImageError as error:
         path, reason = error.path or "", error.reason
     except OSError as error:  # it vanished after it was decoded

@@ -8,24 +8,33 @@ EXIF orientation is applied, or the image is read as stored. Pillow's getexif() 
 pixels: EXIF's, or if EXIF has none XMP's (tiff:Orientation). With damaged metadata nothing is turned.
 """
 
-import errno
+import functools
+import logging
 import os
 import warnings
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
+from datasets.loading import sixteen_bits
+from datasets.loading.metadata import without_metadata
+from datasets.loading.pieces import read_at, size_of
+from datasets.loading.problems import ADVICE, ImageError, Problem, damaged, trouble, unsupported
+from datasets.loading.quiet import quiet_c
+from datasets.loading.recognise import FORMATS, explain
+from datasets.loading.tiff import BEGINNINGS as TIFF
+from datasets.loading.tiff import Tiff
 from datasets.opening import UnusableFile, regular_only
-from utils.errors import DataError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # no other reader of Pillow's is used: some start programs
+__all__ = ["ADVICE", "FORMATS", "ImageError", "Reduction", "decode", "largest_number"]
+
 MAX_PIXELS = 200_000_000  # of an image: 600 MB as RGB
-BEGINNINGS = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"II", b"MM", b"GIF8")  # of files of these formats
-WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
+MAX_JPEG_BYTES = 600_000_000  # that are read of a JPEG: what follows is not of its picture
+MAX_SCANS = 500  # of a progressive JPEG, which has about ten: each is a pass over all pixels, though a few bytes long
 
 TURNS: dict[int, Callable[[Tensor], Tensor]] = {  # orientation -> [3, H, W] as stored to [3, H', W'] upright
     1: lambda image: image,
@@ -39,101 +48,132 @@ TURNS: dict[int, Callable[[Tensor], Tensor]] = {  # orientation -> [3, H, W] as 
 }
 INVERSE = {6: 8, 8: 6}  # the other turns undo themselves
 
+T = TypeVar("T")
 Reduction = Callable[[int, int], int]  # height and width of an image -> by how much it may be decoded smaller
 
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is the limit, and its error names the file
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # the error has the reason
 
 
-ADVICE = "replace it, or find all such with scripts/check_data.py and leave them out with bad_images skip"
-
-
-class ImageError(DataError):
-    """An image that cannot be read; `reason` is the message without path and advice."""
-
-    reason: str = ""
-
-
-def decode(path: str, reduction: Reduction | None = None, exif_orientation: bool = True) -> Tensor:
+def decode(
+    path: str, reduction: Reduction | None = None, exif_orientation: bool = True, bit_depth: int | None = None
+) -> Tensor:
     """Decodes an image file to uint8 RGB [3, H, W]. Raises an ImageError with path, reason and advice.
 
     A JPEG may be decoded to 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time: `reduction(height, width)`
-    is 2, 4 or 8 then, or 1. exif_orientation: turned by its EXIF or XMP orientation; False = as stored.
+    is 2, 4 or 8 then, or 1. exif_orientation: turned by its EXIF or XMP orientation; False = as stored. bit_depth:
+    pictures of 16 bits use these lowest ones, so that 2^bit_depth - 1 is white; None = all 16.
     """
     try:
         with open(path, "rb", opener=regular_only) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about files that it reads nevertheless, without their names
             if os.fstat(file.fileno()).st_size == 0:  # so have files in /proc, which may have no end
                 raise ValueError("the file is empty")
-            return _decode(file, reduction, exif_orientation)
+            options = _Options(reduction, exif_orientation, bit_depth)
+            with quiet_c():
+                return _read(file, functools.partial(_decode, options=options))
     except MemoryError:
-        problem = _Problem("out_of_memory", "does not fit in memory", "make it smaller, or set num_workers lower")
-    except _Problem as found:
+        problem = Problem("out_of_memory", "does not fit in memory", "make it smaller, or set num_workers lower")
+    except Problem as found:
         problem = found
     except UnusableFile as error:
-        problem = _Problem(error.kind, error.problem, error.advice)
+        problem = Problem(error.kind, error.problem, error.advice)
     except OSError as error:
-        problem = _damaged(error) if error.errno is None else _trouble(error)  # without a number it is Pillow's
-    except Exception as error:  # Pillow's readers of damaged files raise errors of every kind
-        problem = _damaged(error)
+        problem = trouble(error)
     raise problem.error(path) from problem.__cause__
 
 
-class _Problem(Exception):
-    """Why an image cannot be read, and what to do, as yet without the path."""
+def largest_number(path: str) -> int | None:
+    """The largest number in a picture of 16 bits; None for other files and for those that are not decoded."""
+    try:
+        with open(path, "rb", opener=regular_only) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            beginning = read_at(file, 0, 25)
+            is_png = beginning.startswith(b"\x89PNG") and beginning[24:] == b"\x10"
+            if not is_png and not beginning.startswith(TIFF):
+                return None
+            with quiet_c():
+                found = _read(file, _numbers)
+            return None if found is None else int(found.max())
+    except Exception:  # decode reports it
+        return None
 
-    def __init__(self, kind: str, problem: str, advice: str, reason: str = ""):
-        self.kind, self.problem, self.advice, self.reason = kind, problem, advice, reason or problem
 
-    def error(self, path: str) -> ImageError:
-        """The error for the image at `path`."""
-        error = ImageError(f"the image {path} {self.problem}; {self.advice}", kind=self.kind, path=path)
-        error.reason = self.reason
-        return error
+class _Options(NamedTuple):
+    """The options of decode."""
+
+    reduction: Reduction | None
+    exif_orientation: bool
+    bit_depth: int | None
 
 
-def _damaged(error: Exception) -> _Problem:
-    """The problem of a file that a decoder refuses with `error`."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    problem = _Problem("undecodable_image", f"cannot be decoded ({reason})", ADVICE, reason)
+def _read(file: BinaryIO, read: Callable[[BinaryIO], T]) -> T:
+    """`read` of an open file, or of its picture without the metadata if these alone are damaged.
+
+    Raises a Problem, MemoryError, or an OSError with a number.
+    """
+    try:
+        return read(file)
+    except Exception as error:  # Pillow's readers of damaged files raise errors of every kind
+        if isinstance(error, (Problem, MemoryError)) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        failure = error
+    try:
+        if (bare := without_metadata(file)) is not None:
+            return read(bare)
+    except (Problem, MemoryError):
+        raise
+    except Exception:  # the pixels are damaged, too; the first error tells more
+        pass
+    raise _explain(file, failure)
+
+
+def _explain(file: BinaryIO, error: Exception) -> Problem:
+    """The problem of a file that is not decoded."""
+    problem = explain(file)
+    if problem is None and isinstance(error, Image.UnidentifiedImageError):
+        error = ValueError("its header is damaged")
+    if problem is None:
+        return damaged(error)
     problem.__cause__ = error
     return problem
 
 
-def _trouble(error: OSError) -> _Problem:
-    """The problem of a file that cannot be opened."""
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return _Problem("missing_image", "is missing", f"restore it, or {ADVICE}")
-    if isinstance(error, IsADirectoryError):
-        return _Problem("folder_as_image", "is a folder", "remove it from the list, or put the picture in its place")
-    reason = f"({error.strerror})"
-    if isinstance(error, PermissionError):
-        advice = "make it readable (chmod +r, and +x for its folders)"
-        return _Problem("unreadable_image", f"may not be read {reason}", advice)
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        advice = "raise the limit (ulimit -n), or set num_workers lower"
-        return _Problem("too_many_open_files", f"cannot be opened {reason}", advice)
-    return _Problem("unreadable_image", f"cannot be read {reason}", "check the disk, or replace the file")
-
-
-def _decode(file: BinaryIO, reduction: Reduction | None, exif_orientation: bool) -> Tensor:
-    """The pixels in an open file. Raises a _Problem, or any error of Pillow's."""
-    try:
-        image = Image.open(file, formats=FORMATS)  # reads the header alone
-    except Image.UnidentifiedImageError:
-        raise ValueError(_kind_of_file(file)) from None
+def _decode(file: BinaryIO, options: _Options) -> Tensor:
+    """The pixels in an open file. Raises a Problem, or any error of Pillow's."""
+    tiff = _open_tiff(file)
+    image = Image.open(file, formats=FORMATS)  # reads the header alone
     with image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             problem = f"claims {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} that are read"
-            raise _Problem("too_many_pixels", problem, "make it smaller or remove it from the list")
-        if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-            orientation = _orientation(image) if exif_orientation else 1
-            by = reduction(*((width, height) if orientation >= 5 else (height, width))) if reduction else 1
-            if by > 1:
-                image.draft(None, (width // by, height // by))
-            elif (pixels := _decode_plain_jpeg(file)) is not None:
-                return TURNS[orientation](pixels)
-        return _decode_with_pillow(image, exif_orientation)
+            raise Problem("too_many_pixels", problem, "make it smaller or remove it from the list")
+        if image.format in ("JPEG", "MPO"):
+            if image.info.get("progressive"):
+                _require_few_scans(file)
+            if image.mode in ("L", "RGB"):
+                orientation = _orientation(image) if options.exif_orientation else 1
+                size = (width, height) if orientation >= 5 else (height, width)
+                by = options.reduction(*size) if options.reduction else 1
+                if by > 1:
+                    image.draft(None, (max(1, width // by), max(1, height // by)))
+                elif (pixels := _decode_plain_jpeg(file)) is not None:
+                    return TURNS[orientation](pixels)
+        return _decode_with_pillow(image, file, tiff, options)
+
+
+def _open_tiff(file: BinaryIO) -> Tiff | None:
+    """The tags of an open file; None if it is not a TIFF, or has none. Raises a Problem if it must not be decoded."""
+    beginning = read_at(file, 0, 4)
+    if not beginning.startswith(TIFF):
+        return None
+    try:
+        tiff = Tiff(file)
+    except Problem:  # Pillow tries it
+        return None
+    if refusal := tiff.refusal(MAX_PIXELS):
+        raise refusal
+    return tiff
 
 
 def _decode_plain_jpeg(file: BinaryIO) -> Tensor | None:
@@ -141,13 +181,25 @@ def _decode_plain_jpeg(file: BinaryIO) -> Tensor | None:
     import torchvision.io as io
 
     position = file.tell()
+    data = np.empty(min(size_of(file), MAX_JPEG_BYTES), np.uint8)
     file.seek(0)
+    count = file.readinto(data)  # type: ignore[attr-defined]
     try:
-        data = torch.from_numpy(np.fromfile(file, np.uint8))
-        return io.decode_jpeg(data, io.ImageReadMode.RGB)
+        return io.decode_jpeg(torch.from_numpy(data[:count]), io.ImageReadMode.RGB)
     except RuntimeError:
         file.seek(position)
         return None
+
+
+def _require_few_scans(file: BinaryIO) -> None:
+    """Raises a Problem for a progressive JPEG of more than MAX_SCANS scans, which would take hours."""
+    position, count = file.tell(), 0
+    file.seek(0)
+    while block := file.read(2**20):
+        count += block.count(b"\xff\xda")
+    file.seek(position)
+    if count > MAX_SCANS:
+        raise unsupported(f"is a JPEG of {count:,} scans, more than the {MAX_SCANS} that are read", "save it anew")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -160,38 +212,53 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _decode_with_pillow(image: Image.Image, exif_orientation: bool) -> Tensor:
-    """The first frame of an opened image, uint8 [3, H, W]. Raises a _Problem for 32 bits of grey."""
-    is_tiff = image.format == "TIFF"
-    stored = _orientation(image) if is_tiff else 1
-    image.load()
-    orientation = _orientation(image) if is_tiff or exif_orientation else 1  # a PNG may have it behind its pixels
-    turned = orientation != stored if is_tiff else False  # Pillow itself turns a TIFF, and forgets its orientation
-    pixels = torch.from_numpy(_rgb(image)).permute(2, 0, 1)
+def _decode_with_pillow(image: ImageFile.ImageFile, file: BinaryIO, tiff: Tiff | None, options: _Options) -> Tensor:
+    """The first frame of an opened image, uint8 [3, H, W]. Raises a Problem for pixels whose white is unknown."""
+    is_upright = options.exif_orientation
+    stored = _orientation(image) if tiff else 1
+    pixels = torch.from_numpy(_rgb(image, file, tiff, options.bit_depth)).permute(2, 0, 1)
+    orientation = _orientation(image) if tiff or is_upright else 1  # a PNG may have it behind its pixels
+    turned = orientation != stored if tiff else False  # Pillow itself turns a TIFF, and forgets its orientation
     if turned:
-        return pixels if exif_orientation else TURNS[INVERSE.get(stored, stored)](pixels)
-    return TURNS[orientation if exif_orientation else 1](pixels)
+        return pixels if is_upright else TURNS[INVERSE.get(stored, stored)](pixels)
+    return TURNS[orientation if is_upright else 1](pixels)
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    """The pixels of a loaded image, uint8 [H, W, 3]. Raises a _Problem for 32 bits of grey."""
-    if image.mode.startswith("I;16"):  # Pillow's own conversion would cut all above 255 to white
-        grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return grey[:, :, None].repeat(3, axis=2)
-    if image.mode in ("I", "F"):
-        problem = "has 32 bits of grey, whose black and white are unknown"
-        raise _Problem("grey_of_32_bits", problem, "save it with 8 or 16 bits")
+def _rgb(image: ImageFile.ImageFile, file: BinaryIO, tiff: Tiff | None, bit_depth: int | None) -> np.ndarray:
+    """Loads an opened image: uint8 [H, W, 3]. Raises a Problem for pixels whose white is unknown."""
+    bits = sixteen_bits.bits_of(image)
+    if tiff and tiff.has_separate_planes(16):  # Pillow takes each byte for a pixel, unless they are compressed
+        found, mode = sixteen_bits.planes(tiff)
+        is_high_byte = bit_depth is None and mode != "L"  # as Pillow reads several bands
+        pixels = (found >> 8).astype(np.uint8) if is_high_byte else sixteen_bits.scale(found, bit_depth or 16)
+        return sixteen_bits.to_rgb(pixels, mode)
+    if bits == 32:
+        raise _unknown_white(image, tiff)
+    if bits in (12, 16) and (bit_depth is not None or image.mode.startswith("I")):
+        if image.mode == "I" and bit_depth is None:
+            advice = "set bit_depth 15 if 32,767 is white (or its bits, if less), or save it as unsigned"
+            raise unsupported("has signed numbers of 16 bits, whose white is unknown", advice)
+        found, mode = sixteen_bits.numbers(image, functools.partial(Image.open, file, formats=FORMATS))
+        return sixteen_bits.to_rgb(sixteen_bits.scale(found, min(bit_depth or bits, bits)), mode)
+    image.load()
     return np.array(image.convert("RGB"))
 
 
-def _kind_of_file(file: BinaryIO) -> str:
-    """A description of a file that is not a picture."""
-    file.seek(0)
-    beginning = file.read(256)
-    if not beginning:
-        return "the file is empty"
-    if beginning.lstrip().lower().startswith(WEB_PAGE):
-        return "it is a web page, as servers send instead of a picture"
-    if beginning.startswith(BEGINNINGS):
-        return "its header is damaged"
-    return f"it is none of {', '.join(FORMATS)}"
+def _numbers(file: BinaryIO) -> np.ndarray | None:
+    """The numbers in a file of 16 bits, [H, W, bands] without alpha; None if it has another depth."""
+    tiff = _open_tiff(file)
+    if tiff and tiff.has_separate_planes(16):
+        return sixteen_bits.planes(tiff)[0]
+    with Image.open(file, formats=FORMATS) as image:
+        if sixteen_bits.bits_of(image) != 16:
+            return None
+        found, mode = sixteen_bits.numbers(image, functools.partial(Image.open, file, formats=FORMATS))
+        return found[:, :, :3] if mode in ("RGBA", "RGBa") else found
+
+
+def _unknown_white(image: Image.Image, tiff: Tiff | None) -> Problem:
+    """The problem of a picture of 32 bits: numbers whose black and white are anywhere."""
+    kind = "floating-point numbers" if image.mode == "F" else "integers"
+    bits = tiff.bits if tiff else 32
+    problem = f"has {kind} of {bits} bits, whose black and white are unknown"
+    return Problem("grey_of_32_bits", problem, "save it with 8 or 16 bits")

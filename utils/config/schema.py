@@ -271,6 +271,13 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "exif_orientation": Key(
             None, "bool", "turn images as their EXIF says; None = only those of -d folder, published sets are as stored"
         ),
+        "bit_depth": Key(
+            None,
+            "int",
+            "bits used by pictures of 16 bits (10, 12, 14 of cameras): 2^bits - 1 is white; None = 16",
+            min=1,
+            max=16,
+        ),
         "outside_root": _runtime(False, "bool", "-d folder: lists may name images outside root"),
         "bad_images": _runtime(
             "stop",

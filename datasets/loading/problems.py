@@ -1,0 +1,60 @@
+"""ImageError, and the problems of an image file as the decoders raise them: without its path."""
+
+import errno
+
+from utils.errors import DataError
+
+ADVICE = "replace it, or find all such with scripts/check_data.py and leave them out with bad_images skip"
+
+
+class ImageError(DataError):
+    """An image that cannot be read; `reason` is the message without path and advice."""
+
+    reason: str = ""
+
+
+class Problem(Exception):
+    """Why an image cannot be read, and what to do, as yet without the path."""
+
+    def __init__(self, kind: str, problem: str, advice: str, reason: str = ""):
+        super().__init__(problem)
+        self.kind, self.problem, self.advice, self.reason = kind, problem, advice, reason or problem
+
+    def error(self, path: str) -> ImageError:
+        """The error for the image at `path`."""
+        error = ImageError(f"the image {path} {self.problem}; {self.advice}", kind=self.kind, path=path)
+        error.reason = self.reason
+        return error
+
+
+def undecodable(reason: str, advice: str = ADVICE) -> Problem:
+    """The problem of a file that is damaged, or not a picture."""
+    return Problem("undecodable_image", f"cannot be decoded ({reason})", advice, reason)
+
+
+def unsupported(problem: str, advice: str = "save it with 8 bits, as RGB or grey") -> Problem:
+    """The problem of a sound picture whose kind of pixels is not read; `problem` begins with a verb."""
+    return Problem("unsupported_pixels", problem, advice, f"{problem}; {advice}")
+
+
+def damaged(error: Exception) -> Problem:
+    """The problem of a file that a decoder refuses with `error`."""
+    problem = undecodable(" ".join(str(error).split()) or type(error).__name__)
+    problem.__cause__ = error
+    return problem
+
+
+def trouble(error: OSError) -> Problem:
+    """The problem of a file that cannot be opened."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return Problem("missing_image", "is missing", f"restore it, or {ADVICE}")
+    if isinstance(error, IsADirectoryError):
+        return Problem("folder_as_image", "is a folder", "remove it from the list, or put the picture in its place")
+    reason = f"({error.strerror})"
+    if isinstance(error, PermissionError):
+        advice = "make it readable (chmod +r, and +x for its folders)"
+        return Problem("unreadable_image", f"may not be read {reason}", advice)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        advice = "raise the limit (ulimit -n), or set num_workers lower"
+        return Problem("too_many_open_files", f"cannot be opened {reason}", advice)
+    return Problem("unreadable_image", f"cannot be read {reason}", "check the disk, or replace the file")
