@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from utils.formats import LEGACY, LEGACY_MAGIC, ZIP, FormatError, recognise
+from utils.text import shortened
 from utils.unpickle import PICKLE_BYTES, Inert, TensorUnpickler, module_tensors
 
 DIRECTORY_BYTES = 16 * 2**20  # of a zip archive; that of 100,000 tensors has 10 MB
@@ -109,13 +110,16 @@ class _ZipReader:
         """A storage, one-dimensional."""
         size = numel * dtype.itemsize
         if key not in self.storages:
-            self.storages[key] = self._read_storage(f"{self.prefix}data/{key}")
+            self.storages[key] = self._read_storage(key)
         data = self.storages[key]
         if not 0 <= size <= len(data):
             raise FormatError(f"is damaged: a tensor needs {size:,} bytes, and has {len(data):,}; {COPY_AGAIN}")
         return torch.frombuffer(data, dtype=torch.uint8)[:size].view(dtype) if size else torch.empty(0, dtype=dtype)
 
-    def _read_storage(self, name: str) -> bytearray:
+    def _read_storage(self, key: str) -> bytearray:
+        name = f"{self.prefix}data/{key}"
+        if name not in self.members:
+            raise FormatError(f"is damaged: it lacks the values {shortened(str(key))} of a tensor; {COPY_AGAIN}")
         info = self.members[name]
         if info.compress_type != zipfile.ZIP_STORED:
             raise FormatError(

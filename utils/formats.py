@@ -69,8 +69,10 @@ def recognise(path: Path) -> str:
 def _check_safetensors(header: int, size: int) -> None:
     """Raises FormatError for a header of safetensors that is too long for the file or for a reader."""
     if header > HEADER_BYTES:
-        limit = f"{HEADER_BYTES:,}"
-        raise FormatError(f"is damaged, or not a safetensors file: its header would have {header:,} of {limit} bytes")
+        raise FormatError(
+            f"is damaged, or not a safetensors file: its header would have {header:,} bytes, and {HEADER_BYTES:,} are "
+            "the most; copy or download it again"
+        )
     if header + 8 > size:
         raise FormatError(f"is cut short: its header has {header:,} bytes, and the file {size:,}; copy it again")
 

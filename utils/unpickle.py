@@ -15,7 +15,7 @@ from torch import Tensor
 from utils.formats import FormatError
 
 PICKLE_BYTES = 16 * 2**20  # the pickle of 100,000 tensors has 10 MB
-READS = 10 * 10**6  # one or two for each opcode; that of 100,000 tensors has 3 million opcodes
+READS = 8 * 10**6  # one or two for each opcode; that of 100,000 tensors has 3 million opcodes
 NAME_BYTES = 256  # of a class
 DIMENSIONS = 64
 MODULES = 10**6  # modules and tensors of a TorchScript archive, shared ones counted each time
@@ -218,7 +218,17 @@ _PLAIN = (
     "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT",
     "BINPERSID",
 )  # fmt: skip
-TensorUnpickler.dispatch = {
+
+
+class _Opcodes(dict[int, Callable[[Any], None]]):
+    """The opcodes that are read. Raises UnpicklingError for others."""
+
+    def __missing__(self, opcode: int) -> Callable[[Any], None]:
+        raise pickle.UnpicklingError(f"its pickle has the opcode {opcode}, which weights do not need")
+
+
+TensorUnpickler.dispatch = _Opcodes()
+TensorUnpickler.dispatch |= {
     getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _PLAIN
 } | {
     pickle.GLOBAL[0]: TensorUnpickler.load_global,
