@@ -104,5 +104,6 @@ def _foreign_text(head: bytes) -> str | None:
         return "is an XML text, not the weights; download the file itself"
     if text.startswith(("{", "[")):
         return "is a JSON text, not the weights; give the path of the weight file that belongs to it"
-    printable = all(sign.isprintable() or sign.isspace() for sign in text.rstrip("\ufffd"))
+    text = text.removesuffix("\ufffd")  # a character that the head cuts
+    printable = all(sign.isprintable() or sign.isspace() for sign in text) and "\ufffd" not in text
     return "is a text file, not the weights; give the path of a weight file" if printable else None
