@@ -42,7 +42,9 @@ from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone, Geometry
 from models.backbones.text import TextTransformer
 from models.backbones.tokenizer import tokenize
-from models.weights.descriptions import write_beside
+from models.weights.checksums import list_files
+from models.weights.descriptions import OPEN_CLIP_JSON, write_beside
+from models.weights.find import ASSETS
 from models.weights.load import load_backbone
 from models.weights.naming import to_openai_names
 from scripts.glyphs import CONCEPTS, SIDE, Fonts, Strokes, paint
@@ -296,6 +298,8 @@ def main() -> None:
         facts[f"zero_shot_{name}"] = f"{accuracy:.1%} of the {len(part.labels)} {name} images of digits_lt"
     tensors = load_file(args.out)
     save(args.out, tensors, facts)
+    if args.out.resolve().parent == ASSETS:
+        list_files(ASSETS, (args.out.name, OPEN_CLIP_JSON))
     print("\n".join(f"{name}: {fact}" for name, fact in facts.items()))
 
 

@@ -1,6 +1,7 @@
 """Text for people: names from files and options, made harmless for a terminal and for line-based files."""
 
 import unicodedata
+from collections.abc import Iterable
 
 # marks that change the order of the letters around them (Unicode's bidirectional algorithm)
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -26,3 +27,18 @@ def _escaped(sign: str) -> str:
     """A byte that is not UTF-8 as that byte, as in os.fsdecode; other characters as Python writes them."""
     code = ord(sign)
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else sign.encode("unicode_escape").decode()
+
+
+def shortened(text: str, limit: int = 100) -> str:
+    """The text, its middle left out if it has more than `limit` characters, as a name from a file may have."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}...{text[-half:]}"
+
+
+def listed(names: Iterable[str], count: int = 3) -> str:
+    """The first names of a list, shortened, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(shortened(name) for name in names[:count]) + more

@@ -1,37 +1,92 @@
 """Finds weight files: local ones, those of the repository, and published ones, which are downloaded once."""
 
+import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from models.weights import checksums, hub
 from utils.errors import ModelError
 from utils.files import sha256
+from utils.formats import FormatError, require_file
+from utils.text import shortened
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-OPENAI_CACHE = Path("~/.cache/clip").expanduser()  # where openai-clip kept its downloads
+OPENAI_CACHE = Path(os.path.expanduser("~/.cache/clip"))  # where openai-clip kept its downloads
 SCHEMES = ("asset", "clip", "timm", "open_clip")
+CHECKSUM = re.compile(r"[/-]([0-9a-f]{8,64})(?:/[^/]*|\.\w+)$")  # in an address: /SHA-256/FILE, or FILE-BEGINNING.pt
 
 
-def find_weights(address: str) -> Path:
-    """The local file of an address, downloaded once if need be; a path is returned as it is. Raises ModelError.
+class WeightFile(NamedTuple):
+    """A local file of weights, verified if its checksum is known.
+
+    record: where the checksum is recorded once the file has been loaded; None where it is published, and for a file of
+    the user. notes: for the log.
+    """
+
+    path: Path
+    sha256: str
+    record: checksums.Record | None = None
+    notes: tuple[str, ...] = ()
+
+
+def find_weights(address: str) -> WeightFile:
+    """The local file of an address, downloaded once if need be, and verified; a path is taken as it is.
 
     asset:FILE, clip:MODEL (OpenAI's, through open_clip), timm:MODEL.TAG, open_clip:MODEL/TAG, or the path of a file.
+    Raises ModelError.
     """
     kind, _, name = address.partition(":")
     if kind == "asset":
-        return ASSETS / name
+        path = _regular(ASSETS / name, address)
+        return _verified(address, path, checksums.listed(path), remedy="restore the repository's file")
     if kind == "clip":
-        return _find_openai(name)
+        return _find_openai(name, address)
     if kind == "timm":
-        return _find_timm(name)
+        return _find_timm(name, address)
     if kind == "open_clip":
-        return _download_open_clip(f"open_clip's {name}", open_clip_entry(name)[1])
-    path = Path(address).expanduser()
-    if not path.is_file():
-        message = (
-            f"weights {address} is not a file; give the path of a weight file, or timm:MODEL.TAG, open_clip:MODEL/TAG"
-        )
-        raise ModelError(message, kind="missing_file", path=path, key="weights")
+        return _find_open_clip(f"open_clip's {name}", open_clip_entry(name)[1], address)
+    path = _regular(Path(os.path.expanduser(address)), address)
+    return WeightFile(path, _sha256(path))
+
+
+def _regular(path: Path, address: str) -> Path:
+    """The path of a regular file. Raises ModelError for anything else, at once, as nothing is opened."""
+    try:
+        require_file(path)
+    except FormatError as error:
+        message, kind = f"weights {shortened(address)} {error}", "missing_file"
+        if os.path.isfile(path):
+            kind = "unreadable_weights"
+        elif not os.path.lexists(path):
+            message = (
+                f"weights {shortened(address)} is not a file; "
+                "give the path of a weight file, or timm:MODEL.TAG, open_clip:MODEL/TAG"
+            )
+        raise ModelError(message, kind=kind, path=path, key="weights") from error
     return path
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        message = f"{path} cannot be read ({error.strerror}); correct its permissions, or copy it"
+        raise ModelError(message, kind="unreadable_weights", path=path, key="weights") from error
+
+
+def _verified(address: str, path: Path, published: str, notes: tuple[str, ...] = (), remedy: str = "") -> WeightFile:
+    """The published file of an address. Raises ModelError if its checksum is not the published or recorded one."""
+    digest = _sha256(path)
+    if published:
+        checksums.verify(path, digest, published, remedy)
+        return WeightFile(path, digest, notes=notes)
+    record = checksums.Record(address, path)
+    note = record.verify(path, digest)
+    return WeightFile(path, digest, record, (*notes, note) if note else notes)
+
+
+# ---- published files ----
 
 
 def open_clip_entry(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -43,7 +98,8 @@ def open_clip_entry(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     config, published = (get_model_config(model), get_pretrained_cfg(model, tag)) if listed else (None, None)
     if not config or not published:
         message = (
-            f"open_clip publishes no weights {name}; write open_clip:MODEL/TAG, open_clip.list_pretrained() lists all"
+            f"open_clip publishes no weights {shortened(name)}; write open_clip:MODEL/TAG, "
+            "open_clip.list_pretrained() lists all"
         )
         raise ModelError(message, kind="unknown_weights", key="weights")
     return config, published
@@ -58,47 +114,62 @@ def timm_entry(model: str) -> dict[str, Any]:
     except RuntimeError:  # a known model, an unknown tag
         published = None
     if published is None or not published.hf_hub_id:
-        message = f"timm has no weights named {model} on the hub; timm.list_pretrained() lists all names"
+        message = f"timm has no weights named {shortened(model)} on the hub; timm.list_pretrained() lists all names"
         raise ModelError(message, kind="unknown_weights", key="weights")
     return published.to_dict()
 
 
-def _find_openai(model: str) -> Path:
+def _find_openai(model: str, address: str) -> WeightFile:
     from open_clip import get_pretrained_cfg
 
     published = get_pretrained_cfg(model, "openai")
     if not published:
-        raise ModelError(f"open_clip publishes no OpenAI weights for {model}", kind="unknown_weights", key="weights")
+        message = f"open_clip publishes no OpenAI weights for {shortened(model)}"
+        raise ModelError(message, kind="unknown_weights", key="weights")
     earlier = OPENAI_CACHE / Path(published["url"]).name
-    if earlier.is_file() and sha256(earlier) in published["url"]:  # OpenAI's address contains the file's checksum
-        return earlier
-    return _download_open_clip(f"CLIP {model}", published)
+    notes: tuple[str, ...] = ()
+    if earlier.is_file():
+        digest = _sha256(earlier)
+        if digest in published["url"]:  # OpenAI's address contains the file's checksum
+            return WeightFile(earlier, digest)
+        notes = (f"{earlier} is damaged or incomplete (its SHA-256 is not OpenAI's) and is not used; delete it",)
+    return _find_open_clip(f"CLIP {model}", published, address, notes)
 
 
-def _download_open_clip(name: str, published: dict[str, Any]) -> Path:
-    from open_clip import download_pretrained
-
+def _find_open_clip(name: str, published: dict[str, Any], address: str, notes: tuple[str, ...] = ()) -> WeightFile:
+    url, on_hub = published.get("url", ""), published.get("hf_hub", "")
     try:
-        return Path(download_pretrained(published))
-    except Exception as error:  # the hub's client raises errors of many types: offline, proxy, disk
-        raise _download_error(name, published["url"] or published["hf_hub"], error) from error
+        if on_hub:
+            repository, _, file = on_hub.rpartition("/")
+            path, published_sum = hub.fetch(repository, hub.alternatives(file or "open_clip_pytorch_model.bin"))
+            return _verified(address, path, published_sum, notes)
+        from open_clip import download_pretrained
+
+        path = Path(download_pretrained(published))
+    except ModelError:
+        raise
+    except Exception as error:  # the clients raise errors of many types: offline, proxy, disk
+        raise _download_error(name, url or on_hub, error, notes) from error
+    found = CHECKSUM.search(url)
+    return _verified(address, path, found[1] if found else "", notes)
 
 
-def _find_timm(model: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
+def _find_timm(model: str, address: str) -> WeightFile:
     repository = timm_entry(model)["hf_hub_id"]
     repository += "" if repository.rpartition("/")[2] else model
     try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
+        path, published_sum = hub.fetch(repository, ("model.safetensors",))
     except Exception as error:  # as above
         files = f"{repository} (model.safetensors and config.json)"
         raise _download_error(model, files, error) from error
+    return _verified(address, path, published_sum)
 
 
-def _download_error(name: str, source: str, error: Exception) -> ModelError:
+def _download_error(name: str, source: str, error: Exception, notes: tuple[str, ...] = ()) -> ModelError:
+    reason = shortened(str(error).strip().split("\n", 1)[0], 300)
+    beside = f", and {notes[0]}" if notes else ""
     return ModelError(
-        f"the weights of {name} could not be downloaded ({type(error).__name__}: {error}); "
+        f"the weights of {name} could not be downloaded ({type(error).__name__}: {reason}){beside}; "
         f"fetch {source} on another machine and give its path: weights FILE",
         kind="download_failed",
         key="weights",

@@ -11,6 +11,7 @@ from models.backbones import BACKBONES, FAMILIES
 from models.backbones.backbone import Backbone, Geometry
 from models.backbones.resnet import CHANNEL_MULTIPLE, STRIDE
 from models.backbones.vit import HEAD_DIM
+from models.weights.checksums import listed as listed_sum
 from models.weights.descriptions import (
     CLIP_MEAN,
     CLIP_STD,
@@ -22,10 +23,10 @@ from models.weights.descriptions import (
 )
 from models.weights.find import ASSETS, SCHEMES, find_weights, open_clip_entry, timm_entry
 from models.weights.naming import convert_state_dict
-from models.weights.read import read_tensors
+from models.weights.read import read_section
 from utils.config.parsing import NORMALISATIONS
 from utils.errors import ModelError
-from utils.files import sha256
+from utils.text import listed, shortened
 
 
 class Weights(NamedTuple):
@@ -55,9 +56,10 @@ def load_backbone(name: str, weights: str | None = None, given: Description | No
     known = _describe_address(address)  # before a download, which may be unnecessary
 
     # the tensors, and the architecture that they and the descriptions determine
-    path = find_weights(address)
-    digest = sha256(path)
-    state = {key: value.float() for key, value in convert_state_dict(read_tensors(path), path).items()}
+    file = find_weights(address)
+    path, digest = file.path, file.sha256
+    content = read_section(path)
+    state = convert_state_dict(content.tensors, path)
     geometry = read_geometry(state, path)
     _require_size(name, geometry, path)
     published = _published_address(address, path, digest)
@@ -71,6 +73,9 @@ def load_backbone(name: str, weights: str | None = None, given: Description | No
     # BatchNorm's counts of training steps: not used with fixed statistics, and not in every file
     counts = {key for key in wanted if key.endswith(".num_batches_tracked")}
     _check(state, {key: value for key, value in wanted.items() if key not in counts}, path, name)
+    _require_floats(state, path)
+    state = {key: value.float() for key, value in state.items()}
+    _require_finite(state, path)
     backbone.load_state_dict(state | {key: torch.tensor(0) for key in counts}, assign=True)
     backbone.mean, backbone.std = mean, std
 
@@ -78,8 +83,18 @@ def load_backbone(name: str, weights: str | None = None, given: Description | No
     scheme = address.partition(":")[0]
     shown = address if scheme in SCHEMES and scheme != "asset" else path.name
     own = name in BACKBONES and published == BACKBONES[name].address
-    notes = known.notes if own else (*known.notes, f"{shown}: {_in_words(geometry, mean, std)}")
+    notes = (*file.notes, *known.notes)
+    if content.section:
+        notes += (f"{shown}: the tensors under {content.section} are read" + _not_read(content.others),)
+    if not own:
+        notes += (f"{shown}: {_in_words(geometry, mean, std)}",)
+    if file.record and (note := file.record.write(digest)):
+        notes += (note,)
     return backbone, Weights(path, shown, digest, own, notes)
+
+
+def _not_read(others: tuple[str, ...]) -> str:
+    return f", those under {' and '.join(others)} are not" if others else ""
 
 
 def _in_words(geometry: Geometry, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
@@ -107,7 +122,7 @@ def _require_size(name: str, found: Geometry, path: Path) -> None:
 
 def _published_address(address: str, path: Path, digest: str) -> str:
     """The address under which a file is published: its own, or that of an equal file; "" where it is not known."""
-    if path.resolve().parent == ASSETS:
+    if path.resolve().parent == ASSETS and listed_sum(path) in ("", digest):
         return f"asset:{path.name}"
     return OPENAI_SHA256.get(digest, address if address.partition(":")[0] in SCHEMES else "")
 
@@ -190,9 +205,31 @@ def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, name
         ("wrong_shapes", "has wrong shapes (needed, found):", wrong),
     ):
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            message = f"{path} is not a complete weight file for {name}: it {problem} {', '.join(names[:3])}{more}"
+            message = f"{path} is not a complete weight file for {name}: it {problem} {listed(names)}"
             raise ModelError(message, kind=kind, path=path)
+
+
+def _require_floats(state: dict[str, Tensor], path: Path) -> None:
+    """Raises ModelError if a tensor has other numbers than floating-point ones, as those of quantised files."""
+    for key, value in state.items():
+        if not value.is_floating_point():
+            message = (
+                f"{path} has values of the type {str(value.dtype).removeprefix('torch.')} in {shortened(key)}, not "
+                "floating-point weights; choose a file that is not quantised"
+            )
+            raise ModelError(message, kind="wrong_type", path=path)
+
+
+def _require_finite(state: dict[str, Tensor], path: Path) -> None:
+    """Raises ModelError if a tensor has a NaN or an infinite number. Causal masks, which have, are not among them."""
+    for key, value in state.items():
+        if value.numel() and not torch.isfinite(torch.stack(torch.aminmax(value))).all():
+            count = int((~torch.isfinite(value)).sum())
+            message = (
+                f"{path} has {count} of {value.numel()} values of {shortened(key)} that are not finite numbers; "
+                "convert or download it again"
+            )
+            raise ModelError(message, kind="not_finite", path=path)
 
 
 # ---- sizes ----

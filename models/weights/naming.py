@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.backbones.tokenizer import VOCABULARY
 from utils.errors import ModelError
+from utils.text import listed, shortened
 
 # (upstream prefix, native prefix, (upstream substring, native substring) pairs for the rest of the name)
 Rename: TypeAlias = tuple[str, str, tuple[tuple[str, str], ...]]
@@ -87,17 +88,32 @@ NAMINGS = (
 NOT_WEIGHTS = re.compile(
     r"input_resolution|context_length|vocab_size|(.*\.)?attn_mask|(head|fc)\.(weight|bias)|.*\.num_batches_tracked"
 )
+# modules that training programs put around a backbone: data parallelism, torch.compile, Lightning, DINO
+WRAPPERS = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "backbone.",
+    "encoder.",
+    "image_encoder.",
+    "net.",
+    "network.",
+    "teacher.",
+)
+MAX_WRAPPERS = 4
+# beside a wrapped backbone, the modules that its training needed
+HEADS = ("head.", "fc.", "classifier.", "projector.", "predictor.", "projection_head.", "criterion.", "loss.")
 
 
 def convert_state_dict(state: dict[str, Tensor], path: Path | str = "the file") -> dict[str, Tensor]:
     """Renames a state dict of OpenAI's, open_clip's or timm's naming. Raises ModelError for another naming."""
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = unwrapped(state, path)
     state = {name: value for name, value in state.items() if not NOT_WEIGHTS.fullmatch(name)}
     naming = max(NAMINGS, key=lambda naming: sum(name.startswith(naming.prefix) for name in state))
     if not any(name.startswith(naming.prefix) for name in state):
         message = (
             f"{path} has none of the known namings ({', '.join(n.kind for n in NAMINGS)}); "
-            f"its first tensors are {', '.join(sorted(state)[:3]) or 'none'}"
+            f"its first tensors are {listed(sorted(state)) or 'none'}"
         )
         raise ModelError(message, kind="unknown_naming", path=path)
     if naming.prefix.startswith("visual."):
@@ -107,6 +123,55 @@ def convert_state_dict(state: dict[str, Tensor], path: Path | str = "the file") 
     state = {rename(name, naming.renames): value for name, value in state.items()}
     tokens = ("image.class_token", "image.positional_embedding")  # timm's have more dimensions, of size 1
     return {name: value.squeeze() if name in tokens else value for name, value in state.items()}
+
+
+def unwrapped(state: dict[str, Tensor], path: Path | str = "the file") -> dict[str, Tensor]:
+    """The tensors without the names of WRAPPERS around a known naming; HEADS beside a wrapped backbone are left out.
+
+    Raises ModelError if the names do not decide what is wrapped.
+    """
+    state = _without_prefix(state, "module.", path)
+    for _ in range(MAX_WRAPPERS):
+        if any(_is_known(name) for name in state):
+            return state
+        wrappers = [wrapper for wrapper in WRAPPERS if any(_contains_known(name, wrapper) for name in state)]
+        if not wrappers:
+            return state
+        if len(wrappers) > 1:
+            message = f"{path} has several backbones, under {' and '.join(wrappers)}; save the tensors of one of them"
+            raise ModelError(message, kind="several_backbones", path=path)
+        state = {name: value for name, value in state.items() if not name.startswith(HEADS)}
+        state = _without_prefix(state, wrappers[0], path)
+    return state
+
+
+def _is_known(name: str) -> bool:
+    return name.startswith(tuple(naming.prefix for naming in NAMINGS))
+
+
+def _contains_known(name: str, wrapper: str) -> bool:
+    """Whether a name is one of a known naming, within `wrapper` and perhaps further ones."""
+    for _ in range(MAX_WRAPPERS):
+        if not name.startswith(wrapper):
+            return False
+        name = name.removeprefix(wrapper)
+        if _is_known(name):
+            return True
+        wrapper = next((each for each in WRAPPERS if name.startswith(each)), "\0")
+    return False
+
+
+def _without_prefix(state: dict[str, Tensor], prefix: str, path: Path | str) -> dict[str, Tensor]:
+    """The tensors without a prefix. Raises ModelError if two had one name then."""
+    renamed = {name.removeprefix(prefix): value for name, value in state.items()}
+    if len(renamed) < len(state):
+        name = next(name for name in state if name.startswith(prefix) and name.removeprefix(prefix) in state)
+        message = (
+            f"{path} has {shortened(name)} and {shortened(name.removeprefix(prefix))}, two tensors of one name; "
+            "save one backbone alone"
+        )
+        raise ModelError(message, kind="several_backbones", path=path)
+    return renamed
 
 
 def to_openai_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

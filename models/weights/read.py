@@ -1,106 +1,104 @@
 """Reads the tensors of a weight file, and nothing else: no file can run code here."""
 
-import io
-import pickle
-import zipfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from utils.archives import read_archive, reason
 from utils.errors import ModelError
+from utils.formats import SAFETENSORS, FormatError, recognise
+from utils.text import listed, shortened
+
+# under which training programs save a state dict, beside the optimizer's and others
+SECTIONS = (
+    "state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "backbone", "encoder",
+    "teacher", "student", "ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "model_ema_state_dict",
+    "params", "params_ema", "weights",
+)  # fmt: skip
+# the sections that are read where a file has others, too: first of all what the file calls its state dict; then of
+# self-distillation (DINO, iBOT) the teacher, which its authors evaluate
+PREFERRED = {"state_dict": None, "teacher": {"teacher", "student"}}  # section: all that the file may have
+
+
+class Tensors(NamedTuple):
+    """The tensors of a weight file by name; section: the key they are under, "" for none; others: further ones."""
+
+    tensors: dict[str, Tensor]
+    section: str = ""
+    others: tuple[str, ...] = ()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a weight file by name: safetensors, a plain state dict (torch.save) or a TorchScript archive.
+    """All tensors of a weight file by name; see `read_section`."""
+    return read_section(path).tensors
 
-    Raises ModelError for anything else, and for a file that would run code when loaded.
+
+def read_section(path: Path) -> Tensors:
+    """The tensors of a weight file: safetensors, a state dict of torch.save (its own or in a section), TorchScript.
+
+    The content decides, not the file's name. Raises ModelError for anything else, and for a file that would run code
+    when loaded.
     """
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        if _is_torchscript(path):
-            return _read_torchscript(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files make the readers raise errors of many types
-        reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
-        message = f"{path} is damaged, or is not a weight file that loads without running code ({reason})"
+        content = _read_safetensors(path) if recognise(path) == SAFETENSORS else read_archive(path)
+    except FormatError as error:
+        raise ModelError(f"{path} {error}", kind="unreadable_weights", path=path) from error
+    except OSError as error:
+        message = f"{path} cannot be read ({error.strerror}); correct its permissions, or copy it"
         raise ModelError(message, kind="unreadable_weights", path=path) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
-    if not named or not all(isinstance(value, Tensor) for value in state.values()):
-        message = f"{path} contains {type(state).__name__}, not a state dict (tensors by name)"
+    if not isinstance(content, dict):
+        message = f"{path} contains {type(content).__name__}, not a state dict (tensors by name)"
         raise ModelError(message, kind="not_a_state_dict", path=path)
-    return state
+    if _is_state_dict(content):
+        return Tensors(content)
+    return _choose_section(content, path)
 
 
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except OSError:
+        raise
+    except Exception as error:  # its reader raises errors of its own, torch and Python others
+        raise FormatError(f"is damaged ({reason(error)}); copy or download it again") from error
 
 
-class _Inert:
-    """Replaces every module class of a TorchScript archive: has its attributes, and none of its code."""
-
-    def __setstate__(self, state: object) -> None:
-        self.__dict__.update(state if isinstance(state, dict) else {})
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Reads the data of a TorchScript archive: tensors and inert modules; every other name is an error."""
-
-    def __init__(self, archive: zipfile.ZipFile, prefix: str):
-        super().__init__(io.BytesIO(archive.read(prefix + "data.pkl")))
-        self.archive, self.prefix = archive, prefix
-
-    def find_class(self, module: str, name: str) -> object:
-        if module.startswith("__torch__"):
-            return _Inert
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-    def persistent_load(self, reference: tuple) -> Tensor:
-        _, dtype, key, _, numel = reference
-        data = bytearray(self.archive.read(f"{self.prefix}data/{key}"))
-        return torch.frombuffer(data, dtype=dtype)[:numel] if data else torch.empty(0, dtype=dtype)
+def _is_state_dict(content: Any) -> bool:
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )
 
 
-_STORAGES = {
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "BoolStorage": torch.bool,
-}
+def _choose_section(content: dict[Any, Any], path: Path) -> Tensors:
+    """The state dict under one of SECTIONS. Raises ModelError if there is none, or several that nothing decides on."""
+    found = [name for name in SECTIONS if content.get(name) and _is_state_dict(content[name])]
+    for section, all_of in PREFERRED.items():
+        if section in found and (all_of is None or set(found) <= all_of):
+            return Tensors(content[section], section, tuple(name for name in found if name != section))
+    if len(found) > 1:
+        names = " and ".join(f'"{name}"' for name in found)
+        message = (
+            f"{path} has several state dicts, {names}; choose one: "
+            f'torch.save(torch.load(FILE)["{found[0]}"], NEW), and weights NEW'
+        )
+        raise ModelError(message, kind="several_state_dicts", path=path)
+    if not found:
+        section = next((name for name in SECTIONS if name in content), "")
+        raise _not_a_state_dict(content.get(section, content), path, f' under "{section}"' if section else "")
+    return Tensors(content[found[0]], found[0])
 
 
-def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: object) -> Tensor:
-    return storage.as_strided(size, stride, offset)
-
-
-def _read_torchscript(path: Path) -> dict[str, Tensor]:
-    with zipfile.ZipFile(path) as archive:
-        prefix = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
-        root = _TensorUnpickler(archive, prefix).load()
-    tensors = {}
-
-    def collect(module: _Inert, prefix: str) -> None:
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor):
-                tensors[prefix + name] = value
-            elif isinstance(value, _Inert):
-                collect(value, f"{prefix}{name}.")
-
-    collect(root, "")
-    return tensors
+def _not_a_state_dict(content: Any, path: Path, where: str = "") -> ModelError:
+    """The error for content that is not all tensors by name, with what else it has."""
+    found = type(content).__name__
+    if isinstance(content, dict):
+        others = {name: value for name, value in content.items() if not isinstance(value, Tensor)} or content
+        found = listed(f"{shortened(str(name), 60)} ({type(value).__name__})" for name, value in others.items())
+    message = (
+        f"{path} contains {found or 'nothing'}{where}, not a state dict (tensors by name); "
+        "these are read at the top, or under a usual key such as state_dict, model or teacher"
+    )
+    return ModelError(message, kind="not_a_state_dict", path=path)

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from utils.archives import read_archive
 from utils.config.schema import KEYS
 from utils.errors import CheckpointError, amended
 from utils.files import atomic_write
+from utils.formats import FormatError
 from utils.run.results import same_images
 
 MOVES_STATISTICS = "moves_statistics"  # attribute of a module whose buffers move in training, and are saved with it
@@ -148,20 +150,23 @@ def require(path: Path) -> None:
 def load_upstream(path: Path) -> dict[str, dict[str, Tensor]]:
     """The tensors of a checkpoint of LIFT+ ("tuner") or LIFT ("tuner", "head"), by name. Raises CheckpointError."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict) or "tuner" not in content:
-            reason = 'it has no "tuner"'
-        else:
-            sections = {section: content[section] for section in ("tuner", "head") if section in content}
-            wrong = [section for section, tensors in sections.items() if not _is_state_dict(tensors)]
-            if not wrong:
-                return {section: dict(tensors) for section, tensors in sections.items()}
-            reason = f'its "{wrong[0]}" is not a dict of tensors by name'
-    except Exception as error:  # torch's unpickler raises many types for damaged files
-        reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
+        content = read_archive(path)
+    except FormatError as error:
+        raise CheckpointError(f"{path} {error}", kind="damaged_upstream_checkpoint", path=path) from error
+    except OSError as error:
+        message = f"{path} cannot be read ({error.strerror}); correct its permissions, or copy it"
+        raise CheckpointError(message, kind="damaged_upstream_checkpoint", path=path) from error
+    if not isinstance(content, dict) or "tuner" not in content:
+        reason = 'it has no "tuner"'
+    else:
+        sections = {section: content[section] for section in ("tuner", "head") if section in content}
+        wrong = [section for section, tensors in sections.items() if not _is_state_dict(tensors)]
+        if not wrong:
+            return sections
+        reason = f'its "{wrong[0]}" is not a dict of tensors by name'
     message = (
-        f'{path} is damaged, or not a checkpoint of LIFT+, {{"tuner": tensors}}, or LIFT, '
-        f'{{"tuner": tensors, "head": tensors}} ({reason})'
+        f'{path} is not a checkpoint of LIFT+, {{"tuner": tensors}}, or LIFT, '
+        f'{{"tuner": tensors, "head": tensors}} ({reason}); give the path of one'
     )
     raise CheckpointError(message, kind="damaged_upstream_checkpoint", path=path)
 

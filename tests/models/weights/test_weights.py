@@ -611,6 +611,7 @@ def hub(tmp_path, monkeypatch):
         return stack, asked
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -625,11 +626,11 @@ def test_weights_are_downloaded_once(name, hub):
     published = f"/{REPOSITORIES[name]}/resolve/main/{file}"
     server, asked = hub({published: GOOD})
     with server:
-        path = find_weights(address)
+        path = find_weights(address).path
         assert path.read_bytes() == GOOD
         assert path.name == file
         assert published in asked
-    assert find_weights(address) == path  # the server is off
+    assert find_weights(address).path == path  # the server is off
 
 
 def test_downloaded_weights_become_a_backbone(hub, clip_weights, vit_weights, monkeypatch):
@@ -692,7 +693,7 @@ def test_openai_clips_cache_is_used_if_its_checksum_is_right(name, file, right, 
     (tmp_path / "clip" / file).write_bytes(b"weights")
     server, asked = hub({f"/{REPOSITORIES[name]}/resolve/main/open_clip_model.safetensors": GOOD})
     with server:
-        path = find_weights(address)
+        path = find_weights(address).path
     assert path.read_bytes() == (b"weights" if right else GOOD)
     assert bool(asked) != right
 
