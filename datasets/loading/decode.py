@@ -23,7 +23,7 @@ from torch import Tensor
 from datasets.loading import sixteen_bits
 from datasets.loading.metadata import without_metadata
 from datasets.loading.pieces import read_at, size_of
-from datasets.loading.problems import ADVICE, ImageError, Problem, damaged, trouble, unsupported
+from datasets.loading.problems import ADVICE, ImageError, Problem, damaged, trouble, undecodable, unsupported
 from datasets.loading.quiet import quiet_c
 from datasets.loading.recognise import FORMATS, explain
 from datasets.loading.tiff import BEGINNINGS as TIFF
@@ -68,7 +68,7 @@ def decode(
         with open(path, "rb", opener=regular_only) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about files that it reads nevertheless, without their names
             if os.fstat(file.fileno()).st_size == 0:  # so have files in /proc, which may have no end
-                raise ValueError("the file is empty")
+                raise undecodable("the file is empty")
             options = _Options(reduction, exif_orientation, bit_depth)
             with quiet_c():
                 return _read(file, functools.partial(_decode, options=options))
