@@ -163,7 +163,7 @@ class ReaderPool:
         silent = [worker, *(w for w in self.jobs if w is not worker and self.jobs[w] and w.silence >= timeout)]
         waiting = "; ".join(waits_for(w.pid, w.state, self._unread(w)) for w in silent)
         if worker.silence >= 2 * timeout:
-            raise stall_error(worker.silence, waiting)
+            raise stall_error(2 * timeout, waiting)
         if not self.warned:
             self.log(f"no image for {timeout:g} seconds: {waiting}; the run ends after as long again (worker_timeout)")
         self.warned = True

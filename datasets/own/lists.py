@@ -131,7 +131,7 @@ def _path_below(path: str, root: str, outside_root: bool, file: str, line: int) 
 def _missing_images(listed: LabeledPaths, file: str, root: str) -> list[str]:
     """Looks for a thousand of the images; a note if some are missing. Raises a DataError if half of them are."""
     indices = np.linspace(0, len(listed.paths) - 1, min(len(listed.paths), PROBES)).astype(int).tolist()
-    missing = [i for i in indices if not os.path.isfile(listed.paths[i])]
+    missing = [i for i in indices if _is_missing(listed.paths[i])]
     if not missing:
         return []
     path, position = listed.paths[missing[0]], listed.position(missing[0])
@@ -140,6 +140,11 @@ def _missing_images(listed: LabeledPaths, file: str, root: str) -> list[str]:
         return [f"{file}: {count}, the first in line {position.line} ({shown(path)}); scripts/check_data.py names all"]
     state = "is a folder, not an image" if os.path.isdir(path) else "does not exist"
     raise position.error("missing_images", f"{shown(path)} {state} ({count}); {_advice(path, root)}", key="root")
+
+
+def _is_missing(path: str) -> bool:
+    """Whether there is nothing, or a folder. Pipes and devices are not missing: reading them says what they are."""
+    return not os.path.isfile(path) and (os.path.isdir(path) or not os.path.exists(path))
 
 
 def _advice(path: str, root: str) -> str:
