@@ -115,9 +115,7 @@ def _depth(check: Check) -> list[str]:
     if depth:
         lines = [f"  dark, {depth} bits are used: {pictures}, largest number {largest:,} where white is {white:,}"]
         if above := check.above(depth):
-            lines.append(
-                f"    with bit_depth {depth}, the numbers above {2**depth - 1:,} in {above:,} of them are white"
-            )
+            lines.append(f"    with bit_depth {depth}, numbers above {2**depth - 1:,} are white, in {above:,} of them")
         return lines
     if given:
         above = check.above(given)

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
 from datasets.loading import sixteen_bits
-from datasets.loading.metadata import without_metadata
+from datasets.loading.metadata import LARGE, webp_canvas, without_large_metadata, without_metadata
 from datasets.loading.pieces import read_at, size_of
 from datasets.loading.problems import ADVICE, ImageError, Problem, damaged, trouble, undecodable, unsupported
 from datasets.loading.quiet import quiet_c
@@ -33,8 +33,8 @@ from datasets.opening import UnusableFile, regular_only
 __all__ = ["ADVICE", "FORMATS", "ImageError", "Reduction", "decode", "largest_number"]
 
 MAX_PIXELS = 200_000_000  # of an image: 600 MB as RGB
-MAX_JPEG_BYTES = 600_000_000  # that are read of a JPEG: what follows is not of its picture
-MAX_SCANS = 500  # of a progressive JPEG, which has about ten: each is a pass over all pixels, though a few bytes long
+MAX_JPEG_BYTES = 600_000_000  # that are read of a JPEG, all at once
+MAX_SCANS = 100  # of a progressive JPEG, which has about ten; each is a pass over all pixels, be it a few bytes long
 
 TURNS: dict[int, Callable[[Tensor], Tensor]] = {  # orientation -> [3, H, W] as stored to [3, H', W'] upright
     1: lambda image: image,
@@ -89,8 +89,8 @@ def largest_number(path: str) -> int | None:
         with open(path, "rb", opener=regular_only) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             beginning = read_at(file, 0, 25)
-            is_png = beginning.startswith(b"\x89PNG") and beginning[24:] == b"\x10"
-            if not is_png and not beginning.startswith(TIFF):
+            is_deep_png = beginning.startswith(b"\x89PNG") and beginning[24:] == b"\x10"
+            if not is_deep_png and not beginning.startswith(TIFF):
                 return None
             with quiet_c():
                 found = _read(file, _numbers)
@@ -112,8 +112,9 @@ def _read(file: BinaryIO, read: Callable[[BinaryIO], T]) -> T:
 
     Raises a Problem, MemoryError, or an OSError with a number.
     """
+    is_large = size_of(file) > LARGE  # the decoders would read large pieces of metadata into memory
     try:
-        return read(file)
+        return read((without_large_metadata(file) if is_large else None) or file)
     except Exception as error:  # Pillow's readers of damaged files raise errors of every kind
         if isinstance(error, (Problem, MemoryError)) or (isinstance(error, OSError) and error.errno is not None):
             raise
@@ -141,13 +142,12 @@ def _explain(file: BinaryIO, error: Exception) -> Problem:
 
 def _decode(file: BinaryIO, options: _Options) -> Tensor:
     """The pixels in an open file. Raises a Problem, or any error of Pillow's."""
-    tiff = _open_tiff(file)
-    image = Image.open(file, formats=FORMATS)  # reads the header alone
-    with image:
+    beginning = read_at(file, 0, 30)
+    _require_few_pixels(*webp_canvas(beginning))
+    tiff = _open_tiff(file) if beginning.startswith(TIFF) else None
+    with Image.open(file, formats=FORMATS) as image:  # reads the header alone
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            problem = f"claims {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} that are read"
-            raise Problem("too_many_pixels", problem, "make it smaller or remove it from the list")
+        _require_few_pixels(width, height)
         if image.format in ("JPEG", "MPO"):
             if image.info.get("progressive"):
                 _require_few_scans(file)
@@ -162,11 +162,15 @@ def _decode(file: BinaryIO, options: _Options) -> Tensor:
         return _decode_with_pillow(image, file, tiff, options)
 
 
+def _require_few_pixels(width: int, height: int) -> None:
+    """Raises a Problem for more than MAX_PIXELS."""
+    if width * height > MAX_PIXELS:
+        problem = f"claims {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} that are read"
+        raise Problem("too_many_pixels", problem, "make it smaller or remove it from the list")
+
+
 def _open_tiff(file: BinaryIO) -> Tiff | None:
-    """The tags of an open file; None if it is not a TIFF, or has none. Raises a Problem if it must not be decoded."""
-    beginning = read_at(file, 0, 4)
-    if not beginning.startswith(TIFF):
-        return None
+    """The tags of an open TIFF; None if it has none. Raises a Problem if it must not be decoded."""
     try:
         tiff = Tiff(file)
     except Problem:  # Pillow tries it
@@ -236,7 +240,7 @@ def _rgb(image: ImageFile.ImageFile, file: BinaryIO, tiff: Tiff | None, bit_dept
         raise _unknown_white(image, tiff)
     if bits in (12, 16) and (bit_depth is not None or image.mode.startswith("I")):
         if image.mode == "I" and bit_depth is None:
-            advice = "set bit_depth 15 if 32,767 is white (or its bits, if less), or save it as unsigned"
+            advice = "set bit_depth (15: 32,767 is white), save it as unsigned"
             raise unsupported("has signed numbers of 16 bits, whose white is unknown", advice)
         found, mode = sixteen_bits.numbers(image, functools.partial(Image.open, file, formats=FORMATS))
         return sixteen_bits.to_rgb(sixteen_bits.scale(found, min(bit_depth or bits, bits)), mode)
@@ -246,7 +250,7 @@ def _rgb(image: ImageFile.ImageFile, file: BinaryIO, tiff: Tiff | None, bit_dept
 
 def _numbers(file: BinaryIO) -> np.ndarray | None:
     """The numbers in a file of 16 bits, [H, W, bands] without alpha; None if it has another depth."""
-    tiff = _open_tiff(file)
+    tiff = _open_tiff(file) if read_at(file, 0, 4).startswith(TIFF) else None
     if tiff and tiff.has_separate_planes(16):
         return sixteen_bits.planes(tiff)[0]
     with Image.open(file, formats=FORMATS) as image:

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from datasets.loading.pieces import Piece, join, length, read_at, size_of
-from datasets.loading.problems import Problem
+from datasets.loading.problems import Problem, undecodable
 from datasets.loading.tiff import BEGINNINGS as TIFF
 from datasets.loading.tiff import PLANAR, SAMPLES, Tiff
 
+LARGE = 2**26  # bytes of a file or a segment that is not read without a look at its parts: 64 MB
 MAX_BYTES = 2**20  # of a piece of metadata: larger ones are left out
+MAX_JUNK = 2**16  # bytes between the segments of a JPEG
 PNG, JPEG, GIF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"GIF87a", b"GIF89a")
 BEFORE = (b"\xef\xbb\xbf", b"\r", b"\n", b" ")  # a byte order mark or empty lines, as programs put before their output
 
@@ -37,6 +39,20 @@ def without_metadata(file: BinaryIO) -> BinaryIO | None:
     return shifted if start else None
 
 
+def without_large_metadata(file: BinaryIO) -> BinaryIO | None:
+    """The same of a large file; None for a TIFF without large tags, of which decoders read only parts."""
+    if not read_at(file, 0, 4).startswith(TIFF):
+        return without_metadata(file)
+    try:
+        if not Tiff(file).has_large_metadata:
+            return None
+    except Problem:
+        return None
+    if bare := without_metadata(file):
+        return bare
+    raise undecodable("it has a tag of more than 64 MB")
+
+
 def _start(file: BinaryIO) -> int:
     """The position of the first byte of the picture itself."""
     beginning, start = read_at(file, 0, 64), 0
@@ -53,6 +69,8 @@ def png_chunks(file: BinaryIO, start: int, size: int) -> Iterator[tuple[bytes, i
     position = start + len(PNG)
     while position + 8 <= size:
         count, kind = struct.unpack(">I4s", read_at(file, position, 8))
+        if not kind.isalnum():
+            return
         yield kind, position, count + 12
         position += count + 12
         if kind == b"IEND":
@@ -61,7 +79,14 @@ def png_chunks(file: BinaryIO, start: int, size: int) -> Iterator[tuple[bytes, i
 
 def _png(file: BinaryIO, start: int, size: int) -> Iterator[Piece]:
     yield start, len(PNG)
+    width, height = struct.unpack(">II", read_at(file, start + 16, 8).ljust(8, b"\0"))
+    left = LARGE + 9 * width * height  # of its pixels, bytes: more than the largest need
     for kind, position, count in png_chunks(file, start, size):
+        if kind == b"IDAT":
+            count = min(count, left)
+            left -= count
+        elif kind.isupper():
+            count = min(count, MAX_BYTES)
         is_critical = not kind[0] & 0x20
         if is_critical or (kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt") and _has_orientation(file, position, count)):
             yield position, min(count, size - position)
@@ -101,11 +126,11 @@ JPEG_METADATA = dict.fromkeys((0x01, *range(0xE0, 0xF0), 0xFE), 2**17) | {0xE0: 
 
 def jpeg_segments(file: BinaryIO, start: int, size: int) -> Iterator[tuple[int, int, int]]:
     """(marker, position, length with the marker) of each segment up to the first scan's, which is the last one."""
-    position = start + 2
-    while position + 4 <= size:
+    position, junk = start + 2, 0
+    while position + 4 <= size and junk < MAX_JUNK:
         head = read_at(file, position, 4)
         if head[0] != 0xFF or head[1] == 0xFF:  # the decoders look for the next marker, too
-            position += 1
+            position, junk = position + 1, junk + 1
             continue
         has_length = 0xC0 <= head[1] <= 0xFE and not 0xD0 <= head[1] <= 0xD9
         count = 2 + (int.from_bytes(head[2:], "big") if has_length else 0)
@@ -117,10 +142,14 @@ def jpeg_segments(file: BinaryIO, start: int, size: int) -> Iterator[tuple[int, 
 
 def _jpeg(file: BinaryIO, start: int, size: int) -> Iterator[Piece]:
     yield start, 2
+    most = LARGE
     orientations = {b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"}  # how the first segments of EXIF and XMP begin
     for marker, position, count in jpeg_segments(file, start, size):
+        if 0xC0 <= marker <= 0xCF:
+            height, width = struct.unpack(">HH", read_at(file, position + 5, 4).ljust(4, b"\0"))
+            most = max(most, LARGE + 8 * height * width)  # bytes: more than its scans need
         if marker == 0xDA:
-            yield position, size - position
+            yield position, min(size - position, most)
         elif marker == 0xE1:
             beginning = read_at(file, position + 4, min(max(count - 4, 0), 29))
             for kind in tuple(filter(beginning.startswith, orientations)):
@@ -132,19 +161,32 @@ def _jpeg(file: BinaryIO, start: int, size: int) -> Iterator[Piece]:
 
 # ---- WebP: its frames, and metadata with an orientation ----
 
+MAX_WEBP = 600_000_000  # bytes that are read, all at once
+
 
 def _webp(file: BinaryIO, start: int, size: int) -> Iterator[Piece]:
     pieces: list[Piece] = []
     position = start + 12  # its own size, before that, may be wrong
     while position + 8 <= size:
         kind, count = struct.unpack("<4sI", read_at(file, position, 8))
+        if not kind.isascii() or not kind.decode().isprintable():
+            break
         padded = 8 + count + count % 2
         is_small = padded <= MAX_BYTES and position + padded <= size
         if kind in (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF") or (kind in (b"EXIF", b"XMP ") and is_small):
             pieces.append((position, min(padded, size - position)))
         position += padded
+    while sum(map(length, pieces)) > MAX_WEBP:
+        pieces.pop()
     yield b"RIFF" + struct.pack("<I", (4 + sum(map(length, pieces))) % 2**32) + b"WEBP"
     yield from pieces
+
+
+def webp_canvas(beginning: bytes) -> tuple[int, int]:
+    """Width and height that an extended WebP claims, which its decoder allocates at once; (0, 0) for others."""
+    if beginning[:4] != b"RIFF" or beginning[8:16] != b"WEBPVP8X" or len(beginning) < 30:
+        return 0, 0
+    return int.from_bytes(beginning[24:27], "little") + 1, int.from_bytes(beginning[27:30], "little") + 1
 
 
 # ---- GIF: its screen and its first frame ----

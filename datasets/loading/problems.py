@@ -4,7 +4,8 @@ import errno
 
 from utils.errors import DataError
 
-ADVICE = "replace it, or find all such with scripts/check_data.py and leave them out with bad_images skip"
+FIND = "find all such with scripts/check_data.py and leave them out with bad_images skip"
+ADVICE = f"replace it, or {FIND}"
 
 
 class ImageError(DataError):
@@ -27,14 +28,14 @@ class Problem(Exception):
         return error
 
 
-def undecodable(reason: str, advice: str = ADVICE) -> Problem:
+def undecodable(reason: str, advice: str = "replace it") -> Problem:
     """The problem of a file that is damaged, or not a picture."""
-    return Problem("undecodable_image", f"cannot be decoded ({reason})", advice, reason)
+    return Problem("undecodable_image", f"cannot be decoded ({reason})", f"{advice}, or {FIND}", reason)
 
 
 def unsupported(problem: str, advice: str = "save it with 8 bits, as RGB or grey") -> Problem:
     """The problem of a sound picture whose kind of pixels is not read; `problem` begins with a verb."""
-    return Problem("unsupported_pixels", problem, advice, f"{problem}; {advice}")
+    return Problem("unsupported_pixels", problem, f"{advice}, or {FIND}", f"{problem}; {advice}")
 
 
 def damaged(error: Exception) -> Problem:

@@ -80,7 +80,6 @@ BRANDS = {  # of the ISO base media format
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevx", b"mif1", b"msf1"), "a HEIC picture"),
     **dict.fromkeys((b"avif", b"avis"), "an AVIF picture"),
 }
-LOST = "copy it again"
 
 
 def explain(file: BinaryIO) -> Problem | None:
@@ -115,9 +114,8 @@ def _not_a_picture(beginning: bytes, file: BinaryIO) -> Problem | None:
     if not beginning:
         return undecodable("the file is empty")
     if not beginning.strip(b"\0"):
-        zeros = next((n for n in range(0, size_of(file), 2**16) if read_at(file, n, 2**16).strip(b"\0")), None)
-        part = "has zeros only" if zeros is None else "begins with zeros"
-        return undecodable(f"it {part}, as after a crash or an interrupted copy", LOST)
+        part = "begins with zeros" if read_at(file, 0, 2**20).strip(b"\0") else "has zeros only"
+        return undecodable(f"it {part}, as after a crash or an interrupted copy", "copy it again")
     if beginning.startswith(b"version https://git-lfs"):
         return undecodable("it is a pointer of Git LFS, in place of the picture", "fetch the picture: git lfs pull")
     if beginning.startswith((b"\0\5\x16\7", b"\0\5\x16\0")):
@@ -186,6 +184,8 @@ def _png(file: BinaryIO, size: int) -> Problem | None:
         kinds.append(kind)
         if position + count > size:
             return undecodable(f"it is truncated: {size:,} bytes of at least {position + count:,}")
+        if kind == b"PLTE" and count > 780:
+            return undecodable("it is damaged: its palette is too large")
         if kind == b"CgBI":
             return undecodable("it is a PNG in the form of Apple's devices, which is not read", CONVERT)
         if kind in (b"IHDR", b"PLTE"):

@@ -11,7 +11,7 @@ from datasets.loading.problems import Problem, undecodable, unsupported
 
 BEGINNINGS = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+")  # the third and fourth: Pillow reads them
 MAX_TAG_BYTES = 2**26  # of one tag: 64 MB
-MAX_VIEW_BYTES = 2**30  # a larger file is not read with other tags: for compressed pixels, it is read as a whole
+MAX_VIEW_BYTES = 2**30  # a larger compressed file is not read with other tags, as it would be read as a whole
 
 # ---- tags ----
 
@@ -103,6 +103,11 @@ class Tiff:
         return self.values(tag, (default,))[0]
 
     @property
+    def has_large_metadata(self) -> bool:
+        """Whether a tag that is none of the pixels' is longer than MAX_TAG_BYTES."""
+        return any(entry.size > MAX_TAG_BYTES for tag, entry in self.entries.items() if tag not in PIXEL_TAGS)
+
+    @property
     def bands(self) -> int:
         """Numbers in a pixel."""
         return self.value(SAMPLES, len(self.values(BITS, (1,))))
@@ -139,7 +144,8 @@ class Tiff:
             if values is not None:
                 kind = LONG8 if self.is_big else 4 if tag in (STRIPS, TILES, STRIP_BYTES, TILE_BYTES) else SHORT
                 tags[tag] = kind, len(values), struct.pack(f"{self.order}{len(values)}{INTEGERS[kind]}", *values)
-        return None if self.size > MAX_VIEW_BYTES else join(self.file, self._with_directory(tags))
+        is_read_whole = self.value(COMPRESSION, 1) != 1
+        return None if is_read_whole and self.size > MAX_VIEW_BYTES else join(self.file, self._with_directory(tags))
 
     def _with_directory(self, tags: dict[int, tuple[int, int, bytes]]) -> list[Piece]:
         """The file, a new header before it and a new list of tags behind it."""

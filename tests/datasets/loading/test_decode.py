@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import levels_apart
+from pictures import png, tiff
 from PIL import Image, ImageFile, ImageOps
 
 from datasets.images import ImagePaths
@@ -48,39 +49,6 @@ def pillows(path):
     """An image file as Pillow reads it: turned as EXIF says, RGB, uint8 [H, W, 3]."""
     with Image.open(path) as image:
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-
-
-def png(pixels, colour, bits=8, chunks=b""):
-    """A PNG with the samples `pixels` [H, W, channels] (colour 0 grey, 2 RGB, 4 grey and alpha, 6 RGB and alpha)."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width = pixels.shape[:2]
-    rows = [b"\0" + row.astype(">u2" if bits == 16 else "u1").tobytes() for row in pixels]
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    data = chunk(b"IHDR", header) + chunks + chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + data
-
-
-def tiff(pixels, bits, order="<"):
-    """An uncompressed TIFF with the samples `pixels` [H, W, channels], 8 or 16 bits each."""
-    height, width, channels = pixels.shape
-    data = pixels.astype(f"{order}u{bits // 8}").tobytes()
-    entries = [(256, 4, width), (257, 4, height), (259, 3, 1), (262, 3, 2 if channels == 3 else 1), (273, 4, 0)]
-    entries += [(277, 3, channels), (278, 4, height), (279, 4, len(data))]
-    extra = 8 + 2 + 12 * (len(entries) + 1) + 4
-    entries.append((258, 3, extra if channels > 2 else bits))
-    body = b""
-    for tag, kind, value in sorted(entries):
-        value = extra + 2 * channels if tag == 273 else value
-        count = channels if tag == 258 and channels > 2 else 1
-        short = kind == 3 and count == 1
-        packed = struct.pack(order + ("HH" if short else "I"), *((value, 0) if short else (value,)))
-        body += struct.pack(order + "HHI", tag, kind, count) + packed
-    beginning = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
-    numbers = struct.pack(f"{order}{channels}H", *([bits] * channels))
-    return beginning + struct.pack(order + "H", len(entries)) + body + struct.pack(order + "I", 0) + numbers + data
 
 
 # ---- formats and modes ----
@@ -167,7 +135,7 @@ def test_png_of_sixteen_bits(colour, channels, tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_tiff_of_sixteen_bits(channels, order, tmp_path):
     ramp = np.linspace(0, 65535, HEIGHT * WIDTH * channels).astype(np.uint16).reshape(HEIGHT, WIDTH, channels)
-    (tmp_path / "image.tif").write_bytes(tiff(ramp, 16, order))
+    (tmp_path / "image.tif").write_bytes(tiff(ramp, 1 if channels == 1 else 2, order=order))
     expected = np.rint(ramp / 257).astype(np.uint8)
     assert_decodes(tmp_path / "image.tif", expected if channels > 1 else expected[:, :, 0], tolerance=1)
 
@@ -419,7 +387,7 @@ GIGAPIXELS = {
     ),
     "gif": b"GIF89a" + struct.pack("<HHBBB", WIDE, WIDE, 0, 0, 0) + b"," + struct.pack("<HHHHB", 0, 0, WIDE, WIDE, 0),
     "jpg": b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 11, 8, WIDE, WIDE, 1) + b"\x01\x11\x00\xff\xda\x00\x08\x01\x01",
-    "tif": tiff(np.zeros((1, 1, 1)), 8)
+    "tif": tiff(np.zeros((1, 1, 1)), 1, kind="u1")
     .replace(struct.pack("<HHII", 256, 4, 1, 1), struct.pack("<HHII", 256, 4, 1, WIDE))
     .replace(struct.pack("<HHII", 257, 4, 1, 1), struct.pack("<HHII", 257, 4, 1, WIDE)),
 }
