@@ -1,6 +1,9 @@
 """Text for people: names from files and options, made harmless for a terminal and for line-based files."""
 
+import itertools
+import json
 import unicodedata
+from typing import Any
 
 # marks that change the order of the letters around them (Unicode's bidirectional algorithm)
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -26,3 +29,8 @@ def _escaped(sign: str) -> str:
     """A byte that is not UTF-8 as that byte, as in os.fsdecode; other characters as Python writes them."""
     code = ord(sign)
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else sign.encode("unicode_escape").decode()
+
+
+def brief(content: Any, letters: int = 100) -> str:
+    """The beginning of JSON content, for a message. Only that much is written, however large or repeated it is."""
+    return "".join(itertools.islice(json.JSONEncoder(ensure_ascii=False).iterencode(content), letters))[:letters]
