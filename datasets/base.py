@@ -8,6 +8,7 @@ import numpy as np
 
 from datasets.images import ImageList
 from datasets.long_tail import shot_groups
+from utils.text import visible
 
 __all__ = ["SPLITS", "DataSet", "ImageList"]
 
@@ -65,7 +66,10 @@ class DataSet:
         return dataclasses.replace(self, run_counts=np.array(counts, np.int64), notes=(*self.notes, note))
 
     def summary(self) -> str:
-        """The sizes of both lists, of the classes and of their shot groups, in one line; then a line for each note."""
+        """The sizes of both lists, of the classes and of their shot groups, in one line; then a line for each note.
+
+        Control characters and marks of direction in names are escaped.
+        """
         counts = self.class_counts
         groups = ", ".join(f"{mask.sum()} {name}" for name, mask in self.groups.items())
         if (self.many_threshold, self.few_threshold) != (100, 20):
@@ -76,4 +80,4 @@ class DataSet:
             f"{self.name}: {len(self.train):,} training and {len(self.test):,} test images, "
             f"{len(counts)} classes of {counts.max():,} to {counts.min():,} ({groups})"
         )
-        return "\n".join([sizes, *self.notes])
+        return "\n".join(map(visible, [sizes, *self.notes]))

@@ -25,11 +25,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from datasets import FOLDER_KEYS, build_data
-from datasets.check.bad_images import BAD_IMAGES, REPORT
+from datasets.check.bad_images import BAD_IMAGES, BYTES, REPORT, quoted
 from utils.config import OUTPUT, Config, config_names, load_config
 from utils.errors import ConfigError, UserError
-from utils.files import write_text
+from utils.files import read_limited, write_text
 from utils.run.results import write_json
+from utils.text import visible
 
 LIST_KEYS = ("root", *FOLDER_KEYS)  # which images and labels
 KEYS = (
@@ -76,8 +77,8 @@ def report_folder(data: str, options: dict[str, str], checked: dict) -> Path:
 def _checked(folder: Path) -> dict | None:
     """The keys of the checked data set in a report; None if there is no report."""
     try:
-        return json.loads((folder / REPORT).read_text(encoding="utf-8"))["checked"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return json.loads(read_limited(folder / REPORT, BYTES))["checked"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -92,8 +93,8 @@ def prepare(folder: Path) -> None:
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
-    """Writes names of files as they are, also those that are not UTF-8."""
-    write_text(path, "".join(f"{line}\n" for line in lines), errors="surrogateescape")
+    """Writes a text file of these lines."""
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 # ---- the command ----
@@ -117,9 +118,10 @@ def run(arguments: list[str]) -> int:
     check = check_images(data, cores if cfg.num_workers is None else cfg.num_workers, cfg.worker_timeout)
     command = shlex.join(["python", "scripts/check_data.py", *arguments])
     names = check.names
-    lines = [*data_report.text(check), *data_report.advice(check, folder)]
-    write_lines(folder / "report.txt", [f"$ {command}", *lines])
-    write_lines(folder / BAD_IMAGES, [f"{names[image]}\t{found.reason}" for image, found in check.bad.items()])
+    lines = [visible(line) for line in (*data_report.text(check), *data_report.advice(check, folder))]
+    bad = [f"{quoted(names[image])}\t{visible(found.reason)}" for image, found in check.bad.items()]
+    write_lines(folder / "report.txt", [visible(f"$ {command}"), *lines])
+    write_lines(folder / BAD_IMAGES, bad)
     write_lines(folder / "duplicates.txt", data_report.duplicate_lines(check))
     data_report.draw(data, folder / "long_tail.png")
     write_json(folder / REPORT, {"checked": checked, "command": command, **check.report()})
@@ -140,7 +142,7 @@ def main(arguments: list[str]) -> int:
         if isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)
             return 2
-        print(f"failed: {type(error).__name__}: {error} (DEBUG=1 shows where)", file=sys.stderr)
+        print(visible(f"failed: {type(error).__name__}: {error} (DEBUG=1 shows where)"), file=sys.stderr)
         return 3
 
 

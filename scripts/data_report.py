@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.base import DataSet
-from datasets.check.bad_images import BAD_IMAGES
+from datasets.check.bad_images import BAD_IMAGES, quoted
 from datasets.check.check import SMALL_SIDE, Check
 from utils.files import atomic_write
 
@@ -20,10 +20,10 @@ NAMED_BARS = 40  # classes, at most, whose names fit below the picture
 
 
 def text(check: Check) -> list[str]:
-    """The report for the terminal and report.txt."""
+    """The report for the terminal and report.txt: a finding a line. Names in it may have control characters."""
     total, shorter = len(check.sizes), np.sort(check.sizes.min(axis=1))
     lines = [
-        check.data.summary(),
+        *check.data.summary().splitlines(),
         f"decoded   {total:,} images in {check.seconds:.1f} s, {total / check.seconds:,.0f} images/s",
     ]
     shorter = shorter[shorter > 0]
@@ -38,7 +38,7 @@ def duplicate_lines(check: Check) -> list[str]:
     names, labels, classes = check.names, check.labels, check.data.classnames
     lines = []
     for images in check.duplicates:
-        lines += [f"{names[image]}\t{check.split(image)}\t{classes[labels[image]]}" for image in images] + [""]
+        lines += [f"{quoted(names[image])}\t{check.split(image)}\t{classes[labels[image]]}" for image in images] + [""]
     return lines
 
 

@@ -1,10 +1,14 @@
-"""Files: written whole or not at all, and their checksums."""
+"""Files: written whole or not at all, their checksums, and files of the user read without surprises."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
+import re
 import secrets
+import select
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -65,3 +69,57 @@ def sha256_of_code(*directories: Path) -> str:
     """The SHA-256 of all Python files below these directories, in hex; it is computed once in a process."""
     files = [file for directory in directories for file in sorted(directory.rglob("*.py"))]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+# ---- files of the user ----
+
+PIPE_SECONDS = 600.0  # without a byte from a shell's <(...)
+
+
+def read_limited(path: str | os.PathLike[str], limit: int, shell_pipe: bool = False) -> bytes:
+    """The content of a regular file of at most `limit` bytes. Never waits for a pipe, a device or a socket.
+
+    shell_pipe: a shell's <(...) is read, too, which can be done once. Raises an OSError whose strerror has the reason.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        status = os.fstat(handle)
+        is_pipe = shell_pipe and stat.S_ISFIFO(status.st_mode) and _is_of_a_shell(path)
+        if not stat.S_ISREG(status.st_mode) and not is_pipe:
+            raise OSError(errno.EINVAL, f"it is {_kind_of_file(status.st_mode)}, not a regular file")
+        if status.st_size > limit:
+            raise OSError(errno.EFBIG, f"it has {_megabytes(status.st_size)}, and at most {_megabytes(limit)} are read")
+        content = bytearray()
+        while chunk := _read(handle, min(1 << 20, limit + 1 - len(content))):
+            content += chunk
+            if len(content) > limit:
+                raise OSError(errno.EFBIG, f"it has more than {_megabytes(limit)}, the most that are read")
+        return bytes(content)
+    finally:
+        os.close(handle)
+
+
+def _read(handle: int, size: int) -> bytes:
+    """The next bytes; of a pipe, as soon as there are some."""
+    while True:
+        try:
+            return os.read(handle, size)
+        except BlockingIOError:
+            if not select.select([handle], [], [], PIPE_SECONDS)[0]:
+                message = f"it is a pipe from which nothing came for {PIPE_SECONDS:g} seconds"
+                raise OSError(errno.ETIMEDOUT, message) from None
+
+
+def _is_of_a_shell(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a pipe that a shell made for <(...), and not the standard input, which may never end."""
+    descriptor = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", os.fspath(path))
+    return descriptor is not None and int(descriptor[1]) > 2
+
+
+def _kind_of_file(mode: int) -> str:
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MB"

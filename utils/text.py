@@ -1,7 +1,10 @@
 """Text for people: names from files and options, made harmless for a terminal and for line-based files."""
 
+import itertools
+import json
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 # marks that change the order of the letters around them (Unicode's bidirectional algorithm)
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -42,3 +45,8 @@ def listed(names: Iterable[str], count: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(shortened(name) for name in names[:count]) + more
+
+
+def brief(content: Any, letters: int = 100) -> str:
+    """The beginning of JSON content, for a message. Only that much is written, however large or repeated it is."""
+    return "".join(itertools.islice(json.JSONEncoder(ensure_ascii=False).iterencode(content), letters))[:letters]

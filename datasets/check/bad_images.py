@@ -1,10 +1,15 @@
-"""bad_images skip: the images that the last check found to be bad are left out before training starts.
+r"""bad_images skip: the images that the last check found to be bad are left out before training starts.
 
 scripts/check_data.py writes a folder output/check_... This module reads its report.json, for the fingerprints of the
 checked lists, and its bad_images.txt, one image a line (a reason may follow a tab). Lines may be added or removed by
 hand. No image is ever left out, or replaced by another, because reading it failed in a run.
+
+    train/cat/1.jpg             a name as it is
+    "train/cat/new\nline.jpg"   a JSON string: a name with control characters, line ends, marks of direction or bytes
+                                that are not UTF-8 (\udc80 to \udcff, as in os.fsdecode), or that begins with a quote
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,9 +21,12 @@ import numpy as np
 
 from datasets.base import SPLITS, DataSet
 from utils.errors import DataError
+from utils.files import read_limited
+from utils.text import visible
 
 OUTPUT = Path("output")  # as utils.config has it
 REPORT, BAD_IMAGES = "report.json", "bad_images.txt"
+BYTES = 1 << 30  # of the largest report that is read
 
 
 def leave_out_bad(data: DataSet, options: dict[str, Any]) -> DataSet:
@@ -52,6 +60,23 @@ def image_names(data: DataSet, split: str) -> list[str]:
     return data.split(split).images.names(data.root, split)
 
 
+# ---- names in lines ----
+
+
+def quoted(name: str) -> str:
+    """A name as bad_images.txt and duplicates.txt have it: on one line, and harmless for a terminal."""
+    return json.dumps(name) if visible(name) != name or name.startswith(('"', "\ufeff")) else name
+
+
+def unquoted(line: str) -> str:
+    """The name in a line, before any tab. A line that begins with a quote and is not JSON is a name as it is."""
+    field = line.partition("\t")[0]
+    if field.startswith('"'):
+        with contextlib.suppress(ValueError):
+            return json.loads(field)
+    return field
+
+
 # ---- the last check ----
 
 
@@ -76,18 +101,18 @@ def _last_report(data: DataSet, root: str | None, command: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, OSError):  # a damaged report counts as missing
+        return dict(json.loads(read_limited(path, BYTES)))
+    except (ValueError, TypeError, OSError, RecursionError):  # a damaged report counts as missing
         return {}
 
 
 def _read_names(path: Path, command: str) -> set[str]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        text = read_limited(path, BYTES).decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror}); write it again: {command}"
         raise DataError(message, kind="unreadable_file", path=path, key="bad_images") from error
-    return {line.partition("\t")[0] for line in lines if line.strip()}
+    return {unquoted(line.rstrip("\r")) for line in text.split("\n") if line.strip()}
 
 
 def _require_unchanged(

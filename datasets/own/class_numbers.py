@@ -9,7 +9,7 @@ _FRONT = re.compile(  # "2: cat", "2 cat", "(2) cat", "2 -> cat", "2-cat"; not "
     rf"[(\[{{<#]?{_WORDED}(?P<sign>(?:[^\w(\[{{\"'#]|_)+)(?P<name>\S.*)", re.I
 )
 _BACK = re.compile(  # "cat: 2", "cat 2", "cat (2)", "cat-2"; not "A320"
-    rf"(?P<name>.*?[^\W_][)\]\"']*)(?P<sign>[\W_]+){_WORDED}[)\]}}>]?", re.I
+    rf"(?P<name>.*?[^\W_][)\]\"']{{0,9}})(?P<sign>[\W_]{{1,200}}){_WORDED}[)\]}}>]?", re.I
 )
 _SIGN = re.compile(r"[]):;,|=>.]")  # which are not part of a name
 _INNER = ("-", "–", ".", "/")  # between digits: part of a number, "0.5" and "0-2"

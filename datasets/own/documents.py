@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from datasets.own.class_numbers import numbers_of
+from datasets.own.tables import plain
 from utils.errors import DataError
 
 DOCUMENTS = ("json", "yaml", "yml")  # suffixes
@@ -17,6 +18,8 @@ KEYS = (  # of a larger mapping, in this order
 )
 # YAML in a text file: `---`, or a block below a key, a list beside a key, a list of mappings
 YAML = re.compile(r"\A---\s|^\w+:[ \t]*\n(?:[ \t]*- |[ \t]+\S)|^\w+:[ \t]*\[|^- \w+:.*\n[ \t]+\w+:", re.MULTILINE)
+PARTS = 5_000_000  # lists and mappings of a document, 70 bytes of memory or more for each
+YAML_LETTERS = 2_000_000  # its parser needs half a minute for these
 COMMENTS = re.compile(r"\A(?:[ \t]*(?:#.*)?\n)+")
 
 
@@ -42,7 +45,11 @@ def read_document(file: str, text: str, suffix: str, forms: str) -> Any:
         return _distinct(pairs, file)
 
     try:
-        return json.loads(text, object_pairs_hook=distinct) if kind == "JSON" else _read_yaml(text, file)
+        if kind == "JSON":
+            if text.count("[") + text.count("{") > PARTS:
+                raise ValueError(f"it has more than {PARTS:,} lists and mappings")
+            return json.loads(text, object_pairs_hook=distinct, parse_int=_whole)
+        return _read_yaml(text, file)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         if suffix not in DOCUMENTS:  # a list as Python writes it
             try:
@@ -52,7 +59,9 @@ def read_document(file: str, text: str, suffix: str, forms: str) -> Any:
             if isinstance(content, (list, dict)):
                 return content
         line = getattr(error, "lineno", None) or getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-        reason = getattr(error, "msg", None) or getattr(error, "problem", None) or str(error)
+        reasons = [getattr(error, name, None) for name in ("msg", "problem", "reason")]
+        reasons += ["it is nested too deeply" if isinstance(error, RecursionError) else str(error)]
+        reason = next(filter(None, reasons))
         message = f"{file}{f', line {line}' if line else ''}: this is not {kind} ({reason}); expected {forms}"
         raise DataError(message, kind="bad_document", path=file, line=line or None) from error
 
@@ -62,7 +71,8 @@ def _distinct(pairs: list[tuple[str, Any]], file: str, lines: Sequence[int] = ()
     seen = dict(pairs)
     if len(seen) < len(pairs):
         keys = [key for key, _ in pairs]
-        second = next(i for i, key in enumerate(keys) if key in keys[:i])
+        first = {key: i for i, key in reversed([*enumerate(keys)])}
+        second = next(i for i, key in enumerate(keys) if first[key] != i)
         line = lines[second] if lines else None
         position = f"{file}, line {line}" if line else file
         message = f"{position}: '{keys[second]}' is there twice; give every class its own entry"
@@ -70,8 +80,15 @@ def _distinct(pairs: list[tuple[str, Any]], file: str, lines: Sequence[int] = ()
     return seen
 
 
+def _whole(digits: str) -> int | str:
+    """A whole number of JSON; one that is too long to be a number of anything as text."""
+    return int(digits) if len(digits) < 20 else digits
+
+
 def _read_yaml(text: str, file: str) -> Any:
-    """A YAML document, its scalars as they are written: `no` and `007` are names, too."""
+    """A YAML document, its scalars as they are written: `no` and `007` are names, too. Raises a YAMLError."""
+    if len(text) > YAML_LETTERS:
+        raise yaml.YAMLError(f"YAML of more than {YAML_LETTERS:,} letters is not read; JSON may be larger")
 
     class Loader(yaml.BaseLoader):
         def construct_mapping(self, node, deep=False):
@@ -124,9 +141,4 @@ def scalar(cell: Any) -> str | None:
         return ""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
-    return str(cell).strip() if isinstance(cell, (str, int)) and not isinstance(cell, bool) else None
-
-
-def shown(content: Any) -> str:
-    """Content for a message: JSON of one line."""
-    return json.dumps(content, ensure_ascii=False)[:100]
+    return plain(str(cell)).strip() if isinstance(cell, (str, int)) and not isinstance(cell, bool) else None

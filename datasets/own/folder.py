@@ -19,11 +19,11 @@ from datasets.images import ImageList
 from datasets.long_tail import long_tail_counts
 from datasets.own.classnames import label_classes
 from datasets.own.lists import LabeledPaths, read_list, require_disjoint
+from datasets.own.pictures import EXTENSIONS, SMALL_COPIES, leftover
 from datasets.own.splits import hold_out, thin
-from datasets.own.tables import Position, class_name, shown
+from datasets.own.tables import Position, class_name
 from utils.errors import DataError
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 TEST_FOLDERS = {"test", "tests", "testing", "val", "valid", "validation", "dev"}
 _NEEDED = "root must hold train/CLASS/ and test/CLASS/ (or val/CLASS/), or class folders alone with test_fraction 0.2"
 
@@ -78,7 +78,7 @@ def build(
 
 def _some(names: Sequence[str], mask: Iterable[bool]) -> str:
     """The first of the names that `mask` picks."""
-    picked = [repr(name) for name, pick in zip(names, mask, strict=True) if pick]
+    picked = [f"'{name}'" for name, pick in zip(names, mask, strict=True) if pick]
     return ", ".join(picked[:3]) + (f" and {len(picked) - 3:,} more" if len(picked) > 3 else "")
 
 
@@ -130,16 +130,17 @@ def _by_folders(top: Path, test_fraction: float | None) -> list[LabeledPaths]:
     if test_fraction is None:
         test = top / "val" if (top / "val").is_dir() and not (top / "test").is_dir() else top / "test"
         return [_classes(top / "train", top), _classes(test, top)]
-    if not (top / "train").is_dir() or not any(map(_is_folder, _entries(top / "train"))):  # 'train' may be a class
+    train = top / "train"
+    if not train.is_dir() or not any(map(_is_folder, _entries(train, _Seen()))):  # 'train' may be a class
         return [_classes(top, top)]
-    for entry in _entries(top):
+    for entry in _entries(top, _Seen()):
         if entry.name.lower() in TEST_FOLDERS and _is_folder(entry):
             message = (
                 f"{top} has {entry.name}/ to test with, so test_fraction has no effect; leave it out (that folder "
-                f"must be called test or val), or split only the training pictures with root {top / 'train'}"
+                f"must be called test or val), or split only the training pictures with root {train}"
             )
             raise DataError(message, kind="needless_test_fraction", path=entry.path, key="test_fraction")
-    return [_classes(top / "train", top)]
+    return [_classes(train, top)]
 
 
 def _classes(split: Path, top: Path) -> LabeledPaths:
@@ -148,60 +149,85 @@ def _classes(split: Path, top: Path) -> LabeledPaths:
         raise DataError(_no_folder(split, top), kind="no_split_folder", path=split, key="root")
     pictures: dict[str, list[str]] = {}
     folders: Counter[str] = Counter()  # of each class; more than one if their names are equal in NFC
-    others: Counter[str] = Counter()  # files that are skipped, by suffix
-    for entry in sorted(_entries(split), key=lambda entry: entry.name):
+    seen = _Seen()
+    for entry in sorted(_entries(split, seen), key=lambda entry: entry.name):
         if _is_folder(entry):
             name = class_name(entry.name, entry.path)
             folders[name] += 1
-            pictures.setdefault(name, []).extend(sorted(_find(entry, others)))
+            pictures.setdefault(name, []).extend(sorted(_find(entry, seen)))
         else:
-            others[f"{_suffix(entry)} outside the class folders"] += 1
+            seen.others[f"{_suffix(entry)} outside the class folders"] += 1
     empty = [not paths for paths in pictures.values()]
     if all(empty):
+        passed = f", passed over {_counted(seen.leftovers)}" if seen.leftovers else ""
         message = (
-            f"{split} holds no pictures in class folders (found {_counted(others) or 'no files'}); expected "
-            f"{split}/CLASS/*.jpg (or png, webp, ...)"
+            f"{split} holds no pictures in class folders (found {_counted(seen.others) or 'no files'}{passed}); "
+            f"expected {split}/CLASS/*.jpg (or png, webp, ...)"
         )
         raise DataError(message, kind="no_pictures", path=split, key="root")
     twice = [number > 1 for number in folders.values()]
     conditional = [
-        (others, f"skipped {_counted(others)}"),
+        (seen.others, f"skipped {_counted(seen.others)}"),
+        (seen.leftovers, f"passed over hidden names and leftovers of systems ({_counted(seen.leftovers)})"),
+        (
+            seen.copies,
+            f"{_counted(seen.copies)} are read as pictures of their classes; move such folders away if they hold "
+            "small copies",
+        ),
         (any(empty), f"no pictures in {sum(empty):,} folders ({_some([*pictures], empty)})"),
         (any(twice), f"folders whose names are two Unicode forms of one are one class ({_some([*folders], twice)})"),
     ]
     paths = [path for found in pictures.values() for path in found]
     classes = [name for name, found in pictures.items() for _ in found]
-    notes = tuple(f"{shown(str(split))}: {note}" for condition, note in conditional if condition)
+    notes = tuple(f"{split}: {note}" for condition, note in conditional if condition)
     return LabeledPaths(paths, classes, lambda i: Position(f"{split}/{classes[i]}"), notes=notes)
 
 
-def _find(folder: os.DirEntry, others: Counter[str], links: tuple[str, ...] = ()) -> Iterator[str]:
-    """The pictures in a folder and its subfolders; counts other files. links: the folders whose links led here."""
+class _Seen:
+    """Counts of what is not simply a picture in a class folder."""
+
+    def __init__(self) -> None:
+        self.others: Counter[str] = Counter()  # files that are skipped, by suffix
+        self.leftovers: Counter[str] = Counter()  # files and folders that are passed over, by name
+        self.copies: Counter[str] = Counter()  # folders that may hold small copies of pictures, by name
+
+    def passes_over(self, name: str) -> bool:
+        """Whether a file or folder is hidden or a leftover of a system, which is counted."""
+        found = leftover(name) or (name if name.startswith(".") else None)
+        if found:
+            self.leftovers[found] += 1
+        return found is not None
+
+
+def _find(folder: os.DirEntry, seen: _Seen, links: tuple[str, ...] = ()) -> Iterator[str]:
+    """The pictures in a folder and its subfolders; counts what else is seen. links: folders whose links led here."""
     if folder.is_symlink():
         links = (*links, os.path.realpath(os.path.dirname(folder.path)))
         target = os.path.join(os.path.realpath(folder.path), "")
         if any(os.path.join(link, "").startswith(target) for link in links):
-            message = f"{shown(folder.path)} is a link that leads back to {target}, in a circle; remove it"
+            message = f"{folder.path} is a link that leads back to {target}, in a circle; remove it"
             raise DataError(message, kind="circular_link", path=folder.path)
-    for entry in _entries(folder.path):
+    for entry in _entries(folder.path, seen):
         suffix = _suffix(entry)
         if _is_folder(entry):
-            yield from _find(entry, others, links)
+            if entry.name.lower() in SMALL_COPIES:
+                seen.copies[f"folders called {entry.name}"] += 1
+            yield from _find(entry, seen, links)
         elif suffix in EXTENSIONS and (
             entry.is_file() or entry.is_symlink()
         ):  # no pipe; broken links are reported later
             yield entry.path
         else:
-            others[suffix] += 1
+            seen.others[suffix] += 1
 
 
-def _entries(folder: str | Path) -> list[os.DirEntry]:
-    """The entries of a folder, without hidden files. Raises DataError."""
+def _entries(folder: str | Path, seen: _Seen) -> list[os.DirEntry]:
+    """The entries of a folder, without hidden names and leftovers of systems. Raises DataError."""
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            return [entry for entry in entries if not seen.passes_over(entry.name)]
     except OSError as error:
-        message = f"{shown(str(folder))} cannot be read ({error.strerror}); make it readable (chmod u+rx) or remove it"
+        message = f"{folder} cannot be read ({error.strerror}); make it readable (chmod u+rx) or remove it"
         raise DataError(message, kind="unreadable_folder", path=folder) from error
 
 
@@ -209,7 +235,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        message = f"{shown(entry.path)} cannot be followed ({error.strerror}); remove it"
+        message = f"{entry.path} cannot be followed ({error.strerror}); remove it"
         raise DataError(message, kind="circular_link", path=entry.path) from error
 
 
@@ -228,7 +254,7 @@ def _no_folder(split: Path, top: Path) -> str:
     """The message for a missing folder of a split, with what might be meant."""
     if not top.is_dir():
         return f"{split} is not a folder (root itself {'is a file' if top.exists() else 'does not exist'}); {_NEEDED}"
-    found = sorted(entry.name for entry in _entries(top))
+    found = sorted(entry.name for entry in _entries(top, _Seen()))
     more = f" and {len(found) - 5:,} more" if len(found) > 5 else ""
     message = f"{split} is not a folder (beside it: {', '.join(found[:5]) or 'nothing'}{more}); "
     for other in (top.absolute().parent, *(top / name for name in found[:100])):

@@ -1,23 +1,31 @@
 """The user's own lists of images: path,label or path,classname.
 
-Fields are separated by comma, semicolon or tab; lines without any of these are split at the last space. Quotes, a
+Fields are separated by tab, semicolon or comma; lines without any of these are split at the last space. Quotes, a
 header, a byte order mark and Windows line ends are accepted as a spreadsheet writes them. Every error has file and
 line.
 """
 
+import array
 import dataclasses
+import functools
+import itertools
 import os
-import unicodedata
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from datasets.own.tables import Position, class_name, read_rows, shown
+from datasets.own.pictures import EXTENSIONS, leftover, leftover_in
+from datasets.own.reasons import advice, another_name, is_total, reason_of
+from datasets.own.tables import LIST_BYTES, Position, Row, class_name, read_rows, read_text
 from utils.errors import DataError
 
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img_path")
 NAMES = ("classname", "class_name")  # a column of class names, even where all of them are numbers
 LABELS = (*NAMES, "class", "label", "category", "target")
+SUFFIXES = tuple(EXTENSIONS)
+SEVERAL = re.compile(r"\s*[|;,/+&]\s*|\s+")  # between labels
 PROBES = 1000  # images of a list that are looked for on disk
 
 
@@ -41,41 +49,43 @@ class LabeledPaths:
 
 def read_list(file: str, root: str, outside_root: bool = False) -> LabeledPaths:
     """The images of a list, their paths taken from `root`; a repeated line counts once. Raises DataError."""
-    rows, lines = read_rows(file)
-    path_column, class_column, are_names, width = _columns(file, rows, lines, root)
+    rows = read_rows(file, read_text(file, LIST_BYTES), suits=lambda rows: _suitability(rows, root))
+    first = next(rows)
+    path_column, class_column, are_names, width, is_header = _columns(file, first, root)
     index_of: dict[str, int] = {}  # by path
+    names: dict[str, str] = {}  # each class name once in memory
     paths: list[str] = []
     classes: list[str] = []
-    first_lines: list[int] = []
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != width:
-            message = (
-                f"{len(row)} columns where {width} are expected, found {','.join(row)[:100]!r}; "
-                "write path,label and put a path with a comma into quotes"
-            )
-            raise Position(file, line).error("wrong_columns", message)
+    lines = array.array("q")  # of each image, its first one
+    repeats = 0
+    for line, row in rows if is_header else itertools.chain((first,), rows):
+        _require_image(Position(file, line), row, path_column, class_column, width, root)
         name = row[class_column].strip()
-        if not row[path_column] or not name:
-            empty = "label" if row[path_column] else "path"
-            raise Position(file, line).error(f"empty_{empty}", f"the {empty} is empty; fill it in or remove the line")
+        name = names.setdefault(name, name)
         path = _path_below(row[path_column], root, outside_root, file, line)
         index = index_of.setdefault(path, len(paths))
         if index == len(paths):
             paths.append(path)
             classes.append(name)
-            first_lines.append(line)
-        elif classes[index] != name:
+            lines.append(line)
+            continue
+        repeats += 1
+        if classes[index] != name:
             message = (
-                f"{shown(path)} is of class '{name}', but of '{classes[index]}' in line "
-                f"{first_lines[index]}; an image has one class, so remove one of the lines"
+                f"{path} is of class '{name}', but of '{classes[index]}' in line "
+                f"{lines[index]}; an image has one class, so remove one of the lines"
             )
             raise Position(file, line).error("two_classes", message)
-    checked = {name: class_name(name, file, first_lines[i]) for i, name in reversed([*enumerate(classes)])}
-    listed = LabeledPaths(
-        paths, [checked[name] for name in classes], lambda i: Position(file, first_lines[i]), are_names
-    )
-    notes = [f"{file}: {len(rows) - len(paths):,} lines repeat an image; it counts once"] * (len(rows) > len(paths))
-    return dataclasses.replace(listed, notes=(*notes, *_missing_images(listed, file, root)))
+    if not paths:
+        message = f"{file} has a header and no images; it needs a line for each image"
+        raise DataError(message, kind="header_only", path=file)
+    checked = {name: class_name(name, file, lines[i]) for i, name in reversed([*enumerate(classes)])}
+    listed = LabeledPaths(paths, [checked[name] for name in classes], lambda i: Position(file, lines[i]), are_names)
+    listed, notes = _without_leftovers(listed, file, root)
+    if repeats:
+        notes.append(f"{file}: {repeats:,} lines repeat an image; it counts once")
+    notes += [*_several_labels(checked.values(), file), *_missing_images(listed, file, root)]
+    return dataclasses.replace(listed, notes=tuple(notes))
 
 
 def require_disjoint(train: LabeledPaths, test: LabeledPaths) -> None:
@@ -85,38 +95,119 @@ def require_disjoint(train: LabeledPaths, test: LabeledPaths) -> None:
         index = next(i for i, path in enumerate(test.paths) if path in both)
         position = test.position(index)
         message = (
-            f"{shown(test.paths[index])} is a training image, too; {len(both):,} of "
+            f"{test.paths[index]} is a training image, too; {len(both):,} of "
             f"{len(test.paths):,} test images are; remove them from one of the lists (test_train True tests the "
             "training images)"
         )
         raise position.error("image_in_both_lists", message)
 
 
-def _columns(file: str, rows: list[list[str]], lines: list[int], root: str) -> tuple[int, int, bool, int]:
-    """The columns of path and class, whether these are surely names, and the number of columns; drops the header."""
+def _suitability(rows: Sequence[list[str]], root: str) -> tuple[bool, int, int]:
+    """How much rows look like a list: whether they have a known header, and how many paths exist or have a suffix."""
     titles = [cell.strip().lower() for cell in rows[0]]
-    path, label = (next((title for title in known if title in titles), None) for known in (PATHS, LABELS))
+    path, label = _title(PATHS, titles), _title(LABELS, titles)
+    known = bool(path and label)
+    column = titles.index(path) if path and label else 0
+    cells = [row[column].strip() for row in rows[known:] if len(row) > column and (known or len(row) == 2)]
+    existing = [os.path.isfile(os.path.join(root, cell.replace("\\", "/"))) for cell in cells[:20]]
+    return known, sum(existing), sum(os.path.splitext(cell)[1].lower() in EXTENSIONS for cell in cells)
+
+
+def _title(known: Sequence[str], titles: Sequence[str]) -> str | None:
+    return next((title for title in known if title in titles), None)
+
+
+def _columns(file: str, first: Row, root: str) -> tuple[int, int, bool, int, bool]:
+    """From the first row: the columns of path and class, whether classes are surely names, width, is it a header."""
+    line, row = first
+    titles = [cell.strip().lower() for cell in row]
+    path, label = _title(PATHS, titles), _title(LABELS, titles)
     if path and label:
-        del rows[0], lines[0]
-        if not rows:
-            message = f"{file} has a header and no images; it needs a line for each image"
-            raise DataError(message, kind="header_only", path=file)
-        return titles.index(path), titles.index(label), label in NAMES, len(titles)
-    is_image = os.path.splitext(rows[0][0])[1] or os.path.isfile(os.path.join(root, rows[0][0]))
+        return titles.index(path), titles.index(label), label in NAMES, len(titles), True
+    is_image = os.path.splitext(row[0])[1] or os.path.isfile(os.path.join(root, row[0]))
     if path or label or len(titles) != 2 or not is_image:
+        found = ",".join(row)[:100]
+        if reason := reason_of(row, bool(path)):
+            raise Position(file, line).error("unknown_columns", f"found '{found}': {reason}")
         message = (
-            "expected path,label or a header with these columns, found "
-            f"{','.join(rows[0])[:100]!r}; call the columns path and label (or classname)"
+            f"expected path,label or a header with these columns, found '{found}'; call the columns path and label "
+            "(or classname)"
         )
-        raise Position(file, lines[0]).error("unknown_columns", message)
-    return 0, 1, False, 2
+        raise Position(file, line).error("unknown_columns", message)
+    return 0, 1, False, 2, False
+
+
+def _require_image(
+    position: Position, row: list[str], path_column: int, class_column: int, width: int, root: str
+) -> None:
+    """Raises a DataError for a row that has no path or class, or that is the total below a spreadsheet."""
+    good = len(row) == width and row[path_column] and row[class_column].strip()
+    if good and row[path_column].lower().endswith(SUFFIXES):
+        return
+    found = ",".join(row)[:100]
+    if is_total(row) and not (good and os.path.isfile(os.path.join(root, row[path_column]))):
+        message = f"'{found}' is a total as spreadsheets write it, not an image; remove the line"
+        raise position.error("total_line", message)
+    if len(row) != width:
+        message = (
+            f"{len(row)} columns where {width} are expected, found '{found}'; "
+            "write path,label and put a path with a comma into quotes"
+        )
+        raise position.error("wrong_columns", message)
+    if not good:
+        empty = "label" if row[path_column] else "path"
+        raise position.error(f"empty_{empty}", f"the {empty} is empty; fill it in or remove the line")
+
+
+def _without_leftovers(listed: LabeledPaths, file: str, root: str) -> tuple[LabeledPaths, list[str]]:
+    """The list without thumbnails, trash and other leftovers of systems, and a note that counts them.
+
+    A list that has nothing else is meant so, and stays.
+    """
+    in_folder = functools.cache(leftover_in)
+
+    def find(path: str) -> str | None:
+        folder, _, name = path.removeprefix(f"{root}/").rpartition("/")
+        return in_folder(folder) or leftover(name)
+
+    found = [find(path) for path in listed.paths]
+    count = Counter(name for name in found if name)
+    if not count:
+        return listed, []
+    first = next(index for index, name in enumerate(found) if name)
+    names = ", ".join(f"{number:,} in {name}" for name, number in count.most_common(4))
+    where = f"the first in line {listed.position(first).line}"
+    if count.total() == len(found):
+        note = f"{file}: all its images are in leftovers of systems ({names}); they are read, as there are no others"
+        return listed, [note]
+    kept = [index for index, name in enumerate(found) if not name]
+    lines = array.array("q", (listed.position(index).line or 0 for index in kept))
+    note = f"{file}: left out {count.total():,} images in leftovers of systems ({names}; {where}); remove these lines"
+    paths, classes = [listed.paths[index] for index in kept], [listed.classes[index] for index in kept]
+    return dataclasses.replace(
+        listed, paths=paths, classes=classes, position=lambda index: Position(file, lines[index])
+    ), [note]
+
+
+def _several_labels(names: Iterable[str], file: str) -> list[str]:
+    """A note if some class names are made of others, such as cat|dog."""
+    known = set(names)
+    joined = sorted(name for name in known if len(parts := SEVERAL.split(name)) > 1 and known.issuperset(parts))
+    if not joined:
+        return []
+    more = f" and {len(joined) - 3:,} more" if len(joined) > 3 else ""
+    called = ", ".join(f"'{name}'" for name in joined[:3])
+    return [f"{file}: {called}{more}: made of other class names, as if images had several labels; they are own classes"]
 
 
 def _path_below(path: str, root: str, outside_root: bool, file: str, line: int) -> str:
     """The path of an image in a list, below root. Raises a DataError if it is outside."""
     if "\\" in path and not os.path.exists(os.path.join(root, path)):
         path = path.replace("\\", "/")  # written on Windows
-    drive = path[1:3] == ":/"
+    if "://" in path and not os.path.exists(os.path.join(root, path)):
+        message = f"'{path[:100]}' is an address, not a file; download the images and list their paths below root"
+        raise Position(file, line).error("address", message)
+    drive = path[1:3] == ":/" or (path.startswith("//") and not os.path.exists(path))  # C:/, //server/share
     if path[0] not in "./" and "/." not in path and "//" not in path and not drive:
         return f"{root}/{path}"  # the usual case; half a million paths should take a second
     absolute, top = os.path.abspath(os.path.join(root, path)), os.path.join(os.path.abspath(root), "")
@@ -125,7 +216,7 @@ def _path_below(path: str, root: str, outside_root: bool, file: str, line: int) 
     if outside_root and not drive:
         return absolute
     advice = "write it as seen from root" if drive else "give a root that holds all images, or outside_root True"
-    raise Position(file, line).error("outside_root", f"{shown(path)} is outside root {root}; {advice}", key="root")
+    raise Position(file, line).error("outside_root", f"{path} is outside root {root}; {advice}", key="root")
 
 
 def _missing_images(listed: LabeledPaths, file: str, root: str) -> list[str]:
@@ -137,24 +228,15 @@ def _missing_images(listed: LabeledPaths, file: str, root: str) -> list[str]:
     path, position = listed.paths[missing[0]], listed.position(missing[0])
     count = f"{len(missing):,} of {len(indices):,} images looked for are missing"
     if 2 * len(missing) < len(indices):
-        return [f"{file}: {count}, the first in line {position.line} ({shown(path)}); scripts/check_data.py names all"]
+        other = another_name(path, root)
+        return [
+            f"{file}: {count}, the first in line {position.line} ({path}{other and f'; {other}'}); "
+            "scripts/check_data.py names all"
+        ]
     state = "is a folder, not an image" if os.path.isdir(path) else "does not exist"
-    raise position.error("missing_images", f"{shown(path)} {state} ({count}); {_advice(path, root)}", key="root")
+    raise position.error("missing_images", f"{path} {state} ({count}); {advice(path, root)}", key="root")
 
 
 def _is_missing(path: str) -> bool:
     """Whether there is nothing, or a folder. Pipes and devices are not missing: reading them says what they are."""
     return not os.path.isfile(path) and (os.path.isdir(path) or not os.path.exists(path))
-
-
-def _advice(path: str, root: str) -> str:
-    """How the missing image `path` could be found."""
-    relative = os.path.relpath(path, root)
-    for form in ("NFC", "NFD"):
-        if os.path.isfile(os.path.join(root, unicodedata.normalize(form, relative))):
-            return f"there is one with the same name in Unicode's form {form}; write the list in that form"
-    below = sorted(entry.path for entry in os.scandir(root) if entry.is_dir())[:100]
-    for folder in (os.path.dirname(os.path.abspath(root)), *below):
-        if os.path.isfile(os.path.join(folder, relative)):
-            return f"the image is in another folder: give root {folder}"
-    return f"paths are taken from root {root}; check that and the list"

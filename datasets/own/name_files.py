@@ -15,15 +15,15 @@ class different labels is refused. Every error has the file, and the line where 
 """
 
 import re
-import unicodedata
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from datasets.own.class_numbers import are_quantities, cover, is_numbered, numbers_of, split_numbers
-from datasets.own.documents import DOCUMENTS, document_rows, is_document, read_document, scalar, shown
+from datasets.own.documents import DOCUMENTS, document_rows, is_document, read_document, scalar
 from datasets.own.lists import LABELS
-from datasets.own.tables import class_name, read_rows, read_text
+from datasets.own.tables import NAMES_BYTES, class_name, plain, read_rows, read_text, split_sep
 from utils.errors import DataError
+from utils.text import brief
 
 PROMPT_TITLES = ("prompt name", "prompt_name", "prompt", "text", "description", "words")
 NUMBER_TITLES = ("#", "id", "index", "idx", "number", "no", "no.", "nr", "label_id", "class_id", "class_index")
@@ -34,6 +34,9 @@ CODE = re.compile(r".*\d.*")
 QUOTED = re.compile(r"""(["'])((?:(?!\1).)+)\1,?""")
 BULLET = re.compile(r"[-*\u2022]\s+(\S.*)")
 FORMS = "a name a line, name,prompt name in a .csv, or a JSON or YAML list or mapping of names"
+
+MOST = 1_000_000  # class names
+LONGEST = 20_000  # letters of a line, or of a name in a document
 
 EXPECTED = "expected a class name, or name,prompt name in a .csv, found"
 QUOTE = "put a name with a comma into quotes, and leave no line empty"
@@ -56,7 +59,7 @@ def read_classnames(file: str, used: Collection[str] = ()) -> tuple[list[tuple[s
 
     used: the classes in folders and lists: names, or all of them whole numbers. Raises DataError.
     """
-    text = unicodedata.normalize("NFC", read_text(file))
+    text = plain(read_text(file, NAMES_BYTES))
     reader = _Reader(file, frozenset(used))
     suffix = file.lower().rpartition(".")[2]
     if suffix in DOCUMENTS or is_document(text):
@@ -83,6 +86,18 @@ class _Reader:
     def note(self, text: str) -> None:
         self.notes.append(f"{self.file}: {text}")
 
+    def require_few(self, rows: Sequence[Any]) -> None:
+        """Raises DataError for more names than any data have."""
+        if len(rows) > MOST:
+            message = f"{self.file} has {len(rows):,} class names, and at most {MOST:,} are read; shorten it"
+            raise DataError(message, kind="many_names", path=self.file)
+
+    def require_short(self, text: str, position: str) -> None:
+        """Raises DataError for a text that is too long for names."""
+        if len(text) > LONGEST:
+            message = f"this has {len(text):,} letters, and a class at most {LONGEST:,}; write a class into each line"
+            raise self.error("long_name", position, message)
+
     def are_used(self, names: Collection[str]) -> bool:
         """Whether these include all names that the data use."""
         return bool(self.used) and self.used <= set(names)
@@ -91,10 +106,10 @@ class _Reader:
 
     def text(self, text: str, is_table: bool) -> list[Entry]:
         """The entries of a text file: a table, or one name a line unless all lines have another form."""
-        lines = self.without_comments([*enumerate(re.split(r"\r\n|\r|\n", text.rstrip()), 1)])
+        lines, has_separator = self.lines(text)
         rows = [(number, [line]) for number, line in lines]
-        if is_table := is_table or _is_saved_table(lines):
-            rows = self.table({number for number, _ in lines})
+        if is_table := is_table or has_separator or _is_saved_table(lines):
+            rows = self.table(text, {number for number, _ in lines})
         if len(rows[0][1]) == 1:
             lines = [(number, cells[0].strip()) for number, cells in rows]
             if not self.are_used([line for _, line in lines]):
@@ -118,6 +133,15 @@ class _Reader:
         if len(rows[0][1]) == 2:
             entries = self.pairs(entries, in_file_order=True)
         return entries if headed else self.unshifted(entries, first)
+
+    def lines(self, text: str) -> tuple[list[Line], bool]:
+        """The lines without comments and Excel's first line sep=; and whether there was one. Raises DataError."""
+        text, separator = split_sep(text)
+        numbered = [*enumerate(re.split(r"\r\n|\r|\n", text.rstrip()), 1)]
+        self.require_few(numbered)
+        for number, line in numbered:
+            self.require_short(line, f"line {number}")
+        return self.without_comments(numbered[separator is not None :] or numbered), separator is not None
 
     def divided(self, lines: list[Line]) -> list[Entry] | None:
         """The entries of lines that all have two parts: a number and a name, or two names."""
@@ -147,13 +171,22 @@ class _Reader:
                 )
                 raise self.error("ambiguous_comment", f"line {number}", message)
         self.note(f"lines that begin with # are left out as comments ({len(hashed):,})")
-        return [line for line in lines if line not in hashed]
+        left_out = set(hashed)
+        return [line for line in lines if line not in left_out]
 
-    def table(self, wanted: set[int]) -> list[Row]:
+    def suitability(self, rows: Sequence[list[str]]) -> tuple[bool, int, bool, int]:
+        """How much rows look like names: by a header, names that the data use, numbers of classes, and two columns."""
+        columns = [[row[column].strip() for row in rows[1:] if len(row) == 2] for column in (0, 1)]
+        titled = len(rows[0]) == 2 and _are_titles([cell.strip() for cell in rows[0]])
+        known = max(sum(cell in self.used for cell in column) for column in columns)
+        numbered = any(column and numbers_of(column, with_words=True) is not None for column in columns)
+        return titled, known, numbered, sum(len(row) == 2 for row in rows)
+
+    def table(self, text: str, wanted: set[int]) -> list[Row]:
         """The wanted rows of a table, with their lines; all have one field, or all have two. Raises DataError."""
         rows = [
-            (line, [unicodedata.normalize("NFC", cell).strip() for cell in row])
-            for row, line in zip(*read_rows(self.file, usual=","), strict=True)
+            (line, [cell.strip() for cell in row])
+            for line, row in read_rows(self.file, text, ",", self.suitability)
             if line in wanted
         ]
         for line, row in rows:
@@ -260,6 +293,7 @@ class _Reader:
         rows = document_rows(content)
         if rows is None:
             raise self.error("not_a_list_or_mapping", "", f"it contains neither a list nor a mapping; expected {FORMS}")
+        self.require_few(rows)
         if not rows:
             message = f"{self.file} contains no class names; expected {FORMS}"
             raise DataError(message, kind="no_class_names", path=self.file)
@@ -282,7 +316,7 @@ class _Reader:
         lists = [row[1] if isinstance(row[1], list) else [row[1]] for row in rows]
         for number, names in enumerate(lists, 1):
             if not names or not all(isinstance(name, str) and name.strip() for name in names):
-                message = f"expected a list of names, found {shown(names)}; write {FORMS}"
+                message = f"expected a list of names, found {brief(names)}; write {FORMS}"
                 raise self.error("bad_entry", f"entry {number}", message)
         firsts = {f"entry {number}": names[0].strip() for number, names in enumerate(lists, 1)}
         are_used = self.are_used(firsts.values())
@@ -297,9 +331,10 @@ class _Reader:
         entries = []
         for number, row in enumerate(rows, 1):
             cells = [scalar(cell) for cell in row]
+            self.require_short(max(filter(None, cells), key=len, default=""), f"entry {number}")
             if not 1 <= len(cells) <= 2 or None in cells or not cells[0]:
                 problem = "expected a name, or a name and a prompt name, found "
-                problem += shown(row[0] if len(row) == 1 else row)
+                problem += brief(row[0] if len(row) == 1 else row)
                 raise self.error("bad_entry", f"entry {number}", f"{problem}; write one of these forms: {FORMS}")
             entries.append(Entry(cells[0], cells[-1] or cells[0], f"entry {number}"))
         return entries
@@ -356,16 +391,19 @@ class _Reader:
     def checked(self, entries: list[Entry]) -> list[tuple[str, str]]:
         """(name, prompt name) of each entry. Raises DataError for an impossible or a repeated name."""
         seen: dict[tuple[str, str], str] = {}
+        names = []
         for entry in entries:
-            for column, text in (("name", entry.name), ("prompt name", entry.prompt)):
-                class_name(text, self.file, _line_number(entry.position), entry.position)
+            line = _line_number(entry.position)
+            name, prompt = (class_name(text, self.file, line, entry.position) for text in (entry.name, entry.prompt))
+            names.append((name, prompt))
+            for column, text in (("name", name), ("prompt name", prompt)):
                 if seen.setdefault((column, text), entry.position) != entry.position:
                     message = (
                         f"the {column} '{text}' is in {seen[column, text]}, too; give every class its own: CLIP "
                         "distinguishes classes by their names"
                     )
                     raise self.error("repeated_name", entry.position, message)
-        return [(entry.name, entry.prompt) for entry in entries]
+        return names
 
 
 def _line_number(position: str) -> int | None:

@@ -1,13 +1,41 @@
 """Text files and tables as spreadsheets and editors write them, and the names in them."""
 
+import contextlib
 import csv
-import io
+import itertools
 import os
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from utils.errors import DataError
+from utils.files import read_limited
+from utils.text import BIDI
+
+LIST_BYTES = 1 << 30  # of the largest list that is read: 10 to 30 million lines
+NAMES_BYTES = 100 << 20  # of the largest file of class names
+SEPARATORS = "\t;,"  # where several would do, the first
+SAMPLE = 100  # rows by which the separator is chosen
+EXCEL = re.compile(r'\s*"?sep=([^\w\s"]|\t)"?[\t;, ]*(?=[\r\n]|\Z)', re.I)  # a first line of Excel's
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
+FORMATS = {  # first bytes of files that are given as a list
+    b"PK\x03\x04": ("a workbook (.xlsx, .ods) or a zip archive", "save the table as 'CSV UTF-8', or unpack it"),
+    b"\xd0\xcf\x11\xe0": ("a workbook of an old Excel", "save the table as CSV"),
+    b"\x1f\x8b": ("compressed by gzip", "unpack it"),
+    b"BZh": ("compressed by bzip2", "unpack it"),
+    b"\xfd7zXZ": ("compressed by xz", "unpack it"),
+    b"(\xb5/\xfd": ("compressed by zstd", "unpack it"),
+    b"PAR1": ("a Parquet file", "write it as CSV"),
+    b"\xff\xd8\xff": ("a picture", "give the list that names it"),
+    b"\x89PNG": ("a picture", "give the list that names it"),
+    b"%PDF": ("a PDF", "give the table as CSV"),
+}
+
+NO_MARKS = dict.fromkeys(map(ord, BIDI))  # for str.translate; they are invisible, and would make two classes of one
+
+Row = tuple[int, list[str]]  # its line and its cells
 
 
 class Position(NamedTuple):
@@ -24,52 +52,33 @@ class Position(NamedTuple):
         return DataError(f"{self}: {problem}", kind=kind, path=self.path, line=self.line, key=key)
 
 
-def read_rows(file: str, usual: str = " ") -> tuple[list[list[str]], list[int]]:
-    """The rows of a table that are not empty, and their lines. Raises DataError.
+# ---- text ----
 
-    usual: separates the fields of a file without comma, semicolon or tab.
+
+def read_text(file: str, limit: int) -> str:
+    """The content of a text file of at most `limit` bytes that is not empty, UTF-8 or UTF-16 with its mark.
+
+    Raises DataError.
     """
-    text = read_text(file)
-    filled = [line for line in text.splitlines() if line.strip()]
-    first = re.sub(r'"[^"]*"', "", next((line for line in filled if not line.startswith("#")), filled[0]))
-    separator = max("\t;,", key=first.rfind) if re.search("[\t;,]", first) else usual
-    if "\t" in first and file.lower().endswith(".tsv"):
-        separator = "\t"
-    if separator == " ":
-        numbered = [(line.strip(), number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        return [[cell for cell in line.rpartition(" ")[::2] if cell] for line, _ in numbered], [n for _, n in numbered]
-    rows, lines = [], []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     try:
-        for row in reader:
-            if any(row):
-                rows.append(row)
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        message = f"{error}; look for an unpaired quotation mark"
-        raise Position(file, reader.line_num).error("bad_quotes", message) from error
-    if not rows:
-        message = f"{file} has only separators; it needs a line for each image or class"
-        raise DataError(message, kind="empty_file", path=file)
-    return rows, lines
-
-
-def read_text(file: str) -> str:
-    """The content of a text file that is not empty, UTF-8 or UTF-16 with its mark. Raises DataError."""
-    try:
-        with open(file, "rb") as stream:
-            content = stream.read()
+        content = read_limited(file, limit, shell_pipe=True)
     except FileNotFoundError:
         message = f"{file} does not exist; give the file's own path, absolute or from {os.getcwd()} (not from root)"
         raise DataError(message, kind="missing_file", path=file) from None
-    except OSError as error:
-        message = f"{file} cannot be read ({error.strerror}); give the path of a text file"
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        message = f"{file} cannot be read ({reason}); give the path of a text file"
         raise DataError(message, kind="unreadable_file", path=file) from error
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    if encoding != "utf-16":
+        _require_text(file, content)
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        if encoding == "utf-16":
+            message = f"{file} begins as UTF-16 and is not (cut off, or two files in one); save it as 'CSV UTF-8'"
+            raise DataError(message, kind="not_utf16", path=file) from error
+        line = len(re.findall(rb"\r\n|\r|\n", content[: error.start])) + 1
         message = "this is not UTF-8; save it as 'CSV UTF-8' (or convert it with iconv)"
         raise Position(file, line).error("not_utf8", message) from error
     if "\0" in text:
@@ -80,25 +89,110 @@ def read_text(file: str) -> str:
     return text
 
 
+def _require_text(file: str, content: bytes) -> None:
+    """Raises a DataError for a file of another known format."""
+    for start, (what, advice) in FORMATS.items():
+        if content.startswith(start):
+            message = f"{file} is {what}, not a text file; {advice}"
+            raise DataError(message, kind="not_text", path=file)
+    head = content[:1000]
+    if len(head) > 3 and 3 * max(head[::2].count(0), head[1::2].count(0)) > len(head):  # every second byte
+        message = f"{file} is UTF-16 without its mark (zero bytes between the letters); save it as 'CSV UTF-8'"
+        raise DataError(message, kind="not_utf8", path=file)
+
+
+# ---- tables ----
+
+
+def split_sep(text: str) -> tuple[str, str | None]:
+    """The text without Excel's first line `sep=;`, whose line end stays, and that separator; None where it has none."""
+    match = EXCEL.match(text)
+    return (text[match.end() :], match[1]) if match else (text, None)
+
+
+def read_rows(
+    file: str, text: str, usual: str = " ", suits: Callable[[Sequence[list[str]]], tuple] = lambda rows: ()
+) -> Iterator[Row]:
+    """The rows of the table `text` that are not empty, with their lines. Raises DataError.
+
+    The separator is the one by which the first rows suit best and have the same number of fields. usual: of a file
+    without comma, semicolon or tab. suits: how well rows suit their use, compared between separators.
+    """
+    text, separator = split_sep(text)
+    empty = True
+    for row in _parse(text, separator or _separator(file, text, usual, suits), file):
+        empty = False
+        yield row
+    if empty:
+        message = f"{file} has only separators; it needs a line for each image or class"
+        raise DataError(message, kind="empty_file", path=file)
+
+
+def _parse(text: str, separator: str, file: str) -> Iterator[Row]:
+    """The rows by one separator that are not empty. Lines are split at their last space. Raises DataError."""
+    lines = (match[0] for match in LINE.finditer(text))
+    if separator == " ":
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield number, [cell for cell in line.strip().rpartition(" ")[::2] if cell]
+        return
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    try:
+        for row in reader:
+            if any(row):
+                yield reader.line_num, row
+    except csv.Error as error:
+        message = f"{error}; look for an unpaired quotation mark"
+        raise Position(file, reader.line_num).error("bad_quotes", message) from error
+
+
+def _separator(file: str, text: str, usual: str, suits: Callable[[Sequence[list[str]]], tuple]) -> str:
+    """The separator by which the first rows look most like a table."""
+    ranks: dict[str, tuple] = {}
+    for separator in (*SEPARATORS, *(" " if usual == " " else "")):
+        rows = _sample(text, separator, file)
+        widths = Counter(map(len, rows)).most_common()
+        if widths and max(widths, key=lambda width: width[::-1])[0] > 1:
+            ranks[separator] = (*suits(rows), widths[0][1] / len(rows))
+    if "\t" in ranks and file.lower().endswith(".tsv"):
+        return "\t"
+    if ranks:
+        return max(ranks, key=ranks.__getitem__)  # the first of equal ones
+    first = next((line[0] for line in LINE.finditer(text) if line[0].strip() and not line[0].startswith("#")), "")
+    first = re.sub(r'"[^"]*"', "", first)
+    return max(SEPARATORS, key=first.rfind) if re.search(f"[{SEPARATORS}]", first) else usual
+
+
+def _sample(text: str, separator: str, file: str) -> list[list[str]]:
+    """The first rows by a separator, without comments, as far as they can be parsed."""
+    rows: list[list[str]] = []
+    with contextlib.suppress(DataError):
+        rows.extend(row for _, row in itertools.islice(_parse(text, separator, file), SAMPLE))
+    return [row for row in rows if not row[0].startswith("#")] or rows
+
+
 # ---- names ----
 
 
 def class_name(text: str, path: str, line: int | None = None, position: str = "") -> str:
-    """A class name in Unicode's composed form (NFC). Raises a DataError for what a table or a prompt cannot hold.
+    """A class name in plain form.
 
-    path: of the file or folder that has the name; position: in that file, where it is not a line.
+    Raises a DataError for what a table or a prompt cannot hold. path: of the file or folder that has the name;
+    position: in that file, where it is not a line.
     """
-    if not text.strip() or any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in text):
+    name = plain(text)
+    is_bad = any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name)
+    if is_bad or not name.strip():
         position = position or (f"line {line}" if line else "")
-        source = f"{path}, {position}" if position else shown(path)
+        source = f"{path}, {position}" if position else path
         message = (
-            f"{source}: {text!r} cannot be a class name (it is blank, or has line breaks, control characters or bytes "
-            "that are not UTF-8); rename it"
+            f"{source}: '{text[:100]}' cannot be a class name (it is blank, or has line breaks, control characters or "
+            "bytes that are not UTF-8); rename it"
         )
         raise DataError(message, kind="bad_class_name", path=path, line=line)
-    return unicodedata.normalize("NFC", text)
+    return name
 
 
-def shown(path: str) -> str:
-    """A path as a message can contain it: on one line."""
-    return path if path.isprintable() else repr(path)
+def plain(text: str) -> str:
+    """Text in Unicode's composed form (NFC), without marks of direction."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text.translate(NO_MARKS))

@@ -13,8 +13,10 @@ import numpy as np
 from datasets.base import DataSet
 from datasets.images import ImageList
 from datasets.sets.layout import LayoutFix, require_images, require_root
-from datasets.sets.published import KANG, PublishedFile, image_list, parse_list, read_files
+from datasets.sets.published import BYTES, KANG, PublishedFile, image_list, parse_list, read_files
 from utils.errors import DataError
+from utils.files import read_limited
+from utils.text import visible
 
 RANKS = {
     "inat2018": "name",
@@ -78,19 +80,25 @@ def _read_official(root: str) -> tuple[ImageList, ImageList, list[dict]]:
 def _read_json(path: str, root: str) -> tuple[ImageList, list[dict]]:
     """The images of an official file, with the ids of the categories as labels, and the categories."""
     try:
-        with open(path, "rb") as file:
-            content = json.load(file)
+        content = json.loads(read_limited(path, BYTES))
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
         paths = [files[annotation["image_id"]] for annotation in content["annotations"]]
         ids = np.array([annotation["category_id"] for annotation in content["annotations"]], np.int64)
-        categories = [dict(category, id=int(category["id"])) for category in content["categories"]]
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        categories = [_category(category) for category in content["categories"]]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         message = (
             f"{path} is damaged or not the official file ({type(error).__name__}: {error}); "
             f"replace it from {OFFICIAL_ADDRESS}, or remove it to use the published lists"
         )
         raise DataError(message, kind="damaged_official_file", path=path) from error
     return image_list(paths, ids, root, path), categories
+
+
+def _category(category: dict) -> dict:
+    """A category with a number as its id. Raises a ValueError for control characters in its names."""
+    if any(isinstance(value, str) and visible(value) != value for value in category.values()):
+        raise ValueError(f"control characters in {category!r:.100}")
+    return dict(category, id=int(category["id"]))
 
 
 def _relabel(images: ImageList, label_of: dict[int, int]) -> ImageList:

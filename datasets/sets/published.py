@@ -22,12 +22,14 @@ from tqdm import tqdm
 from datasets.images import ImageList
 from utils.cache import cache_folder
 from utils.errors import DataError
-from utils.files import atomic_write
+from utils.files import atomic_write, read_limited
+from utils.text import visible
 
 ADDRESS = "https://raw.githubusercontent.com"
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0  # before the second attempt; twice that before the third
 TIMEOUT_SECONDS = 20.0  # without a byte
+BYTES = 1 << 30  # of the largest file that is read
 KANG = "facebookresearch/classifier-balancing/main/data"  # lists of Kang et al. 2020
 
 
@@ -85,7 +87,7 @@ def _read_local(file: PublishedFile, root: str) -> bytes | None:
     """The verified content of a file in `root` or in the cache, None if there is none."""
     for path in (Path(root) / file.name, cache() / file.name):
         try:
-            content = path.read_bytes() if path.is_file() else None
+            content = read_limited(path, BYTES) if path.is_file() else None
         except OSError as error:
             _warn(f"{path} cannot be read ({error.strerror}); it is skipped")
             continue
@@ -157,7 +159,7 @@ def _by_hand(files: list[PublishedFile], root: str) -> str:
 
 
 def _warn(text: str) -> None:
-    tqdm.write(f"warning: {text}", file=sys.stderr)
+    tqdm.write(visible(f"warning: {text}"), file=sys.stderr)
 
 
 # ---- lists ----
@@ -176,7 +178,7 @@ def parse_list(content: bytes, name: str) -> tuple[list[str], np.ndarray]:
     lines = os.fsdecode(content).removesuffix("\n").split("\n")
     rows = [line.rpartition(" ") for line in lines]
     for number, (path, _, label) in enumerate(rows, 1):
-        if not (path and label.isdecimal()):
+        if not (path and label.isdecimal() and len(label) < 10):
             message = (
                 f"{name}, line {number}: expected 'relative/path label' with a whole number, "
                 f"found '{lines[number - 1][:100]}'; restore the file"

@@ -10,6 +10,10 @@ import json
 
 from models.backbones.tokenizer import class_prompts, text_notes
 from utils.errors import ModelError
+from utils.files import read_limited
+from utils.text import brief
+
+BYTES = 256 << 20  # of the largest file of sentences
 
 
 def class_texts(classnames: list[str], prompt: str, file: str | None = None) -> list[list[str]]:
@@ -45,10 +49,11 @@ def prompt_notes(classnames: list[str], prompt: str, file: str | None, renamable
 
 def _read_sentences(file: str) -> dict[str, list[str]]:
     try:
-        with open(file, encoding="utf-8-sig") as opened:
-            content = json.load(opened)
-    except (OSError, ValueError) as error:
-        message = f"prompt_file {file} cannot be read as JSON ({error}); correct or replace it"
+        content = json.loads(read_limited(file, BYTES).decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else reason
+        message = f"prompt_file {file} cannot be read as JSON ({reason}); correct or replace it"
         raise ModelError(message, kind="prompt_file_not_json", path=file, key="prompt_file") from error
     if isinstance(content, dict):
         wrong = [{name: texts} for name, texts in content.items() if not _are_sentences(texts)]
@@ -57,11 +62,16 @@ def _read_sentences(file: str) -> dict[str, list[str]]:
     if wrong:
         message = (
             f"prompt_file {file} has to contain {{class name: [sentences]}}, a sentence or more for each class, "
-            f"found {json.dumps(wrong[0])[:100]}"
+            f"found {brief(wrong[0])}"
         )
         raise ModelError(message, kind="prompt_file_form", path=file, key="prompt_file")
     return content
 
 
 def _are_sentences(texts: object) -> bool:
-    return isinstance(texts, list) and bool(texts) and all(isinstance(text, str) and text.strip() for text in texts)
+    """Whether these are texts, not blank, without lone halves of surrogate pairs."""
+    return isinstance(texts, list) and bool(texts) and all(isinstance(text, str) and _is_text(text) for text in texts)
+
+
+def _is_text(text: str) -> bool:
+    return bool(text.strip()) and not any("\ud800" <= sign <= "\udfff" for sign in text)

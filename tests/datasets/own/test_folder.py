@@ -174,10 +174,10 @@ def test_a_folder_without_permission(place, make, monkeypatch):
 def test_a_list_without_permission(make, monkeypatch):
     root = make(LISTS)
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tables, "open", refuse, raising=False)
+    monkeypatch.setattr(tables, "read_limited", refuse)
     with refused(DataError, kind="unreadable_file", path=root / "train.csv"):
         DATASETS["folder"]("folder", str(root), train_list=str(root / "train.csv"), test_fraction=0.2)
 
@@ -268,7 +268,8 @@ def test_what_a_user_should_know_is_told(make, command, tmp_path):
     root = make(TWO | more | {"val/cat/1.jpg": None})
     data = build(root)
     assert data.notes == (
-        f"{root}/train: skipped 1 .jpg outside the class folders, 1 .db",
+        f"{root}/train: skipped 1 .jpg outside the class folders",
+        f"{root}/train: passed over hidden names and leftovers of systems (1 Thumbs.db)",
         f"{root}/train: no pictures in 1 folders ('eel')",
         "2 of 4 classes: no test images ('Cat', 'ox')",
         "2 of 4 classes: the same name but for upper and lower case ('Cat', 'cat')",

@@ -387,14 +387,14 @@ def test_a_cache_that_cannot_be_written_costs_only_the_next_fetch(server, tmp_pa
 
 def test_a_list_that_cannot_be_read_is_passed_over(server, tmp_path, monkeypatch, capsys):
     (tmp_path / PLACES[0]).write_bytes(CONTENTS[PLACES[0]])
-    read = Path.read_bytes
+    read = published.read_limited
 
-    def refuse(path):
+    def refuse(path, limit):
         if path.parent == tmp_path:
             raise PermissionError(13, "Permission denied")
-        return read(path)
+        return read(path, limit)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(published, "read_limited", refuse)
     assert read_files(PLACES[:1], str(tmp_path)) == [CONTENTS[PLACES[0]]]
     said(capsys.readouterr().err.rstrip())
 
