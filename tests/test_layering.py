@@ -15,9 +15,9 @@ FILES = [
     *(file for folder in ("datasets", "models", "utils") for file in sorted((ROOT / folder).rglob("*.py"))),
 ]
 
-# folder or file -> what of the product it may import, beside itself; utils/errors.py, files.py and text.py: everybody
+# folder or file -> what of the product it may import, beside itself; utils/errors.py, files.py, terminal.py and text.py: all
 ARROWS = {
-    "main": {"trainer", "utils.config"},
+    "main": {"trainer", "utils.config", "utils.home"},
     "trainer": {"datasets", "models", "utils"},
     "datasets": {"utils"},
     "models": {"utils"},
@@ -69,7 +69,7 @@ def within(module, folder):
 
 @pytest.mark.parametrize("module", GRAPH)
 def test_imports_follow_the_arrows(module):
-    top, everybody = module.split(".")[0], {"utils.errors", "utils.files", "utils.text"}
+    top, everybody = module.split(".")[0], {"utils.errors", "utils.files", "utils.terminal", "utils.text"}
     allowed = ARROWS[top] | {top} | everybody
     assert [name for name in GRAPH[module] if not any(within(name, folder) for folder in allowed)] == []
 

@@ -1,5 +1,6 @@
 """Text for people: names from files and options, made harmless for a terminal and for line-based files."""
 
+import math
 import unicodedata
 
 # marks that change the order of the letters around them (Unicode's bidirectional algorithm)
@@ -26,3 +27,32 @@ def _escaped(sign: str) -> str:
     """A byte that is not UTF-8 as that byte, as in os.fsdecode; other characters as Python writes them."""
     code = ord(sign)
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else sign.encode("unicode_escape").decode()
+
+
+# ---- numbers ----
+
+
+def significant(value: float) -> str:
+    """A number with three significant digits, and all those before the point: 0.0042, 0.42, 4.2, 1,234."""
+    if not math.isfinite(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 1e-4 or not value else f"{value:.3e}"
+
+
+def rate(images_per_second: float) -> str:
+    """A speed; a slow one with the time of an image, too: 0.042 images/s (23.8 s an image)."""
+    each = f" ({duration(1 / images_per_second)} an image)" if 0 < images_per_second < 0.5 else ""
+    return f"{significant(images_per_second)} images/s{each}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 0.42 s, 42 s, 3 min 20 s, 5 h 4 min."""
+    if seconds < 100:
+        return f"{significant(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def shortened(text: str, length: int = 100) -> str:
+    """The text, or its beginning with its length if it is longer than `length` characters."""
+    return text if len(text) <= length else f"{text[:length]}... ({len(text):,} characters)"

@@ -1,5 +1,6 @@
 """Finds weight files: local ones, those of the repository, and published ones, which are downloaded once."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from utils.errors import ModelError
 from utils.files import sha256
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-OPENAI_CACHE = Path("~/.cache/clip").expanduser()  # where openai-clip kept its downloads
+OPENAI_CACHE = Path(os.path.expanduser("~/.cache/clip"))  # where openai-clip kept its downloads
 SCHEMES = ("asset", "clip", "timm", "open_clip")
 
 
@@ -25,7 +26,7 @@ def find_weights(address: str) -> Path:
         return _find_timm(name)
     if kind == "open_clip":
         return _download_open_clip(f"open_clip's {name}", open_clip_entry(name)[1])
-    path = Path(address).expanduser()
+    path = Path(os.path.expanduser(address))  # leaves ~ as it is where nobody knows a home
     if not path.is_file():
         message = (
             f"weights {address} is not a file; give the path of a weight file, or timm:MODEL.TAG, open_clip:MODEL/TAG"
