@@ -26,17 +26,21 @@ sys.path.insert(0, str(ROOT))
 
 from datasets import FOLDER_KEYS, build_data
 from datasets.check.bad_images import BAD_IMAGES, REPORT
+from utils import terminal
 from utils.config import OUTPUT, Config, config_names, load_config
 from utils.errors import ConfigError, UserError
 from utils.files import write_text
+from utils.home import ensure_home
 from utils.run.results import write_json
+from utils.terminal import Parser
+from utils.text import visible
 
 LIST_KEYS = ("root", *FOLDER_KEYS)  # which images and labels
 KEYS = (*LIST_KEYS, "many_threshold", "few_threshold", "exif_orientation", "num_workers")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="scripts/check_data.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = f"one of {', '.join(config_names('data'))}"
@@ -114,14 +118,13 @@ def run(arguments: list[str]) -> int:
     check = check_images(data, cores if cfg.num_workers is None else cfg.num_workers)
     command = shlex.join(["python", "scripts/check_data.py", *arguments])
     names = check.names
-    lines = [*data_report.text(check), *data_report.advice(check, folder)]
-    write_lines(folder / "report.txt", [f"$ {command}", *lines])
+    lines = [visible(line, keep="\n") for line in (*data_report.text(check), *data_report.advice(check, folder))]
+    write_lines(folder / "report.txt", [f"$ {visible(command)}", *lines])
     write_lines(folder / BAD_IMAGES, [f"{names[image]}\t{found.reason}" for image, found in check.bad.items()])
     write_lines(folder / "duplicates.txt", data_report.duplicate_lines(check))
     data_report.draw(data, folder / "long_tail.png")
     write_json(folder / REPORT, {"checked": checked, "command": command, **check.report()})
-    encoding = sys.stdout.encoding or "utf-8"
-    print("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding))
+    terminal.say("\n".join(lines))
     return 0 if check.ok else 1
 
 
@@ -129,17 +132,19 @@ def main(arguments: list[str]) -> int:
     try:
         return run(arguments)
     except KeyboardInterrupt:
-        print("stopped; nothing was reported", file=sys.stderr)
+        terminal.say("stopped; nothing was reported", error=True)
         return 130
     except Exception as error:
         if os.environ.get("DEBUG") == "1":
             raise
         if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            terminal.say(f"error: {error}", error=True)
             return 2
-        print(f"failed: {type(error).__name__}: {error} (DEBUG=1 shows where)", file=sys.stderr)
+        terminal.say(f"failed: {terminal.describe(error)} (DEBUG=1 shows where)", error=True)
         return 3
 
 
 if __name__ == "__main__":
+    terminal.protect()
+    ensure_home()
     sys.exit(main(sys.argv[1:]))

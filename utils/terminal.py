@@ -13,7 +13,7 @@ import select
 import sys
 import time
 from collections.abc import Iterator
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         hint = "; options come as KEY VALUE pairs without dashes: root FOLDER" if "unrecognized" in message else ""
         super().error(visible(message + hint))
 
-    def _print_message(self, message: str, file: TextIO | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         if message:
             say(message.removesuffix("\n"), error=file is not sys.stdout)
 
@@ -133,7 +133,7 @@ class _Descriptor(io.RawIOBase):
         self.number, self.name, self.mode = number, name, "wb"
         self.patience = PATIENCE_SECONDS
 
-    def write(self, data) -> int:  # type: ignore[override] (typing.Buffer is of Python 3.12)
+    def write(self, data) -> int:  # bytes-like
         rest = memoryview(data).cast("B")
         size = len(rest)
         while len(rest):

@@ -12,6 +12,7 @@ from types import FrameType
 
 from datasets.images import ImageList
 from utils.errors import DataError
+from utils.processes import read_processes
 
 CAUSES = {  # signal that killed a worker -> most likely cause, remedy
     "Bus error": ("the shared memory is too small", "enlarge it (/dev/shm; docker run --shm-size 8g)"),
@@ -46,7 +47,7 @@ def _cores() -> int:
 
 
 def _local_processes() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return read_processes().local_size
 
 
 @contextlib.contextmanager
