@@ -36,7 +36,8 @@ class WriteError(OSError):
     """A file that cannot be written: filename names it, and str() is one sentence with the remedy."""
 
     def __str__(self) -> str:
-        return f"{self.filename} cannot be written ({self.strerror}); {REMEDIES.get(self.errno or 0, 'choose another place')}"
+        remedy = REMEDIES.get(self.errno or 0, "choose another place")
+        return f"{self.filename} cannot be written ({self.strerror}); {remedy}"
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ class Distributed:
         reason = str(error).strip().partition("\n")[0][:200]
         message = (
             f"the {self.size} processes of WORLD_SIZE did not meet at {where} within {MEETING_SECONDS} s: {reason}; "
-            f"start them all with torchrun (docs/scale.md), or if an earlier job has left these variables behind, {UNSET}"
+            f"start them all with torchrun (docs/scale.md), or if an earlier job has left the variables behind, {UNSET}"
         )
         return ConfigError(message, kind="processes_did_not_meet")
 
