@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from utils.config.schema import MOST, Key, Kind
+from utils.config.schema import Key, Kind
 from utils.config.suggestions import nearest_value
 from utils.errors import ConfigError
 from utils.text import shortened
@@ -38,7 +38,7 @@ def parse_value(name: str, key: Key, value: Any) -> Any:
     if not valid:
         nearest = nearest_value(str(value), _choices(key))
         hint = f"; did you mean {nearest}?" if nearest else ""
-        message = f"{name} takes {_expected(key)}, found '{shortened(str(value))}'{hint}"
+        message = f"{name} takes {_expected(key, value)}, found '{shortened(str(value))}'{hint}"
         raise ConfigError(message, kind="wrong_value", key=name)
     return parsed
 
@@ -59,16 +59,21 @@ def _is_allowed(key: Key, parsed: Any) -> bool:
     return all(key.min <= number <= key.largest for number in numbers)
 
 
-def _expected(key: Key) -> str:
-    """The values that a key takes, in words."""
+def _expected(key: Key, value: Any = None) -> str:
+    """The values that a key takes, in words, where `value` was found."""
     choices = ", ".join(map(str, key.choices))
     if key.kind == "names":
         return f"names out of {choices}, with commas between them"
     if key.choices:
         return f"one of {choices}" + (" or None" if key.takes_none else "")
     limits = f" of at least {key.min}" if key.min is not None else ""
-    is_tight = key.largest < math.inf and key.largest != MOST
-    return KINDS[key.kind][1] + limits + (f" and at most {key.largest}" if is_tight else "")
+    limits += f" and at most {key.largest}" if limits and (key.max < math.inf or _is_above(key.largest, value)) else ""
+    return KINDS[key.kind][1] + limits
+
+
+def _is_above(limit: float, value: Any) -> bool:
+    """Whether a value is a number above the limit."""
+    return bool(NUMBER.fullmatch(str(value))) and float(str(value)) > limit
 
 
 # ---- one parser per kind; each raises ValueError or TypeError for other values ----
@@ -154,7 +159,7 @@ KINDS: dict[Kind, tuple[Callable[[Any], Any], str]] = {
     "float": (_float, "a number"),
     "str": (_text, "a text"),
     "names": (_names, "names with commas between them"),
-    "path": (_path, "a path"),
+    "path": (_path, f"a path with names of up to {NAME_BYTES} bytes"),
     "floats": (_floats, "three numbers like [0.5,0.5,0.5], or clip, imagenet, half"),
     "layers": (_layers, "None, a whole number, or a list of block numbers like [0,2]"),
     "range": (_range, "None, a number k (the last k blocks), or [a,b] (blocks a to b - 1)"),

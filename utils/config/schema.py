@@ -26,8 +26,8 @@ class Key(NamedTuple):
 
     @property
     def largest(self) -> float:
-        """The largest value: `max`, or for whole numbers without one the most that any counter needs."""
-        default = {"int": MOST, "layers": BLOCKS, "range": BLOCKS}.get(self.kind, self.max)
+        """The largest value: `max`, or without one the most that any key of this kind needs."""
+        default = {"int": MOST, "float": MOST, "layers": BLOCKS, "range": BLOCKS}.get(self.kind, self.max)
         return default if self.max == float("inf") else self.max
 
     @property
@@ -400,7 +400,9 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "model_dir": _runtime(
             None, "path", "folder of another run: with test_only the run to test, without it the start of training"
         ),
-        "output_dir": _runtime(None, "str", "run directory below output/; None = from the names"),
+        "output_dir": _runtime(
+            None, "path", "run directory below output/, or an absolute path; None = output/ and a name from the options"
+        ),
         "feature_cache": _runtime(
             True, "bool", "cache the features of a frozen image tower in the user's cache folder"
         ),
