@@ -14,24 +14,18 @@ import os
 import shlex
 import signal
 import sys
-from typing import NoReturn
 
+from utils import terminal
 from utils.config import config_names, help_text, load_config
 from utils.errors import UserError
+from utils.files import WriteError
+from utils.home import ensure_home
 from utils.run.stopping import Stopped, Stopping
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse's parser, with a hint for `--lr 0.1`."""
-
-    def error(self, message: str) -> NoReturn:
-        hint = "; options come as KEY VALUE pairs without dashes: root FOLDER" if "unrecognized" in message else ""
-        super().error(message + hint)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line: data, backbone (may be None), method and options."""
-    parser = Parser(
+    parser = terminal.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="keys: " + help_text()
     )
     for flag, section in (("-d", "data"), ("-b", "backbone"), ("-m", "method")):
@@ -45,7 +39,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def warn(line: str) -> None:
     """Prints a note about the command line."""
-    print(f"note: {line}", file=sys.stderr)
+    terminal.say(f"note: {line}", error=True)
+
+
+def remedy(error: Exception) -> str:
+    """What a user can do about a failure, as the end of its sentence; empty where that is not known."""
+    if isinstance(error, WriteError):
+        return ", then run the same command again"
+    out_of_memory = type(error).__name__ == "OutOfMemoryError"  # torch's, which may not be imported
+    return "; accum_step None splits a step into micro-batches that fit" if out_of_memory else ""
 
 
 def main(arguments: list[str]) -> int:
@@ -62,22 +64,22 @@ def main(arguments: list[str]) -> int:
             run(cfg, shlex.join(["python", "main.py", *arguments]), stopping)
     except KeyboardInterrupt as error:
         stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
-        print(f"{stop}; run the same command again to resume from the last saved progress", file=sys.stderr)
+        terminal.say(f"{stop}; run the same command again to resume from the last saved progress", error=True)
         return stop.status
     except UserError as error:
         if debugging:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        terminal.say(f"error: {error}", error=True)
         return 2
     except Exception as error:
         if debugging:
             raise
-        out_of_memory = type(error).__name__ == "OutOfMemoryError"  # torch's, which may not be imported
-        remedy = "; accum_step None splits a step into micro-batches that fit" if out_of_memory else ""
-        print(f"failed: {type(error).__name__}: {error}{remedy} (DEBUG=1 shows where)", file=sys.stderr)
+        terminal.say(f"failed: {terminal.describe(error)}{remedy(error)} (DEBUG=1 shows where)", error=True)
         return 1
     return 0
 
 
 if __name__ == "__main__":
+    terminal.protect()
+    ensure_home()
     sys.exit(main(sys.argv[1:]))

@@ -26,10 +26,13 @@ sys.path.insert(0, str(ROOT))
 
 from datasets import FOLDER_KEYS, build_data
 from datasets.check.bad_images import BAD_IMAGES, BYTES, REPORT, quoted
+from utils import terminal
 from utils.config import OUTPUT, Config, config_names, load_config
 from utils.errors import ConfigError, UserError
 from utils.files import read_limited, write_text
+from utils.home import ensure_home
 from utils.run.results import write_json
+from utils.terminal import Parser
 from utils.text import visible
 
 LIST_KEYS = ("root", *FOLDER_KEYS)  # which images and labels
@@ -40,7 +43,7 @@ KEYS = (
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="scripts/check_data.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = f"one of {', '.join(config_names('data'))}"
@@ -125,8 +128,7 @@ def run(arguments: list[str]) -> int:
     write_lines(folder / "duplicates.txt", data_report.duplicate_lines(check))
     data_report.draw(data, folder / "long_tail.png")
     write_json(folder / REPORT, {"checked": checked, "command": command, **check.report()})
-    encoding = sys.stdout.encoding or "utf-8"
-    print("\n".join(lines).encode(encoding, "backslashreplace").decode(encoding))
+    terminal.say("\n".join(lines))
     return 0 if check.ok else 1
 
 
@@ -134,17 +136,19 @@ def main(arguments: list[str]) -> int:
     try:
         return run(arguments)
     except KeyboardInterrupt:
-        print("stopped; nothing was reported", file=sys.stderr)
+        terminal.say("stopped; nothing was reported", error=True)
         return 130
     except Exception as error:
         if os.environ.get("DEBUG") == "1":
             raise
         if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            terminal.say(f"error: {error}", error=True)
             return 2
-        print(visible(f"failed: {type(error).__name__}: {error} (DEBUG=1 shows where)"), file=sys.stderr)
+        terminal.say(f"failed: {terminal.describe(error)} (DEBUG=1 shows where)", error=True)
         return 3
 
 
 if __name__ == "__main__":
+    terminal.protect()
+    ensure_home()
     sys.exit(main(sys.argv[1:]))

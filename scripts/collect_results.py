@@ -25,12 +25,16 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from utils import terminal
 from utils.config import Config, load_config, training_options
 from utils.config.schema import KEYS
-from utils.files import write_text
+from utils.errors import DataError, UserError
+from utils.files import WriteError, write_text
+from utils.home import ensure_home
 from utils.run import results
 from utils.run.directory import RunDir
 from utils.run.mode import TESTED_OTHERWISE
+from utils.text import visible
 
 ACCURACIES = {"overall": "overall", "mean_class": "mean class", "many": "many", "medium": "medium", "few": "few"}
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -107,7 +111,8 @@ def read_all(paths: Iterable[Path], output: Path) -> list[Result]:
         try:
             found.append(read(path, output))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            print(f"left out: {path} is damaged or not ours ({type(error).__name__}: {error})", file=sys.stderr)
+            reason = visible(f"{path} is damaged or not ours ({type(error).__name__}: {error})")
+            terminal.say(f"left out: {reason}", error=True)
     return found
 
 
@@ -367,8 +372,8 @@ def show(rows: list[Row]) -> None:
     header = ["data", "backbone", "run", "test", *ACCURACIES.values(), "trained", "n"]
     numbers = len(ACCURACIES) + 2
     any_published = any(row.published is not None for row in rows)
-    print("| " + " | ".join(header + ["published overall", "source"] * any_published) + " |")
-    print("|---|---|---|---|" + "---:|" * numbers + "---:|---|" * any_published)
+    terminal.say("| " + " | ".join(header + ["published overall", "source"] * any_published) + " |")
+    terminal.say("|---|---|---|---|" + "---:|" * numbers + "---:|---|" * any_published)
     for row in rows:
         run = row.runs[0]
         weights = f" ({run.weights})" if run.weights and not run.published_weights else ""
@@ -376,7 +381,7 @@ def show(rows: list[Row]) -> None:
         cells += [f"{run.trained:,}", str(len(row.runs))]
         if any_published:
             cells += ["" if row.published is None else f"{row.published:.1f}", row.source]
-        print("| " + " | ".join(cells) + " |")
+        terminal.say("| " + " | ".join(visible(cell) for cell in cells) + " |")
 
 
 def write_csv(rows: list[Row], path: Path) -> None:
@@ -388,7 +393,8 @@ def write_csv(rows: list[Row], path: Path) -> None:
         writer.writerow([*header, "published_overall", "source"])
         for row in rows:
             run = row.runs[0]
-            cells = [run.data, run.backbone, run.weights, run.run, row.test, len(row.runs), run.trained]
+            names = (run.data, run.backbone, run.weights, run.run, row.test)
+            cells: list[Any] = [*map(visible, names), len(row.runs), run.trained]
             for values in map(row.values, ACCURACIES):
                 cells += [
                     statistics.mean(values) if values else "",
@@ -400,19 +406,26 @@ def write_csv(rows: list[Row], path: Path) -> None:
 
 def main() -> int:
     """Prints the table; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder with run directories")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table to this file")
     args = parser.parse_args()
-    rows = collect(RunDir.all_results(args.output), args.output)
-    if not rows:
-        print(f"error: no results below {args.output}; train something first", file=sys.stderr)
+    try:
+        rows = collect(RunDir.all_results(args.output), args.output)
+        if not rows:
+            raise DataError(
+                f"no results below {args.output}; train something first", kind="no_results", path=args.output
+            )
+        show(rows)
+        if args.csv:
+            write_csv(rows, args.csv)
+    except (UserError, WriteError) as error:
+        terminal.say(f"error: {error}", error=True)
         return 2
-    show(rows)
-    if args.csv:
-        write_csv(rows, args.csv)
     return 0
 
 
 if __name__ == "__main__":
+    terminal.protect()
+    ensure_home()
     sys.exit(main())

@@ -20,8 +20,11 @@ import torch
 from models import build_model, count_parameters
 from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone
+from utils import terminal
 from utils.config import Config, config_names, load_config
 from utils.errors import ConfigError, ModelError
+from utils.home import ensure_home
+from utils.text import visible
 
 DATA = "cifar100"  # any whose file changes nothing that is counted
 
@@ -66,7 +69,7 @@ def table(backbone: str, num_classes: int, options: list[str]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-b", dest="backbone", default="clip_vit_b16", choices=BACKBONES, help="default: %(default)s")
     parser.add_argument("--classes", type=int, default=1000, help="number of classes (default: %(default)s)")
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="see main.py --help")
@@ -74,16 +77,20 @@ def main() -> int:
     try:
         lines = table(args.backbone, args.classes, args.options)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.say(f"error: {error}", error=True)
         return 2
     command = shlex.join(["python", "scripts/count_parameters.py", *sys.argv[1:]])
-    print("# Trained parameters\n")
-    print(f"Every method of configs/method on {args.backbone} with {args.classes:,} classes. The papers count the")
-    print("trained parameters of the backbone, without the head; CoOp's learnt context is included there.\n")
-    print(f"    {command}\n")
-    print("\n".join(lines))
+    terminal.say("# Trained parameters\n")
+    terminal.say(
+        f"Every method of configs/method on {args.backbone} with {args.classes:,} classes. The papers count the"
+    )
+    terminal.say("trained parameters of the backbone, without the head; CoOp's learnt context is included there.\n")
+    terminal.say(f"    {visible(command)}\n")
+    terminal.say("\n".join(lines))
     return 0
 
 
 if __name__ == "__main__":
+    terminal.protect()
+    ensure_home()
     sys.exit(main())

@@ -9,6 +9,7 @@ from datasets.base import DataSet
 from datasets.check.bad_images import BAD_IMAGES, quoted
 from datasets.check.check import SMALL_SIDE, Check
 from utils.files import atomic_write
+from utils.text import duration, rate
 
 COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#C1272D"}
 SHOWN = 10  # lines of each kind; the files have all
@@ -24,7 +25,7 @@ def text(check: Check) -> list[str]:
     total, shorter = len(check.sizes), np.sort(check.sizes.min(axis=1))
     lines = [
         *check.data.summary().splitlines(),
-        f"decoded   {total:,} images in {check.seconds:.1f} s, {total / check.seconds:,.0f} images/s",
+        f"decoded   {total:,} images in {duration(check.seconds)}, {rate(total / check.seconds)}",
     ]
     shorter = shorter[shorter > 0]
     if len(shorter):

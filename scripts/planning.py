@@ -21,6 +21,7 @@ from utils.config import OUTPUT, Config, load_config, pair_options
 from utils.errors import ConfigError, DataError, amended
 from utils.run.directory import RunDir
 from utils.run.mode import build_mode
+from utils.text import visible
 
 NEED_NO_ROOT = {"digits_lt"}  # part of scikit-learn
 
@@ -39,12 +40,16 @@ class Run:
         self.terminal = self.directory.terminal(self.mode)  # the file with its output
 
     def __str__(self) -> str:
-        return as_typed(self.command)
+        return visible(as_typed(self.command))
 
 
 def as_typed(command: list[str]) -> str:
     """The command as a user would type it."""
-    return shlex.join(["python", os.path.relpath(ROOT / "main.py"), *command])
+    try:
+        program = os.path.relpath(ROOT / "main.py")
+    except FileNotFoundError:  # the working directory was deleted
+        program = str(ROOT / "main.py")
+    return shlex.join(["python", program, *command])
 
 
 # ---- complete runs ----
@@ -117,8 +122,9 @@ def build_run(command: list[str], planned: Mapping[Path, Run]) -> Run:
             options += ["test_name", name]
             cfg = load()
         if "expand" in options[::2]:
-            folder = (trained.path / f"{build_mode(cfg).suffix}_expand_{cfg.expand}").relative_to(OUTPUT)
-            options += ["model_dir", cfg.output_dir, "output_dir", str(folder)]
+            folder = trained.path / f"{build_mode(cfg).suffix}_expand_{cfg.expand}"
+            below = folder.relative_to(OUTPUT) if folder.is_relative_to(OUTPUT) else os.path.abspath(folder)
+            options += ["model_dir", cfg.output_dir, "output_dir", str(below)]
             cfg = load()
     return Run([*command, *options[len(given.options) :]], cfg, trained)
 
@@ -143,12 +149,12 @@ def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
             forms = forms_of(line, seed, args)
             if not is_wanted(args.only, forms):
                 continue
-            with amended(after=f"\n  in: {as_typed(forms[-1])}\n  --only REGEX leaves such runs out"):
+            with amended(after=f" (in: {as_typed(forms[-1])}); --only REGEX leaves such runs out"):
                 run = build_run(forms[-1], runs)
             if seed and run.cfg.zero_shot:
                 continue  # nothing in zero-shot CLIP depends on the seed
             if runs.setdefault(run.results, run).cfg != run.cfg:
-                message = f"two runs would write {run.results}:\n  {runs[run.results]}\n  {run}"
+                message = f"two runs would write {run.results}: {runs[run.results]} and {run}"
                 raise ConfigError(message, kind="same_results_file", path=run.results)
     if not runs:
         message = f"no command matches --only '{args.only.pattern}'; --dry-run without it shows them all"

@@ -35,8 +35,11 @@ sys.path.insert(0, str(ROOT))
 import collect_results
 from planning import Run, find_results, plan, require_roots
 
+from utils import terminal
 from utils.config import OUTPUT
-from utils.errors import ConfigError
+from utils.errors import UserError
+from utils.home import ensure_home
+from utils.text import duration, visible
 
 PATIENCE = 20  # seconds until a stopped run is killed
 
@@ -71,7 +74,11 @@ def run_all(runs: list[Run], jobs: int) -> dict[Run, str]:
                         continue
                     number = len(runs) - len(waiting)
                     log(f"{number}/{len(runs)} begins  {run}")
-                    process = start(run)
+                    try:
+                        process = start(run)
+                    except OSError as error:
+                        failed[run] = f"its output cannot be written ({error.strerror}): {run.terminal}"
+                        continue
                     running[pool.submit(process.wait)] = Started(run, number, process, time.monotonic())
 
                 # wait until one ends
@@ -79,9 +86,9 @@ def run_all(runs: list[Run], jobs: int) -> dict[Run, str]:
                     run, number, _, since = running.pop(future)
                     seconds = time.monotonic() - since
                     if future.result() == 0:
-                        log(f"{number}/{len(runs)} done in {seconds:.0f} s  {find_results(run) or run.results}")
+                        log(f"{number}/{len(runs)} done in {duration(seconds)}  {find_results(run) or run.results}")
                     else:
-                        log(f"{number}/{len(runs)} FAILED after {seconds:.0f} s  {run.terminal}")
+                        log(f"{number}/{len(runs)} FAILED after {duration(seconds)}  {run.terminal}")
                         failed[run] = reason(run.terminal)
         finally:
             stop({future: started.process for future, started in running.items()})
@@ -91,11 +98,12 @@ def run_all(runs: list[Run], jobs: int) -> dict[Run, str]:
 def start(run: Run) -> subprocess.Popen[bytes]:
     """Starts a run in a session of its own, so that Ctrl-C reaches it once, through `stop`."""
     run.terminal.parent.mkdir(parents=True, exist_ok=True)
-    with open(run.terminal, "wb") as terminal:
+    run.terminal.unlink(missing_ok=True)  # a link is not followed
+    with open(run.terminal, "xb") as output:
         return subprocess.Popen(
             [sys.executable, str(ROOT / "main.py"), *run.command],
             stdin=subprocess.DEVNULL,
-            stdout=terminal,
+            stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},  # keeps the order of stdout's and stderr's lines
             start_new_session=True,
@@ -125,7 +133,7 @@ def reason(terminal: Path) -> str:
 
 def log(line: str) -> None:
     """Prints a line to stderr."""
-    print(line, file=sys.stderr, flush=True)
+    terminal.say(line, error=True)
 
 
 # ---- the command line ----
@@ -155,7 +163,7 @@ def _count(text: str) -> int:
 
 def read_arguments() -> argparse.Namespace:
     """The command line, checked as far as it can be without the commands."""
-    parser = argparse.ArgumentParser(
+    parser = terminal.Parser(
         prog="scripts/run_GROUP.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -185,12 +193,11 @@ def main() -> int:
     try:
         runs = plan(sys.stdin.read().splitlines(), args)
         if args.dry_run:
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` may end first
             for run in runs:
-                print(f"{run}  # done" if run.done else run)
+                terminal.say(f"{run}  # done" if run.done else str(run))
             return 0
         require_roots(runs)
-    except ConfigError as error:
+    except UserError as error:
         log(f"error: {error}")
         return 2
 
@@ -210,9 +217,11 @@ def main() -> int:
     if failed:
         log(f"\n{len(failed)} of {len(to_run)} failed:")
         for run, why in failed.items():
-            log(f"  {run}\n    {why}")
+            log(f"  {run}\n    {visible(why)}")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
+    terminal.protect()
+    ensure_home()
     sys.exit(main())

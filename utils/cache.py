@@ -15,16 +15,18 @@ import torch
 from torch import Tensor
 
 from utils.files import atomic_write
+from utils.home import find_home
 
 FOLDER_BYTES = 10 * 10**9
 LARGEST_BYTES = FOLDER_BYTES // 4  # of a file
 
 
 def cache_folder(name: str) -> Path:
-    """The folder `name` in the user's cache."""
+    """The folder `name` in the user's cache; without a home directory one that cannot be made."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # the XDG specification ignores a relative path
-    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "lift_plus" / name
+    if not os.path.isabs(base):  # the XDG specification ignores a relative path
+        base = str((find_home() or Path(os.devnull)) / ".cache")
+    return Path(base) / "lift_plus" / name
 
 
 class TensorCache:
@@ -81,7 +83,8 @@ class TensorCache:
                 file.write(save({"tensor": tensor}, metadata={"sha256": _sha256(tensor)}))
             self._prune()
         except (OSError, SafetensorError) as error:
-            self.log(f"warning: {path} cannot be written ({error}); the next run will compute its content again")
+            reason = getattr(error, "strerror", None) or error
+            self.log(f"warning: {path} cannot be written ({reason}); the next run will compute its content again")
 
     def stream(
         self, key: dict[str, Any], shape: tuple[int, ...], parts: Iterator[Tensor], dim: int

@@ -11,32 +11,102 @@ import select
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 PARTIAL = ".partial"  # suffix of files that are being written; a killed process may leave one
+NAME_BYTES = 200  # of the name of a file that is being written, before its suffix; file systems allow 255 in all
+
+# what a user can do about an error of the operating system
+REMEDIES = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there, or ask for a larger quota",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "choose a folder that is yours",
+    errno.EPERM: "choose a folder that is yours",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs: the machine has too many open files",
+    errno.EIO: "look after the disk, or the connection to it",
+    errno.ESTALE: "look after the connection to the disk",
+    errno.ENOENT: "its folder is missing, make it",
+    errno.ENOTDIR: "choose another folder: a file is in its place",
+    errno.EISDIR: "choose another name: a folder has this one",
+}
+
+
+class WriteError(OSError):
+    """A file that cannot be written: filename names it, and str() is one sentence with the remedy."""
+
+    def __str__(self) -> str:
+        remedy = REMEDIES.get(self.errno or 0, "choose another place")
+        return f"{self.filename} cannot be written ({self.strerror}); {remedy}"
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write to, which replaces `path` once all of it is on the disk. After an error nothing changes.
 
-    Several processes may write the same path at once: the last one to finish counts. A device or a pipe at `path` is
-    written to directly.
+    Several processes may write the same path at once: the last one to finish counts. A link at `path` is replaced, not
+    followed. A device or a pipe is written to directly. Raises WriteError, which names `path`.
     """
-    if path.exists() and not path.is_file():
-        with open(path, "wb") as file:
-            yield file
-        return
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    with write_errors(path):
+        if _is_device(path):
+            with _open_device(path) as file:
+                yield file
+            return
+        # a random name of its own, that is never an existing file or link
+        name = path.name.encode("utf-8", "surrogateescape")[:NAME_BYTES].decode("utf-8", "ignore")
+        partial = path.with_name(f"{name}.{secrets.token_hex(4)}{PARTIAL}")
+        try:
+            with open(partial, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+        _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turns the OSErrors of writing `path` into WriteErrors; those that name another file stay."""
     try:
-        with open(partial, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+        yield
+    except OSError as error:
+        name = str(error.filename or path)
+        if isinstance(error, WriteError) or not (name == str(path) or name.endswith(PARTIAL)):
+            raise
+        raise WriteError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+
+
+def open_to_append(path: Path) -> TextIO:
+    """A text file in UTF-8 to append to. Raises WriteError, also for a pipe that nobody reads, in place of waiting."""
+    with write_errors(path):
+        return open(path, "a", encoding="utf-8", opener=_open_at_once)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether a device, a pipe or a socket is at `path`, or a name of an open file such as /dev/stdout."""
+    if path.is_symlink() and path.parts[:2] in (("/", "dev"), ("/", "proc")) and path.parts[2] != "shm":
+        return True
+    return path.exists() and not (path.is_file() or path.is_dir())
+
+
+@contextlib.contextmanager
+def _open_device(path: Path) -> Iterator[BinaryIO]:
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK), "wb") as file:
+        os.set_blocking(file.fileno(), True)
+        yield file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file, or raises OSError where that would wait, as for a pipe that nobody reads."""
+    handle = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    os.set_blocking(handle, True)
+    return handle
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -50,3 +51,27 @@ def listed(names: Iterable[str], count: int = 3) -> str:
 def brief(content: Any, letters: int = 100) -> str:
     """The beginning of JSON content, for a message. Only that much is written, however large or repeated it is."""
     return "".join(itertools.islice(json.JSONEncoder(ensure_ascii=False).iterencode(content), letters))[:letters]
+
+
+# ---- numbers ----
+
+
+def significant(value: float) -> str:
+    """A number with three significant digits, and all those before the point: 0.0042, 0.42, 4.2, 1,234."""
+    if not math.isfinite(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 1e-4 or not value else f"{value:.3e}"
+
+
+def rate(images_per_second: float) -> str:
+    """A speed; a slow one with the time of an image, too: 0.042 images/s (23.8 s an image)."""
+    each = f" ({duration(1 / images_per_second)} an image)" if 0 < images_per_second < 0.5 else ""
+    return f"{significant(images_per_second)} images/s{each}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 0.42 s, 42 s, 3 min 20 s, 5 h 4 min."""
+    if seconds < 100:
+        return f"{significant(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"

@@ -6,6 +6,7 @@ import os
 from datasets.images import ImageList
 from utils.errors import DataError
 from utils.processes import WorkerDied
+from utils.ranks import read_processes
 
 CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")  # of a decoder
 REMEDIES = {  # why a worker or its memory cannot be had -> what to do
@@ -43,7 +44,7 @@ def _cores() -> int:
 
 
 def _local_processes() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return read_processes().local_size
 
 
 # ---- messages ----

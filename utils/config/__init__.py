@@ -75,7 +75,7 @@ def load_config(
     resolve_seed(values, warn)
     resolve_model_dir(values)
     name = "_".join(part for part in (data, backbone, method) if part)
-    values["output_dir"] = str(run_directory(name, before.values, values))
+    values["output_dir"] = str(run_directory(name, before.values, values, warn))
     return _frozen(values)
 
 

@@ -1,11 +1,11 @@
 """The rules between keys: one function for each, which raises a ConfigError, and a table of all of them."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from utils.config.schema import KEYS, LOSSES, PEFT, loss_key, methods_of
 from utils.errors import ConfigError
+from utils.ranks import num_processes
 
 Values = dict[str, Any]  # of every key
 
@@ -45,11 +45,6 @@ def some_runs_take_whole_batches(values: Values) -> None:
                 f"found accum_step {count} and {processes} process{'es' if processes > 1 else ''}"
             )
             raise ConfigError(message, kind="needs_whole_batches", key=key)
-
-
-def num_processes() -> int:
-    """The number of processes of this run, as torchrun sets it."""
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 # ---- what trains ----

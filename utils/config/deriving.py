@@ -5,10 +5,10 @@ import secrets
 from collections.abc import Callable, Collection
 from typing import Any
 
-from utils.config.checking import num_processes
 from utils.config.naming import OUTPUT
 from utils.config.parsing import NORMALISATIONS
 from utils.errors import ConfigError
+from utils.ranks import num_processes
 
 
 def resolve_normalisation(values: dict[str, Any], of_backbone: Collection[str], given: Collection[str]) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import yaml
 
+from utils.config.suggestions import nearest_name
 from utils.errors import ConfigError
+from utils.text import shortened
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FLAGS = {"data": "-d", "backbone": "-b", "method": "-m", "model": "-m"}
@@ -47,8 +49,10 @@ def config_file(section: str, name: str) -> Path:
     choices = config_names(section)
     if name not in choices:
         is_model = section == "method" and name in config_names("model")
-        advice = "it is a model of LIFT's form, so leave -b out" if is_model else f"choose from {', '.join(choices)}"
-        message = f"unknown {section} '{name}' in {FLAGS[section]}; {advice}"
+        nearest = nearest_name(name, choices)
+        hint = f"did you mean '{nearest}'? All are " if nearest else "choose from "
+        advice = "it is a model of LIFT's form, so leave -b out" if is_model else f"{hint}{', '.join(choices)}"
+        message = f"unknown {section} '{shortened(name)}' in {FLAGS[section]}; {advice}"
         raise ConfigError(message, kind="unknown_name", key=section)
     return CONFIGS / section / f"{name}.yaml"
 

@@ -1,6 +1,5 @@
 """Merges layers of keys and values: defaults, the files of configs/, the command line."""
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +7,9 @@ from typing import Any, NamedTuple
 from utils.config.legacy_keys import LIFT_KEYS, SYNONYMS, VALUE_SYNONYMS
 from utils.config.parsing import parse_value
 from utils.config.schema import KEYS
+from utils.config.suggestions import nearest_key
 from utils.errors import ConfigError, amended
+from utils.text import shortened
 
 
 class Layer(NamedTuple):
@@ -85,10 +86,11 @@ def merge(layers: list[Layer], warn: Callable[[str], None] = lambda line: None) 
 
 
 def _known(name: str) -> str:
-    """The name, if it is a key. Raises a ConfigError with the nearest key."""
+    """The name, if it is a key. Raises a ConfigError with the key that was meant, if one is near."""
     if name not in KEYS:
-        nearest = difflib.get_close_matches(name, [*KEYS, *LIFT_KEYS], 1, cutoff=0)[0]
-        message = f"unknown key '{name}'; did you mean '{nearest}'? --help lists all keys"
+        nearest = nearest_key(name, [*KEYS, *LIFT_KEYS])
+        hint = f"did you mean '{nearest}'? " if nearest else ""
+        message = f"unknown key '{shortened(name)}'; {hint}--help lists all keys"
         raise ConfigError(message, kind="unknown_key", key=name)
     return name
 
@@ -102,7 +104,7 @@ def _read_lift_key(name: str, value: Any, values: dict[str, Any]) -> dict[str, A
         meaning = LIFT_KEYS[name].read(value, values)
         return {key: parse_value(key, KEYS[key], each) for key, each in meaning.items()}
     except (ValueError, ConfigError) as error:
-        raise ConfigError(f"{name} {value}: {error}", kind="wrong_value", key=name) from error
+        raise ConfigError(f"{name} {shortened(str(value))}: {error}", kind="wrong_value", key=name) from error
 
 
 def _require_no_other(name: str, value: Any, meaning: dict[str, Any], values: dict[str, Any]) -> None:

@@ -1,25 +1,33 @@
-"""The name of a run directory, from the options that change training."""
+"""The name of a run directory: output_dir, or one from the options that change training."""
 
+import contextlib
 import hashlib
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from utils.config.parsing import NORMALISATIONS
 from utils.config.schema import KEYS
+from utils.errors import ConfigError
+from utils.text import visible
 
 OUTPUT = Path("output")
 MAX_BYTES = 200  # of a run directory's name; file systems allow 255, and another run's name may follow it
 NAMED_BY_FILE = ("train_list", "classnames", "prompt_file")  # these enter by their file's name, wherever it is
 
 
-def run_directory(name: str, before: dict[str, Any], values: dict[str, Any]) -> Path:
-    """output/NAME_KEY_VALUE..., with the options that change training, in the schema's order.
+def run_directory(
+    name: str, before: dict[str, Any], values: dict[str, Any], warn: Callable[[str], None] = lambda line: None
+) -> Path:
+    """output/NAME_KEY_VALUE..., with the options that change training, in the schema's order; or output_dir.
 
-    name: DATA_BACKBONE_METHOD; before: the values without the command line.
+    name: DATA_BACKBONE_METHOD; before: the values without the command line. `warn` gets a line for a directory
+    elsewhere. Raises ConfigError.
     """
     if values["output_dir"]:
-        return OUTPUT / values["output_dir"].removeprefix(f"{OUTPUT}/")
+        return _given_directory(values["output_dir"], warn)
     if values["model_dir"] and (values["test_only"] or values["test_train"]):
         return Path(values["model_dir"])
     for key, value in values.items():
@@ -34,7 +42,44 @@ def run_directory(name: str, before: dict[str, Any], values: dict[str, Any]) -> 
         name += f"_weights_{weights}"  # published weights; the position of a file on disk changes nothing
     if values["model_dir"]:
         name += f"_from_{Path(values['model_dir']).name}"
-    return OUTPUT / _shortened(re.sub(r"[^\w.+@=-]+", "-", name))
+    directory = OUTPUT / _shortened(re.sub(r"[^\w.+@=-]+", "-", name))
+    if _leads_elsewhere(directory):
+        warn(f"{directory} is a link, so the run is written to {os.path.realpath(_absolute(directory))}")
+    return directory
+
+
+def _given_directory(given: str, warn: Callable[[str], None]) -> Path:
+    """The directory of output_dir. Raises a ConfigError for a relative path that leads out of output/."""
+    if visible(given) != given:
+        message = f"output_dir {given} contains control characters or marks of direction; choose another name"
+        raise ConfigError(message, kind="unsafe_name", key="output_dir")
+    path = os.path.normpath(given)
+    if path in (".", str(OUTPUT), _absolute(OUTPUT)):
+        message = f"output_dir takes the name of a folder below {OUTPUT}/, found '{given}'; choose a name"
+        raise ConfigError(message, kind="no_name", key="output_dir")
+    if os.path.isabs(path):
+        if not Path(path).is_relative_to(_absolute(OUTPUT)):
+            warn(f"output_dir {path} is an absolute path, so the run is written there and not to {OUTPUT}/")
+        return Path(path)
+    directory = OUTPUT / path.removeprefix(f"{OUTPUT}/")
+    if path.split("/")[0] == ".." or _leads_elsewhere(directory):
+        target = os.path.realpath(_absolute(directory))
+        message = f"output_dir {given} leads out of {OUTPUT}/; if that is meant, give the absolute path {target}"
+        raise ConfigError(message, kind="outside_output", key="output_dir")
+    return directory
+
+
+def _leads_elsewhere(directory: Path) -> bool:
+    """Whether a link leads a directory out of output/, which may be a link itself."""
+    target, output = (os.path.realpath(_absolute(path)) for path in (directory, OUTPUT))
+    return not Path(target).is_relative_to(output)
+
+
+def _absolute(path: Path) -> str:
+    """The absolute path; from the root where the working directory was deleted."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.abspath(path)
+    return os.path.join("/", path)
 
 
 def _in_name(key: str, value: Any) -> Any:

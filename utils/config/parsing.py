@@ -3,17 +3,23 @@
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from utils.config.schema import Key, Kind
+from utils.config.suggestions import nearest_value
 from utils.errors import ConfigError
+from utils.text import shortened
 
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # mean and std of RGB in 0..1, by name
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
+
+PATH_BYTES, NAME_BYTES = 4000, 255  # of a path and of each name in it: Linux's limits, with room for a run's files
+INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def parse_value(name: str, key: Key, value: Any) -> Any:
@@ -30,8 +36,17 @@ def parse_value(name: str, key: Key, value: Any) -> Any:
     except (ValueError, TypeError, KeyError):
         valid = False
     if not valid:
-        raise ConfigError(f"{name} takes {_expected(key)}, found '{value}'", kind="wrong_value", key=name)
+        nearest = nearest_value(str(value), _choices(key))
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        message = f"{name} takes {_expected(key, value)}, found '{shortened(str(value))}'{hint}"
+        raise ConfigError(message, kind="wrong_value", key=name)
     return parsed
+
+
+def _choices(key: Key) -> list[str]:
+    """The values of a key that takes one of a few, as they are written."""
+    few: Mapping[str, Iterable[object]] = {"bool": (True, False), "floats": NORMALISATIONS}
+    return [str(choice) for choice in key.choices or few.get(key.kind, ())]
 
 
 def _is_allowed(key: Key, parsed: Any) -> bool:
@@ -41,18 +56,24 @@ def _is_allowed(key: Key, parsed: Any) -> bool:
     if key.min is None:
         return True
     numbers = parsed if isinstance(parsed, tuple) else (parsed,)
-    return all(key.min <= number <= key.max and number < math.inf for number in numbers)
+    return all(key.min <= number <= key.largest for number in numbers)
 
 
-def _expected(key: Key) -> str:
-    """The values that a key takes, in words."""
+def _expected(key: Key, value: Any = None) -> str:
+    """The values that a key takes, in words, where `value` was found."""
     choices = ", ".join(map(str, key.choices))
     if key.kind == "names":
         return f"names out of {choices}, with commas between them"
     if key.choices:
         return f"one of {choices}" + (" or None" if key.takes_none else "")
     limits = f" of at least {key.min}" if key.min is not None else ""
-    return KINDS[key.kind][1] + limits + (f" and at most {key.max}" if key.max < math.inf else "")
+    limits += f" and at most {key.largest}" if limits and (key.max < math.inf or _is_above(key.largest, value)) else ""
+    return KINDS[key.kind][1] + limits
+
+
+def _is_above(limit: float, value: Any) -> bool:
+    """Whether a value is a number above the limit."""
+    return bool(NUMBER.fullmatch(str(value))) and float(str(value)) > limit
 
 
 # ---- one parser per kind; each raises ValueError or TypeError for other values ----
@@ -66,15 +87,34 @@ def _bool(value: Any) -> bool:
 
 
 def _int(value: Any) -> int:
-    if isinstance(value, bool) or str(value) != str(value).strip():
+    if isinstance(value, bool) or not INTEGER.fullmatch(str(value)):
         raise ValueError
     return int(str(value))
 
 
 def _float(value: Any) -> float:
-    if isinstance(value, bool):
+    """A finite number that is zero only where it is written so: neither 1e400 nor 1e-400."""
+    if isinstance(value, bool) or not NUMBER.fullmatch(str(value)):
         raise ValueError
-    return float(value)
+    number = float(value)
+    digits = re.split("[eE]", str(value))[0]
+    if math.isinf(number) or (number == 0 and re.search("[1-9]", digits)):
+        raise ValueError
+    return number
+
+
+def _text(value: Any) -> str:
+    if not str(value).strip():
+        raise ValueError
+    return str(value)
+
+
+def _path(value: Any) -> str:
+    """A path, its ~ expanded. Raises ValueError where it is longer than a file system takes."""
+    path = os.path.expanduser(_text(value))
+    if len(os.fsencode(path)) > PATH_BYTES or any(len(os.fsencode(name)) > NAME_BYTES for name in path.split("/")):
+        raise ValueError
+    return path
 
 
 def _list(value: Any) -> list[Any]:
@@ -117,9 +157,9 @@ KINDS: dict[Kind, tuple[Callable[[Any], Any], str]] = {
     "bool": (_bool, "True or False"),
     "int": (_int, "a whole number"),
     "float": (_float, "a number"),
-    "str": (str, "a text"),
+    "str": (_text, "a text"),
     "names": (_names, "names with commas between them"),
-    "path": (lambda value: os.path.expanduser(str(value)), "a path"),
+    "path": (_path, f"a path with names of up to {NAME_BYTES} bytes"),
     "floats": (_floats, "three numbers like [0.5,0.5,0.5], or clip, imagenet, half"),
     "layers": (_layers, "None, a whole number, or a list of block numbers like [0,2]"),
     "range": (_range, "None, a number k (the last k blocks), or [a,b] (blocks a to b - 1)"),

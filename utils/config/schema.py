@@ -5,6 +5,12 @@ from typing import Any, Literal, NamedTuple
 # see utils/config/parsing.py
 Kind = Literal["bool", "int", "float", "str", "path", "floats", "layers", "range", "names"]
 
+MOST = 10**9
+LARGEST_SEED = 2**64 - 1  # torch's generators take 64 bits
+BLOCKS = 1000  # of a tower
+SIDE = 8192  # pixels
+WIDTHS = 2**16  # of a method's tensors; no tower is as wide
+
 
 class Key(NamedTuple):
     """One row of the schema. A key with affects_training False never enters a run directory's name."""
@@ -17,6 +23,12 @@ class Key(NamedTuple):
     max: float = float("inf")
     optional: bool = False  # None is a value, as it always is where it is the default
     affects_training: bool = True
+
+    @property
+    def largest(self) -> float:
+        """The largest value: `max`, or without one the most that any key of this kind needs."""
+        default = {"int": MOST, "float": MOST, "layers": BLOCKS, "range": BLOCKS}.get(self.kind, self.max)
+        return default if self.max == float("inf") else self.max
 
     @property
     def takes_none(self) -> bool:
@@ -62,7 +74,7 @@ class MethodKeys(NamedTuple):
 
 def _size(help: str) -> Key:
     """A size that the method computes where it is None."""
-    return Key(None, "int", f"{help}; {FROM_SIZES}", min=1, optional=True)
+    return Key(None, "int", f"{help}; {FROM_SIZES}", min=1, max=WIDTHS, optional=True)
 
 
 RANK = {"dim": _size("rank of the update")}
@@ -91,7 +103,7 @@ METHODS: dict[str, MethodKeys] = {
         {
             "ratio": Key(None, "float", f"fraction of the entries that train; {FROM_SIZES}", min=0, max=1),
             "loc": Key("all", "str", "Linears with aft", PLACES),
-            "seed": Key(0, "int", "seed of the choice of entries", min=0),
+            "seed": Key(0, "int", "seed of the choice of entries", min=0, max=LARGEST_SEED),
         },
     ),
     "bn_tuning": MethodKeys(
@@ -101,7 +113,7 @@ METHODS: dict[str, MethodKeys] = {
         "learnt context in the prompts of the class names (CoOp, Zhou et al. 2022)",
         {
             "init": Key(None, "str", "first context: None = random, photo = that of 'a photo of a NAME.'", ("photo",)),
-            "ctx_len": Key(4, "int", "learnt tokens in a prompt", min=1),
+            "ctx_len": Key(4, "int", "learnt tokens in a prompt", min=1, max=WIDTHS),
             "cls_pos": Key("end", "str", "place of the class name in the prompt", ("end", "front", "middle")),
         },
         target="head",
@@ -109,7 +121,7 @@ METHODS: dict[str, MethodKeys] = {
     "proj_tuning": MethodKeys("the projections into the joint space train", target="head"),
     "clip_adapter": MethodKeys(
         "bottlenecks in the joint space (CLIP-Adapter, Gao et al. 2021)",
-        {"dim": Key(4, "int", "width of these bottlenecks", min=1)},
+        {"dim": Key(4, "int", "width of these bottlenecks", min=1, max=WIDTHS)},
         target="head",
     ),
 }
@@ -205,7 +217,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
         ),
         "heads": Key(None, "int", "attention heads of the weights' image tower; None = from their description", min=1),
         "text_heads": Key(None, "int", "of their text tower; None = from their description, else width / 64", min=1),
-        "resolution": Key(None, "int", "side of the images, pixels; None = the backbone's own", min=1),
+        "resolution": Key(None, "int", "side of the images, pixels; None = the backbone's own", min=1, max=SIDE),
         "mean": Key(
             None,
             "floats",
@@ -214,7 +226,12 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "std": Key(None, "floats", "deviation of the normalisation, as mean"),
         "interpolation": Key("bicubic", "str", "how images are resized", ("bicubic", "bilinear")),
         "seed": Key(
-            0, "int", "seed of initialisation, order and crops; None = another one each time", min=0, optional=True
+            0,
+            "int",
+            "seed of initialisation, order and crops; None = another one each time",
+            min=0,
+            max=LARGEST_SEED,
+            optional=True,
         ),
         "variant": Key(
             "lift+",
@@ -231,7 +248,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
             optional=True,
         ),
         "num_workers": _runtime(
-            None, "int", "processes that read images; None = one a core (none for tiny sets), 0 = none", min=0
+            None, "int", "processes that read images; None = one a core (none for tiny sets), 0 = none", min=0, max=1024
         ),
         "worker_timeout": _runtime(
             600.0,
@@ -302,8 +319,10 @@ SCHEMA: dict[str, dict[str, Key]] = {
         ),
     },
     "Training": {
-        "num_epochs": Key(5, "int", "passes over the training set", min=1),
-        "batch_size": Key(128, "int", "images in a step; a test takes 128 at a time, or this if it is more", min=1),
+        "num_epochs": Key(5, "int", "passes over the training set", min=1, max=10**6 - 1),
+        "batch_size": Key(
+            128, "int", "images in a step; a test takes 128 at a time, or this if it is more", min=1, max=10**6
+        ),
         "accum_step": Key(
             1,
             "int",
@@ -340,13 +359,18 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "tte": _runtime(False, "bool", "test-time ensembling: several crops, logits averaged"),
         "tte_crops": _runtime(5, "int", "crops of tte: corners and centre, or 10: of the mirror image too", (5, 10)),
         "tte_draws": _runtime(
-            None, "int", "instead of these crops: this many draws of the standard training crop and flip", min=1
+            None,
+            "int",
+            "instead of these crops: this many draws of the standard training crop and flip",
+            min=1,
+            max=1000,
         ),
         "expand": _runtime(
             None,
             "int",
             "pixels by which a test image's short side exceeds the crop; None = resolution // 7, with tte 24",
             min=0,
+            max=SIDE,
         ),
     },
     "Head": {
@@ -391,7 +415,9 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "model_dir": _runtime(
             None, "path", "folder of another run: with test_only the run to test, without it the start of training"
         ),
-        "output_dir": _runtime(None, "str", "run directory below output/; None = from the names"),
+        "output_dir": _runtime(
+            None, "path", "run directory below output/, or an absolute path; None = output/ and a name from the options"
+        ),
         "feature_cache": _runtime(
             True, "bool", "cache the features of a frozen image tower in the user's cache folder"
         ),

@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -17,16 +18,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.errors import ConfigError
+from utils.ranks import UNSET, read_processes, require_meeting_point
+
+MEETING_SECONDS = 300  # until all processes must have started
+
 Summed = TypeVar("Summed", bound=Tensor | int)
 
 
 class Distributed:
-    """The processes of a run, from torchrun's environment: `rank` of `size`; `local_rank` counts on one machine."""
+    """The processes of a run, from torchrun's environment: `rank` of `size`; `local_rank` counts on one machine.
+
+    Raises a ConfigError for an environment that an earlier job has left behind: see utils/ranks.py.
+    """
 
     def __init__(self) -> None:
-        self.rank = int(os.environ.get("RANK", 0))
-        self.size = int(os.environ.get("WORLD_SIZE", 1))
-        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.rank, self.size, self.local_rank, _ = read_processes()
 
     @property
     def is_main(self) -> bool:
@@ -35,15 +42,35 @@ class Distributed:
 
     @contextlib.contextmanager
     def process_group(self, device: torch.device) -> Iterator[None]:
-        """Initialises the process group for the block, on devices like `device`; one that exists is used and left."""
+        """Initialises the process group for the block, on devices like `device`; one that exists is used and left.
+
+        Raises a ConfigError if the other processes have not started within MEETING_SECONDS.
+        """
         if self.size == 1 or dist.is_initialized():
             yield
             return
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        require_meeting_point()
+        try:
+            limit = timedelta(seconds=MEETING_SECONDS)
+            store, rank, size = next(dist.rendezvous("env://", self.rank, self.size, timeout=limit))
+        except (dist.DistError, OSError, ValueError) as error:
+            raise self._not_met(error) from error
+        store.set_timeout(dist.distributed_c10d.default_pg_timeout)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
         try:
             yield
         finally:
             dist.destroy_process_group()
+
+    def _not_met(self, error: Exception) -> ConfigError:
+        """The refusal where the processes do not find one another."""
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(error).strip().partition("\n")[0][:200]
+        message = (
+            f"the {self.size} processes of WORLD_SIZE did not meet at {where} within {MEETING_SECONDS} s: {reason}; "
+            f"start them all with torchrun (docs/scale.md), or if an earlier job has left the variables behind, {UNSET}"
+        )
+        return ConfigError(message, kind="processes_did_not_meet")
 
     def sum(self, value: Summed, device: torch.device) -> Summed | Tensor:
         """The sum over all processes; with one process the value itself."""

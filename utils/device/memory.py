@@ -4,13 +4,15 @@ import contextlib
 import functools
 import itertools
 import math
-import os
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from utils.ranks import read_processes
+from utils.text import significant
 
 MB = 2**20
 # Share of the free memory that tensors saved for backward may take. The rest is for temporary tensors and for memory
@@ -48,7 +50,7 @@ def pick_micro_batch_size(
     size = math.ceil(images / micro_batches)
     log(
         f"memory    a step is {micro_batches} x {size} images, {bytes_per_image / MB:.3g} MB each, "
-        f"in a third of {free / MB:,.0f} MB free"
+        f"in a third of {significant(free / MB)} MB free"
     )
     return size
 
@@ -80,7 +82,7 @@ def free_bytes(device: torch.device) -> int:
         with contextlib.suppress(OSError, ValueError, LookupError):  # there is none, or it is "max"
             cached = _first(group / "memory.stat", "inactive_file ")  # files, freed when needed
             free.append(int((group / limit).read_text()) - int((group / used).read_text()) + cached)
-    return max(min(free), 0) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(min(free), 0) // read_processes().local_size
 
 
 def _groups() -> Iterator[Path]:

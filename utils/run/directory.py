@@ -25,7 +25,7 @@ import numpy as np
 import yaml
 
 from utils.errors import CheckpointError, ConfigError, amended
-from utils.files import PARTIAL
+from utils.files import PARTIAL, open_to_append, write_errors
 from utils.run import checkpoint, results
 from utils.run.lock import lock
 from utils.run.mode import Mode
@@ -149,7 +149,7 @@ class RunDir:
         Raises OSError, and a ConfigError if another process holds the lock.
         """
         while True:
-            log = open(self.log(mode), "a", encoding="utf-8")  # noqa: SIM115 (it is returned)
+            log = open_to_append(self.log(mode))
             if not lock(log):
                 log.close()
                 message = f"another process is at work in {self.path}; wait for it, or choose another output_dir"
@@ -261,12 +261,13 @@ class RunDir:
         new = [path for path in self.unfinished.path.glob("*") if path.suffix != PARTIAL]
         for path in new:
             copy = path.with_name(path.name + PARTIAL)
-            copy.unlink(missing_ok=True)
-            try:
-                os.link(path, copy)
-            except OSError:  # a file system without links
-                shutil.copyfile(path, copy)
-            os.replace(copy, self.path / path.name)
+            with write_errors(self.path / path.name):
+                copy.unlink(missing_ok=True)
+                try:
+                    os.link(path, copy)
+                except OSError:  # a file system without links
+                    shutil.copyfile(path, copy)
+                os.replace(copy, self.path / path.name)
         for old in self.curves() if new else ():
             if not (self.unfinished.path / old.name).exists():
                 old.unlink()

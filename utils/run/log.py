@@ -5,15 +5,19 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
+from utils import terminal
 from utils.errors import ConfigError
-from utils.files import write_text
+from utils.files import open_to_append, write_text
 from utils.run.directory import TRAINING, RunDir
 from utils.run.mode import Mode
+from utils.text import rate, visible
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -31,8 +35,7 @@ class RunLog:
         self.new_folders = [path for path in (run_dir.path, *run_dir.path.parents) if enabled and not path.exists()]
         try:
             run_dir.path.mkdir(parents=True, exist_ok=True)
-            # closed in close
-            self.file: TextIO = run_dir.open_log(mode) if enabled else open(os.devnull, "a", encoding="utf-8")  # noqa: SIM115
+            self.file: TextIO = run_dir.open_log(mode) if enabled else open_to_append(Path(os.devnull))
         except OSError as error:
             message = (
                 f"cannot write to the run directory {run_dir.path} ({error.strerror}); "
@@ -42,32 +45,51 @@ class RunLog:
         self.metrics: TextIO | None = None
         self.board: SummaryWriter | None = None
         self.first_step = 1
+        self.failed = False  # whether something could not be written
 
     def info(self, text: str) -> None:
         """Writes one or more lines to the terminal, above any progress bar, and to the file."""
         if self.enabled:
-            tqdm.write(text)
+            terminal.say(text)
         self.note(text)
 
     def note(self, text: str) -> None:
         """Writes one or more lines to the file only."""
-        self.file.write(time.strftime("%Y-%m-%d %H:%M:%S  ") + text + "\n")
-        self.file.flush()
+        with self._may_fail():
+            self.file.write(time.strftime("%Y-%m-%d %H:%M:%S  ") + visible(text, keep="\n") + "\n")
+            self.file.flush()
+
+    @contextlib.contextmanager
+    def _may_fail(self) -> Iterator[None]:
+        """Logs and curves that cannot be written do not end a run: the terminal gets one warning."""
+        try:
+            yield
+        except (OSError, ValueError) as error:  # ValueError: TensorBoard's, of a file that its thread has closed
+            if not self.failed and self.enabled:
+                reason = getattr(error, "strerror", None) or error
+                terminal.say(
+                    f"warning   logs and curves in {self.run_dir.path} cannot be written ({reason}); lines will be "
+                    "missing there, the run itself continues"
+                )
+            self.failed = True
 
     def scalars(self, step: int, **values: float) -> None:
         """Writes the numbers of a training step: a line of metrics.jsonl, and curves in TensorBoard."""
         if not self.enabled:
             return
-        if self.metrics is None or self.board is None:
-            from torch.utils.tensorboard import SummaryWriter  # heavy: imported where it is used
+        with self._may_fail():
+            if self.metrics is None:
+                self.metrics = open_to_append(self.curves_dir.metrics)
+            numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            self.metrics.write(json.dumps({"step": step, **numbers}) + "\n")
+            self.metrics.flush()
+        with self._may_fail():
+            if self.board is None:
+                from torch.utils.tensorboard import SummaryWriter  # heavy: imported where it is used
 
-            self.metrics = open(self.curves_dir.metrics, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
-            self.board = SummaryWriter(str(self.curves_dir.path), purge_step=self.first_step)
-        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self.metrics.write(json.dumps({"step": step, **numbers}) + "\n")
-        self.metrics.flush()
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+                self.board = SummaryWriter(str(self.curves_dir.path), purge_step=self.first_step)
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
 
     def start_curves(self, directory: RunDir, step: int) -> None:
         """Writes the numbers of later steps to `directory`.
@@ -86,7 +108,8 @@ class RunLog:
         """Closes metrics.jsonl and TensorBoard's file."""
         for sink in (self.metrics, self.board):
             if sink is not None:
-                sink.close()
+                with self._may_fail():
+                    sink.close()
         self.metrics = self.board = None
 
     def progress(self, total: int, title: str, done: int = 0) -> tqdm:
@@ -95,8 +118,8 @@ class RunLog:
         There is none where no terminal would show it.
         """
         disable = None if self.enabled else True  # None: where there is no terminal
-        options: dict[str, Any] = {"unit": " images", "dynamic_ncols": True, "leave": False, "disable": disable}
-        return tqdm(total=total, desc=title, initial=done, **options)
+        options: dict[str, Any] = {"unit": " images", "dynamic_ncols": True, "leave": False, "file": terminal.BARS}
+        return tqdm(total=total, desc=title, initial=done, disable=disable, **options)
 
     def epoch(
         self, epoch: int, num_epochs: int, num_images: int, num_steps: int, done: tuple[int, int] = (0, 0)
@@ -107,7 +130,8 @@ class RunLog:
     def close(self) -> None:
         """Closes the files, and so releases the run directory."""
         self.end_curves()
-        self.file.close()
+        with self._may_fail():
+            self.file.close()
 
     def remove_if_alone(self) -> None:
         """Removes the log, and the folders that were made for it, where the run directory has nothing else."""
@@ -158,14 +182,14 @@ class EpochProgress:
     def report(self, loss_sum: float, correct: float, lr: float) -> float:
         """Logs mean loss (returned), accuracy and speed of the epoch so far."""
         loss, accuracy = loss_sum / self.step, 100 * correct / self.images
-        rate = (self.images - self.images_before) / (time.perf_counter() - self.start)
+        speed = (self.images - self.images_before) / (time.perf_counter() - self.start)
         self.bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f} %")
         write = self.log.info if self.bar.disable or self.step == self.num_steps else self.log.note
         write(
             f"{self.title}  step {self.step}/{self.num_steps}  loss {loss:.4f}  training accuracy {accuracy:5.2f} %  "
-            f"lr {lr:.5f}  {rate:,.0f} images/s"
+            f"lr {lr:.5g}  {rate(speed)}"
         )
-        self.log.scalars(self.steps_before + self.step, loss=loss, accuracy=accuracy, lr=lr, images_per_second=rate)
+        self.log.scalars(self.steps_before + self.step, loss=loss, accuracy=accuracy, lr=lr, images_per_second=speed)
         return loss
 
     def __enter__(self) -> "EpochProgress":

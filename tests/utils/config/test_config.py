@@ -435,7 +435,8 @@ def test_combinations_that_are_allowed():
     ],
 )
 def test_several_processes(options, kind, key, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
     with refused(ConfigError, kind=kind, key=key):
         load(*options)
 

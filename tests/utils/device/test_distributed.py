@@ -186,6 +186,6 @@ def test_gpu_none_takes_a_process_for_each(monkeypatch):
 
 
 def test_a_loss_that_couples_samples_takes_one_process(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    processes_of(monkeypatch, 2)
     with refused(ConfigError, kind="needs_whole_batches", key="loss_type"):
         load_config("digits_lt", "clip_tiny", "lift+", ["loss_type", "LADE"])

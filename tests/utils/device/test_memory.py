@@ -77,7 +77,8 @@ def test_free_memory_heeds_the_limits_of_its_groups(files, groups, expected, tmp
     for name, path in (("MEMINFO", "meminfo"), ("GROUPS", "groups"), ("CGROUP", "")):
         monkeypatch.setattr(memory, name, tmp_path / path)
     assert memory.free_bytes(CPU) == expected
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
     assert memory.free_bytes(CPU) == expected // 2
 
 

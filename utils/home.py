@@ -1,0 +1,45 @@
+"""A home directory and a user's name for processes without them, as in containers: docker run --user 12345."""
+
+import os
+import pwd
+import stat
+import tempfile
+from pathlib import Path
+
+
+def find_home() -> Path | None:
+    """The user's home directory; None where neither HOME nor the list of users has one."""
+    home = os.path.expanduser("~")
+    return Path(home) if os.path.isabs(home) else None
+
+
+def ensure_home() -> None:
+    """Sets HOME and USER where nothing else tells them, for this process and its children.
+
+    Other packages look for their caches there, and fail or write to a folder named ~ without. HOME becomes a folder of
+    this user alone below the one for temporary files.
+    """
+    if find_home() is None:
+        os.environ["HOME"] = str(_substitute())
+    names = ("LOGNAME", "USER", "LNAME", "USERNAME")  # as in getpass.getuser
+    if not any(os.environ.get(name) for name in names):
+        try:
+            pwd.getpwuid(os.getuid())
+        except KeyError:
+            os.environ["USER"] = str(os.getuid())
+
+
+def _substitute() -> Path:
+    """A folder that this user alone can write to; another one each time if somebody else has taken its name."""
+    try:
+        path = Path(tempfile.gettempdir(), f"lift_plus_home_{os.getuid()}")
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            status = path.lstat()
+            is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+            if not is_ours:
+                return Path(tempfile.mkdtemp(prefix="lift_plus_home_"))
+    except OSError:
+        return Path("/nonexistent")  # every cache is skipped with a warning
+    return path
