@@ -85,9 +85,11 @@ BRANDS = {  # of the ISO base media format
 def explain(file: BinaryIO) -> Problem | None:
     """The problem of an open file that was not decoded; None if nothing is known but the decoder's error."""
     beginning = read_at(file, 0, BEGINNING)
+    size = size_of(file)
+    if _is_short(beginning):
+        return _cut_in_header()
     if problem := _other_format(beginning) or _not_a_picture(beginning, file):
         return problem
-    size = size_of(file)
     if beginning.startswith(PNG):
         return _png(file, size)
     if beginning.startswith(JPEG):
@@ -97,16 +99,21 @@ def explain(file: BinaryIO) -> Problem | None:
             return Tiff(file).explain()
         except Problem as problem:
             return problem
-    if beginning.startswith(GIF) and size < 14:
-        return undecodable("it is truncated: it ends in its header")
-    if beginning.startswith(b"RIFF") and beginning[8:12] == b"WEBP":
+    if beginning.startswith(GIF):
+        return _gif(beginning, size)
+    if beginning.startswith(b"RIFF"):
         claimed = 8 + int.from_bytes(beginning[4:8], "little")
         return undecodable(f"it is truncated: {size:,} bytes of {claimed:,}" if size < claimed else "it is damaged")
-    if beginning.startswith(GIF) or (beginning.startswith(b"BM") and beginning[15:18] == bytes(3)):
-        return None
-    if beginning.startswith(b"BM") and size < 54:
-        return undecodable("it is truncated: it ends in its header")
+    if beginning.startswith(b"BM") and (size < 18 or beginning[15:18] == bytes(3)):
+        return _cut_in_header() if size < 54 else None
     return undecodable(f"it is none of {', '.join(FORMATS)}")
+
+
+def _is_short(beginning: bytes) -> bool:
+    """Whether a file of a few bytes is the beginning of a picture."""
+    return 4 <= len(beginning) < 12 and any(
+        magic.startswith(beginning) or beginning.startswith(magic) for magic in (PNG, *GIF, b"RIFF")
+    )
 
 
 def _not_a_picture(beginning: bytes, file: BinaryIO) -> Problem | None:
@@ -124,8 +131,6 @@ def _not_a_picture(beginning: bytes, file: BinaryIO) -> Problem | None:
 
 
 def _text(beginning: bytes) -> Problem | None:
-    if beginning.startswith(GIF):
-        return None
     encoding = "utf-16" if beginning[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
     try:
         text = beginning[: BEGINNING - 4].decode(encoding).lstrip("\ufeff\r\n\t ").lower()
@@ -176,6 +181,16 @@ def _media(beginning: bytes) -> tuple[str, str, str]:
 
 
 # ---- the formats that are read ----
+
+
+def _cut_in_header() -> Problem:
+    return undecodable("it is truncated: it ends in its header")
+
+
+def _gif(beginning: bytes, size: int) -> Problem | None:
+    flags = beginning[10] if size > 10 else 0
+    palette = 3 << (flags & 7) + 1 if flags & 128 else 0
+    return _cut_in_header() if size < 13 + palette + 11 else None
 
 
 def _png(file: BinaryIO, size: int) -> Problem | None:

@@ -126,13 +126,33 @@ class Tiff:
         """Whether it has several bands of `bits` bits, unsigned, each stored by itself."""
         return self.value(PLANAR) == 2 and self.bands > 1 and self.bits == bits and self.value(FORMAT, 1) == 1
 
+    def end_of_pixels(self) -> int | None:
+        """The position behind the last byte of the pixels; None if the tags do not have all sizes."""
+        starts, sizes = self.values(STRIPS) or self.values(TILES), self.values(STRIP_BYTES) or self.values(TILE_BYTES)
+        if not starts or len(starts) != len(sizes):
+            return None
+        if self.value(COMPRESSION, 1) == 1:  # then decoders compute the sizes
+            width, height = self.value(WIDTH), self.value(HEIGHT)
+            rows = min(self.value(ROWS, height) or height, height)
+            if TILES in self.entries:
+                width, height, rows = self.value(TILE_WIDTH), 0, self.value(TILE_HEIGHT)
+            line = -(-width * self.bits * (self.bands if self.value(PLANAR, 1) == 1 else 1) // 8)
+            parts = max(1, -(-height // max(1, rows)))  # of one plane
+            tops = (rows * (number % parts) for number in range(len(starts)))
+            full = (line * (min(rows, height - top) if height else rows) for top in tops)
+            sizes = tuple(map(max, sizes, full))
+        return max(map(sum, zip(starts, sizes, strict=True)))
+
     # ---- the file with other tags ----
 
     def view(self, changes: dict[int, tuple[int, ...] | None] | None = None) -> BinaryIO | None:
         """The file with the tags of its pixels only, some of them changed (None: left out).
 
-        None if it is too large, or if its pixels have a tag that cannot be read.
+        None if it is too large, if its pixels have a tag that cannot be read, or if it ends before they do: the new
+        tags, which are behind it, would be read as pixels.
         """
+        if (end := self.end_of_pixels()) is None or end > self.size:
+            return None
         tags: dict[int, tuple[int, int, bytes]] = {}  # kind, count, values
         for tag in sorted(PIXEL_TAGS & self.entries.keys()):
             data = self.data(tag)
@@ -247,11 +267,9 @@ class Tiff:
             return unsupported(f"is compressed with {name}", "save it without compression, or with LZW or Deflate")
         if not (self.value(WIDTH) and self.value(HEIGHT)):
             return undecodable("its tags have no width and height")
-        starts = self.values(STRIPS) or self.values(TILES)
-        sizes = self.values(STRIP_BYTES) or self.values(TILE_BYTES) or (0,) * len(starts)
-        if not starts:
-            return undecodable("its tags do not say where its pixels are")
-        end = max(map(sum, zip(starts, sizes, strict=False)))
+        end = self.end_of_pixels()
+        if end is None:
+            return undecodable("its tags do not have the places and sizes of its pixels")
         if end > self.size:
             return undecodable(f"it is truncated: its pixels end at byte {end:,}, the file at {self.size:,}")
         return None

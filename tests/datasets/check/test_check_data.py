@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import assert_one_sentence, is_running, photograph, refused, time_limit
 from PIL import Image
+from safetensors.torch import load_file
 
 from datasets import build_data, images
 from datasets.base import DataSet
@@ -284,6 +286,98 @@ def test_a_list_with_missing_files(tmp_path):
         ("c.png", "missing", "is missing"),
     ]
     assert found.good_counts.tolist() == [1, 0]
+
+
+# ---- pictures of 16 bits ----
+
+
+def deepen(root, number=4095, kind="png"):
+    """Every picture of root with 16 bits, of which those up to `number` are used."""
+    for path in sorted(root.glob("*/*/*.jpg")):
+        with Image.open(path) as image:
+            grey = (np.array(image.convert("L")).astype(int) * (number // 255)).astype(np.uint16)
+        grey[0, 0] = number
+        Image.fromarray(grey).save(path.with_suffix(f".{kind}"))
+        path.unlink()
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("png", 0), ("tif", 2)])
+def test_dark_pictures_of_16_bits_are_noted(run, pictures, kind, workers):
+    """They are no error; with the key that the note names, there is no note."""
+    deepen(pictures, kind=kind)
+    status, said, _ = run("root", pictures, workers=workers)
+    total = sum(COUNTS.values()) + 12
+    assert status == 0 and "add `bit_depth 12` to runs" in said
+    assert f"dark, 12 bits are used: {total} pictures of 16 bits, largest number 4,095 where white is 65,535" in said
+    assert report()["sixteen_bits"] == {
+        "images": total,
+        "largest": 4095,
+        "used_bits": {"12": total},
+        "bit_depth": None,
+        "advised_bit_depth": 12,
+    }
+    status, said, _ = run("root", pictures, "bit_depth", 12)
+    assert status == 0 and "dark" not in said and "bit_depth 12` to runs" not in said
+    status, said, _ = run("root", pictures, "bit_depth", 11)
+    assert f"numbers above 2,047, white with bit_depth 11: in {total} of {total} pictures of 16 bits" in said
+
+
+def test_a_few_specks_do_not_hide_dark_pictures(run, pictures):
+    deepen(pictures)
+    path = pictures / "train/zero/0.png"
+    with Image.open(path) as image:
+        grey = np.array(image)
+    grey[1, 1] = 65535
+    Image.fromarray(grey).save(path)
+    _, said, _ = run("root", pictures)
+    assert "with bit_depth 12, numbers above 4,095 are white, in 1 of them" in said
+    assert report()["sixteen_bits"]["advised_bit_depth"] == 12
+
+
+def test_pictures_that_use_all_16_bits_are_not_noted(run, pictures):
+    deepen(pictures, 65535)
+    _, said, _ = run("root", pictures)
+    assert "bit_depth" not in said and report()["sixteen_bits"]["advised_bit_depth"] is None
+
+
+def test_pictures_of_two_cameras_are_noted(run, pictures):
+    deepen(pictures, 65535)
+    for path in sorted((pictures / "train").glob("*/*.png")):
+        with Image.open(path) as image:
+            grey = np.array(image)
+        Image.fromarray(grey if len(path.name) % 2 else grey >> 6).save(path)
+    _, said, _ = run("root", pictures)
+    assert "dark, or of another camera" in said and "to runs of main.py" not in said
+
+
+@pytest.mark.slow
+def test_a_run_takes_the_bit_depth(run, pictures, random_clip):
+    """It trains on the brightened pictures, in a directory of its own; a test with another one is named so."""
+    import main
+
+    quick = ["num_epochs", "1", "num_workers", "0", "batch_size", "64", "weights", str(random_clip), "gpu", "-1"]
+    command = ["-d", "folder", "-b", "clip_vit", "-m", "lp", "root", str(pictures), *quick]
+    bright = Path("bright")
+    shutil.copytree(pictures, bright)
+    for path in sorted(bright.glob("*/*/*.jpg")):
+        with Image.open(path) as image:
+            grey = np.array(image.convert("L"))
+        Image.fromarray(grey).save(path.with_suffix(".png"))
+        deep = np.round(grey / 255 * 4095).astype(np.uint16)  # round(255 v / 4095) is the grey again
+        original = pictures / path.relative_to(bright)
+        Image.fromarray(deep).save(original.with_suffix(".png"))
+        path.unlink()
+        original.unlink()
+    assert main.main([*command, "bit_depth", "12"]) == 0
+    folder = Path("output/folder_clip_vit_lp_bit_depth_12_num_epochs_1_batch_size_64")
+    plain = [word if word != str(pictures) else str(bright) for word in command]
+    assert main.main([*plain, "output_dir", "plain"]) == 0
+    heads = [load_file(path / "checkpoint.safetensors") for path in (folder, Path("output/plain"))]
+    assert all(torch.equal(heads[0][name], tensor) for name, tensor in heads[1].items()) and heads[1]
+    assert json.loads((folder / "results.json").read_text())["test"]["bit_depth"] == 12
+    tests = [*command, "test_only", "True", "model_dir", str(folder)]
+    assert main.main(tests) == 0
+    assert (folder / "results_test_bit_depth_None.json").exists()
 
 
 # ---- images in memory ----
