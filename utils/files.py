@@ -151,7 +151,12 @@ def read_limited(path: str | os.PathLike[str], limit: int, shell_pipe: bool = Fa
 
     shell_pipe: a shell's <(...) is read, too, which can be done once. Raises an OSError whose strerror has the reason.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # as the system calls it: "No such device or address"
+            raise OSError(errno.ENXIO, "it is a socket or a device, not a regular file") from error
+        raise
     try:
         status = os.fstat(handle)
         is_pipe = shell_pipe and stat.S_ISFIFO(status.st_mode) and _is_of_a_shell(path)

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 
-_NUMBER = r"(?P<number>\d{1,18})(?:\.0+)?"  # 2, 002, 2.0
+DIGITS = 18  # of a number of a class, at most
+_NUMBER = rf"(?P<number>\d{{1,{DIGITS}}})(?:\.0+)?"  # 2, 002, 2.0
 _WORDED = rf"(?:(?:class|cls|category|label|id|index|idx|number|no\.?|nr\.?|#)[ _.-]?)?{_NUMBER}"
 _FRONT = re.compile(  # "2: cat", "2 cat", "(2) cat", "2 -> cat", "2-cat"; not "3D"
     rf"[(\[{{<#]?{_WORDED}(?P<sign>(?:[^\w(\[{{\"'#]|_)+)(?P<name>\S.*)", re.I
@@ -15,6 +16,11 @@ _SIGN = re.compile(r"[]):;,|=>.]")  # which are not part of a name
 _INNER = ("-", "–", ".", "/")  # between digits: part of a number, "0.5" and "0-2"
 _QUOTED = re.compile(r"""(["'])(.*)\1""")
 _QUANTITY = re.compile(r"[-+]?\d[\d.,]*%?")
+
+
+def is_label(text: str) -> bool:
+    """Whether a class is called by a whole number, of a length that a number can have."""
+    return text.isdecimal() and len(text) <= DIGITS
 
 
 def numbers_of(texts: Sequence[str], with_words: bool = False) -> list[int] | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from datasets.own.class_numbers import is_label
 from datasets.own.codes import are_codes
 from datasets.own.lists import LabeledPaths
 from datasets.own.name_files import read_classnames
@@ -54,8 +55,8 @@ def label_classes(splits: list[LabeledPaths], file: str | None) -> tuple[list[st
 
 def _mapping_note(names: list[str], label_of: dict[str, int], used: Iterable[str], file: str) -> tuple[str, ...]:
     """The names of the first and the last label of the data, so that a file shifted by a line is noticed."""
-    labels = sorted((name for name in used if name.isdecimal() and name in label_of), key=int)
-    if not labels or not all(name.isdecimal() for name in used):
+    labels = sorted((name for name in used if is_label(name) and name in label_of), key=int)
+    if not labels or not all(is_label(name) for name in used):
         return ()
     first, last = labels[0], labels[-1]
     others = f"{', ...' * (len(labels) > 2)}, {int(last)} '{names[label_of[last]]}'" * (len(labels) > 1)
@@ -85,12 +86,13 @@ def _are_numbers(splits: list[LabeledPaths]) -> bool:
     if any(split.are_names for split in splits):
         return False
     texts = list(_classes_in_order(splits))
-    wrong = next((text for text in texts if not text.isdecimal()), None)
+    wrong = next((text for text in texts if not is_label(text)), None)
     if wrong is not None and any(NUMBER.fullmatch(text) for text in texts):
         split = next(split for split in splits if wrong in split.classes)
         position = split.position_of_class(wrong)
         message = (
-            f"the label '{wrong}' is not a whole number from 0, though "
+            f"the label '{wrong[:100]}' is not a whole number from 0"
+            f"{' of at most 18 digits' * wrong.isdecimal()}, though "
             f"{'others are numbers' if not NUMBER.fullmatch(wrong) else 'it is a number'}; use only whole numbers or "
             "only names (call the column classname if the names are numbers)"
         )
@@ -118,7 +120,7 @@ def _labels_by_file(
 ) -> dict[str, int]:
     """The label of every class that is used: the index of its name in the file, or its number if it has one."""
     label_of = {name: label for label, (name, _) in enumerate(entries)}
-    if not used.keys() <= label_of.keys() and all(name.isdecimal() for name in used):
+    if not used.keys() <= label_of.keys() and all(is_label(name) for name in used):
         numbers, label_of = True, {name: int(name) for name in used if int(name) < len(entries)}
     unknown = min(used.keys() - label_of.keys(), default=None)
     if unknown is not None:

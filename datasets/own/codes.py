@@ -4,14 +4,14 @@ import collections
 import re
 from collections.abc import Sequence
 
-from datasets.own.class_numbers import cover
+from datasets.own.class_numbers import cover, is_label
 
 # single names: numbers, ids of ImageNet, Wikidata and Freebase, hashes and UUIDs, article numbers
 CODE = re.compile(
     r"[-+]?\d+(\.0+)?|n\d{8}|Q\d{3,}|/?m[./_]0\w+|(?=.*\d)[0-9a-f]{8,}(-[0-9a-f]{4,})*"
     r"|(?=.*[A-Z])(?=(.*\d){3})[A-Z0-9]{8,}"
 )
-SERIAL = re.compile(r"(.*?)([ _.:-]?)(\d+)")
+SERIAL = re.compile(r"(.*?)([ _.:-]?)(\d{1,18})")
 ABBREVIATION = re.compile(r"[^\W\d_]{1,5}")
 YEARS = range(1500, 2101)
 GENERIC = {
@@ -29,7 +29,7 @@ def are_codes(names: Sequence[str]) -> list[bool]:
     numbers that are all years.
     """
     codes = [CODE.fullmatch(name) is not None for name in names]
-    numbers = [int(name) for name in names if name.isdecimal()]
+    numbers = [int(name) for name in names if is_label(name)]
     if len(numbers) == len(names) and all(number in YEARS for number in numbers):
         return [False] * len(names)
     series: dict[str, list[tuple[int, re.Match]]] = collections.defaultdict(list)  # by beginning: index, match

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from datasets.own.pictures import EXTENSIONS, leftover, leftover_in
-from datasets.own.reasons import advice, another_name, is_total, reason_of
+from datasets.own.reasons import advice, another_name, is_total, reason_of, state_of
 from datasets.own.tables import LIST_BYTES, Position, Row, class_name, read_rows, read_text
 from utils.errors import DataError
 
@@ -53,15 +53,17 @@ def read_list(file: str, root: str, outside_root: bool = False) -> LabeledPaths:
     first = next(rows)
     path_column, class_column, are_names, width, is_header = _columns(file, first, root)
     index_of: dict[str, int] = {}  # by path
-    names: dict[str, str] = {}  # each class name once in memory
+    checked: dict[str, str] = {}  # each class name, once in memory
     paths: list[str] = []
     classes: list[str] = []
     lines = array.array("q")  # of each image, its first one
     repeats = 0
     for line, row in rows if is_header else itertools.chain((first,), rows):
         _require_image(Position(file, line), row, path_column, class_column, width, root)
-        name = row[class_column].strip()
-        name = names.setdefault(name, name)
+        written = row[class_column].strip()
+        if written not in checked:
+            checked[written] = class_name(written, file, line)
+        name = checked[written]
         path = _path_below(row[path_column], root, outside_root, file, line)
         index = index_of.setdefault(path, len(paths))
         if index == len(paths):
@@ -79,8 +81,7 @@ def read_list(file: str, root: str, outside_root: bool = False) -> LabeledPaths:
     if not paths:
         message = f"{file} has a header and no images; it needs a line for each image"
         raise DataError(message, kind="header_only", path=file)
-    checked = {name: class_name(name, file, lines[i]) for i, name in reversed([*enumerate(classes)])}
-    listed = LabeledPaths(paths, [checked[name] for name in classes], lambda i: Position(file, lines[i]), are_names)
+    listed = LabeledPaths(paths, classes, lambda i: Position(file, lines[i]), are_names)
     listed, notes = _without_leftovers(listed, file, root)
     if repeats:
         notes.append(f"{file}: {repeats:,} lines repeat an image; it counts once")
@@ -225,16 +226,16 @@ def _missing_images(listed: LabeledPaths, file: str, root: str) -> list[str]:
     missing = [i for i in indices if _is_missing(listed.paths[i])]
     if not missing:
         return []
-    path, position = listed.paths[missing[0]], listed.position(missing[0])
+    shown = next((i for i in missing[:5] if another_name(listed.paths[i], root)), missing[0])
+    path, position = listed.paths[shown], listed.position(shown)
     count = f"{len(missing):,} of {len(indices):,} images looked for are missing"
     if 2 * len(missing) < len(indices):
         other = another_name(path, root)
         return [
-            f"{file}: {count}, the first in line {position.line} ({path}{other and f'; {other}'}); "
+            f"{file}: {count}, one in line {position.line} ({path}{other and f'; {other}'}); "
             "scripts/check_data.py names all"
         ]
-    state = "is a folder, not an image" if os.path.isdir(path) else "does not exist"
-    raise position.error("missing_images", f"{path} {state} ({count}); {advice(path, root)}", key="root")
+    raise position.error("missing_images", f"{path} {state_of(path)} ({count}); {advice(path, root)}", key="root")
 
 
 def _is_missing(path: str) -> bool:

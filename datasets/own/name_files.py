@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from datasets.own.class_numbers import are_quantities, cover, is_numbered, numbers_of, split_numbers
+from datasets.own.class_numbers import are_quantities, cover, is_label, is_numbered, numbers_of, split_numbers
 from datasets.own.documents import DOCUMENTS, document_rows, is_document, read_document, scalar
 from datasets.own.lists import LABELS
 from datasets.own.tables import NAMES_BYTES, class_name, plain, read_rows, read_text, split_sep
@@ -74,7 +74,7 @@ class _Reader:
 
     def __init__(self, file: str, used: frozenset[str]):
         self.file, self.used = file, used
-        self.by_number = bool(used) and all(name.isdecimal() for name in used)
+        self.by_number = bool(used) and all(map(is_label, used))
         self.labels_needed = max(map(int, used)) + 1 if self.by_number else 0
         self.notes: list[str] = []
 

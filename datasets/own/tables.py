@@ -20,6 +20,8 @@ SEPARATORS = "\t;,"  # where several would do, the first
 SAMPLE = 100  # rows by which the separator is chosen
 EXCEL = re.compile(r'\s*"?sep=([^\w\s"]|\t)"?[\t;, ]*(?=[\r\n]|\Z)', re.I)  # a first line of Excel's
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
+QUOTED = re.compile(r'\A"((?:[^"]|"")*)"\Z')
+QUOTED_END = re.compile(r'(.*\S) +("(?:[^"]|"")*")')
 FORMATS = {  # first bytes of files that are given as a list
     b"PK\x03\x04": ("a workbook (.xlsx, .ods) or a zip archive", "save the table as 'CSV UTF-8', or unpack it"),
     b"\xd0\xcf\x11\xe0": ("a workbook of an old Excel", "save the table as CSV"),
@@ -134,7 +136,7 @@ def _parse(text: str, separator: str, file: str) -> Iterator[Row]:
     if separator == " ":
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield number, [cell for cell in line.strip().rpartition(" ")[::2] if cell]
+                yield number, _by_last_space(line.strip())
         return
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     try:
@@ -144,6 +146,13 @@ def _parse(text: str, separator: str, file: str) -> Iterator[Row]:
     except csv.Error as error:
         message = f"{error}; look for an unpaired quotation mark"
         raise Position(file, reader.line_num).error("bad_quotes", message) from error
+
+
+def _by_last_space(line: str) -> list[str]:
+    """The fields of a line without separators; a last field in quotes may have spaces."""
+    match = QUOTED_END.fullmatch(line)
+    cells = match.groups() if match else line.rpartition(" ")[::2]
+    return [QUOTED.sub(lambda cell: cell[1].replace('""', '"'), cell.strip()) for cell in cells if cell]
 
 
 def _separator(file: str, text: str, usual: str, suits: Callable[[Sequence[list[str]]], tuple]) -> str:

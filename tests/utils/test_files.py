@@ -1,11 +1,13 @@
 """Files are written whole or not at all."""
 
 import os
+import socket
 import threading
 
 import pytest
 
-from utils.files import PARTIAL, atomic_write, sha256_of_code, write_text
+from utils import files
+from utils.files import PARTIAL, atomic_write, read_limited, sha256_of_code, write_text
 
 
 def names(folder):
@@ -91,3 +93,65 @@ def test_the_hash_of_code_follows_each_file(tmp_path):
     assert sha256_of_code(tmp_path) == first  # it is computed once
     sha256_of_code.cache_clear()
     assert sha256_of_code(tmp_path) != first
+
+
+# ---- files of the user ----
+
+SPECIAL = {
+    "a pipe": lambda path: os.mkfifo(path),
+    "a socket": lambda path: bind(path),
+    "a link to a pipe": lambda path: (os.mkfifo(f"{path}.pipe"), os.symlink(f"{path}.pipe", path)),
+    "a device": lambda path: os.symlink("/dev/zero", path),
+    "a folder": lambda path: os.mkdir(path),
+}
+
+
+def bind(path):
+    listener = socket.socket(socket.AF_UNIX)
+    folder = os.open(path.parent, os.O_RDONLY)
+    listener.bind(f"/proc/self/fd/{folder}/{path.name}")  # a short name, whatever the folder
+    os.close(folder)
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_only_regular_files_are_read_and_none_is_waited_for(kind, tmp_path):
+    SPECIAL[kind](tmp_path / "list")
+    for shell_pipe in (False, True):
+        with pytest.raises(OSError) as caught:
+            read_limited(tmp_path / "list", 100, shell_pipe)
+        assert caught.value.strerror.endswith("not a regular file")
+
+
+def test_a_file_is_read_up_to_its_limit(tmp_path):
+    path = tmp_path / "list"
+    path.write_bytes(b"x" * 100)
+    assert read_limited(path, 100) == b"x" * 100
+    with pytest.raises(OSError, match="it has 0 MB, and at most 0 MB are read"):
+        read_limited(path, 99)
+    with open(path, "wb") as file:
+        file.truncate(1 << 42)  # no bytes on the disk
+    with pytest.raises(OSError, match="it has 4,194,304 MB, and at most 1 MB are read"):
+        read_limited(path, 1 << 20)
+
+
+def test_a_file_without_a_size_is_read_up_to_its_limit():
+    """The system makes up what is below /proc when it is read."""
+    assert read_limited("/proc/self/status", 1 << 20).startswith(b"Name:")
+    with pytest.raises(OSError, match="more than 0 MB"):
+        read_limited("/proc/self/status", 10)
+
+
+def test_a_pipe_of_the_shell_is_read_slowly(monkeypatch):
+    """<(...) is a pipe below /dev/fd; its other end may be slow, silent or endless."""
+    reader, writer = os.pipe()
+    threading.Timer(0.1, lambda: (os.write(writer, b"cat"), os.close(writer))).start()
+    assert read_limited(f"/dev/fd/{reader}", 10, shell_pipe=True) == b"cat"
+    with pytest.raises(OSError, match="not a regular file"):
+        read_limited(f"/dev/fd/{reader}", 10)
+    reader, writer = os.pipe()
+    monkeypatch.setattr(files, "PIPE_SECONDS", 0.01)
+    with pytest.raises(OSError, match=r"nothing came for 0.01 seconds"):
+        read_limited(f"/dev/fd/{reader}", 10, shell_pipe=True)
+    os.write(writer, b"x" * 11)
+    with pytest.raises(OSError, match="more than 0 MB"):
+        read_limited(f"/dev/fd/{reader}", 10, shell_pipe=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from utils.errors import UserError
-from utils.text import BIDI, visible
+from utils.text import BIDI, brief, visible
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,12 @@ def test_errors_are_one_harmless_line():
     error = UserError("the image a\nb\x1b]0;x\x07.jpg is missing", path="a\nb\x1b]0;x\x07.jpg")
     assert str(error) == "the image a\\nb\\x1b]0;x\\x07.jpg is missing"
     assert error.path == "a\nb\x1b]0;x\x07.jpg"
+
+
+def test_the_beginning_of_content_costs_no_more_than_that():
+    """Of a list that would have 10^30 letters, and of one that contains itself."""
+    bomb = ["lol"]
+    for _ in range(30):
+        bomb = [bomb] * 10
+    assert brief(bomb, 40) == "[" * 31 + '"lol"], [['[:9]
+    assert brief({"a": [1, "ä"]}) == '{"a": [1, "ä"]}'

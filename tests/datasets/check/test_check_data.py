@@ -23,6 +23,7 @@ from datasets.check import bad_images, check
 from datasets.images import ImageList
 from utils import config
 from utils.errors import DataError
+from utils.text import BIDI
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts"))
 
@@ -582,3 +583,84 @@ def test_names_that_are_no_text(run, pictures):
 
 def test_the_same_folder_for_all_who_know_it():
     assert bad_images.OUTPUT == config.OUTPUT
+
+
+ODD = [
+    *(
+        "new\nline",
+        "tab\tin it",
+        "cr\rname",
+        "\x1b[31mred\x1b[0m",
+        "\x1b]0;title\x07",
+        "photo\u202egpj",
+        "l\u2028p\u2029",
+    ),
+    *(
+        '"quoted"',
+        '"',
+        "back\\slash",
+        "\\x1b",
+        " spaces ",
+        "\ufeffmark",
+        "nel\x85",
+        "u2066\u2066",
+        os.fsdecode(b"\xff\xfe"),
+        "#",
+    ),
+    *("חתול", "кот", "emoji 👩\u200d🔬", "%s{0}$(x)"),
+]
+
+
+def test_odd_names_come_back_and_harm_no_line(run, pictures):
+    """Through bad_images.txt and bad_images skip, and through a copy from duplicates.txt."""
+    names = [f"train/one/{name}.jpg" for name in ODD]
+    for name in names:
+        (pictures / name).write_bytes(b"")
+    shutil.copy(pictures / "test/two/0.jpg", pictures / "train/two/leak\n\u202e.jpg")
+    status, said, _ = run("root", pictures)
+    assert status == 1
+    folder = Path("output/check_folder_pictures")
+    for text in (said, *(path.read_text() for path in folder.glob("*.txt"))):  # UTF-8
+        assert not {sign for sign in text if sign in BIDI or not (sign.isprintable() or sign in "\n\t\u200d\ufeff")}
+    assert len((folder / "bad_images.txt").read_text().splitlines()) == len(ODD)
+    assert len((folder / "duplicates.txt").read_text().splitlines()) == 3
+    assert bad_images._read_names(folder / "bad_images.txt", "") == set(names)
+    with open(folder / "bad_images.txt", "a") as file:
+        file.write((folder / "duplicates.txt").read_text().split("\n")[0] + "\n")
+    assert len(skipping(pictures).train) == sum(COUNTS.values())
+
+
+@pytest.mark.parametrize(
+    "line", ['"a".jpg', '"a.jpg', 'b "c".jpg\treason', "\\n.jpg", "d.jpg\t", '"', "e.jpg\tone\ttwo"]
+)
+def test_lines_of_older_reports_are_names_as_they_are(line):
+    assert bad_images.unquoted(line) == line.split("\t")[0]
+
+
+@pytest.mark.parametrize(
+    "name", [*ODD, "".join(map(chr, range(1, 300))), '"\ud800"', '"a"\t"b"'], ids=map(str, range(99))
+)
+def test_quoting_is_exact(name):
+    """With any control character."""
+    line = bad_images.quoted(name)
+    assert bad_images.unquoted(f"{line}\treason") == name
+    assert line.isprintable() or line == name
+    assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["עברית", "العربية"], ["日本語", "한국어"], ["$x_{^", "\\frac{"], ["👩\u200d🔬", "e\u0301"], ["x" * 5000, "%d"]],
+)
+def test_a_picture_with_odd_names(names, tmp_path, monkeypatch):
+    """Fonts that are not there are not looked for elsewhere."""
+    monkeypatch.setattr("socket.socket.connect", lambda *_: 1 / 0)
+    data = DataSet(
+        "own",
+        names,
+        ImageList.of_paths(["a", "b", "c"], np.array([0, 1, 1])),
+        ImageList.of_paths([], np.array([], int)),
+    )
+    draw(data, tmp_path / "tail.png")
+    with Image.open(tmp_path / "tail.png") as picture:
+        assert picture.size == (1500, 750)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -114,7 +115,7 @@ def test_bad_input_is_refused(name, make, command, tmp_path):
     case = BAD[name]
     files = BASES.get(case.get("base"), {}) | case.get("files", {})
     for file, line in case.get("append", {}).items():
-        files = with_line(line, files, file)
+        files = with_line(line.replace("HUGE", f"new.jpg,{5000 * '9'}"), files, file)
     options = [word for option in case.get("options", ()) for word in (BOTH if option == "LISTS" else (option,))]
     root = make(files)
     fields = {
@@ -324,6 +325,13 @@ PARTED = {
     "spaces around": "\n".join(ROWS).replace(",", ", ").replace("\n", " \n"),
     "spaces before quotes": "\n".join(['"label", "path"', *(f'{r[:3]}, "{r.split(",")[0]}"' for r in ROWS)]),
     "backslashes": "\n".join(ROWS).replace("/", "\\"),
+    "Excel's first line": "sep=;\r\n" + "\r\n".join(ROWS).replace(",", ";"),
+    "Excel's first line and a header": "SEP=,\n"
+    + "\n".join(["label,path", *(",".join(r.split(",")[::-1]) for r in ROWS)]),
+    "Excel's first line in quotes": '"sep=;"\n' + "\n".join(ROWS).replace(",", ";"),
+    "Excel's first line with a tab": "sep=\t\n" + "\n".join(ROWS).replace(",", "\t"),
+    "Excel's first line with a bar": "\ufeffsep=|\n" + "\n".join(ROWS).replace(",", "|"),
+    "space and quotes": "\n".join(ROWS).replace(",", ' "').replace("\n", '"\n') + '"',
     "dots": "\n".join("./" + row.replace("/", f"/.././{row[:3]}//") for row in ROWS),
 }
 
@@ -335,6 +343,68 @@ def test_a_list_may_be_written_in_many_ways(form, make):
     assert labelled(data.train, data) == dict(row.split(",") for row in ROWS)
     assert labelled(data.test, data) == {"cat/4.jpg": "cat", "dog/4.jpg": "dog"}
     assert data.train.fingerprint(data.root) == build(make(LISTS), *BOTH).train.fingerprint(data.root)
+
+
+SEPARATORS = {"tab": "\t", "semicolon": ";", "comma": ","}
+CLASSES = {  # two classes, and the separators that may be around them without quotes
+    "commas": ("big, brown", "small, grey", "\t;"),
+    "one comma": ("big, brown", "grey", "\t;"),
+    "decimal commas": ("1,5", "2,5", "\t;"),
+    "semicolons": ("big; brown", "small; grey", "\t,"),
+    "one semicolon": ("brown", "small; grey", "\t,"),
+    "both": ("big; brown, old", "grey", "\t"),
+}
+
+
+HEADERS = ["", "path{}label\n", "id{0}path{0}label\n"]
+PATHS = ["{}/{}.jpg", "{},a/{}.jpg", "{};b/{},c.jpg", "{} d/{}.JPG", "{}.jpg/x;{}.png"]
+
+
+@pytest.mark.parametrize("separator", SEPARATORS)
+@pytest.mark.parametrize("classes", CLASSES)
+def test_the_first_rows_choose_the_separator(classes, separator, make):
+    """Not the first line alone: names and paths may have other separators in them."""
+    *names, allowed = CLASSES[classes]
+    separator = SEPARATORS[separator]
+    for path, header in itertools.product(PATHS, HEADERS):
+        quotes = "" if separator in allowed and separator not in path else '"'
+        rows = {path.format(name.split()[0], i): name for i in range(3) for name in names}
+        cells = [[f"{quotes}{cell}{quotes}" for cell in row] for row in rows.items()]
+        numbered = [[str(i), *row] if header.startswith("id") else row for i, row in enumerate(cells)]
+        text = header.format(separator) + "\n".join(separator.join(row) for row in numbered)
+        root = make(dict.fromkeys(rows) | {"list.txt": text})
+        data = build(root, "train_list", "ROOT/list.txt", "test_fraction", 0.5)
+        assert labelled(data.train, data) | labelled(data.test, data) == rows
+
+
+def test_several_labels_in_a_cell_are_reported(make):
+    root = make(with_line("cat/4.jpg,cat|dog", file="train.csv") | {"test.csv": "dog/4.jpg,dog"})
+    (note, *_) = build(root, *BOTH).notes
+    assert note.startswith(f"{root}/train.csv: 'cat|dog': made of other class names")
+
+
+def test_marks_of_direction_are_no_part_of_a_class(make):
+    """They are invisible, and right-to-left scripts need none."""
+    files = {
+        "train/cat\u200e/1.jpg": None,
+        "train/cat/2.jpg": None,
+        "train/חתול\u200f/1.jpg": None,
+        "test/cat/1.jpg": None,
+    }
+    data = build(make(files))
+    assert data.classnames == ["cat", "חתול"]
+    assert data.class_counts.tolist() == [2, 1]
+    lists = LISTS | {"train.csv": "cat/1.jpg,\u202bcat\u202c\ndog/1.jpg,dog\n", "n.txt": "dog\u200e\n\u2067cat\u2069\n"}
+    data = build(make(lists), *BOTH, "classnames", "ROOT/n.txt")
+    assert data.classnames == ["dog", "cat"]
+
+
+def test_odd_names_reach_no_terminal_raw(make):
+    names = {"train/cat/a\x1b[31m.jpg": None, "train/cat/b\u202egpj.exe": "x", "train/c\u2066at/.\x07": "x"}
+    root = make(TWO | names | {"train/dog/\x1b]0;x\x07.txt": "x", "train/.\nx": "x"})
+    summary = build(root).summary()
+    assert not any(sign in summary for sign in "\x1b\x07\u202e\u2066")
+    assert "1 .\\nx" in summary and len(summary.splitlines()) == 4
 
 
 def test_paths_and_classes_may_hold_anything(make, command):
@@ -384,7 +454,7 @@ def test_a_repeated_line_counts_once(make):
 def test_a_few_missing_images_are_told(make):
     """scripts/check_data.py must get at such a list, and bad_images skip leaves them out."""
     root = make(with_line("cat/77.jpg,cat"))
-    note = f"{root}/train.csv: 1 of 9 images looked for are missing, the first in line 9 ({root}/cat/77.jpg); "
+    note = f"{root}/train.csv: 1 of 9 images looked for are missing, one in line 9 ({root}/cat/77.jpg); "
     assert build(root, *BOTH).notes == (note + "scripts/check_data.py names all",)
 
 

@@ -1,6 +1,7 @@
 """Files of class names: every form gives the same classes, and ambiguous ones are refused (bad_class_names.yaml)."""
 
 import contextlib
+import itertools
 import json
 from pathlib import Path
 
@@ -81,6 +82,9 @@ FORMS = {
     "name,label": ("n.csv", "name,label\ngoldfish,1\ntench,0\ngreat white shark,2"),
     "csv with a comment": ("n.csv", "# from my thesis\nname\n" + LINES),
     "numbered lines in a csv": ("n.csv", "0: tench\n1: goldfish\n2: great white shark"),
+    "Excel's": ("n.csv", "sep=;\r\n0;tench\r\n1;goldfish\r\n2;great white shark\r\n"),
+    "Excel's with a header": ("n.csv", "sep=;\nname;id\ngoldfish;1\ntench;0\ngreat white shark;2"),
+    "Excel's as text": ("n.txt", '"sep=,"\nid,name\n0,tench\n1,goldfish\n2,great white shark'),
     "table as text": ("n.txt", "name,prompt name\n" + "\n".join(f"{name},{name}" for name in NAMES)),
     "JSON list": ("n.json", json.dumps(NAMES)),
     "JSON list as text": ("n.txt", json.dumps(NAMES)),
@@ -354,11 +358,36 @@ def test_labels_of_one_and_up_are_read_by_name(tmp_path):
         assert entries == list(zip(["1", "2", "3"], NAMES, strict=True))
 
 
+@pytest.mark.parametrize(("separator", "suffix"), [("\t", "tsv"), ("\t", "csv"), (";", "csv"), (",", "csv")])
+@pytest.mark.parametrize("prompts", [["big, brown", "small, grey"], ["big; brown", "small"], ["a, b; c", "d"]], ids=str)
+def test_prompt_names_may_have_other_separators(prompts, separator, suffix, tmp_path):
+    quotes = '"' * any(separator in prompt for prompt in prompts)
+    rows = [["D01", f"{quotes}{prompts[0]}{quotes}"], ["D02", f"{quotes}{prompts[1]}{quotes}"]]
+    for header in ([], [["name", "prompt name"]]):
+        text = "\n".join(separator.join(row) for row in [*header, *rows])
+        for used in (["D01", "D02"], []):
+            entries, _ = read(tmp_path, f"n.{suffix}", text, used)
+            assert entries == [("D01", prompts[0]), ("D02", prompts[1])]
+
+
+def test_a_document_costs_a_small_multiple_of_its_size(tmp_path):
+    """Aliases that would have 10^12 names, and a hundred thousand keys of which the last is there twice."""
+    bomb = "a: &a [x, x]\n" + "".join(
+        f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in itertools.pairwise("abcdefghijklm")
+    )
+    with refusing(tmp_path, "bomb.yaml", "bad_entry"):
+        read(tmp_path, "bomb.yaml", bomb, LABELS)
+    keys = ", ".join(f'"a{i}": {i}' for i in range(100_000))
+    with refusing(tmp_path, "n.json", "repeated_key"):
+        read(tmp_path, "n.json", f'{{{keys}, "a99999": 0}}', LABELS)
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_what_could_be_wrong_is_refused(name, tmp_path):
     case = BAD[name]
     with refusing(tmp_path, case["file"], **case["error"]):
-        read(tmp_path, case["file"], case["content"] * case.get("repeat", 1), case["used"])
+        content = case["content"].replace("LONG", 20_001 * "x") * case.get("repeat", 1)
+        read(tmp_path, case["file"], content, case["used"])
 
 
 def test_yaml_names_are_text(tmp_path):

@@ -107,6 +107,11 @@ def test_a_run_reads_its_prompt(method, config):
         '{"zero": []}',
         '{"zero": [" "]}',
         '{"zero": ["x"]}',
+        pytest.param("[" * 100_000, id="deep list"),
+        pytest.param('{"a":' * 100_000, id="deep mapping"),
+        '["\\ud800"]',
+        '{"zero": ["half \\ud800 a pair"], "one": ["x"]}',
+        pytest.param(f'{{"zero": {5000 * "9"}}}', id="many digits"),
     ],
 )
 def test_sentences_that_do_not_fit_are_refused(content, tmp_path):
