@@ -188,7 +188,7 @@ def test_a_damaged_cache_of_the_hub_is_filled_again(damage, serve, content):
         path = find_weights(ADDRESS).path
         repository = path.parents[2]
         if damage == "refs":
-            (repository / "refs" / "main").write_bytes(b"\xff\xfe")
+            (repository / "refs" / "main").write_text("no commit")
         elif damage == "snapshots":
             shutil.rmtree(repository / "snapshots")
         elif damage == "blob":
