@@ -7,6 +7,7 @@ cache, and later loads compare. Files that the user names are not published; the
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,6 +83,10 @@ class Record:
                 return None
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             pass  # it is damaged, and written again
+        if os.path.lexists(self.file) and not self.file.is_file():  # a pipe would block
+            if not self.file.is_symlink():
+                return f"{self.file} is not a file, so later loads cannot verify {self.address}; remove it"
+            self.file.unlink(missing_ok=True)
         content = {"address": self.address, "file": self.name, "sha256": digest, "check": self._check(digest)}
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -18,9 +18,11 @@ from models.backbones.vit import HEAD_DIM
 from utils.config.parsing import NORMALISATIONS
 from utils.errors import ModelError, amended
 from utils.files import write_text
+from utils.text import shortened
 
 CLIP_MEAN, CLIP_STD = NORMALISATIONS["clip"]
 OPEN_CLIP_JSON, TIMM_JSON = "open_clip_config.json", "config.json"
+JSON_BYTES = 2**20  # of a description; real ones have a few thousand
 OPENAI_SHA256 = {  # of OpenAI's own files, as in their addresses (open_clip.pretrained)
     "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762": "clip:RN50",
     "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599": "clip:RN101",
@@ -66,14 +68,14 @@ def beside(path: Path) -> Description:
         if not file.is_file():
             continue
         try:
+            if file.stat().st_size > JSON_BYTES:
+                raise ValueError(f"more than {JSON_BYTES:,} bytes")
             content = json.loads(file.read_text(encoding="utf-8-sig"))
             with amended(path=file):
                 found = read(content, str(file))
-        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError) as error:
-            message = (
-                f"{file} is not a description of the weights beside it ({type(error).__name__}: {error}); "
-                "correct or remove it"
-            )
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError, RecursionError) as error:
+            reason = shortened(f"{type(error).__name__}: {error}", 200)
+            message = f"{file} is not a description of the weights beside it ({reason}); correct or remove it"
             raise ModelError(message, kind="bad_description", path=file) from error
         if found is not None:
             return found
@@ -123,7 +125,7 @@ def describe_open_clip(model: dict[str, Any], preprocess: dict[str, Any], source
     if asked:
         name, value = next(iter(asked.items()))
         message = (
-            f"{source} asks for {name} {value}, which the towers here lack; "
+            f"{source} asks for {shortened(name)} {shortened(str(value))}, which the towers here lack; "
             "choose weights of a plain CLIP ViT or ResNet"
         )
         raise ModelError(message, kind="unsupported_feature", key=name)
@@ -172,7 +174,9 @@ def _whole(section: dict[str, Any], key: str, default: int | None, source: str) 
     value = section.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 1:
         raise ModelError(
-            f"{source}: {key} takes a whole number above 0, found {value!r}; correct it", kind="bad_size", key=key
+            f"{source}: {key} takes a whole number above 0, found {shortened(repr(value))}; correct it",
+            kind="bad_size",
+            key=key,
         )
     return int(value)
 
@@ -184,7 +188,9 @@ def _normalisation(preprocess: dict[str, Any], source: str) -> tuple[tuple[float
         value = preprocess.get(key)
         numbers = isinstance(value, (list, tuple)) and all(type(each) in (int, float) for each in value)
         if value is not None and not (numbers and len(value) == 3 and all(lowest <= each <= 1 for each in value)):
-            message = f"{source}: {key} takes three numbers from {lowest:g} to 1, found {value}; correct it"
+            message = (
+                f"{source}: {key} takes three numbers from {lowest:g} to 1, found {shortened(str(value))}; correct it"
+            )
             raise ModelError(message, kind="bad_normalisation", key=key)
         found.append(None if value is None else tuple(value))
     return tuple(found)

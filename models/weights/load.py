@@ -39,6 +39,7 @@ class Weights(NamedTuple):
     notes: tuple[str, ...] = ()  # for the log
 
 
+MOST_BLOCKS, MOST_CHANNELS = 1000, 2**20  # and pixels; the largest published ones have 64 and 6144
 RESNET_RESOLUTION = 224  # not in the tensors, as a mean over the feature map takes any size
 
 
@@ -84,7 +85,7 @@ def load_backbone(name: str, weights: str | None = None, given: Description | No
     shown = address if scheme in SCHEMES and scheme != "asset" else path.name
     own = name in BACKBONES and published == BACKBONES[name].address
     notes = (*file.notes, *known.notes)
-    if content.section:
+    if content.others or content.section not in ("", "state_dict"):
         notes += (f"{shown}: the tensors under {content.section} are read" + _not_read(content.others),)
     if not own:
         notes += (f"{shown}: {_in_words(geometry, mean, std)}",)
@@ -256,7 +257,18 @@ def read_geometry(state: dict[str, Tensor], path: Path | str = "the file") -> Ge
             f"{path}: the first stage is {sizes['width']} channels wide, which is not a multiple of {CHANNEL_MULTIPLE}"
         )
         raise ModelError(message, kind="unsupported_width", path=path)
+    _require_possible(sizes, path)
     return Geometry(**sizes)
+
+
+def _require_possible(sizes: dict, path: Path | str) -> None:
+    """Raises ModelError for sizes of no backbone, which a damaged file may have, before one is built."""
+    for key, size in sizes.items():
+        most = MOST_BLOCKS if "depth" in key or key == "stages" else MOST_CHANNELS
+        for number in size if isinstance(size, tuple) else (size,):
+            if not 0 < number <= most:
+                message = f"{path} has tensors of an impossible size: {key} {number}, where 1 to {most} are possible"
+                raise ModelError(f"{message}; copy or download it again", kind="impossible_size", path=path, key=key)
 
 
 def _vit(state: dict[str, Tensor]) -> dict:
@@ -284,7 +296,8 @@ def _resnet(state: dict[str, Tensor]) -> dict:
 def _count(state: dict[str, Tensor], prefix: str) -> int:
     """The number of blocks `prefix`0, `prefix`1, ... Raises KeyError for none."""
     numbers = [name.removeprefix(prefix).partition(".")[0] for name in state if name.startswith(prefix)]
-    blocks = [int(number) for number in numbers if number.isdecimal()]
-    if not blocks:
-        raise KeyError(f"{prefix}0")
-    return 1 + max(blocks)
+    blocks = {int(number) for number in numbers if number.isdecimal() and len(number) < 9}
+    missing = next(number for number in range(len(blocks) + 1) if number not in blocks)
+    if missing < len(blocks) or not blocks:
+        raise KeyError(f"{prefix}{missing}")
+    return len(blocks)

@@ -88,18 +88,11 @@ NAMINGS = (
 NOT_WEIGHTS = re.compile(
     r"input_resolution|context_length|vocab_size|(.*\.)?attn_mask|(head|fc)\.(weight|bias)|.*\.num_batches_tracked"
 )
-# modules that training programs put around a backbone: data parallelism, torch.compile, Lightning, DINO
+# modules that training programs put around a backbone: data parallelism, torch.compile, Lightning, DINO, MoCo
 WRAPPERS = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-    "backbone.",
-    "encoder.",
-    "image_encoder.",
-    "net.",
-    "network.",
-    "teacher.",
-)
+    "module.", "_orig_mod.", "model.", "backbone.", "encoder.", "image_encoder.", "net.", "network.", "teacher.",
+    "student.", "encoder_q.", "encoder_k.", "base_encoder.", "momentum_encoder.", "online_encoder.", "target_encoder.",
+)  # fmt: skip
 MAX_WRAPPERS = 4
 # beside a wrapped backbone, the modules that its training needed
 HEADS = ("head.", "fc.", "classifier.", "projector.", "predictor.", "projection_head.", "criterion.", "loss.")

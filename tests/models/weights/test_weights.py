@@ -715,3 +715,157 @@ def test_backbone_from_random_weights_survives_a_round_trip(kind, tmp_path):
     theirs = backbone.state_dict()
     for name, value in again.state_dict().items():
         assert torch.equal(value, theirs[name]) or name.endswith("num_batches_tracked"), name
+
+
+# ---- state dicts of training programs ----
+
+
+def prefixed(prefix, state):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def headless(state):
+    return {name: value for name, value in state.items() if not name.startswith(("head.", "fc."))}
+
+
+OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
+DINO_HEAD = {"head.mlp.0.weight": torch.ones(3), "head.last_layer.weight_g": torch.ones(3)}
+# (kind, content of the tensors, the words of the note in the log)
+TRAINED = {
+    "MAE, DeiT": ("vit", lambda s: {"model": s, "optimizer": OPTIMIZER, "epoch": 3}, "under model are read"),
+    "DINO": (
+        "vit",
+        lambda s: {
+            "student": prefixed("module.backbone.", {n: v + 1 for n, v in headless(s).items()}),
+            "teacher": prefixed("backbone.", headless(s)) | DINO_HEAD,
+            "optimizer": OPTIMIZER,
+        },
+        "under teacher are read, those under student are not",
+    ),
+    "DINO's teacher": ("vit", lambda s: {"teacher": prefixed("backbone.", headless(s)) | DINO_HEAD}, "teacher"),
+    "a student": ("vit", lambda s: {"student": prefixed("module.backbone.", s)}, "under student are read"),
+    "Lightning": ("clip", lambda s: {"state_dict": prefixed("model.", s), "callbacks": {}, "loops": {}}, None),
+    "timm": (
+        "vit",
+        lambda s: {"state_dict": s, "state_dict_ema": {n: v + 1 for n, v in s.items()}, "arch": "vit"},
+        "under state_dict are read, those under state_dict_ema are not",
+    ),
+    "DeepSpeed": ("clip resnet", lambda s: {"module": s, "ds_config": {}}, "under module are read"),
+    "torch.compile, in parallel": ("vit", lambda s: prefixed("module._orig_mod.", s), None),
+    "a net": ("resnet", lambda s: {"net": prefixed("module.", s), "acc": 90.1}, "under net are read"),
+    "SimCLR": (
+        "resnet",
+        lambda s: {"state_dict": prefixed("backbone.", headless(s)) | {"projector.0.weight": torch.ones(2)}},
+        None,
+    ),
+    "an average": ("vit", lambda s: {"ema": s, "epoch": torch.tensor(3)}, "under ema are read"),
+    "model_state_dict": ("clip", lambda s: {"model_state_dict": s, "loss": 0.1}, "under model_state_dict are read"),
+    "parts in parallel": ("vit", lambda s: {("module." + n if "norm" in n else n): v for n, v in s.items()}, None),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_state_dict_of_a_training_program_is_read(name, small, tmp_path):
+    kind, change, words = TRAINED[name]
+    torch.save(change(small[kind]), tmp_path / "w.pt")
+    backbone, found = load_described(kind, tmp_path / "w.pt")
+    state = backbone.state_dict()
+    for key, value in convert_state_dict(small[kind]).items():
+        assert torch.equal(state[key], value), key
+    noted = [note for note in found.notes if "are read" in note]
+    assert [words in note for note in noted] == ([True] if words else [])
+
+
+UNDECIDED = {  # (content of the tensors, kind of the error)
+    "model and its average": (lambda s: {"model": s, "model_ema": s}, "several_state_dicts"),
+    "teacher, student and model": (lambda s: {"teacher": s, "student": s, "model": s}, "several_state_dicts"),
+    "two backbones": (lambda s: prefixed("model.", s) | prefixed("teacher.", s), "several_backbones"),
+    "MoCo": (lambda s: prefixed("encoder_q.", s) | prefixed("encoder_k.", s), "several_backbones"),
+    "one name twice": (lambda s: s | {"module.cls_token": s["cls_token"] + 1}, "several_backbones"),
+    "a number among the tensors": (lambda s: {"model": s | {"step": 3}}, "not_a_state_dict"),
+    "an unusual key": (lambda s: {"wights": s, "epoch": 3}, "not_a_state_dict"),
+    "two levels": (lambda s: {"model": {"inner": s}}, "not_a_state_dict"),
+    "no model": (lambda s: {"model": None, "epoch": 3}, "not_a_state_dict"),
+    "a tensor beside": (lambda s: prefixed("backbone.", s) | {"adapter.w": torch.ones(1)}, "unexpected_tensors"),
+    "a block of a huge number": (lambda s: s | {"blocks.999999999.w": torch.ones(1)}, "unexpected_tensors"),
+    "a block of a long number": (lambda s: s | {f"blocks.{'9' * 5000}.w": torch.ones(1)}, "unexpected_tensors"),
+    "a block of another script": (lambda s: s | {"blocks.٧.w": torch.ones(1)}, "missing_tensors"),
+    "thousands of blocks": (lambda s: s | {f"blocks.{i}.w": torch.ones(1) for i in range(3, 5000)}, "impossible_size"),
+    "no channels": (lambda s: s | {"patch_embed.proj.weight": torch.ones(0, 3, 16, 16)}, "impossible_size"),
+    "huge empty channels": (lambda s: s | {"patch_embed.proj.weight": torch.ones(2**40, 0, 16, 16)}, "impossible_size"),
+    "int8": (lambda s: s | {"norm.weight": torch.ones(128, dtype=torch.int8)}, "wrong_type"),
+    "complex": (lambda s: s | {"norm.weight": torch.ones(128, dtype=torch.complex64)}, "wrong_type"),
+    "NaN": (lambda s: s | {"norm.weight": torch.full((128,), float("nan"))}, "not_finite"),
+    "one infinite number": (
+        lambda s: s | {"norm.bias": torch.cat([torch.ones(127), torch.tensor([-torch.inf])])},
+        "not_finite",
+    ),
+    "beyond float32": (lambda s: s | {"norm.bias": torch.full((128,), 1e300, dtype=torch.double)}, "not_finite"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNDECIDED)
+def test_file_that_nothing_decides_on_is_refused(name, small, tmp_path):
+    change, kind = UNDECIDED[name]
+    torch.save(change(small["vit"]), tmp_path / "w.pt")
+    with refused(ModelError, kind=kind, path=tmp_path / "w.pt") as caught:
+        load_described("vit", tmp_path / "w.pt")
+    assert len(str(caught.value)) < 600
+
+
+def test_masks_and_classifiers_that_are_not_read_may_be_infinite(small, tmp_path):
+    mask = {"attn_mask": torch.full((77, 77), -torch.inf).triu(1)}
+    torch.save(small["clip"] | mask, tmp_path / "clip.pt")
+    load_described("clip", tmp_path / "clip.pt")
+    torch.save(small["vit"] | {"head.weight": torch.full((5, 128), torch.nan)}, tmp_path / "vit.pt")
+    load_described("vit", tmp_path / "vit.pt")
+
+
+NAMES = ["\n\x1b[31m\u202e" + "x" * 10**6, "\udcff", "\x00", "a\rb\u2028c", "x" * 10**6]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+@pytest.mark.parametrize("place", ["tensor", "key", "naming", "class"])
+def test_names_in_files_stay_on_one_short_line(place, name, small, tmp_path):
+    contents = {"tensor": small["vit"] | {name: torch.ones(1)}, "key": {name: 1}, "naming": {name: torch.ones(1)}}
+    if place == "class":
+        text = name[:200].replace("\n", "").encode("utf-8", "surrogatepass")
+        (tmp_path / "w.pt").write_bytes(zip_of({"x/data.pkl": b"\x80\x02c" + text + b"\nf\n."}))
+    else:
+        torch.save(contents[place], tmp_path / "w.pt")
+    with pytest.raises(ModelError) as caught:
+        load_described("vit", tmp_path / "w.pt")
+    message = str(caught.value)
+    assert len(message) < 700
+    assert message.isprintable() or not any(ord(sign) < 32 or sign in "\u202e\u2028\x7f" for sign in message)
+
+
+def test_thousands_of_unknown_tensors_are_counted(small, tmp_path):
+    extra = {f"extra.{i}": torch.ones(0) for i in range(20_000)}
+    save_file(small["vit"] | extra, tmp_path / "w.safetensors")
+    with refused(ModelError, kind="unexpected_tensors"):
+        load_described("vit", tmp_path / "w.safetensors")
+
+
+# ---- paths that are not weight files ----
+
+
+def test_paths_that_are_not_files_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / "empty").touch()
+    names = ["pipe", "link", "dangling", ".", "empty", "pipe/w.pt", "x" * 300, "a\0b"]
+    for address in [*(str(tmp_path / name) for name in names), "/dev/zero", "/dev/stdin", "~nobody-of-this-name/w.pt"]:
+        with pytest.raises(ModelError) as caught:
+            load_backbone("vit", address)
+        assert caught.value.kind in ("missing_file", "unreadable_weights")
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "address", ["asset:no.pt", "asset:../pyproject.toml", "asset:", "clip:", "timm:", "open_clip:"]
+)
+def test_odd_addresses_are_refused(address):
+    with pytest.raises(ModelError):
+        load_backbone("vit", address)
