@@ -3,7 +3,7 @@
 import pytest
 
 from utils.errors import UserError
-from utils.text import BIDI, visible
+from utils.text import BIDI, duration, rate, shortened, significant, visible
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,46 @@ def test_errors_are_one_harmless_line():
     error = UserError("the image a\nb\x1b]0;x\x07.jpg is missing", path="a\nb\x1b]0;x\x07.jpg")
     assert str(error) == "the image a\\nb\\x1b]0;x\\x07.jpg is missing"
     assert error.path == "a\nb\x1b]0;x\x07.jpg"
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        (0, "0"),
+        (0.42, "0.42"),
+        (0.00421, "0.00421"),
+        (1.5, "1.5"),
+        (99.96, "100"),
+        (1234.4, "1,234"),
+        (1e-9, "1.000e-09"),
+    ],
+)
+def test_small_numbers_are_not_zero(value, shown):
+    assert significant(value) == shown
+
+
+@pytest.mark.parametrize(
+    "seconds, shown",
+    [
+        (0.042, "0.042 s"),
+        (42, "42 s"),
+        (100, "1 min 40 s"),
+        (5999, "99 min 59 s"),
+        (6000, "1 h 40 min"),
+        (1e6, "277 h 46 min"),
+    ],
+)
+def test_durations(seconds, shown):
+    assert duration(seconds) == shown
+
+
+def test_slow_rates_have_the_time_of_an_image():
+    assert rate(1234.5) == "1,234 images/s"
+    assert rate(0.75) == "0.75 images/s"
+    assert rate(0.002) == "0.002 images/s (8 min 20 s an image)"
+    assert rate(0.0) == "0 images/s"
+
+
+def test_long_texts_are_cut():
+    assert shortened("x" * 5000) == "x" * 100 + "... (5,000 characters)"
+    assert shortened("short") == "short"

@@ -82,6 +82,8 @@ class RunLog:
                 self.metrics = open_to_append(self.run_dir.metrics)
             self.metrics.write(json.dumps({"step": step, **values}) + "\n")
             self.metrics.flush()
+        if self.failed:
+            return  # a failed writer of TensorBoard stays so
         with self._may_fail():
             if self.board is None:
                 from torch.utils.tensorboard import SummaryWriter  # heavy: imported where it is used
