@@ -34,7 +34,7 @@ def read_processes() -> Processes:
     if rank is None or size is None or not 0 <= rank < size:
         raise _refusal(found, "that does not number the processes of a run from 0 to WORLD_SIZE - 1")
     local_rank, local_size = _number("LOCAL_RANK", found), _number("LOCAL_WORLD_SIZE", found)
-    processes = Processes(rank, size, local_rank or 0, local_size or 1)
+    processes = Processes(rank, size, local_rank or 0, 1 if local_size is None else local_size)
     if not 0 <= processes.local_rank <= rank or not 1 <= processes.local_size <= size:
         raise _refusal(found, "that does not number the processes of this machine")
     return processes

@@ -11,6 +11,7 @@ import os
 import re
 import select
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, NoReturn, TextIO
@@ -110,7 +111,14 @@ def protect() -> None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 (until the process ends)
     sys.stdout = _Stream(1, "<stdout>", _encoding_of(sys.stdout))
     sys.stderr = _Stream(2, "<stderr>", _encoding_of(sys.stderr))
+    threading.excepthook = _report_thread
     os.environ["NO_COLOR"] = "1"  # newer versions of argparse and traceback would print escape sequences
+
+
+def _report_thread(args: threading.ExceptHookArgs) -> None:
+    """Prints the traceback of a thread, but for TensorBoard's, whose error reaches the caller in its next call."""
+    if not type(args.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(args)
 
 
 class _Stream(io.TextIOWrapper):

@@ -1,13 +1,23 @@
 """Files are written whole or not at all."""
 
+import errno
 import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
 from utils import files
-from utils.files import PARTIAL, atomic_write, read_limited, sha256_of_code, write_text
+from utils.files import (
+    PARTIAL,
+    WriteError,
+    atomic_write,
+    open_to_append,
+    read_limited,
+    sha256_of_code,
+    write_text,
+)
 
 
 def names(folder):
@@ -155,3 +165,99 @@ def test_a_pipe_of_the_shell_is_read_slowly(monkeypatch):
     os.write(writer, b"x" * 11)
     with pytest.raises(OSError, match="more than 0 MB"):
         read_limited(f"/dev/fd/{reader}", 10, shell_pipe=True)
+
+
+# ---- errors of the operating system ----
+
+ERRORS = ("ENOSPC", "EDQUOT", "EIO", "EROFS", "EACCES", "ENAMETOOLONG", "EMFILE", "ENOENT", "ESTALE")
+
+
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_names_the_file_and_changes_nothing(name, call, tmp_path, monkeypatch):
+    path, number = tmp_path / "a", getattr(errno, name)
+    path.write_bytes(b"old")
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    if call in ("fsync", "replace"):
+        monkeypatch.setattr(os, call, fail)
+    elif call == "open":
+        monkeypatch.setattr("builtins.open", fail)
+    with pytest.raises(WriteError) as caught, atomic_write(path) as file:
+        fail() if call == "write" else file.write(b"new")
+    monkeypatch.undo()
+    error = caught.value
+    assert (error.errno, error.filename) == (number, str(path))
+    assert str(error).startswith(f"{path} cannot be written ({os.strerror(number)}); ")
+    assert "another place" not in str(error)
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_real_errors_name_the_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "none/a", tmp_path / "file/a", tmp_path / "folder", tmp_path / ("n" * 256)):
+        with pytest.raises(WriteError, match="cannot be written") as caught:
+            write_text(path, "text")
+        assert caught.value.filename == str(path)
+    assert names(tmp_path) == ["file", "folder"]
+
+
+def test_the_error_of_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "a") as file:
+        file.write((tmp_path / "b").read_bytes())
+    assert caught.value.filename == str(tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "日" * 85])
+def test_the_longest_names_can_be_written(name, tmp_path):
+    write_text(tmp_path / name, "text")
+    assert names(tmp_path) == [name]
+
+
+# ---- links, pipes and devices ----
+
+
+def test_a_link_is_replaced_and_its_target_stays(tmp_path):
+    target, path = tmp_path / "target", tmp_path / "a"
+    target.write_text("mine")
+    path.symlink_to(target)
+    write_text(path, "new")
+    assert (path.read_text(), path.is_symlink(), target.read_text()) == ("new", False, "mine")
+
+
+def test_a_partial_file_is_never_an_existing_name(tmp_path, monkeypatch):
+    """Not even where somebody guesses the name, and puts a link there."""
+    target = tmp_path / "target"
+    target.write_text("mine")
+    (tmp_path / f"a.00000000{PARTIAL}").symlink_to(target)
+    monkeypatch.setattr("secrets.token_hex", lambda _: "00000000")
+    with pytest.raises(WriteError, match="File exists"):
+        write_text(tmp_path / "a", "new")
+    assert target.read_text() == "mine"
+
+
+def test_a_pipe_that_nobody_reads_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for write in (lambda path: write_text(path, "text"), open_to_append):
+        with pytest.raises(WriteError):
+            write(tmp_path / "pipe")
+
+
+def test_a_pipe_with_a_reader_is_written_to(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+
+
+def test_the_name_of_an_open_file_is_written_to(tmp_path):
+    """As /dev/stdout, a link which must not be replaced."""
+    with open(tmp_path / "a", "w+b") as file:
+        write_text(Path(f"/dev/fd/{file.fileno()}"), "text")
+        assert (tmp_path / "a").read_text() == "text"
+    assert names(tmp_path) == ["a"]

@@ -3,7 +3,7 @@
 import pytest
 
 from utils.errors import UserError
-from utils.text import BIDI, brief, visible
+from utils.text import BIDI, brief, duration, listed, rate, shortened, significant, visible
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,47 @@ def test_the_beginning_of_content_costs_no_more_than_that():
         bomb = [bomb] * 10
     assert brief(bomb, 40) == "[" * 31 + '"lol"], [['[:9]
     assert brief({"a": [1, "ä"]}) == '{"a": [1, "ä"]}'
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        (0, "0"),
+        (0.42, "0.42"),
+        (0.00421, "0.00421"),
+        (1.5, "1.5"),
+        (99.96, "100"),
+        (1234.4, "1,234"),
+        (1e-9, "1.000e-09"),
+    ],
+)
+def test_small_numbers_are_not_zero(value, shown):
+    assert significant(value) == shown
+
+
+@pytest.mark.parametrize(
+    "seconds, shown",
+    [
+        (0.042, "0.042 s"),
+        (42, "42 s"),
+        (100, "1 min 40 s"),
+        (5999, "99 min 59 s"),
+        (6000, "1 h 40 min"),
+        (1e6, "277 h 46 min"),
+    ],
+)
+def test_durations(seconds, shown):
+    assert duration(seconds) == shown
+
+
+def test_slow_rates_have_the_time_of_an_image():
+    assert rate(1234.5) == "1,234 images/s"
+    assert rate(0.75) == "0.75 images/s"
+    assert rate(0.002) == "0.002 images/s (8 min 20 s an image)"
+    assert rate(0.0) == "0 images/s"
+
+
+def test_long_texts_lack_their_middle():
+    assert shortened("a" * 50 + "b" * 4900 + "c" * 50) == "a" * 50 + "..." + "c" * 50
+    assert shortened("short") == "short"
+    assert listed(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"

@@ -7,6 +7,7 @@ yacs stores, nests, freezes and dumps; parsing is ours: `lr 1` is a float, a key
 a string is never evaluated, an unknown key is answered with the nearest one.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,8 @@ def load_config(
     Without a backbone, `method` is a model of LIFT's. `warn` gets a line for names of LIFT's, and for options that have
     no effect. Raises ConfigError.
     """
+    _require_working_directory()
+
     # layers: defaults, files, command line
     layers = [Layer({name: key.default for name, key in KEYS.items()})]
     layers += [Layer(LIFT_DEFAULTS)] if backbone is None else []
@@ -77,6 +80,15 @@ def load_config(
     name = "_".join(part for part in (data, backbone, method) if part)
     values["output_dir"] = str(run_directory(name, before.values, values, warn))
     return _frozen(values)
+
+
+def _require_working_directory() -> None:
+    """Raises a ConfigError where it was deleted: relative paths lead nowhere, and libraries end the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        message = f"the working directory is gone ({error.strerror}); change to a folder that exists"
+        raise ConfigError(message, kind="no_working_directory") from error
 
 
 def _command_line(options: list[str]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The name of a run directory: output_dir, or one from the options that change training."""
 
-import contextlib
 import hashlib
 import os
 import re
@@ -44,7 +43,7 @@ def run_directory(
         name += f"_from_{Path(values['model_dir']).name}"
     directory = OUTPUT / _shortened(re.sub(r"[^\w.+@=-]+", "-", name))
     if _leads_elsewhere(directory):
-        warn(f"{directory} is a link, so the run is written to {os.path.realpath(_absolute(directory))}")
+        warn(f"{directory} is a link, so the run is written to {os.path.realpath(directory)}")
     return directory
 
 
@@ -54,16 +53,16 @@ def _given_directory(given: str, warn: Callable[[str], None]) -> Path:
         message = f"output_dir {given} contains control characters or marks of direction; choose another name"
         raise ConfigError(message, kind="unsafe_name", key="output_dir")
     path = os.path.normpath(given)
-    if path in (".", str(OUTPUT), _absolute(OUTPUT)):
+    if path in (".", str(OUTPUT), os.path.abspath(OUTPUT)):
         message = f"output_dir takes the name of a folder below {OUTPUT}/, found '{given}'; choose a name"
         raise ConfigError(message, kind="no_name", key="output_dir")
     if os.path.isabs(path):
-        if not Path(path).is_relative_to(_absolute(OUTPUT)):
+        if not Path(path).is_relative_to(os.path.abspath(OUTPUT)):
             warn(f"output_dir {path} is an absolute path, so the run is written there and not to {OUTPUT}/")
         return Path(path)
     directory = OUTPUT / path.removeprefix(f"{OUTPUT}/")
     if path.split("/")[0] == ".." or _leads_elsewhere(directory):
-        target = os.path.realpath(_absolute(directory))
+        target = os.path.realpath(directory)
         message = f"output_dir {given} leads out of {OUTPUT}/; if that is meant, give the absolute path {target}"
         raise ConfigError(message, kind="outside_output", key="output_dir")
     return directory
@@ -71,15 +70,8 @@ def _given_directory(given: str, warn: Callable[[str], None]) -> Path:
 
 def _leads_elsewhere(directory: Path) -> bool:
     """Whether a link leads a directory out of output/, which may be a link itself."""
-    target, output = (os.path.realpath(_absolute(path)) for path in (directory, OUTPUT))
+    target, output = (os.path.realpath(path) for path in (directory, OUTPUT))
     return not Path(target).is_relative_to(output)
-
-
-def _absolute(path: Path) -> str:
-    """The absolute path; from the root where the working directory was deleted."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.abspath(path)
-    return os.path.join("/", path)
 
 
 def _in_name(key: str, value: Any) -> Any:

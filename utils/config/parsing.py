@@ -72,8 +72,9 @@ def _expected(key: Key, value: Any = None) -> str:
 
 
 def _is_above(limit: float, value: Any) -> bool:
-    """Whether a value is a number above the limit."""
-    return bool(NUMBER.fullmatch(str(value))) and float(str(value)) > limit
+    """Whether a value is a number above the limit, or a list with one."""
+    parts = str(value)[:1000].strip("[]() ").split(",")
+    return any(NUMBER.fullmatch(part.strip()) and float(part) > limit for part in parts)
 
 
 # ---- one parser per kind; each raises ValueError or TypeError for other values ----

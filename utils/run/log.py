@@ -83,6 +83,8 @@ class RunLog:
             numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
             self.metrics.write(json.dumps({"step": step, **numbers}) + "\n")
             self.metrics.flush()
+        if self.failed:
+            return  # a failed writer of TensorBoard stays so
         with self._may_fail():
             if self.board is None:
                 from torch.utils.tensorboard import SummaryWriter  # heavy: imported where it is used

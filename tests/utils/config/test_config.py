@@ -22,6 +22,7 @@ from models.peft import METHODS
 from utils.config import config_names, load_config
 from utils.config.legacy_keys import LIFT_KEYS
 from utils.config.schema import KEYS, PEFT, SCHEMA, TEXT_PEFT, methods_of
+from utils.config.suggestions import OTHER_KEYS, OTHER_NAMES, OTHER_VALUES
 from utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -523,6 +524,65 @@ def test_the_run_directory():
     assert load().output_dir == "output/digits_lt_clip_tiny_lift+"
     assert load("output_dir", "mine/run1").output_dir == "output/mine/run1"
     assert load("lr", 0.02, "seed", 0).output_dir == "output/digits_lt_clip_tiny_lift+"  # the defaults, said aloud
+
+
+@pytest.mark.parametrize("given", ["../x", "a/../../x", "link", "link/x", "dangling/x"])
+def test_a_relative_output_dir_stays_below_output(given, tmp_path, monkeypatch):
+    """Nor does a link lead elsewhere without a word; the message has the absolute path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output/link").symlink_to(tmp_path)
+    (tmp_path / "output/dangling").symlink_to(tmp_path / "nowhere")
+    with refused(ConfigError, kind="outside_output", key="output_dir"):
+        load("output_dir", given)
+
+
+def test_an_absolute_output_dir_is_reported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given, expected in ((tmp_path / "x", 1), (tmp_path / "output/x", 0), ("a/../x", 0), ("./output/x", 0)):
+        lines = []
+        cfg = load_config("digits_lt", "clip_tiny", "lift+", ["output_dir", str(given)], lines.append)
+        assert cfg.output_dir == (str(given) if os.path.isabs(given) else "output/x")
+        assert len(lines) == expected
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load("output_dir", "~/runs").output_dir == str(tmp_path / "runs")
+
+
+def test_output_and_a_run_may_be_links(tmp_path, monkeypatch):
+    """Somebody keeps them on another disk; a line says where a run is written."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("disk", "archive"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "output").symlink_to("disk")
+    assert load("output_dir", "run").output_dir == "output/run"
+    (tmp_path / "disk/digits_lt_clip_tiny_lift+").symlink_to(tmp_path / "archive")
+    lines = []
+    assert load_config("digits_lt", "clip_tiny", "lift+", [], lines.append).output_dir.startswith("output/digits")
+    assert str(tmp_path / "archive") in lines[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["seed", "lr", "output_dir", "weights", "loss_type", "v.lora_layers", "init_head", "x"]
+)
+def test_long_values_have_short_messages(name):
+    for value in ("9" * 5000, "x" * 200_000, "[" + "1," * 100_000 + "1]"):
+        try:
+            load(name, value)
+        except ConfigError as error:
+            assert len(str(error)) < 700
+
+
+def test_every_seed_of_64_bits_is_taken():
+    assert load("seed", 2**64 - 1).seed == 2**64 - 1
+
+
+def test_suggestions_are_keys_and_names():
+    keys = {*KEYS, *LIFT_KEYS, "-d", "-b", "-m"}
+    names = {name for section in ("data", "backbone", "method") for name in config_names(section)}
+    values = {str(choice) for key in KEYS.values() for choice in key.choices} | {"True", "False"}
+    for table, known in ((OTHER_KEYS, keys), (OTHER_NAMES, names), (OTHER_VALUES, values)):
+        assert set(table.values()) <= known
+    assert not OTHER_KEYS.keys() & {*KEYS, *LIFT_KEYS}
 
 
 def test_the_order_of_options_does_not_matter():

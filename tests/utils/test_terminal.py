@@ -1,0 +1,150 @@
+"""Output never ends a run: streams that are closed, broken, full or poor in letters, and what would move a terminal."""
+
+import io
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from utils import terminal
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = "import sys; from utils import terminal; terminal.protect(); "  # what follows it, a program prints
+BOTH = "terminal.say('out'); terminal.say('err', error=True); print('p' * 100_000); sys.stderr.write('w'); sys.exit(3)"
+
+
+def shell(code, redirection, **environment):
+    """The exit status and the output of a program whose streams a shell redirects; pipes as of `head -c 0`."""
+    command = f'"{sys.executable}" -c "$CODE" {redirection}'
+    environment = os.environ | {"CODE": SCRIPT + code, "PYTHONPATH": str(ROOT)} | environment
+    done = subprocess.run(["bash", "-c", command], capture_output=True, env=environment, timeout=60)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "redirection",
+    [
+        ">&-",
+        "2>&-",
+        "<&- >&- 2>&-",
+        ">/dev/full 2>/dev/full",
+        "2>&1 | true; exit ${PIPESTATUS[0]}",
+        "2>&1 | head -c 1; exit ${PIPESTATUS[0]}",
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_streams_that_take_nothing_change_nothing(redirection, unbuffered):
+    status, _, error = shell(BOTH, redirection, PYTHONUNBUFFERED=unbuffered)
+    assert status == 3
+    assert "Error" not in error
+    assert "ignored" not in error
+
+
+@pytest.mark.slow
+def test_a_closed_descriptor_is_not_taken_by_the_next_file(tmp_path):
+    code = f"file = open(r'{tmp_path / 'log'}', 'w'); import os; os.write(2, b'of a library'); os.write(1, b'too')"
+    status, *_ = shell(code, ">&- 2>&-")
+    assert status == 0
+    assert (tmp_path / "log").read_text() == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1", "utf-8"])
+def test_letters_that_a_terminal_lacks_are_escaped(encoding):
+    code = "print('日本'); terminal.say('日本'); import warnings; warnings.warn('日本\\x1b[31m')"
+    status, out, error = shell(code, "", PYTHONIOENCODING=encoding)
+    expected = "日本" if encoding == "utf-8" else "\\u65e5\\u672c"
+    assert status == 0
+    assert out == f"{expected}\n{expected}\n"
+    assert f"UserWarning: {expected}\\x1b[31m\n" in error
+
+
+@pytest.mark.slow
+def test_a_full_pipe_that_does_not_block_is_waited_for_once():
+    """Another program may have set O_NONBLOCK on a shared terminal; a reader who never reads holds nobody up."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    code = SCRIPT + "[print('x' * 50_000) for _ in range(20)]"
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, env=environment, timeout=60
+    )
+    os.close(write)
+    os.close(read)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+class Refusing(io.StringIO):
+    """A stream of a notebook or another program, which fails."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, text):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [None, *(Refusing(error) for error in (BrokenPipeError(), OSError(28, "full"), BlockingIOError(), ValueError()))],
+    ids=str,
+)
+def test_say_never_raises(stream, monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, stream)
+    terminal.say("text")
+    terminal.say("text", error=True)
+    terminal.BARS.write("bar")
+    terminal.BARS.flush()
+    assert terminal.BARS.isatty() is False
+
+
+def test_say_escapes_what_a_terminal_would_obey(capsys):
+    terminal.say("a\x1b]0;x\x07\nb\r\u202ec")
+    terminal.say("é", error=True)
+    assert capsys.readouterr() == ("a\\x1b]0;x\\x07\nb\\r\\u202ec\n", "é\n")
+
+
+@pytest.mark.parametrize("text", ["\rbar  10%", "\x1b[A\x1b[A", "\n\x1b[A"])
+def test_the_movements_of_bars_stay(text):
+    assert written(text) == text
+
+
+def test_only_the_beginning_of_a_text_moves_the_cursor():
+    assert written("name\rother\x1b[A") == "name\\rother\\x1b[A"
+    assert written("\r\x1b[31m") == "\r\\x1b[31m"
+
+
+def written(text):
+    """What a protected stream writes."""
+    read, write = os.pipe()
+    terminal._Stream(write, "<test>", "utf-8").write(text)
+    os.close(write)
+    with open(read, "rb") as file:
+        return file.read().decode()
+
+
+def test_argparse_reports_in_one_line(capsys):
+    parser = terminal.Parser(prog="program")
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--lr\n\x1b[31m", "1"])
+    usage, error = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2
+    assert error.startswith(
+        "program: error: unrecognized arguments: --lr\\n\\x1b[31m 1; options come as KEY VALUE pairs"
+    )
+
+
+def test_a_thread_of_tensorboard_prints_no_traceback(capsys):
+    class Writer(threading.Thread):
+        pass
+
+    for module in ("tensorboard.summary.writer.event_file_writer", "other"):
+        Writer.__module__ = module
+        terminal._report_thread(threading.ExceptHookArgs((OSError, OSError("full"), None, Writer())))
+        assert ("OSError: full" in capsys.readouterr().err) == (module == "other")
