@@ -1,0 +1,15 @@
+"""How much is tried: in `make test`, and with `make faults`. docs/reliability.md shows these numbers."""
+
+ALL = None  # of what there is
+COUNTS: dict[str, tuple[int | None, int | None]] = {  # kind: (make test, make faults)
+    "kills at random times": (30, 300),
+    "kills at file operations, a first run": (ALL, ALL),
+    "kills at file operations, a resumed run": (20, ALL),
+    "kills at file operations, a finished run again": (20, ALL),
+    "kills at file operations, a test": (12, ALL),
+    "errors of file operations": (60, ALL),
+    "corrupted files": (200, 3000),
+    "signals at file operations": (24, ALL),
+    "signals at random times": (18, 180),
+    "kills of the main process among its workers": (4, 40),
+}

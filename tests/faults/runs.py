@@ -1,0 +1,234 @@
+"""Short runs for fault tests: their commands, the states in which they are tried, and what must come out of them.
+
+A run takes a tenth of a second: a ViT of one block, 45 digits or 24 pictures, two epochs of three steps.
+"""
+
+import dataclasses
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from faults.client import Outcome, Server, processes, wait_for
+from faults.operations import CHANGES, RANDOM_PARTS, Fault, Operation
+from PIL import Image
+from safetensors.torch import save_file
+
+RUN = "output/run"
+WEIGHTS = "tiny.safetensors"
+MODEL = f"-b vit weights {WEIGHTS} activation gelu heads 1 mean half classifier_init class_mean -m lift+ gpu -1"
+COMMON = f"{MODEL} prec_train fp32 prec_test fp32 output_dir run save_logits True print_freq 3".split()
+DIGITS = ["-d", "digits_lt", *COMMON, "num_epochs", "2", "batch_size", "16", "num_workers", "0"]
+PICTURES = ["-d", "folder", *COMMON, "root", "pictures", "batch_size", "8", "resolution", "32"]
+TEST = ["test_only", "True"]
+UNCOMPARED = ("seconds", "images_per_second", "peak_memory_mb", "command")  # of results.json
+EARLIER = ("results.json", "checkpoint.safetensors", "metrics.jsonl", "config.yaml")  # of a run that is trained again
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A command in a state of its directory. state: a method of Place. results: the file that ends it."""
+
+    state: str
+    arguments: tuple[str, ...]
+    results: str = "results.json"
+
+
+VARIANTS = {
+    "a first run": Variant("empty", (*DIGITS,)),
+    "a resumed run": Variant("interrupted", (*DIGITS,)),
+    "a finished run again": Variant("earlier", (*DIGITS,)),
+    "a test": Variant("finished", (*DIGITS, *TEST), "results_test.json"),
+}
+
+
+class Place:
+    """A server, and folders for runs. States are made once and copied."""
+
+    def __init__(self, server: Server, folder: Path):
+        self.server, self.folder, self.count = server, folder, 0
+        self.empty = folder / "empty"
+        write_tiny_vit(self.empty)
+        outcome = server.learn(DIGITS, self.copy(self.empty))
+        assert outcome.status == 0, outcome
+
+    # ---- states ----
+
+    def copy(self, state: Path) -> Path:
+        """A new folder with the files of another."""
+        self.count += 1
+        return Path(shutil.copytree(state, self.folder / str(self.count), symlinks=True))
+
+    def fresh(self, state: str) -> Path:
+        """A copy of a state, by its name."""
+        return self.copy(getattr(self, state))
+
+    def remove(self, folder: Path) -> None:
+        """Removes a folder that is not needed any more."""
+        shutil.rmtree(folder)
+
+    def completed(self, state: Path, arguments, **request) -> Path:
+        """A copy of a state in which a command was completed."""
+        folder = self.copy(state)
+        outcome = self.server.run(arguments, folder, **request)
+        assert (outcome.status, outcome.err) == (0, ""), outcome
+        return folder
+
+    @functools.cached_property
+    def finished(self) -> Path:
+        """A complete run on digits."""
+        return self.completed(self.empty, DIGITS)
+
+    @functools.cached_property
+    def tested(self) -> Path:
+        """A complete run, tested afterwards."""
+        return self.completed(self.finished, [*DIGITS, *TEST])
+
+    @functools.cached_property
+    def earlier(self) -> Path:
+        """A complete run of the same command with other numbers, as of another machine."""
+        return self.completed(self.empty, DIGITS, schedule_factor=1.5)
+
+    @functools.cached_property
+    def interrupted(self) -> Path:
+        """A run that was killed as soon as its first progress was saved."""
+        operations = self.operations("a first run")
+        saved = next(i for i, done in enumerate(operations) if done[:2] == ("rename", f"{RUN}/progress.safetensors"))
+        later = next(done for done in operations[saved + 1 :] if done.kind in CHANGES and "events" not in done.path)
+        folder = self.copy(self.empty)
+        outcome = self.server.run(DIGITS, folder, Fault(later, "kill"))
+        assert outcome.status == -9, outcome
+        assert (folder / RUN / "progress.safetensors").exists()
+        return folder
+
+    @functools.cached_property
+    def pictures(self) -> Path:
+        """Three classes of pictures, and a weight file: nothing was run."""
+        folder = self.copy(self.empty)
+        write_pictures(folder / "pictures")
+        return folder
+
+    @functools.cache  # noqa: B019 (one place in a session)
+    def operations(self, variant: str) -> list[Operation]:
+        """The file operations of a variant, in order."""
+        folder = self.fresh(VARIANTS[variant].state)
+        outcome = self.server.run(VARIANTS[variant].arguments, folder, traced=True)
+        assert (outcome.status, outcome.err) == (0, ""), outcome
+        self.remove(folder)
+        return outcome.operations
+
+    @functools.cache  # noqa: B019
+    def reference(self, state: str, arguments: tuple[str, ...]) -> dict[str, object]:
+        """What the uninterrupted command leaves."""
+        folder = self.completed(getattr(self, state), arguments)
+        left = contents(folder)
+        self.remove(folder)
+        return left
+
+    # ---- after a fault ----
+
+    def repeat(self, arguments, folder: Path, times: int = 1, **request) -> Outcome:
+        """Gives a command again, at most so many times, until it is complete. Fails otherwise."""
+        for _ in range(times):
+            outcome = self.server.run(arguments, folder, **request)
+            if outcome.status == 0:
+                break
+        assert outcome.status == 0, f"the same command again: {outcome}"
+        assert outcome.err == "", f"the same command again completes, but prints: {outcome.err}"
+        return outcome
+
+
+# ---- files that runs read ----
+
+
+def write_tiny_vit(folder: Path) -> None:
+    """A ViT of one block for 32 pixels, with random weights, in timm's naming."""
+    import timm
+
+    torch.manual_seed(0)
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=64, num_heads=1, depth=1, num_classes=0
+    )
+    folder.mkdir()
+    save_file(vit.state_dict(), folder / WEIGHTS)
+
+
+def write_pictures(root: Path, train: int = 8, test: int = 8) -> None:
+    """Noise in three classes, as PNG of 40 x 36 pixels."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("test", test)):
+        for name in ("apple", "birch", "cedar"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{name}-{number * 37:04}.png")
+
+
+# ---- what runs leave ----
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """What two runs of one command must have in common: names of files, and their content without times."""
+    run, found = folder / RUN, {}
+    for path in sorted(run.iterdir()):
+        name = RANDOM_PARTS.sub("*", path.name)
+        if name.startswith("results"):
+            content = json.loads(path.read_text())
+            found[name] = {key: value for key, value in content.items() if key not in UNCOMPARED}
+        elif name == "metrics.jsonl":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found[name] = [{key: line[key] for key in line if key != "images_per_second"} for line in lines]
+        elif path.suffix == ".npz":
+            with np.load(path) as file:
+                found[name] = {key: (file[key].dtype.str, file[key].tobytes()) for key in file.files}
+        elif path.suffix == ".safetensors" or name == "config.yaml":
+            found[name] = path.read_bytes()
+        else:
+            found[name] = None  # its presence
+    return found
+
+
+def assert_same(found: dict[str, object], expected: dict[str, object]) -> None:
+    """Fails with the names of the files that are too many, missing, or have other content."""
+    left = sorted(found.keys() - expected.keys())
+    assert not left, f"left over, unlike after an uninterrupted run: {left}"
+    missing = sorted(expected.keys() - found.keys())
+    assert not missing, f"missing, unlike after an uninterrupted run: {missing}"
+    differing = [name for name in expected if found[name] != expected[name]]
+    assert not differing, f"not as after an uninterrupted run: {differing}"
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """The bytes of all files of a run, by name."""
+    run = folder / RUN
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} if run.exists() else {}
+
+
+def earlier_files(folder: Path) -> dict[str, bytes]:
+    """The files of a finished run that stay until a new one is complete."""
+    return {name: content for name, content in snapshot(folder).items() if name in EARLIER or name.startswith("events")}
+
+
+# ---- what runs print ----
+
+
+def assert_refused(outcome: Outcome, *names: str) -> None:
+    """One sentence on stderr, with one of these names, and exit status 1 or 2."""
+    assert outcome.status in (1, 2), outcome
+    assert_sentence(outcome.err)
+    assert not names or any(name in outcome.err for name in names), f"none of {names} is named: {outcome}"
+
+
+def assert_sentence(err: str) -> None:
+    """One line that a terminal can show."""
+    assert "Traceback" not in err, err
+    assert len(err.splitlines()) == 1, f"not one line: {err!r}"
+    assert err.rstrip("\n").isprintable(), f"control characters: {err!r}"
+
+
+def assert_ended(session: int, seconds: float) -> None:
+    """No process of a run is left after so many seconds."""
+    wait_for(lambda: not processes(session), seconds, f"processes {processes(session)} of the run are left")

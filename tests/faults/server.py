@@ -1,0 +1,211 @@
+"""A process that imports the program once, and forks a child for each attempt to run it.
+
+Importing torch and the program takes seconds, a short run a tenth of a second. The server is started with
+
+    python -m faults.server
+
+and reads requests from its standard input, a socket: JSON, a line each. A child runs main.py, or another script, as
+`python main.py` would, in a session of its own, with its output in files. Nothing is computed in the server: threads of
+torch would not survive the fork. client.py has the other end.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import resource
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from faults.operations import Trace, decode_fault
+
+ROOT = Path(__file__).resolve().parents[2]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGQUIT)
+EACH = 5  # images of a class, at most, to train and to test with
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """script: below the project. output: prefix of the files .out and .err, and .trace, the operations below `folder`.
+
+    memory: bytes of address space beyond those of the server. schedule_factor: of the learning rate, for a run that
+    differs from another of the same command. private_shm: bytes of a /dev/shm of its own.
+    """
+
+    arguments: list[str]
+    folder: str
+    output: str
+    script: str = "main.py"
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    fault: dict[str, Any] | None = None
+    traced: bool = False
+    memory: int | None = None
+    schedule_factor: float | None = None
+    private_shm: int | None = None
+    closed: tuple[int, ...] = ()  # descriptors
+
+
+# ---- in the child ----
+
+
+def run(request: Request) -> None:
+    """Runs the script and ends the process, as Python does at the end of a program."""
+    os.setsid()
+    os.chdir(request.folder)
+    for number, path in enumerate((os.devnull, f"{request.output}.out", f"{request.output}.err")):
+        handle = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        os.dup2(handle, number)
+        os.close(handle)
+    for number in request.closed:
+        os.close(number)
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python does
+    os.environ.update(request.environment)
+    if request.memory:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + request.memory, resource.RLIM_INFINITY))
+    if request.private_shm:
+        from faults.namespace import mount_small_shm
+
+        mount_small_shm(request.private_shm)
+    if request.schedule_factor:
+        _change_schedule(request.schedule_factor)
+    trace = Trace(request.folder, decode_fault(request.fault))
+    if request.traced or request.fault:
+        trace.install()
+    script = str(ROOT / request.script)
+    sys.argv, sys.path[0] = [script, *request.arguments], str(Path(script).parent)
+    status = 1
+    try:
+        runpy.run_path(script, run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    trace.process = 0  # from here on, nothing is traced
+    with open(f"{request.output}.trace", "w") as file:
+        json.dump({"operations": trace.operations, "done": trace.done}, file)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)  # freeing the memory of torch would take as long as the run
+
+
+def _change_schedule(factor: float) -> None:
+    """The same command trains with another learning rate: other weights under the same settings."""
+    import utils.schedule
+
+    cosine = utils.schedule.cosine
+    utils.schedule.cosine = lambda *args, **kwargs: factor * cosine(*args, **kwargs)
+
+
+# ---- in the server ----
+
+
+def prepare() -> None:
+    """Imports everything that a run imports, and thins digits_lt."""
+    import torch
+
+    torch.set_num_threads(1)
+    for name in ("main", "trainer", "safetensors.torch", "torch.utils.tensorboard", "torch.optim", "torchvision.io"):
+        importlib.import_module(name)
+
+    from datasets import DATASETS
+    from datasets.sets import digits_lt
+
+    data = digits_lt.build()
+    train, test = (part.subset(part.some_of_each(len(data.classnames), EACH)) for part in (data.train, data.test))
+    few = dataclasses.replace(data, train=train, test=test)
+    DATASETS["digits_lt"] = lambda *_: few
+
+
+def learn_imports(folder: str) -> None:
+    """Imports what the scout, a child that ran before, had to import: modules.json in its folder."""
+    for name in json.loads(Path(folder, "modules.json").read_text()):
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
+def scout(request: Request) -> None:
+    """Like `run`, and writes the names of the modules that the run imported, beyond the server's."""
+    before = set(sys.modules)
+
+    def note() -> None:
+        names = [name for name in sys.modules if name not in before]
+        Path(request.folder, "modules.json").write_text(json.dumps(names))
+
+    atexit.register(note)
+    run(request)
+
+
+def fork(request: Request, function, others: list[Any]) -> int:
+    """Runs `function` in a child, which closes `others`; returns its process id."""
+    process = os.fork()
+    if process == 0:
+        try:
+            for other in others:
+                other.close()
+            function(request)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(99)  # a fault of the harness
+    return process
+
+
+def serve(connection: socket.socket) -> None:
+    """Answers {"process"} to each request, and {"process", "status", "max_rss"} when a child has ended."""
+    selector, children = selectors.DefaultSelector(), {}
+
+    def answer(**content: Any) -> None:
+        connection.sendall((json.dumps(content) + "\n").encode())
+
+    lines = connection.makefile("r")
+    selector.register(connection, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is connection:
+                line = lines.readline()
+                if not line:
+                    for process in children.values():
+                        with contextlib.suppress(ProcessLookupError):
+                            os.killpg(process, signal.SIGKILL)
+                    return
+                content = json.loads(line)
+                if "learn" in content:
+                    learn_imports(content["learn"])
+                    answer(process=0)
+                    continue
+                function = scout if content.pop("scout", False) else run
+                process = fork(Request(**content), function, [connection, selector])
+                handle = os.pidfd_open(process)
+                selector.register(handle, selectors.EVENT_READ)
+                children[handle] = process
+                answer(process=process)
+            else:
+                process = children.pop(key.fd)
+                selector.unregister(key.fd)
+                os.close(key.fd)
+                _, status, usage = os.wait4(process, 0)
+                answer(process=process, status=os.waitstatus_to_exitcode(status), max_rss=usage.ru_maxrss * 1024)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends pytest, whose end ends the server
+    prepare()
+    with socket.socket(fileno=os.dup(0)) as connection:
+        connection.sendall(b'{"process": 0}\n')
+        serve(connection)
