@@ -55,7 +55,7 @@ class Server:
         }
         for name in ("DEBUG", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
             environment.pop(name, None)
-        self.errors = open(folder / "server.txt", "w+b")
+        self.errors = open(folder / "server.txt", "w+b")  # noqa: SIM115 (closed in close)
         command = [sys.executable, "-m", "faults.server"]
         self.process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=theirs, stdout=self.errors, stderr=self.errors

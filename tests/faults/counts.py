@@ -10,6 +10,7 @@ COUNTS: dict[str, tuple[int | None, int | None]] = {  # kind: (make test, make f
     "errors of file operations": (60, ALL),
     "corrupted files": (200, 3000),
     "signals at file operations": (24, ALL),
-    "signals at random times": (18, 180),
+    "signals while it trains, times each": (1, 10),
+    "signals at random times, times each": (2, 20),
     "kills of the main process among its workers": (4, 40),
 }

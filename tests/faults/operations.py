@@ -17,6 +17,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -51,8 +52,9 @@ class Operation(NamedTuple):
 class Fault:
     """What happens in place of an operation.
 
-    action: "kill" (SIGKILL), "errno" (it fails with error `number`) or "signal" (`number` to the process itself, before
-    it). half: of a write, the first half of the bytes is written before. lasting: every later change fails, too.
+    action: "kill" (SIGKILL), "errno" (it fails with error `number`), "signal" (`number` to the process itself, before
+    it) or "hold" (it waits for `number` seconds, while the file Trace.held exists). half: of a write, the first half of
+    the bytes is written before. lasting: every later change fails, too.
     """
 
     operation: Operation
@@ -82,8 +84,9 @@ def decode_fault(content: dict[str, Any] | None) -> Fault | None:
 class Trace:
     """Records the operations of this process, not of its children; `fault` is done once, when its operation is due."""
 
-    def __init__(self, folder: str, fault: Fault | None = None):
+    def __init__(self, folder: str, fault: Fault | None = None, held: str = os.devnull):
         self.folder, self.fault = os.path.join(os.path.realpath(folder), ""), fault
+        self.held = held
         self.process, self.operations, self.counts = os.getpid(), [], Counter()
         self.done = self.failing = False
 
@@ -118,6 +121,9 @@ class Trace:
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault.action == "signal":
             os.kill(os.getpid(), fault.number)
+        elif fault.action == "hold":
+            os.close(os.open(self.held, os.O_CREAT))
+            time.sleep(fault.number)
         else:
             names = () if kind in NAMELESS else (os.fspath(path),)
             raise OSError(fault.number, os.strerror(fault.number), *names)

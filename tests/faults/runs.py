@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from faults.client import Outcome, Server, processes, wait_for
+from faults.client import Attempt, Outcome, Server, processes, wait_for
 from faults.operations import CHANGES, RANDOM_PARTS, Fault, Operation
 from PIL import Image
 from safetensors.torch import save_file
@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 RUN = "output/run"
 WEIGHTS = "tiny.safetensors"
 MODEL = f"-b vit weights {WEIGHTS} activation gelu heads 1 mean half classifier_init class_mean -m lift+ gpu -1"
-COMMON = f"{MODEL} prec_train fp32 prec_test fp32 output_dir run save_logits True print_freq 3".split()
-DIGITS = ["-d", "digits_lt", *COMMON, "num_epochs", "2", "batch_size", "16", "num_workers", "0"]
-PICTURES = ["-d", "folder", *COMMON, "root", "pictures", "batch_size", "8", "resolution", "32"]
-TEST = ["test_only", "True"]
+COMMON = f"{MODEL} prec_train fp32 prec_test fp32 output_dir run save_logits True print_freq 3"
+DIGITS = tuple(f"-d digits_lt {COMMON} num_epochs 2 batch_size 16 num_workers 0".split())
+PICTURES = tuple(f"-d folder {COMMON} root pictures batch_size 8 resolution 32".split())
+TEST = ("test_only", "True")
 UNCOMPARED = ("seconds", "images_per_second", "peak_memory_mb", "command")  # of results.json
 EARLIER = ("results.json", "checkpoint.safetensors", "metrics.jsonl", "config.yaml")  # of a run that is trained again
 
@@ -37,9 +37,9 @@ class Variant:
 
 
 VARIANTS = {
-    "a first run": Variant("empty", (*DIGITS,)),
-    "a resumed run": Variant("interrupted", (*DIGITS,)),
-    "a finished run again": Variant("earlier", (*DIGITS,)),
+    "a first run": Variant("empty", DIGITS),
+    "a resumed run": Variant("interrupted", DIGITS),
+    "a finished run again": Variant("earlier", DIGITS),
     "a test": Variant("finished", (*DIGITS, *TEST), "results_test.json"),
 }
 
@@ -84,7 +84,7 @@ class Place:
     @functools.cached_property
     def tested(self) -> Path:
         """A complete run, tested afterwards."""
-        return self.completed(self.finished, [*DIGITS, *TEST])
+        return self.completed(self.finished, (*DIGITS, *TEST))
 
     @functools.cached_property
     def earlier(self) -> Path:
@@ -104,11 +104,26 @@ class Place:
         return folder
 
     @functools.cached_property
+    def checked(self) -> Path:
+        """Pictures with a damaged one, which check_data has found."""
+        folder = self.copy(self.pictures)
+        bad = folder / "pictures/train/birch/birch-0074.png"
+        bad.write_bytes(bad.read_bytes()[:200])
+        outcome = self.server.run(["-d", "folder", "root", "pictures"], folder, script="scripts/check_data.py")
+        assert (outcome.status, outcome.err) == (1, ""), outcome
+        return folder
+
+    @functools.cached_property
     def pictures(self) -> Path:
         """Three classes of pictures, and a weight file: nothing was run."""
         folder = self.copy(self.empty)
         write_pictures(folder / "pictures")
         return folder
+
+    @functools.cached_property
+    def trained_on_pictures(self) -> Path:
+        """A complete run on pictures."""
+        return self.completed(self.pictures, (*PICTURES, "num_workers", "2", "num_epochs", "2"))
 
     @functools.cache  # noqa: B019 (one place in a session)
     def operations(self, variant: str) -> list[Operation]:
@@ -127,7 +142,13 @@ class Place:
         self.remove(folder)
         return left
 
-    # ---- after a fault ----
+    # ---- during and after a fault ----
+
+    @staticmethod
+    def wait_for(path: Path, attempt: Attempt) -> None:
+        """Waits until a running attempt has written a file."""
+        wait_for(lambda: path.exists() or not processes(attempt.process), 20, f"there is no {path.name}")
+        assert path.exists(), f"it ended without {path.name}: {attempt.wait()}"
 
     def repeat(self, arguments, folder: Path, times: int = 1, **request) -> Outcome:
         """Gives a command again, at most so many times, until it is complete. Fails otherwise."""
@@ -171,24 +192,22 @@ def write_pictures(root: Path, train: int = 8, test: int = 8) -> None:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """What two runs of one command must have in common: names of files, and their content without times."""
-    run, found = folder / RUN, {}
-    for path in sorted(run.iterdir()):
-        name = RANDOM_PARTS.sub("*", path.name)
-        if name.startswith("results"):
-            content = json.loads(path.read_text())
-            found[name] = {key: value for key, value in content.items() if key not in UNCOMPARED}
-        elif name == "metrics.jsonl":
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = [{key: line[key] for key in line if key != "images_per_second"} for line in lines]
-        elif path.suffix == ".npz":
-            with np.load(path) as file:
-                found[name] = {key: (file[key].dtype.str, file[key].tobytes()) for key in file.files}
-        elif path.suffix == ".safetensors" or name == "config.yaml":
-            found[name] = path.read_bytes()
-        else:
-            found[name] = None  # its presence
-    return found
+    """The files that two runs of one command must have in common, with their content without times."""
+    return {RANDOM_PARTS.sub("*", path.name): content(path) for path in sorted((folder / RUN).iterdir())}
+
+
+def content(path: Path) -> object:
+    """The content of a file of a run, without times; None for logs and curves."""
+    if path.name.startswith("results"):
+        found = json.loads(path.read_text())
+        return {key: value for key, value in found.items() if key not in UNCOMPARED}
+    if path.name == "metrics.jsonl":
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return [{key: line[key] for key in line if key != "images_per_second"} for line in lines]
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            return {key: (file[key].dtype.str, file[key].tobytes()) for key in file.files}
+    return path.read_bytes() if path.suffix == ".safetensors" or path.name == "config.yaml" else None
 
 
 def assert_same(found: dict[str, object], expected: dict[str, object]) -> None:
@@ -224,7 +243,7 @@ def assert_refused(outcome: Outcome, *names: str) -> None:
 
 def assert_sentence(err: str) -> None:
     """One line that a terminal can show."""
-    assert "Traceback" not in err, err
+    assert "Traceback" not in err, f"a traceback: {err.splitlines()[0]} ... {err.splitlines()[-1]}"
     assert len(err.splitlines()) == 1, f"not one line: {err!r}"
     assert err.rstrip("\n").isprintable(), f"control characters: {err!r}"
 

@@ -26,6 +26,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from faults.namespace import mount_small_shm
 from faults.operations import Trace, decode_fault
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,8 +38,9 @@ EACH = 5  # images of a class, at most, to train and to test with
 class Request:
     """script: below the project. output: prefix of the files .out and .err, and .trace, the operations below `folder`.
 
-    memory: bytes of address space beyond those of the server. schedule_factor: of the learning rate, for a run that
-    differs from another of the same command. private_shm: bytes of a /dev/shm of its own.
+    memory: bytes of address space beyond those of the server. limits: {name of a resource limit: value}.
+    schedule_factor: of the learning rate, for a run that differs from another one of the same command. private_shm: bytes
+    of a /dev/shm of its own.
     """
 
     arguments: list[str]
@@ -49,9 +51,9 @@ class Request:
     fault: dict[str, Any] | None = None
     traced: bool = False
     memory: int | None = None
+    limits: dict[str, int] = dataclasses.field(default_factory=dict)
     schedule_factor: float | None = None
     private_shm: int | None = None
-    closed: tuple[int, ...] = ()  # descriptors
 
 
 # ---- in the child ----
@@ -59,49 +61,58 @@ class Request:
 
 def run(request: Request) -> None:
     """Runs the script and ends the process, as Python does at the end of a program."""
-    os.setsid()
-    os.chdir(request.folder)
-    for number, path in enumerate((os.devnull, f"{request.output}.out", f"{request.output}.err")):
-        handle = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-        os.dup2(handle, number)
-        os.close(handle)
-    for number in request.closed:
-        os.close(number)
-    for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python does
-    os.environ.update(request.environment)
+    _become_a_program(request)
+    limits = dict(request.limits)
     if request.memory:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + request.memory, resource.RLIM_INFINITY))
+        limits["RLIMIT_AS"] = used + request.memory
+    for name, value in limits.items():
+        resource.setrlimit(getattr(resource, name), (value, resource.getrlimit(getattr(resource, name))[1]))
     if request.private_shm:
-        from faults.namespace import mount_small_shm
-
         mount_small_shm(request.private_shm)
     if request.schedule_factor:
         _change_schedule(request.schedule_factor)
-    trace = Trace(request.folder, decode_fault(request.fault))
+    trace = Trace(request.folder, decode_fault(request.fault), f"{request.output}.held")
     if request.traced or request.fault:
         trace.install()
-    script = str(ROOT / request.script)
-    sys.argv, sys.path[0] = [script, *request.arguments], str(Path(script).parent)
-    status = 1
-    try:
-        runpy.run_path(script, run_name="__main__")
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:
-        traceback.print_exc()
+    status = _run_script(str(ROOT / request.script), request.arguments)
     trace.process = 0  # from here on, nothing is traced
     with open(f"{request.output}.trace", "w") as file:
         json.dump({"operations": trace.operations, "done": trace.done}, file)
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(status)  # freeing the memory of torch would take as long as the run
+
+
+def _become_a_program(request: Request) -> None:
+    """A session, a folder, files for output, an environment and the signals of a program that has just started."""
+    os.setsid()
+    os.chdir(request.folder)
+    for number, path in enumerate((os.devnull, f"{request.output}.out", f"{request.output}.err")):
+        handle = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        os.dup2(handle, number)
+        os.close(handle)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # these two as Python does
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    os.environ.update(request.environment)
+
+
+def _run_script(script: str, arguments: list[str]) -> int:
+    """Runs a script as `python SCRIPT` does; returns its exit status."""
+    sys.argv, sys.path[0] = [script, *arguments], str(Path(script).parent)
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def _change_schedule(factor: float) -> None:

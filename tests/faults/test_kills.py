@@ -1,4 +1,4 @@
-"""Kills at random times: the same command, given again until it is complete, leaves what an uninterrupted run leaves."""
+"""Kills at random times: the same command, given until it is complete, leaves what an uninterrupted run leaves."""
 
 import signal
 import time
