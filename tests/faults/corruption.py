@@ -1,4 +1,4 @@
-"""Damages to the content of a file: functions (content, rng) -> damaged content, the same one where nothing can be done.
+"""Damages to the content of a file: functions (content, rng) -> damaged content, the same if nothing fits.
 
 A disk, a cable or a copy damages files so; nobody who wants to deceive is among the causes.
 """

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ PICTURES = tuple(f"-d folder {COMMON} root pictures batch_size 8 resolution 32".
 TEST = ("test_only", "True")
 UNCOMPARED = ("seconds", "images_per_second", "peak_memory_mb", "command")  # of results.json
 EARLIER = ("results.json", "checkpoint.safetensors", "metrics.jsonl", "config.yaml")  # of a run that is trained again
+# Unicode's marks of direction (UAX 9)
+TURNING = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
+MARKS = {"\u061c", "\u200e", "\u200f", *(c for c in map(chr, range(0x2100)) if unicodedata.bidirectional(c) in TURNING)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,20 +108,24 @@ class Place:
         return folder
 
     @functools.cached_property
+    def pictures(self) -> Path:
+        """Pictures, by a link to the one folder that all have (checkpoints record it), and a weight file."""
+        return self._with_pictures("pictures")
+
+    @functools.cached_property
     def checked(self) -> Path:
-        """Pictures with a damaged one, which check_data has found."""
-        folder = self.copy(self.pictures)
+        """The same with a damaged picture, which check_data has found."""
+        folder = self._with_pictures("damaged pictures")
         bad = folder / "pictures/train/birch/birch-0074.png"
         bad.write_bytes(bad.read_bytes()[:200])
         outcome = self.server.run(["-d", "folder", "root", "pictures"], folder, script="scripts/check_data.py")
         assert (outcome.status, outcome.err) == (1, ""), outcome
         return folder
 
-    @functools.cached_property
-    def pictures(self) -> Path:
-        """Three classes of pictures, and a weight file: nothing was run."""
+    def _with_pictures(self, name: str) -> Path:
         folder = self.copy(self.empty)
-        write_pictures(folder / "pictures")
+        write_pictures(self.folder / name)
+        (folder / "pictures").symlink_to(self.folder / name)
         return folder
 
     @functools.cached_property
@@ -245,7 +253,15 @@ def assert_sentence(err: str) -> None:
     """One line that a terminal can show."""
     assert "Traceback" not in err, f"a traceback: {err.splitlines()[0]} ... {err.splitlines()[-1]}"
     assert len(err.splitlines()) == 1, f"not one line: {err!r}"
-    assert err.rstrip("\n").isprintable(), f"control characters: {err!r}"
+    assert_harmless(err.rstrip("\n"))
+    assert len(err) < 2000, f"a message of {len(err):,} characters: {err[:200]!r}"
+
+
+def assert_harmless(text: str) -> None:
+    """No character that a terminal obeys, that ends a line for some readers, or that turns the text around."""
+    for line in text.split("\n"):
+        found = [c for c in line if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in MARKS]
+        assert not found, f"control characters {found}: {line[:200]!r}"
 
 
 def assert_ended(session: int, seconds: float) -> None:

@@ -39,8 +39,8 @@ class Request:
     """script: below the project. output: prefix of the files .out and .err, and .trace, the operations below `folder`.
 
     memory: bytes of address space beyond those of the server. limits: {name of a resource limit: value}.
-    schedule_factor: of the learning rate, for a run that differs from another one of the same command. private_shm: bytes
-    of a /dev/shm of its own.
+    schedule_factor: of the learning rate, for a run that differs from another one of the same command. private_shm:
+    bytes of a /dev/shm of its own.
     """
 
     arguments: list[str]
@@ -77,6 +77,7 @@ def run(request: Request) -> None:
         trace.install()
     status = _run_script(str(ROOT / request.script), request.arguments)
     trace.process = 0  # from here on, nothing is traced
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with open(f"{request.output}.trace", "w") as file:
         json.dump({"operations": trace.operations, "done": trace.done}, file)
     threading._shutdown()
@@ -109,6 +110,10 @@ def _run_script(script: str, arguments: list[str]) -> int:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
         traceback.print_exc()
         return 1

@@ -9,30 +9,32 @@ from faults.runs import DIGITS, PICTURES, assert_ended, assert_same, contents
 pytestmark = pytest.mark.slow
 
 LONGER = (*DIGITS, "num_epochs", "5")
+OFTEN = (*LONGER, "save_minutes", "0")  # after every step
 CHUNKS = 6
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_killed_at_random_times_a_run_ends_as_if_it_had_not_been(chunk, place, rng, findings, how_many):
     """Several kills in a run: each attempt lasts up to as long as an uninterrupted run."""
-    expected = place.reference("empty", LONGER)
-    whole = place.server.run(LONGER, place.fresh("empty")).seconds
+    command = OFTEN if chunk % 2 else LONGER
+    expected = place.reference("empty", command)
+    whole = place.server.run(command, place.fresh("empty")).seconds
     kills = how_many("kills at random times") // CHUNKS
     while kills > 0:
         folder, killed = place.fresh("empty"), []
         with findings.case(killed):
-            while kills > 0 and (wait := run_for(rng.uniform(0, whole), place, folder)):
+            while kills > 0 and (wait := run_for(rng.uniform(0, whole), command, place, folder)):
                 killed.append(f"killed after {wait:.3f} s")
                 kills -= 1
-            place.repeat(LONGER, folder)
+            place.repeat(command, folder)
             assert_same(contents(folder), expected)
         place.remove(folder)
     findings.finish()
 
 
-def run_for(seconds: float, place, folder) -> float | None:
+def run_for(seconds: float, command, place, folder) -> float | None:
     """Kills the run after so many seconds, which are returned; None if it was complete before."""
-    attempt = place.server.start(LONGER, folder)
+    attempt = place.server.start(command, folder)
     time.sleep(seconds)
     attempt.signal(signal.SIGKILL)
     outcome = attempt.wait()
