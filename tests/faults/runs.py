@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 RUN = "output/run"
 WEIGHTS = "tiny.safetensors"
 MODEL = f"-b vit weights {WEIGHTS} activation gelu heads 1 mean half classifier_init class_mean -m lift+ gpu -1"
-COMMON = f"{MODEL} prec_train fp32 prec_test fp32 output_dir run save_logits True print_freq 3"
+COMMON = f"{MODEL} prec_train fp32 prec_test fp32 output_dir run print_freq 3"
 DIGITS = tuple(f"-d digits_lt {COMMON} num_epochs 2 batch_size 16 num_workers 0".split())
 PICTURES = tuple(f"-d folder {COMMON} root pictures batch_size 8 resolution 32".split())
-TEST = ("test_only", "True")
+TEST = ("test_only", "True", "save_logits", "True")
 UNCOMPARED = ("seconds", "images_per_second", "peak_memory_mb", "command")  # of results.json
 EARLIER = ("results.json", "checkpoint.safetensors", "metrics.jsonl", "config.yaml")  # of a run that is trained again
 # Unicode's marks of direction (UAX 9)
@@ -234,9 +234,30 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} if run.exists() else {}
 
 
-def earlier_files(folder: Path) -> dict[str, bytes]:
-    """The files of a finished run that stay until a new one is complete."""
-    return {name: content for name, content in snapshot(folder).items() if name in EARLIER or name.startswith("events")}
+def replacement(operations: list[Operation]) -> int:
+    """The index of the first operation that changes a file of an earlier run."""
+    protected = {f"{RUN}/{name}" for name in EARLIER}
+    for index, (kind, path, _) in enumerate(operations):
+        changes = kind in CHANGES and path in protected
+        if changes or (kind in ("remove", "rename", "truncate") and path.startswith(f"{RUN}/events")):
+            return index
+    return len(operations)
+
+
+def assert_nothing_lost(folder: Path, place: Place, name: str, fault: Fault) -> None:
+    """Progress is there; a finished run is as it was until the new one is complete."""
+    variant = VARIANTS[name]
+    before, now = snapshot(getattr(place, variant.state)), snapshot(folder)
+    if variant.state == "interrupted":
+        assert "progress.safetensors" in now or "results.json" in now, "the progress is lost"
+        return
+    operations = place.operations(name)
+    complete = now.get("results.json") != before.get("results.json")
+    if complete or variant.state == "earlier" and operations.index(fault.operation) > replacement(operations):
+        return
+    kept = [file for file in before if file in EARLIER or file.startswith("events")]
+    changed = [file for file in kept if now.get(file) != before[file]]
+    assert not changed, f"files of the earlier run were changed before the new one was complete: {changed}"
 
 
 # ---- what runs print ----

@@ -12,6 +12,7 @@ torch would not survive the fork. client.py has the other end.
 import atexit
 import contextlib
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -203,6 +204,8 @@ def serve(connection: socket.socket) -> None:
                 content = json.loads(line)
                 if "learn" in content:
                     learn_imports(content["learn"])
+                    gc.collect()
+                    gc.freeze()  # the children's collections leave these objects alone, and so their memory shared
                     answer(process=0)
                     continue
                 function = scout if content.pop("scout", False) else run

@@ -9,7 +9,7 @@ import os
 
 import pytest
 from faults.operations import CHANGES, Fault
-from faults.runs import RUN, VARIANTS, assert_refused, assert_same, contents, earlier_files
+from faults.runs import RUN, VARIANTS, assert_nothing_lost, assert_refused, assert_same, contents
 
 pytestmark = pytest.mark.slow
 
@@ -36,13 +36,11 @@ def test_an_error_at_a_file_operation(chunk, place, rng, findings, how_many):
         variant = VARIANTS[name]
         with findings.case(f"{name}, {fault} ({errno.errorcode[fault.number]})"):
             folder = place.fresh(variant.state)
-            kept = earlier_files(folder)
             outcome = place.server.run(variant.arguments, folder, fault)
             done += outcome.fault_done
             if outcome.status:
                 assert_refused(outcome, RUN, *names(fault))
-                lost = kept.keys() - earlier_files(folder).keys()
-                assert not lost, f"files of the earlier run are lost: {sorted(lost)}"
+                assert_nothing_lost(folder, place, name, fault)
             place.repeat(variant.arguments, folder)
             assert_same(contents(folder), place.reference(variant.state, variant.arguments))
             place.remove(folder)

@@ -125,7 +125,7 @@ def test_shared_memory_is_small(place):
 def test_no_large_shared_memory_can_be_had(place):
     """Files, those in /dev/shm among them, of 64 KB at most, as a limit that needs no rights: less than a batch."""
     folder = place.fresh("pictures")
-    command = (*TRAIN, "batch_size", "24", "num_workers", "2", "save_logits", "False")
+    command = (*TRAIN, "batch_size", "24", "num_workers", "2")
     outcome = place.server.start(command, folder, limits={"RLIMIT_FSIZE": 1 << 16}).wait(LIMIT)
     if outcome.status:
         assert_refused(outcome)
