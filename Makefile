@@ -1,6 +1,7 @@
 # make demo       trains LIFT+ on scikit-learn's digits and shows a table; no GPU, no download beyond the packages
 # make test       the whole test suite, in parallel (JOBS=1: one test after another)
 # make test-fast  the tests without whole runs, other processes and large cases
+# make faults     every fault that tests/faults can try, in half an hour (SEED=1: other random ones; docs/reliability.md)
 # make lint       ruff: check and format; mypy: types
 # make bench      measures our program against a plain one on this machine's CPU, in 5 minutes on 4 free cores
 # make table      five seeds of each method and each loss on the digits, as the README shows them
@@ -8,9 +9,10 @@
 
 PYTHON ?= python3
 PY := .venv/bin/python
+SEED ?= 0
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
-.PHONY: demo test test-fast lint table bench clean
+.PHONY: demo test test-fast faults lint table bench clean
 
 demo: .venv/installed
 	$(PY) main.py -d digits_lt -b clip_tiny -m lift+
@@ -20,6 +22,9 @@ test: .venv/installed
 
 test-fast: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+
+faults: .venv/installed
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal tests/faults --faults full --faults-seed $(SEED)
 
 lint: .venv/installed
 	$(PY) -m ruff check .

@@ -16,7 +16,9 @@ OPTIONAL = {"onnx", "onnxscript", "onnxruntime", "peft", "torchmetrics"}  # expo
 def is_ours(name):
     """Whether a module is part of this project: at its root, or beside the scripts, tests and benchmarks."""
     return any((ROOT / folder / name).with_suffix(".py").exists() for folder in ("", "scripts", "tests")) or any(
-        path.name == name and any(path.glob("*.py")) for path in ROOT.iterdir() if path.is_dir()
+        path.name == name and any(path.glob("*.py"))
+        for path in (*ROOT.iterdir(), *(ROOT / "tests").iterdir())
+        if path.is_dir()
     )
 
 

@@ -1,0 +1,16 @@
+"""How much is tried: in `make test`, and with `make faults`. docs/reliability.md shows these numbers."""
+
+ALL = None  # of what there is
+COUNTS: dict[str, tuple[int | None, int | None]] = {  # kind: (make test, make faults)
+    "kills at random times": (30, 300),
+    "kills at file operations, a first run": (ALL, ALL),
+    "kills at file operations, a resumed run": (20, ALL),
+    "kills at file operations, a finished run again": (20, ALL),
+    "kills at file operations, a test": (12, ALL),
+    "errors of file operations": (48, ALL),
+    "corrupted files": (200, 3000),
+    "signals at file operations": (16, ALL),
+    "signals while it trains, times each": (1, 10),
+    "signals at random times, times each": (2, 20),
+    "kills of the main process among its workers": (4, 40),
+}
