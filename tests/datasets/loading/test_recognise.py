@@ -123,7 +123,7 @@ def test_the_reason_is_the_true_one(name, tmp_path):
         decode(str(path))
     message = str(caught.value)
     assert words in message and words in caught.value.reason and "header is damaged" not in message
-    helpers.said(message)
+    assert message.startswith(f"the image {path} ") and "\n" not in message
 
 
 SUFFIXES = {"JPEG": JPEG, "PNG": PNG, "GIF": saved("GIF"), "WEBP": saved("WEBP"), "BMP": saved("BMP")}
