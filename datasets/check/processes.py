@@ -119,7 +119,9 @@ class _Inspection:
         images, index = self._locate(image)
         self.stalled += 1
         if self.stalled >= ROUNDS * self.processes:
-            raise stall_error(ROUNDS * (self.timeout or 0), waits_for(worker.pid, worker.state, [images.describe(index)]))
+            raise stall_error(
+                ROUNDS * (self.timeout or 0), waits_for(worker.pid, worker.state, [images.describe(index)])
+            )
         reason = f"cannot be read within {self.timeout:g} seconds (worker_timeout); its process was {worker.state}"
         self._replace(worker, again=False)
         return image, ImageReport("unreadable", reason, size=_file_bytes(images, index))
