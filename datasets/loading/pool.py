@@ -165,7 +165,10 @@ class ReaderPool:
         if worker.silence >= 2 * timeout:
             raise stall_error(2 * timeout, waiting)
         if not self.warned:
-            self.log(f"no image for {timeout:g} seconds: {waiting}; the run ends after as long again (worker_timeout)")
+            self.log(
+                f"waiting   no image for {timeout:g} seconds: {waiting}; the run ends after as long again "
+                "(worker_timeout)"
+            )
         self.warned = True
 
     def _unread(self, worker: Worker) -> list[str]:

@@ -242,7 +242,8 @@ def test_stopped_worker_is_reported_then_ends_the_run(files):
                 start = time.monotonic()
     assert 2 <= time.monotonic() - start < 10
     assert (caught.value.kind, caught.value.key) == ("worker_stalled", "worker_timeout")
-    assert len(lines) == 1 and lines[0].startswith(f"no image for 1 seconds: process {pid} (stopped) has not read /")
+    start = f"waiting   no image for 1 seconds: process {pid} (stopped) has not read /"
+    assert len(lines) == 1 and lines[0].startswith(start)
     assert f"process {pid} (stopped) has not read /" in str(caught.value)
 
 
@@ -447,9 +448,15 @@ def test_workers_end_with_their_parent(thread, workers_are, files, decoding):
     if workers_are.startswith("in a read"):
         decoding(lambda path: time.sleep(600))
 
+    def report_start():
+        while len(workers()) < 3:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        report()
+
     def read():
         if workers_are.startswith("in a read"):
-            threading.Timer(0.5, report).start()
+            threading.Thread(target=report_start).start()
         iterate(files, idle=workers_are == "idle")
 
     def read_elsewhere():
