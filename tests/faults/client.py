@@ -134,7 +134,9 @@ class Attempt:
         try:
             ended = self.server._answer(self.process)
         except Hang:
-            out, err = self.texts()
+            self.signal(signal.SIGUSR2)  # prints the stacks of its threads
+            time.sleep(0.5)
+            _, err = self.texts()
             for process in processes(self.process):
                 os.kill(process, signal.SIGKILL)
             # a reader that timed out cannot be used again
