@@ -123,6 +123,11 @@ class Attempt:
     def __init__(self, server: Server, process: int, output: str):
         self.server, self.process, self.output, self.started = server, process, output, time.monotonic()
 
+    @property
+    def running(self) -> bool:
+        """Whether the process itself has not ended."""
+        return os.path.exists(f"/proc/{self.process}")
+
     def signal(self, number: int, group: bool = False) -> None:
         """Sends a signal to the process, or to all of its group; one that has ended gets none."""
         with contextlib.suppress(ProcessLookupError):
