@@ -123,6 +123,11 @@ class Attempt:
     def __init__(self, server: Server, process: int, output: str):
         self.server, self.process, self.output, self.started = server, process, output, time.monotonic()
 
+    @property
+    def running(self) -> bool:
+        """Whether the process itself has not ended."""
+        return os.path.exists(f"/proc/{self.process}")
+
     def signal(self, number: int, group: bool = False) -> None:
         """Sends a signal to the process, or to all of its group; one that has ended gets none."""
         with contextlib.suppress(ProcessLookupError):
@@ -134,7 +139,9 @@ class Attempt:
         try:
             ended = self.server._answer(self.process)
         except Hang:
-            out, err = self.texts()
+            self.signal(signal.SIGUSR2)  # prints the stacks of its threads
+            time.sleep(0.5)
+            _, err = self.texts()
             for process in processes(self.process):
                 os.kill(process, signal.SIGKILL)
             # a reader that timed out cannot be used again

@@ -155,7 +155,7 @@ class Place:
     @staticmethod
     def wait_for(path: Path, attempt: Attempt) -> None:
         """Waits until a running attempt has written a file."""
-        wait_for(lambda: path.exists() or not processes(attempt.process), 20, f"there is no {path.name}")
+        wait_for(lambda: path.exists() or not attempt.running, 20, f"there is no {path.name}")
         assert path.exists(), f"it ended without {path.name}: {attempt.wait()}"
 
     def repeat(self, arguments, folder: Path, times: int = 1, **request) -> Outcome:

@@ -12,6 +12,7 @@ torch would not survive the fork. client.py has the other end.
 import atexit
 import contextlib
 import dataclasses
+import faulthandler
 import gc
 import importlib
 import json
@@ -31,7 +32,7 @@ from faults.namespace import mount_small_shm
 from faults.operations import Trace, decode_fault
 
 ROOT = Path(__file__).resolve().parents[2]
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGQUIT)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE, signal.SIGQUIT)
 EACH = 5  # images of a class, at most, to train and to test with
 
 
@@ -101,6 +102,7 @@ def _become_a_program(request: Request) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # these two as Python does
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    faulthandler.register(signal.SIGUSR2, sys.__stderr__)  # the client asks a run that hangs where it is
     os.environ.update(request.environment)
 
 

@@ -184,7 +184,7 @@ def test_workers_that_are_stopped(which, place):
     assert_ended(attempt.process, 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGBUS])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS])
 def test_a_worker_dies(number, place):
     attempt, workers = start_with_workers(place)
     os.kill(workers[0], number)
