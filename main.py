@@ -20,7 +20,7 @@ from utils.config import config_names, help_text, load_config
 from utils.errors import UserError
 from utils.files import WriteError
 from utils.home import ensure_home
-from utils.run.stopping import Stopped, Stopping
+from utils.run.stopping import RESUME, Stopped, Stopping, describe, status
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -51,21 +51,25 @@ def remedy(error: Exception) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a command; returns its exit status."""
-    args = parse(arguments)
-    debugging = os.environ.get("DEBUG") == "1"
+    """Runs a command; returns its exit status. Signals are handled from the first line to the last."""
     stopping = Stopping()
+    with stopping.handled():
+        return execute(parse(arguments), shlex.join(["python", "main.py", *arguments]), stopping)
+
+
+def execute(args: argparse.Namespace, command: str, stopping: Stopping) -> int:
+    """Executes a parsed command; returns its exit status."""
+    debugging = os.environ.get("DEBUG") == "1"
     try:
-        with stopping.handled():
-            cfg = load_config(args.data, args.backbone, args.method, args.options, warn)
+        cfg = load_config(args.data, args.backbone, args.method, args.options, warn)
 
-            from trainer import run  # takes seconds, so after the checks that do without: --help answers at once
+        from trainer import run  # takes seconds, so after the checks that do without: --help answers at once
 
-            run(cfg, shlex.join(["python", "main.py", *arguments]), stopping)
+        run(cfg, command, stopping)
     except KeyboardInterrupt as error:
-        stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
-        terminal.say(f"{stop}; run the same command again to resume from the last saved progress", error=True)
-        return stop.status
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        terminal.say(f"{error if isinstance(error, Stopped) else describe(number)}; {RESUME}", error=True)
+        return status(number)
     except UserError as error:
         if debugging:
             raise

@@ -105,6 +105,7 @@ class Trainer:
             if self.source.checkpoint and self.record.counts and not self.mode.trains:
                 self.data = self.data.counted_as(self.record.counts, self.record.name or "")
             self.log = resources.enter_context(RunLog(self.run_dir, self.mode, enabled=self.distributed.is_main))
+            self.stopping.on_end.append(self.log.end)
             self.log.info(f"$ {command}")
 
             # ---- model ----
@@ -332,9 +333,8 @@ class Trainer:
         """Claims the run directory. A complete run with these settings stays until this one is complete."""
         if self.distributed.is_main:
             self.run_dir.require_same_run(self.settings, self.fingerprints["test"], self.identity.absent)
-            self.run_dir.clear_unfinished()
+            self.run_dir.begin()
             self.files = self.run_dir.working()
-            self.files.path.mkdir(exist_ok=True)
             self.log.start_curves(self.files, 0)
             write_text(self.files.config, self.cfg.dump())
 
@@ -355,7 +355,6 @@ class Trainer:
             self.counters += torch.tensor(about.get("counters", [0.0, 0.0]), device=self.device)
 
         self.files = self.run_dir.working()
-        self.files.path.mkdir(exist_ok=True)
         self.log.start_curves(self.files, self.epoch * num_steps + self.step)
         position = f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
         self.log.info(f"resuming after {position}, from {progress.path}")
@@ -388,7 +387,7 @@ class Trainer:
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error}{self._remaining_progress()}") from error
         if stops:
-            raise Stopped(AFTER_SAVING, saved=True)
+            raise Stopped(AFTER_SAVING)
 
     def _remaining_progress(self) -> str:
         """The end of a message about values that are not finite."""
@@ -529,6 +528,7 @@ class Trainer:
 
         # ---- files ----
         if self.distributed.is_main:
+            self.run_dir.remove_partials(self.run_dir.results(self.mode), self.run_dir.logits(self.mode))
             if logits:
                 results.save_logits(logits, outputs, self.data.split(self.mode.split).labels, self._describe_logits())
             if self.mode.trains:

@@ -90,19 +90,6 @@ def test_sigusr1_saves_and_ends(config, few_images):
     assert checkpoint_bytes(resumed) == checkpoint_bytes(whole)
 
 
-@pytest.mark.slow
-def test_sigterm_ends_and_keeps_the_progress(config, few_images):
-    whole, _ = train(config("output_dir", "whole"))
-    stopping = Stopping()
-    run = Trainer(config("output_dir", "stopped", "num_workers", 2), stopping=stopping)
-    stop_after(run, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(Stopped, match="stopped by SIGTERM"), stopping.handled(), run:
-        run.fit()
-    assert checkpoint.load(run.run_dir.progress)[1]["epoch"] == 1
-    resumed, _ = train(config("output_dir", "stopped"))
-    assert checkpoint_bytes(resumed) == checkpoint_bytes(whole)
-
-
 # ---- what is not finite ----
 
 

@@ -14,6 +14,7 @@ utils/run/mode.py has the suffixes.
 
 import contextlib
 import dataclasses
+import glob
 import os
 import re
 import shutil
@@ -231,20 +232,28 @@ class RunDir:
                 message = f"{self.results()} is of other test images; test_only True tests that run on these"
                 raise CheckpointError(message, kind="other_images", path=self.results())
 
+    def begin(self) -> None:
+        """Makes `unfinished` if the directory has a complete run, and removes what an earlier start has left."""
+        self.clear_unfinished()
+        if self.results().exists():
+            self.unfinished.path.mkdir()
+
     def working(self) -> "RunDir":
-        """The directory that a training writes to: this one, or where that has a complete run, `unfinished`."""
-        repeats = self.results().exists() or self.unfinished.path.exists()
-        return self.unfinished if repeats else self
+        """The directory that the training writes to that has begun: `unfinished` if there is one, else this one."""
+        return self.unfinished if self.unfinished.path.is_dir() else self
 
     def clear_unfinished(self) -> None:
-        """Removes `unfinished`, and what processes that were killed while they wrote have left of the run's files."""
+        """Removes `unfinished`, and what killed processes have left of the training's files."""
         if self.unfinished.path.is_symlink():
             self.unfinished.path.unlink()
         elif self.unfinished.path.is_dir():
             shutil.rmtree(self.unfinished.path)
-        written = (self.config, self.metrics, self.progress, self.checkpoint, self.results())
-        for path in written:
-            for partial in self.path.glob(f"{path.name}.*{PARTIAL}"):
+        self.remove_partials(self.config, self.metrics, self.progress, self.checkpoint)
+
+    def remove_partials(self, *paths: Path) -> None:
+        """Removes what processes have left that were killed while they wrote these files."""
+        for path in paths:
+            for partial in self.path.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
                 partial.unlink(missing_ok=True)
 
     def forget_earlier(self, logits: Path | None) -> None:

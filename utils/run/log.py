@@ -135,8 +135,9 @@ class RunLog:
         with self._may_fail():
             self.file.close()
 
-    def remove_if_alone(self) -> None:
-        """Removes the log, and the folders that were made for it, where the run directory has nothing else."""
+    def end(self, reason: str) -> None:
+        """Notes why the run ended early. A log that is all that the run has left is removed with its folder."""
+        self.note(f"stopped: {reason}")
         if not self.new_folders:
             return
         with contextlib.suppress(OSError):  # a folder that is not empty
@@ -152,8 +153,7 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.note(f"stopped: {kind.__name__}: {error}")
-            self.remove_if_alone()
+            self.end(f"{kind.__name__}: {error}")
         self.close()
 
 

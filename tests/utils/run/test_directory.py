@@ -180,11 +180,13 @@ def content_of(folder):
 @pytest.fixture
 def repeated(run_dir):
     """A complete run, and beside it the files of its repetition."""
+    run_dir.begin()
     assert run_dir.working() == run_dir
     for name, text in ({"results.json": "{}"} | EARLIER).items():
         (run_dir.path / name).write_text(text)
+    assert run_dir.working() == run_dir  # killed after its results, it has no other files
+    run_dir.begin()
     assert run_dir.working() == run_dir.unfinished
-    run_dir.unfinished.path.mkdir()
     for name, text in NEW.items():
         (run_dir.unfinished.path / name).write_text(text)
     return run_dir
@@ -231,13 +233,15 @@ def test_publishing_can_be_done_again_after_each_operation(repeated, failing, li
 
 
 def test_what_killed_processes_left_is_removed(run_dir):
-    mine = [run_dir.path / f"{name}.0123abcd.partial" for name in ("progress.safetensors", "results.json")]
+    mine = [run_dir.path / f"{name}.0123abcd.partial" for name in ("progress.safetensors", "checkpoint.safetensors")]
     others = [run_dir.path / name for name in ("notes.partial", "results_test.json.0123abcd.partial")]
     for path in (*mine, *others):
         path.touch()
     run_dir.clear_unfinished()
     assert not any(path.exists() for path in mine)
     assert all(path.exists() for path in others)
+    run_dir.remove_partials(run_dir.results(Mode(trains=False)))
+    assert [path.exists() for path in others] == [True, False]
 
 
 def test_a_link_in_the_place_of_unfinished_is_not_followed(run_dir, tmp_path_factory):

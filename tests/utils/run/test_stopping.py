@@ -1,7 +1,8 @@
-"""Signals raise in the main thread once, SIGUSR1 waits for the next save, and everything is as before afterwards."""
+"""Signals end the process at once, with one sentence; SIGUSR1 waits for the next save; the parent's choices hold."""
 
 import os
 import signal
+import sys
 import threading
 
 import pytest
@@ -13,74 +14,111 @@ def send(number):
     os.kill(os.getpid(), number)
 
 
-@pytest.fixture(autouse=True)
-def heeded():
-    """pytest's own parent may ignore some signals."""
-    former = {number: signal.signal(number, signal.SIG_DFL) for number in (*AT_ONCE, AFTER_SAVING)}
-    yield
-    assert all(signal.getsignal(number) == signal.SIG_DFL for number in former), "handlers are left behind"
-    for number, handler in former.items():
-        signal.signal(number, handler)
+def end_of(work):
+    """The exit status of a child that does `work(stopping)` while signals are handled, and what it printed."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            for number in (*AT_ONCE, AFTER_SAVING):
+                signal.signal(number, signal.SIG_DFL)
+            sys.stderr = os.fdopen(write, "w")
+            stopping = Stopping("go on")
+            with stopping.handled():
+                work(stopping)
+        except BaseException:
+            os._exit(99)
+        os._exit(0)
+    os.close(write)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with os.fdopen(read) as file:
+        return status, file.read()
 
 
 @pytest.mark.parametrize(
     ("number", "status", "text"),
     [
-        (signal.SIGINT, 130, "interrupted"),
-        (signal.SIGTERM, 143, "stopped by SIGTERM"),
-        (signal.SIGHUP, 129, "stopped by SIGHUP"),
-        (signal.SIGUSR1, 138, "stopped by SIGUSR1"),
+        (signal.SIGINT, 130, "interrupted; go on\n"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM; go on\n"),
+        (signal.SIGHUP, 129, "stopped by SIGHUP; go on\n"),
+        (signal.SIGUSR1, 138, "stopped by SIGUSR1; go on\n"),
     ],
 )
-def test_a_signal_ends_the_run(number, status, text):
-    with pytest.raises(Stopped) as caught, Stopping().handled():
-        send(number)
-    assert (caught.value.status, str(caught.value)) == (status, text)
+def test_a_signal_ends_the_process_at_once(number, status, text):
+    """Nothing can keep it: no except, and no finally that waits."""
 
-
-def test_a_second_signal_does_not_disturb_the_ending():
-    ended = False
-    with pytest.raises(Stopped, match="SIGTERM"), Stopping().handled():
+    def work(stopping):
         try:
-            send(signal.SIGTERM)
+            send(number)
+        except BaseException:
+            os._exit(98)
         finally:
-            send(signal.SIGINT)
-            ended = True
-    assert ended
+            signal.pause()
+
+    assert end_of(work) == (status, text)
 
 
-def test_from_the_third_on_nothing_is_waited_for():
-    child = os.fork()
-    if child == 0:
-        with Stopping().handled():
-            try:
-                send(signal.SIGTERM)
-            finally:
-                for _ in range(3):
-                    send(signal.SIGTERM)
-                os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+def test_functions_are_called_before_and_their_errors_are_ignored():
+    def work(stopping):
+        stopping.on_end += [lambda reason: 1 / 0, lambda reason: os.write(sys.stderr.fileno(), reason.encode())]
+        send(signal.SIGTERM)
+
+    assert end_of(work) == (143, "stopped by SIGTERM; go on\nstopped by SIGTERM")
+
+
+def test_a_second_signal_changes_nothing():
+    def work(stopping):
+        stopping.on_end.append(lambda reason: (send(signal.SIGINT), send(signal.SIGTERM)))
+        send(signal.SIGTERM)
+
+    assert end_of(work) == (143, "stopped by SIGTERM; go on\n")
+
+
+def test_children_end_with_it():
+    import multiprocessing
+
+    read, write = os.pipe()
+
+    def work(stopping):
+        multiprocessing.get_context("fork").Process(target=signal.pause).start()
+        send(signal.SIGTERM)
+
+    assert end_of(work)[0] == 143
+    os.close(write)
+    assert os.read(read, 1) == b""  # the child that held the other end is gone
+    os.close(read)
 
 
 def test_sigusr1_waits_for_the_next_save():
-    stopping = Stopping()
-    with stopping.handled():
+    def work(stopping):
         with stopping.deferred():
             send(signal.SIGUSR1)
             send(signal.SIGUSR1)
             assert stopping.requested
-        with pytest.raises(Stopped):
-            send(signal.SIGUSR1)
+        send(signal.SIGUSR1)  # while it ends
+        print("done", file=sys.stderr)
+
+    assert end_of(work) == (0, "")  # os._exit leaves the text in its buffer
+    assert str(Stopped(AFTER_SAVING)) == "stopped by SIGUSR1, progress saved"
 
 
 @pytest.mark.parametrize("number", [*AT_ONCE, AFTER_SAVING])
 def test_an_ignored_signal_stays_ignored(number):
     """As nohup ignores SIGHUP, and a shell SIGINT for its background jobs."""
-    signal.signal(number, signal.SIG_IGN)
+    former = signal.signal(number, signal.SIG_IGN)
+    try:
+        with Stopping().handled():
+            send(number)
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, former)
+
+
+def test_former_handlers_come_back():
+    former = {number: signal.getsignal(number) for number in (*AT_ONCE, AFTER_SAVING)}
     with Stopping().handled():
-        send(number)
-    assert signal.getsignal(number) == signal.SIG_IGN
-    signal.signal(number, signal.SIG_DFL)
+        pass
+    assert {number: signal.getsignal(number) for number in former} == former
 
 
 def test_another_thread_leaves_signals_alone():
@@ -93,4 +131,4 @@ def test_another_thread_leaves_signals_alone():
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert handlers == [signal.SIG_DFL]
+    assert handlers == [signal.getsignal(signal.SIGTERM)]
