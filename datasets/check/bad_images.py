@@ -22,7 +22,7 @@ import numpy as np
 from datasets.base import SPLITS, DataSet
 from utils.errors import DataError
 from utils.files import read_limited
-from utils.text import visible
+from utils.text import shortened, visible
 
 OUTPUT = Path("output")  # as utils.config has it
 REPORT, BAD_IMAGES = "report.json", "bad_images.txt"
@@ -44,7 +44,8 @@ def leave_out_bad(data: DataSet, options: dict[str, Any]) -> DataSet:
     _require_unchanged(data, names, _read(report)["bad"], bad, report.parent, command)
     unknown = bad.difference(*names.values())
     if unknown:
-        message = f"{path} contains '{min(unknown)}', which is in neither list; correct that line, or run {command}"
+        name = shortened(min(unknown))
+        message = f"{path} contains '{name}', which is in neither list; correct that line, or run {command}"
         raise DataError(message, kind="unknown_bad_image", path=path, key="bad_images")
     kept = {split: np.flatnonzero([name not in bad for name in names[split]]) for split in SPLITS}
     for split, indices in kept.items():

@@ -138,7 +138,7 @@ def tensor_name_with_escape_sequences(folder: Path):
 
 
 def test_name_with_a_path(folder: Path):
-    return *DIGITS, *TEST, "test_name", f"../../../{ESCAPES}"
+    return (*DIGITS, *TEST, "test_name", f"../../../{ESCAPES}"), 0  # signs that a name of a file lacks are replaced
 
 
 test_name_with_a_path.__test__ = False

@@ -26,12 +26,13 @@ import numpy as np
 import yaml
 
 from utils.errors import CheckpointError, ConfigError, amended
-from utils.files import PARTIAL, open_to_append, write_errors
+from utils.files import PARTIAL, open_to_append, read_limited, write_errors
 from utils.run import checkpoint, results
 from utils.run.lock import lock
 from utils.run.mode import Mode
 
 TRAINING = Mode()
+CONFIG_BYTES = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +141,8 @@ class RunDir:
     def saved_config(self) -> dict[str, Any]:
         """The configuration that the run was started with; {} if there is none."""
         try:
-            return dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, yaml.YAMLError):
+            return dict(yaml.safe_load(read_limited(self.config, CONFIG_BYTES)))
+        except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
             return {}
 
     def open_log(self, mode: Mode) -> TextIO:

@@ -14,13 +14,15 @@ from tqdm import tqdm
 
 from utils import terminal
 from utils.errors import ConfigError
-from utils.files import open_to_append, write_text
+from utils.files import open_to_append, read_limited, write_text
 from utils.run.directory import TRAINING, RunDir
 from utils.run.mode import Mode
 from utils.text import rate, visible
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+METRICS_BYTES = 1_000_000_000  # of metrics.jsonl; a step takes 130
 
 
 class RunLog:
@@ -99,8 +101,8 @@ class RunLog:
         Those after `step` are removed: of steps that are trained again, or with step 0 of an earlier run.
         """
         self.curves_dir, path = directory, directory.metrics
-        if path.exists() and self.enabled:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        if path.is_file() and self.enabled:
+            lines = read_limited(path, METRICS_BYTES).decode("utf-8", "replace").splitlines(keepends=True)
             write_text(path, "".join(line for line in lines if _step_of(line) <= step))
         for events in directory.curves() if step == 0 and self.enabled else ():
             events.unlink()

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.files import atomic_write, write_text
+from utils.files import atomic_write, read_limited, write_text
+
+BYTES = 200_000_000  # of a results file; one of 10,000 classes has 2 MB
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -47,9 +49,9 @@ def differences(there: dict[str, Any], tested: dict[str, Any]) -> list[str]:
 def read(path: Path) -> dict[str, Any]:
     """The content of a results file; {} if it is missing, or not one of this program."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_limited(path, BYTES))
         return content if isinstance(content.get("data", {}).get("fingerprint", {}), dict) else {}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
 
 
@@ -84,10 +86,13 @@ def save_logits(path: Path, logits: np.ndarray, labels: np.ndarray, tested: dict
 def logits_about(path: Path) -> dict[str, Any] | None:
     """The test that a file of logits is of; of an older version only its labels. None for a missing file."""
     try:
+        with zipfile.ZipFile(path) as archive:  # before numpy, which would unpack anything
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                return None
         with np.load(path) as file:
             about = {key: file[key].item() for key in file.files if key not in ("logits", "labels")}
             return about if "fingerprint" in about else {"labels": file["labels"]}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # none, or damaged
+    except (OSError, ValueError, KeyError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile):  # or damaged
         return None
 
 
