@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 Kind = Literal["bool", "int", "float", "str", "path", "floats", "layers", "range", "names"]
 
 MOST = 10**9
+FLOAT32 = 1e38  # the largest that float32 has is 3.4e38
 LARGEST_SEED = 2**64 - 1  # torch's generators take 64 bits
 BLOCKS = 1000  # of a tower
 SIDE = 8192  # pixels
@@ -27,7 +28,7 @@ class Key(NamedTuple):
     @property
     def largest(self) -> float:
         """The largest value: `max`, or without one the most that any key of this kind needs."""
-        default = {"int": MOST, "float": MOST, "layers": BLOCKS, "range": BLOCKS}.get(self.kind, self.max)
+        default = {"int": MOST, "float": FLOAT32, "layers": BLOCKS, "range": BLOCKS}.get(self.kind, self.max)
         return default if self.max == float("inf") else self.max
 
     @property
