@@ -1,7 +1,7 @@
 # make demo       trains LIFT+ on scikit-learn's digits and shows a table; no GPU, no download beyond the packages
 # make test       the whole test suite, in parallel (JOBS=1: one test after another)
 # make test-fast  the tests without whole runs, other processes and large cases
-# make faults     every fault that tests/faults can try, in half an hour (SEED=1: other random ones; docs/reliability.md)
+# make faults     every fault that tests/faults can try, in an hour (SEED=1: other random ones; docs/reliability.md)
 # make lint       ruff: check and format; mypy: types
 # make bench      measures our program against a plain one on this machine's CPU, in 5 minutes on 4 free cores
 # make table      five seeds of each method and each loss on the digits, as the README shows them

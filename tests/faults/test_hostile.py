@@ -21,7 +21,7 @@ from PIL import Image
 pytestmark = pytest.mark.slow
 
 LIMIT = 30  # seconds
-MEMORY = 200 << 20  # bytes beyond an ordinary run's
+MEMORY = 300 << 20  # bytes beyond an ordinary run's
 GUARD = 4 << 30  # bytes of address space: what takes more ends, before this machine suffers
 NEW = "pictures/train/birch/hostile"
 TRAIN = (*PICTURES, "num_epochs", "1", "num_workers", "0")
@@ -138,7 +138,7 @@ def tensor_name_with_escape_sequences(folder: Path):
 
 
 def test_name_with_a_path(folder: Path):
-    return (*DIGITS, *TEST, "test_name", f"../../../{ESCAPES}"), 0  # signs that a name of a file lacks are replaced
+    return (*DIGITS, *TEST, "test_name", f"../../../{ESCAPES}"), 0
 
 
 test_name_with_a_path.__test__ = False
@@ -298,7 +298,7 @@ def logits_that_unpacks_to_much(folder: Path):
 def in_the_run(name: str):
     def case(folder: Path):
         link_to_zeros(folder / RUN / name)
-        if name == "config.yaml":  # is not read
+        if name in ("config.yaml", "results.json"):  # a test does not need them
             return (*DIGITS, *TEST), 0
         return (*DIGITS, *TEST) if name != "progress.safetensors" else DIGITS
 
