@@ -17,6 +17,7 @@ from utils.text import BIDI
 LIST_BYTES = 1 << 30  # of the largest list that is read: 10 to 30 million lines
 NAMES_BYTES = 100 << 20  # of the largest file of class names
 SEPARATORS = "\t;,"  # where several would do, the first
+LINE_LETTERS = 1_000_000  # of a line of a table
 SAMPLE = 100  # rows by which the separator is chosen
 EXCEL = re.compile(r'\s*"?sep=([^\w\s"]|\t)"?[\t;, ]*(?=[\r\n]|\Z)', re.I)  # a first line of Excel's
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
@@ -121,6 +122,10 @@ def read_rows(
     without comma, semicolon or tab. suits: how well rows suit their use, compared between separators.
     """
     text, separator = split_sep(text)
+    if (line := next((match for match in LINE.finditer(text) if len(match[0]) > LINE_LETTERS), None)) is not None:
+        number = text.count("\n", 0, line.start()) + 1
+        message = f"the line has {len(line[0]):,} letters; a table has a line for each image or class"
+        raise Position(file, number).error("long_line", message)
     empty = True
     for row in _parse(text, separator or _separator(file, text, usual, suits), file):
         empty = False

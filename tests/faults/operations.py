@@ -125,7 +125,7 @@ class Trace:
             os.close(os.open(self.held, os.O_CREAT))
             time.sleep(fault.number)
         else:
-            names = () if kind in NAMELESS else (os.fspath(path),)
+            names = () if kind in NAMELESS or isinstance(path, int) else (os.fspath(path),)
             raise OSError(fault.number, os.strerror(fault.number), *names)
 
     # ---- where operations are seen ----

@@ -237,7 +237,8 @@ class RunDir:
         """Makes `unfinished` if the directory has a complete run, and removes what an earlier start has left."""
         self.clear_unfinished()
         if self.results().exists():
-            self.unfinished.path.mkdir()
+            with write_errors(self.unfinished.path):
+                self.unfinished.path.mkdir()
 
     def working(self) -> "RunDir":
         """The directory that the training writes to that has begun: `unfinished` if there is one, else this one."""
@@ -245,10 +246,11 @@ class RunDir:
 
     def clear_unfinished(self) -> None:
         """Removes `unfinished`, and what killed processes have left of the training's files."""
-        if self.unfinished.path.is_symlink():
-            self.unfinished.path.unlink()
-        elif self.unfinished.path.is_dir():
-            shutil.rmtree(self.unfinished.path)
+        with write_errors(self.unfinished.path):
+            if self.unfinished.path.is_symlink():
+                self.unfinished.path.unlink()
+            elif self.unfinished.path.is_dir():
+                shutil.rmtree(self.unfinished.path)
         self.remove_partials(self.config, self.metrics, self.progress, self.checkpoint)
 
     def remove_partials(self, *paths: Path) -> None:

@@ -790,3 +790,12 @@ def test_a_name_for_an_own_data_set(make, command, monkeypatch, tmp_path):
     monkeypatch.setattr(config.files, "CONFIGS", configs)
     assert command(None, "output_dir", None, data="pets") == (0, "")
     assert next((tmp_path / "output").iterdir()).name.startswith("pets_clip_vit_lift+")
+
+
+def test_a_table_has_lines(tmp_path, monkeypatch):
+    """A file of one endless line is refused before it is taken apart."""
+    monkeypatch.setattr("datasets.own.tables.LINE_LETTERS", 20)
+    path = tmp_path / "list.csv"
+    path.write_text("a.jpg,cat\n" + "b" * 21)
+    with refused(DataError, kind="long_line", path=path, line=2):
+        build_data(load_config("folder", "clip_tiny", "lift+", ["train_list", str(path), "test_fraction", "0.5"]))
