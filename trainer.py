@@ -106,7 +106,7 @@ class Trainer:
                 self.data = self.data.counted_as(self.record.counts, self.record.name or "")
             self.log = resources.enter_context(RunLog(self.run_dir, self.mode, enabled=self.distributed.is_main))
             self.stopping.on_end.append(self.log.end)
-            self.log.info(f"$ {command}")
+            self.log.info(f"$ {visible(command)}")
 
             # ---- model ----
             with self.distributed.main_process_first():

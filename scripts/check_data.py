@@ -9,7 +9,8 @@ and the classes with their counts and shot groups. Writes report.txt (the printe
 bad_images.txt, duplicates.txt and long_tail.png to output/check_DATA (with the names of root and train_list, if given).
 With `bad_images skip`, runs of main.py leave out the images in bad_images.txt.
 
-Exit status: 0 all good, 1 something is wrong with the data, 2 wrong input, 3 the check failed (DEBUG=1 shows where).
+Exit status: 0 all good, 1 something is wrong with the data, 2 wrong input, 3 the check failed (DEBUG=1 shows where),
+130 Ctrl-C, 143 SIGTERM.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +34,7 @@ from utils.errors import ConfigError, UserError
 from utils.files import read_limited, write_text
 from utils.home import ensure_home
 from utils.run.results import write_json
+from utils.run.stopping import Stopping
 from utils.terminal import Parser
 from utils.text import visible
 
@@ -86,10 +89,14 @@ def _checked(folder: Path) -> dict | None:
 
 
 def prepare(folder: Path) -> None:
-    """Makes the folder and removes the last report, whose presence means a finished check. Raises ConfigError."""
+    """Makes the folder, and tries whether it can be written to, before a check that may take an hour.
+
+    The last report stays until the new one can be written. Raises ConfigError.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / REPORT).unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         message = f"cannot write to {folder} ({error.strerror}); run it where output/ is yours"
         raise ConfigError(message, kind="unwritable_folder", path=folder) from error
@@ -123,6 +130,7 @@ def run(arguments: list[str]) -> int:
     names = check.names
     lines = [visible(line) for line in (*data_report.text(check), *data_report.advice(check, folder))]
     bad = [f"{quoted(names[image])}\t{visible(found.reason)}" for image, found in check.bad.items()]
+    (folder / REPORT).unlink(missing_ok=True)  # its presence means that the other files are those of its check
     write_lines(folder / "report.txt", [visible(f"$ {command}"), *lines])
     write_lines(folder / BAD_IMAGES, bad)
     write_lines(folder / "duplicates.txt", data_report.duplicate_lines(check))
@@ -134,9 +142,10 @@ def run(arguments: list[str]) -> int:
 
 def main(arguments: list[str]) -> int:
     try:
-        return run(arguments)
+        with Stopping("nothing was reported").handled():
+            return run(arguments)
     except KeyboardInterrupt:
-        terminal.say("stopped; nothing was reported", error=True)
+        terminal.say("interrupted; nothing was reported", error=True)
         return 130
     except Exception as error:
         if os.environ.get("DEBUG") == "1":

@@ -11,8 +11,9 @@
 additions of the command line: first KEY VALUE pairs ('num_epochs 10$'), then root, then seed. One match is enough.
 The output of a run is in terminal.txt of its run directory. A run with a results file is skipped (with -d folder, if
 the file is of the same images). Failures are listed at the end and do not stop the others (exit status 1); wrong input
-is reported before anything starts (2). Ctrl-C ends everything that was started (130); the same command resumes. The
-table goes to stdout, everything else to stderr.
+is reported before anything starts (2). Ctrl-C (130), SIGTERM (143) and SIGHUP (129) end everything that was started,
+and SIGUSR1 (138) saves the progress of each run first; the same command resumes. The table goes to stdout, everything
+else to stderr.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +43,7 @@ from utils.errors import UserError
 from utils.home import ensure_home
 from utils.text import duration, visible
 
-PATIENCE = 20  # seconds until a stopped run is killed
+PATIENCE = 60  # seconds until a stopped run is killed; after SIGUSR1 it completes its step and saves its progress
 
 
 # ---- running ----
@@ -61,6 +63,7 @@ def run_all(runs: list[Run], jobs: int) -> dict[Run, str]:
     waiting = list(runs)
     running: dict[Future[int], Started] = {}  # by the future of the exit status
     failed: dict[Run, str] = {}
+    ending: int = signal.SIGINT  # is sent to what runs
     with ThreadPoolExecutor(jobs) as pool:
         try:
             while waiting or running:
@@ -90,8 +93,11 @@ def run_all(runs: list[Run], jobs: int) -> dict[Run, str]:
                     else:
                         log(f"{number}/{len(runs)} FAILED after {duration(seconds)}  {run.terminal}")
                         failed[run] = reason(run.terminal)
+        except KeyboardInterrupt as interruption:
+            ending = signal.SIGUSR1 if interruption.args == (signal.SIGUSR1,) else signal.SIGINT
+            raise
         finally:
-            stop({future: started.process for future, started in running.items()})
+            stop({future: started.process for future, started in running.items()}, ending)
     return failed
 
 
@@ -112,10 +118,10 @@ def start(run: Run) -> subprocess.Popen[bytes]:
         )
 
 
-def stop(running: Mapping[Future[int], subprocess.Popen[bytes]]) -> None:
-    """Ends processes as Ctrl-C does; after PATIENCE, or a second Ctrl-C, kills them and their children."""
+def stop(running: Mapping[Future[int], subprocess.Popen[bytes]], number: int = signal.SIGINT) -> None:
+    """Ends processes with a signal; after PATIENCE, or a second signal, kills them and their children."""
     for process in running.values():
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
     with contextlib.suppress(KeyboardInterrupt):
         wait(running, PATIENCE)
     for future, process in running.items():
@@ -129,6 +135,11 @@ def reason(terminal: Path) -> str:
     lines = [line for line in terminal.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("error: ", "failed: "))]
     return (errors or lines or ["it printed nothing"])[-1]
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A handler of signals that end everything, as Ctrl-C does."""
+    raise KeyboardInterrupt(number)
 
 
 def log(line: str) -> None:
@@ -203,13 +214,13 @@ def main() -> int:
 
     to_run = [run for run in runs if not run.done]
     log(f"{len(runs)} runs, {len(runs) - len(to_run)} of them done already")
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)  # as Ctrl-C
+    for ending in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(ending, interrupt)
     try:
         failed = run_all(to_run, args.jobs)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         log("interrupted, and stopped everything that was started; run the same command again to resume")
-        return 130
+        return 128 + (interruption.args[0] if interruption.args else signal.SIGINT)
 
     finished = [path for path in map(find_results, runs) if path]
     if finished:

@@ -13,6 +13,7 @@ from datasets.base import SPLITS, DataSet
 from datasets.check.bad_images import image_names
 from datasets.check.inspect import ImageReport, inspect
 from datasets.check.processes import inspect_in_processes
+from utils import terminal
 
 DEEP_SHARE = 0.99  # of the pictures of 16 bits: if so many need fewer bits, the others have specks or marks
 SMALL_SIDE = 32  # pixels; a shorter side is suspicious: a thumbnail, an icon, a tracking pixel
@@ -151,7 +152,9 @@ def check_images(data: DataSet, processes: int, worker_timeout: float | None = N
     first: dict[bytes, int] = {}  # by digest
     same: dict[bytes, list[int]] = {}
     reports = _inspect_all(data, processes, worker_timeout)
-    bar = tqdm(reports, "decoding", total, leave=False, unit=" images", dynamic_ncols=True, disable=None)
+    bar = tqdm(
+        reports, "decoding", total, leave=False, unit=" images", dynamic_ncols=True, disable=None, file=terminal.BARS
+    )
     for image, report in bar:
         if report.kind:
             bad[image] = report

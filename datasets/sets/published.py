@@ -7,7 +7,6 @@ cache, then on the internet. A file without the published blob id is never used,
 import hashlib
 import http.client
 import os
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -20,10 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.images import ImageList
+from utils import terminal
 from utils.cache import cache_folder
 from utils.errors import DataError
 from utils.files import atomic_write, read_limited
-from utils.text import visible
 
 ADDRESS = "https://raw.githubusercontent.com"
 ATTEMPTS = 3
@@ -129,6 +128,7 @@ def _download(file: PublishedFile) -> bytes:
     with urllib.request.urlopen(file.address, timeout=TIMEOUT_SECONDS) as answer:
         size = answer.length  # bytes; None if the server does not send it
         bar_options = {"unit": "B", "unit_scale": True, "leave": False, "dynamic_ncols": True, "disable": None}
+        bar_options["file"] = terminal.BARS
         with tqdm(total=size, desc=f"fetching {file.name}", **bar_options) as bar:
             while chunk := answer.read1(2**16):
                 content += chunk
@@ -159,7 +159,7 @@ def _by_hand(files: list[PublishedFile], root: str) -> str:
 
 
 def _warn(text: str) -> None:
-    tqdm.write(visible(f"warning: {text}"), file=sys.stderr)
+    terminal.say(f"warning: {text}", error=True)
 
 
 # ---- lists ----

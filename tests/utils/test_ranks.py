@@ -12,7 +12,7 @@ from helpers import refused
 
 from utils.device import distributed
 from utils.errors import ConfigError
-from utils.processes import MEETING, RANKS, Processes, read_processes, require_meeting_point
+from utils.ranks import MEETING, RANKS, Processes, read_processes, require_meeting_point
 
 ROOT = Path(__file__).resolve().parents[2]
 
