@@ -6,7 +6,8 @@ base.py      DataSet
 images.py    ImageList: images, in files or in memory, with labels
 sets/        the published data sets
 own/         one's own pictures: folders, lists, class names, splits
-loading/     from image files to batches on the device
+decoding/    from an image file to its pixels, or the reason why not
+loading/     from images to batches on the device
 check/       a look at every image before training, and bad_images skip
 """
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from datasets.opening import regular_only
+from datasets.decoding.opening import regular_only
 
 BLOCK_BYTES, BLOCKS = 4096, 5  # read of a file, evenly spaced, from the first bytes to the last
 THREADS = 8  # that read files at once: most of the time is spent waiting for the disk

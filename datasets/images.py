@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from datasets.contents import file_hashes, file_states, pixel_hashes
+from datasets.decoding.decode import Reduction, decode, largest_number
+from datasets.decoding.opening import regular_only
 from datasets.loading.crops import Crop, Sample
-from datasets.loading.decode import Reduction, decode, largest_number
-from datasets.opening import regular_only
 from utils.text import visible
 
 Advance = Callable[[], None]

@@ -28,8 +28,9 @@ EVERYBODY = {"utils.errors", "utils.files", "utils.terminal", "utils.text"}
 INNER_ARROWS = {
     "datasets.sets": set(),
     "datasets.own": set(),
+    "datasets.decoding": set(),
     "datasets.loading": set(),
-    "datasets.check": {"datasets.loading"},
+    "datasets.check": {"datasets.decoding"},
     "models.backbones": set(),
     "models.heads": {"models.backbones"},
     "models.peft": {"models.backbones", "models.heads"},

@@ -8,8 +8,8 @@ import hashlib
 import os
 from typing import NamedTuple
 
+from datasets.decoding.decode import ImageError
 from datasets.images import Images
-from datasets.loading.decode import ImageError
 
 
 class ImageReport(NamedTuple):

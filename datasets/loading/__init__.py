@@ -1,5 +1,5 @@
-"""From image files to batches on the device.
+"""From decoded images to batches on the device.
 
-decode.py reads one file; crops.py cuts it; ../images.py uses both; sampler.py orders samples; loader.py and workers.py
-make batches.
+crops.py cuts an image; ../images.py decodes and cuts; sampler.py orders samples; pool.py reads batches ahead, in worker
+processes; workers.py has their number and messages; loader.py yields batches.
 """

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageFile
 
-from datasets.loading.problems import unsupported
-from datasets.loading.tiff import Tiff
+from datasets.decoding.problems import unsupported
+from datasets.decoding.tiff import Tiff
 
 WHITE = 65535  # of 16 bits
 BYTE_ORDERS = {"B": "L", "L": "B", "N": "B" if np.little_endian else "L"}  # -> the other one

@@ -15,8 +15,8 @@ import torch
 from pictures import chunk, tiff
 from PIL import Image
 
-from datasets.loading.decode import ImageError, decode
-from datasets.loading.quiet import quiet_c
+from datasets.decoding.decode import ImageError, decode
+from datasets.decoding.quiet import quiet_c
 
 PHOTO = helpers.photograph()[100:143, 300:361].copy()
 UPSIDE_DOWN = b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\3\0\0\0\0\0\0"  # EXIF with orientation 3
@@ -171,7 +171,7 @@ def test_orientation_stays_when_other_metadata_are_damaged(suffix, upright, tmp_
 PEAK = """
 import sys
 import torchvision.io
-from datasets.loading.decode import ImageError, decode
+from datasets.decoding.decode import ImageError, decode
 def peak():
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1024
 before = peak()

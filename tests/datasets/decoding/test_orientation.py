@@ -14,8 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 from datasets import DATASETS, build_data
 from datasets.base import DataSet, ImageList
 from datasets.check.check import check_images
+from datasets.decoding.decode import decode
 from datasets.loading.crops import TestCrops
-from datasets.loading.decode import decode
 from datasets.loading.loader import Loader
 from datasets.loading.sampler import sequential_batches
 from utils.config import load_config
@@ -123,7 +123,7 @@ def test_both_decoders_of_a_jpeg_agree(photo, tmp_path, monkeypatch):
     for number, kind in enumerate(kinds):
         save(tmp_path / f"{number}.jpg", photo, **kind)
     ours = [pixels_of(tmp_path / f"{number}.jpg").astype(int) for number in range(len(kinds))]
-    monkeypatch.setattr("datasets.loading.decode._decode_plain_jpeg", lambda file: None)
+    monkeypatch.setattr("datasets.decoding.decode._decode_plain_jpeg", lambda file: None)
     for number, (kind, found) in enumerate(zip(kinds, ours, strict=True)):
         pillows = pixels_of(tmp_path / f"{number}.jpg")
         assert found.shape == pillows.shape and np.abs(found - pillows).max() <= 1, kind

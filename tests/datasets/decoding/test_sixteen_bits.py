@@ -8,8 +8,8 @@ from helpers import refused
 from pictures import png, tiff
 from PIL import Image
 
+from datasets.decoding.decode import ImageError, decode, largest_number
 from datasets.images import ImageList
-from datasets.loading.decode import ImageError, decode, largest_number
 
 HEIGHT, WIDTH = 23, 17
 LAYOUTS = {  # of a TIFF: photometric interpretation, bands, extra samples

@@ -17,12 +17,12 @@ from PIL import Image
 from datasets.base import DataSet
 from datasets.check import check
 from datasets.contents import file_hashes
+from datasets.decoding.decode import ImageError, decode
+from datasets.decoding.opening import MAX_FILE_BYTES
 from datasets.images import ImageList
 from datasets.loading.crops import TrainCrop
-from datasets.loading.decode import ImageError, decode
 from datasets.loading.loader import Loader
 from datasets.loading.sampler import sequential_batches
-from datasets.opening import MAX_FILE_BYTES
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from helpers import levels_apart
 from pictures import png, tiff
 from PIL import Image, ImageFile, ImageOps
 
+from datasets.decoding import decode as images
+from datasets.decoding.decode import ImageError, decode
 from datasets.images import ImagePaths
-from datasets.loading import decode as images
-from datasets.loading.decode import ImageError, decode
 
 HEIGHT, WIDTH = 43, 61
 

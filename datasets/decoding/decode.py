@@ -20,15 +20,15 @@ import torch
 from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
-from datasets.loading import sixteen_bits
-from datasets.loading.metadata import LARGE, webp_canvas, without_large_metadata, without_metadata
-from datasets.loading.pieces import read_at, size_of
-from datasets.loading.problems import ADVICE, ImageError, Problem, damaged, trouble, undecodable, unsupported
-from datasets.loading.quiet import quiet_c
-from datasets.loading.recognise import FORMATS, explain
-from datasets.loading.tiff import BEGINNINGS as TIFF
-from datasets.loading.tiff import Tiff
-from datasets.opening import UnusableFile, regular_only
+from datasets.decoding import sixteen_bits
+from datasets.decoding.metadata import LARGE, webp_canvas, without_large_metadata, without_metadata
+from datasets.decoding.opening import UnusableFile, regular_only
+from datasets.decoding.pieces import read_at, size_of
+from datasets.decoding.problems import ADVICE, ImageError, Problem, damaged, trouble, undecodable, unsupported
+from datasets.decoding.quiet import quiet_c
+from datasets.decoding.recognise import FORMATS, explain
+from datasets.decoding.tiff import BEGINNINGS as TIFF
+from datasets.decoding.tiff import Tiff
 
 __all__ = ["ADVICE", "FORMATS", "ImageError", "Reduction", "decode", "largest_number"]
 

@@ -3,11 +3,11 @@
 import zlib
 from typing import BinaryIO
 
-from datasets.loading.metadata import GIF, JPEG, PNG, jpeg_segments, png_chunks
-from datasets.loading.pieces import read_at, size_of
-from datasets.loading.problems import Problem, undecodable, unsupported
-from datasets.loading.tiff import BEGINNINGS as TIFF
-from datasets.loading.tiff import RAW_ADVICE, Tiff
+from datasets.decoding.metadata import GIF, JPEG, PNG, jpeg_segments, png_chunks
+from datasets.decoding.pieces import read_at, size_of
+from datasets.decoding.problems import Problem, undecodable, unsupported
+from datasets.decoding.tiff import BEGINNINGS as TIFF
+from datasets.decoding.tiff import RAW_ADVICE, Tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # no other reader of Pillow's is used: some start programs
 CONVERT = "convert it to JPEG or PNG"

@@ -10,7 +10,7 @@ import pytest
 from pictures import chunk, png, tiff
 from PIL import Image
 
-from datasets.loading.decode import ImageError, decode
+from datasets.decoding.decode import ImageError, decode
 
 PHOTO = helpers.photograph()[100:143, 300:361].copy()
 

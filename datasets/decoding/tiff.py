@@ -6,8 +6,8 @@ Also BigTIFF, in both byte orders (TIFF 6.0, Adobe 1992; BigTIFF, 2007).
 import struct
 from typing import BinaryIO, NamedTuple
 
-from datasets.loading.pieces import Piece, join, read_at, size_of
-from datasets.loading.problems import Problem, undecodable, unsupported
+from datasets.decoding.pieces import Piece, join, read_at, size_of
+from datasets.decoding.problems import Problem, undecodable, unsupported
 
 BEGINNINGS = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+")  # the third and fourth: Pillow reads them
 MAX_TAG_BYTES = 2**26  # of one tag: 64 MB

@@ -8,10 +8,10 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from datasets.loading.pieces import Piece, join, length, read_at, size_of
-from datasets.loading.problems import Problem, undecodable
-from datasets.loading.tiff import BEGINNINGS as TIFF
-from datasets.loading.tiff import PLANAR, SAMPLES, Tiff
+from datasets.decoding.pieces import Piece, join, length, read_at, size_of
+from datasets.decoding.problems import Problem, undecodable
+from datasets.decoding.tiff import BEGINNINGS as TIFF
+from datasets.decoding.tiff import PLANAR, SAMPLES, Tiff
 
 LARGE = 2**26  # bytes of a file or a segment that is not read without a look at its parts: 64 MB
 MAX_BYTES = 2**20  # of a piece of metadata: larger ones are left out
