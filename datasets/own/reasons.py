@@ -2,7 +2,6 @@
 
 import os
 import re
-import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import unquote
@@ -89,14 +88,14 @@ def _is_image(cell: str) -> bool:
 
 
 def state_of(path: str) -> str:
-    """What is at the path of an image that is not a regular file."""
+    """What is at the path of an image that is missing: a folder, a link that leads nowhere, or nothing."""
     try:
-        mode = os.stat(path).st_mode
+        os.stat(path)
     except FileNotFoundError:
         return f"is a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else "does not exist"
     except OSError as error:
         return f"cannot be looked at: {error.strerror}"
-    return "is a folder, not an image" if stat.S_ISDIR(mode) else "is a pipe or a device, not an image"
+    return "is a folder, not an image"
 
 
 def advice(path: str, root: str) -> str:

@@ -191,6 +191,7 @@ if cfg.lr == 13:
     sys.exit(2)
 if cfg.lr == 14:
     Path("started").touch()
+    signal.signal(signal.SIGUSR1, signal.default_int_handler)
     try:
         time.sleep(3600)
     except KeyboardInterrupt:
@@ -414,16 +415,16 @@ sys.exit(run_all.main())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_ctrl_c_ends_what_was_started(ending, interrupted, tmp_path):
-    assert interrupted([f"{BASE} lr 14", f"{BASE} lr 1"], ending) == 130
+    assert interrupted([f"{BASE} lr 14", f"{BASE} lr 1"], ending) == 128 + ending
     assert (tmp_path / "stopped").exists()
     assert (tmp_path / "order.txt").read_text().splitlines() == [RUN + "_lr_14.0/results.json"]
 
 
 @pytest.mark.slow
 def test_a_run_that_ignores_ctrl_c_is_killed_with_its_children(interrupted, tmp_path):
-    assert interrupted([f"{BASE} lr 15"], signal.SIGHUP) == 130
+    assert interrupted([f"{BASE} lr 15"], signal.SIGHUP) == 129
     for pid in (tmp_path / "pids").read_text().split():
         state = Path(f"/proc/{pid}/stat")
         assert not state.exists() or state.read_text().rpartition(") ")[2][0] == "Z"  # nobody waits for an orphan

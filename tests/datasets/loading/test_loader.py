@@ -238,7 +238,8 @@ def test_small_sets_in_memory_need_no_workers(memory, files):
 def cores(monkeypatch, number, processes=1):
     """As on a machine of so many cores, in one of `processes` processes of torchrun's."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(number)))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    for name, value in {"RANK": 0, "WORLD_SIZE": processes, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": processes}.items():
+        monkeypatch.setenv(name, str(value))
 
 
 @pytest.mark.parametrize(
