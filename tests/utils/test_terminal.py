@@ -92,7 +92,7 @@ class Refusing(io.StringIO):
 @pytest.mark.parametrize(
     "stream",
     [None, *(Refusing(error) for error in (BrokenPipeError(), OSError(28, "full"), BlockingIOError(), ValueError()))],
-    ids=str,
+    ids=("none", "broken", "full", "blocking", "closed"),
 )
 def test_say_never_raises(stream, monkeypatch):
     for name in ("stdout", "stderr"):
