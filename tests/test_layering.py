@@ -30,7 +30,7 @@ INNER_ARROWS = {
     "datasets.own": set(),
     "datasets.decoding": set(),
     "datasets.loading": set(),
-    "datasets.check": {"datasets.decoding"},
+    "datasets.check": {"datasets.decoding", "datasets.loading"},
     "models.backbones": set(),
     "models.heads": {"models.backbones"},
     "models.peft": {"models.backbones", "models.heads"},
