@@ -1,5 +1,6 @@
 """Several processes give the result of one: the same samples in every step, the same weights, the same scores."""
 
+import fcntl
 import itertools
 import json
 import os
@@ -51,15 +52,25 @@ def start(command, runs, folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Holds output/PROCESSES_RUN for 1, 2 and 4 processes."""
-    folder = tmp_path_factory.mktemp("distributed")
+    """Holds output/PROCESSES_RUN for 1, 2 and 4 processes; made once for all processes of pytest."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "distributed"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            train_with_several(folder)
+            (folder / "made").touch()
+    return folder / "output"
+
+
+def train_with_several(folder):
     several = start([], {2: with_base(RUNS), 4: with_base(RUNS[:3])}, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         train_all(1, with_base(RUNS))
     printed = several.communicate(timeout=1800)[0]
     assert several.returncode == 0, printed[-4000:]
-    return folder / "output"
 
 
 def results(folder, processes, run):
