@@ -139,7 +139,7 @@ class RunLog:
 
     def end(self, reason: str) -> None:
         """Notes why the run ended early. A log that is all that the run has left is removed with its folder."""
-        self.note(f"stopped: {reason}")
+        self.note(f"stopped: {reason.removeprefix('stopped by ')}")
         if not self.new_folders:
             return
         with contextlib.suppress(OSError):  # a folder that is not empty
@@ -155,7 +155,7 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.end(f"{kind.__name__}: {error}")
+            self.end(str(error) if isinstance(error, KeyboardInterrupt) else f"{kind.__name__}: {error}")
         self.close()
 
 
