@@ -601,6 +601,7 @@ def test_a_published_value_is_not_shown_beside_other_weights_or_images(published
     assert published(LIFT, per_class=[]) == NONE
     assert published(LIFT, started_from="output/other") == NONE
     assert published(LIFT, unknown_training=True) == NONE
+    assert published(LIFT, other_checkpoint=True) == NONE
     assert published(LIFT, test={"crops": 5, "expand": 24}) == [81.7, "first"]
     assert published(LIFT, test={"crops": 5, "expand": 8}) == NONE
     assert published(LIFT, test={"crops": 5, "expand": 24, "draws": 5}) == NONE
