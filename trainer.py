@@ -169,9 +169,7 @@ class Trainer:
                 self.environment = environment(self.device, self.distributed.size) | {
                     "images in a micro-batch": self.micro_batch_size,
                     "compiled": compiled,
-                    "program": sha256_of_code(Path(__file__).parent / "models", Path(__file__).parent / "datasets")[
-                        :12
-                    ],
+                    "program": sha256_of_code(*CODE)[:12],
                 }
             self._resources = resources.pop_all()
 
@@ -344,7 +342,7 @@ class Trainer:
         about = progress.about
         if self.image_states is not None and "images" in progress.extra:
             with amended(after=f", or delete {progress.path} to start from the beginning"):
-                note = require_same_images(self.data.train.images, progress.extra["images"].numpy())
+                note = require_same_images(self.data.train.images, self.image_states, progress.extra["images"].numpy())
             if note:
                 self.log.info(f"note      {note}")
         progress.load_into(self.model, self.optimizer, self.settings, self.identity.absent)
@@ -572,13 +570,12 @@ class Trainer:
 
     def _describe_foreign(self) -> str:
         """The training of a checkpoint that another run saved, as far as it differs from the one of this command."""
-        training = self.record.training
-        if not training:
+        theirs = self.record.settings
+        if not theirs:
             return "an unknown training"
-        now = self._describe_training()
-        flat = training["settings"] | {"seed": training["seed"], "num_epochs": training["epochs"]}
-        options = now["settings"] | {"seed": now["seed"], "num_epochs": now["epochs"]}
-        differing = [f"{key} {flat[key]}" for key in options if key in flat and flat[key] != options[key]]
+        differing = [
+            f"{key} {theirs[key]}" for key, own in self.settings.items() if key in theirs and theirs[key] != own
+        ]
         return f"a training with {', '.join(differing[:5])}" if differing else "another training with these settings"
 
     def _identify_training(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,8 @@ from datasets.contents import file_hashes, file_states, pixel_hashes
 from datasets.decoding.decode import Reduction, decode, largest_number
 from datasets.decoding.opening import regular_only
 from datasets.loading.crops import Crop, Sample
+from utils.processes import Advance
 from utils.text import visible
-
-Advance = Callable[[], None]
 
 CONTENT_FILES = 20_000  # the contents of longer lists are hashed for a sample only
 SAMPLE = 1_000  # files of such a sample
@@ -225,13 +224,9 @@ class ImagePaths(Images):
 
     def digest(self, indices: Iterable[int]) -> str:
         digest = hashlib.sha256()
-        for index in indices:
-            path = os.path.abspath(self.path(index))
-            try:
-                status = os.stat(path)
-                state = f"{status.st_size} {status.st_mtime_ns}"
-            except OSError:  # the loader reports it
-                state = "missing"
+        paths = [os.path.abspath(self.path(index)) for index in indices]
+        for path, (size, time) in zip(paths, file_states(paths).tolist(), strict=True):
+            state = "missing" if size < 0 else f"{size} {time}"  # the loader reports it
             digest.update(os.fsencode(f"{path}\0{state}\0"))
         return digest.hexdigest()
 

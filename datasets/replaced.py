@@ -7,14 +7,13 @@ from utils.errors import DataError
 from utils.text import visible
 
 
-def require_same_images(images: Images, then: np.ndarray) -> str | None:
-    """Compares files with their states [n, 3] when the run began: see Images.states.
+def require_same_images(images: Images, now: np.ndarray, then: np.ndarray) -> str | None:
+    """Compares the states of files, int64 [n, 3], with those when the run began: see Images.states.
 
     Returns a sentence for the log if nothing but times of change differs, None if nothing does. Raises a DataError that
     names the first file of another size or content.
     """
-    now = images.states()
-    if now is None or now.shape != then.shape:  # other images: their fingerprint differs
+    if now.shape != then.shape:  # other images: their fingerprint differs
         return None
     (sizes, times, hashes), (sizes_then, times_then, hashes_then) = now.T, then.T
     other_content = (hashes != hashes_then) & (hashes != 0) & (hashes_then != 0)

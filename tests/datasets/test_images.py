@@ -10,7 +10,7 @@ import torch
 from helpers import refused
 from PIL import Image
 
-from datasets import load_data
+from datasets import contents, load_data
 from datasets.images import ImageList, ImagePaths, ImagePixels
 from datasets.loading.crops import TestCrops, TestDraws, TrainCrop
 from utils.errors import DataError
@@ -142,3 +142,21 @@ def test_random_images_of_each_class(limit):
     assert np.array_equal(drawn, images.some_of_each(3, limit, seed=0))
     assert np.array_equal(first, drawn) == (limit is None)
     assert limit is None or not np.array_equal(drawn, images.some_of_each(3, limit, seed=1))
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_the_states_of_files_are_those_of_the_system(threads, tmp_path, monkeypatch):
+    """In the order of the list, in more than one chunk; also where no thread can be started."""
+    paths = [tmp_path / f"{number}.jpg" for number in range(3 * contents.CHUNK // 2)]
+    for number, path in enumerate(paths[:-1]):
+        path.write_bytes(b"x" * number)
+        os.utime(path, ns=(0, 1000 + number))
+    if not threads:
+
+        def no_thread(thread):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr("threading.Thread.start", no_thread)
+    expected = [(number, 1000 + number) for number in range(len(paths) - 1)] + [(-1, -1)]
+    assert contents.file_states([str(path) for path in paths]).tolist() == [list(state) for state in expected]
+    assert contents.file_states([]).shape == (0, 2)
