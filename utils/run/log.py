@@ -34,8 +34,9 @@ class RunLog:
     def __init__(self, run_dir: RunDir, mode: Mode = TRAINING, enabled: bool = True):
         self.run_dir, self.mode, self.enabled = run_dir, mode, enabled
         self.curves_dir = run_dir  # where metrics.jsonl and TensorBoard's files are written
-        self.new_folders = [path for path in (run_dir.path, *run_dir.path.parents) if enabled and not path.exists()]
         try:
+            folders = (run_dir.path, *run_dir.path.parents) if enabled else ()
+            self.new_folders = [path for path in folders if not path.exists()]
             run_dir.path.mkdir(parents=True, exist_ok=True)
             self.file: TextIO = run_dir.open_log(mode) if enabled else open_to_append(Path(os.devnull))
         except OSError as error:
