@@ -66,10 +66,12 @@ def execute(args: argparse.Namespace, command: str, stopping: Stopping) -> int:
         from trainer import run  # takes seconds, so after the checks that do without: --help answers at once
 
         run(cfg, command, stopping)
-    except KeyboardInterrupt as error:
-        number = error.number if isinstance(error, Stopped) else signal.SIGINT
-        terminal.say(f"{error if isinstance(error, Stopped) else describe(number)}; {RESUME}", error=True)
-        return status(number)
+    except Stopped as stop:
+        terminal.say(f"{stop}; {RESUME}", error=True)
+        return status(stop.number)
+    except KeyboardInterrupt:
+        terminal.say(f"{describe(signal.SIGINT)}; {RESUME}", error=True)
+        return status(signal.SIGINT)
     except UserError as error:
         if debugging:
             raise

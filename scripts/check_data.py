@@ -15,7 +15,6 @@ Exit status: 0 all good, 1 something is wrong with the data, 2 wrong input, 3 th
 
 import argparse
 import itertools
-import json
 import os
 import re
 import shlex
@@ -31,11 +30,10 @@ from datasets.check.bad_images import BAD_IMAGES, BYTES, REPORT, quoted
 from utils import terminal
 from utils.config import OUTPUT, Config, config_names, load_config
 from utils.errors import ConfigError, UserError
-from utils.files import read_limited, write_text
+from utils.files import read_json, write_text
 from utils.home import ensure_home
 from utils.run.results import write_json
 from utils.run.stopping import Stopping
-from utils.terminal import Parser
 from utils.text import visible
 
 LIST_KEYS = ("root", *FOLDER_KEYS)  # which images and labels
@@ -46,7 +44,7 @@ KEYS = (
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = Parser(
+    parser = terminal.Parser(
         prog="scripts/check_data.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = f"one of {', '.join(config_names('data'))}"
@@ -83,8 +81,8 @@ def report_folder(data: str, options: dict[str, str], checked: dict) -> Path:
 def _checked(folder: Path) -> dict | None:
     """The keys of the checked data set in a report; None if there is no report."""
     try:
-        return json.loads(read_limited(folder / REPORT, BYTES))["checked"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return read_json(folder / REPORT, BYTES)["checked"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -29,7 +29,7 @@ from utils import terminal
 from utils.config import Config, load_config, training_options
 from utils.config.schema import KEYS
 from utils.errors import DataError, UserError
-from utils.files import WriteError, read_limited, write_text
+from utils.files import WriteError, read_json, write_text
 from utils.home import ensure_home
 from utils.run import results
 from utils.run.directory import RunDir
@@ -110,7 +110,7 @@ def read_all(paths: Iterable[Path], output: Path) -> list[Result]:
     for path in sorted(paths):
         try:
             found.append(read(path, output))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             reason = visible(f"{path} is damaged or not ours ({type(error).__name__}: {error})")
             terminal.say(f"left out: {reason}", error=True)
     return found
@@ -168,7 +168,7 @@ def _label(result: Result) -> tuple[str, ...]:
 
 def read(path: Path, output: Path) -> Result:
     """One results file. Raises ValueError, KeyError, TypeError, AttributeError or OSError for other files."""
-    content = json.loads(read_limited(path, results.BYTES))
+    content = read_json(path, results.BYTES)
     data, settings = content["data"], DEFAULTS | content["settings"]
     backbone, seed = settings["backbone"], settings.pop("seed")
     test, usual = how_tested(path, content)

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,26 @@ def web_server(files: dict[str, bytes], headers: dict[str, str] | None = None):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def private_hub(monkeypatch, folder: Path) -> Callable[[str], None]:
+    """Gives the hub's client, and us, empty caches in a folder; returns use(address), which makes that the hub's."""
+    from huggingface_hub import constants
+
+    from models.weights import find
+
+    def use(address: str) -> None:
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(find, "OPENAI_CACHE", folder / "clip")
+    return use
 
 
 def execute(trainer) -> dict:

@@ -1,4 +1,4 @@
-"""Interrupted runs: saved within an epoch, resumed at the very step, and refused or told where something changed."""
+"""Interrupted runs: saved within an epoch, resumed at the very step; what changed meanwhile is refused or logged."""
 
 import json
 import os
@@ -330,7 +330,7 @@ def test_zero_shot_again_leaves_its_tests(config, few_images):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_seed_is_told_and_marked(config, few_images):
+def test_a_checkpoint_of_another_seed_is_reported_and_marked(config, few_images):
     train(config("output_dir", "zero"))
     other, expected = train(config("output_dir", "one", "seed", 1))
     Path("output/zero/checkpoint.safetensors").write_bytes(checkpoint_bytes(other))

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -11,7 +12,7 @@ import select
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 PARTIAL = ".partial"  # suffix of files that are being written; a killed process may leave one
 NAME_BYTES = 200  # of the name of a file that is being written, before its suffix; file systems allow 255 in all
@@ -161,7 +162,7 @@ def read_limited(path: str | os.PathLike[str], limit: int, shell_pipe: bool = Fa
         status = os.fstat(handle)
         is_pipe = shell_pipe and stat.S_ISFIFO(status.st_mode) and _is_of_a_shell(path)
         if not stat.S_ISREG(status.st_mode) and not is_pipe:
-            raise OSError(errno.EINVAL, f"it is {_kind_of_file(status.st_mode)}, not a regular file")
+            raise OSError(errno.EINVAL, f"it is {kind_of_file(status.st_mode)}, not a regular file")
         if status.st_size > limit:
             raise OSError(errno.EFBIG, f"it has {_megabytes(status.st_size)}, and at most {_megabytes(limit)} are read")
         content = bytearray()
@@ -172,6 +173,14 @@ def read_limited(path: str | os.PathLike[str], limit: int, shell_pipe: bool = Fa
         return bytes(content)
     finally:
         os.close(handle)
+
+
+def read_json(path: str | os.PathLike[str], limit: int) -> Any:
+    """The content of a JSON file in UTF-8, read with read_limited. Raises OSError, or ValueError for anything else."""
+    try:
+        return json.loads(read_limited(path, limit).decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _read(handle: int, size: int) -> bytes:
@@ -191,7 +200,8 @@ def _is_of_a_shell(path: str | os.PathLike[str]) -> bool:
     return descriptor is not None and int(descriptor[1]) > 2
 
 
-def _kind_of_file(mode: int) -> str:
+def kind_of_file(mode: int) -> str:
+    """The kind of a file that is not a regular one, by its mode of os.stat: "a pipe", "a socket", ..."""
     kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
     return kinds.get(stat.S_IFMT(mode), "a device")
 

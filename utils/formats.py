@@ -4,6 +4,8 @@ import os
 import stat
 from pathlib import Path
 
+from utils.files import kind_of_file
+
 SAFETENSORS, ZIP, LEGACY = "safetensors", "zip", "legacy"
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # torch's number, as a pickle has it
 HEADER_BYTES = 16 * 2**20  # of a safetensors file; that of 100,000 tensors has 12 MB
@@ -43,9 +45,7 @@ def require_file(path: Path) -> int:
         reason = getattr(error, "strerror", None) or str(error)
         raise FormatError(f"cannot be read ({reason}); give the path of a weight file") from error
     if not stat.S_ISREG(found.st_mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        kind = kinds.get(stat.S_IFMT(found.st_mode), "a device")
-        raise FormatError(f"is {kind}, not a file; give the path of a weight file")
+        raise FormatError(f"is {kind_of_file(found.st_mode)}, not a file; give the path of a weight file")
     if found.st_size == 0:
         raise FormatError("is empty; copy or download it again")
     return found.st_size

@@ -21,7 +21,7 @@ import numpy as np
 
 from datasets.base import SPLITS, DataSet
 from utils.errors import DataError
-from utils.files import read_limited
+from utils.files import read_json, read_limited
 from utils.text import shortened, visible
 
 OUTPUT = Path("output")  # as utils.config has it
@@ -102,8 +102,8 @@ def _last_report(data: DataSet, root: str | None, command: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(read_limited(path, BYTES)))
-    except (ValueError, TypeError, OSError, RecursionError):  # a damaged report counts as missing
+        return dict(read_json(path, BYTES))
+    except (ValueError, TypeError, OSError):  # a damaged report counts as missing
         return {}
 
 

@@ -4,12 +4,11 @@ import collections
 from collections.abc import Iterator, Sequence
 
 from datasets.check.inspect import ImageReport, inspect
-from datasets.images import Advance, Images
-from datasets.loading.workers import stall_error, start_error, waits_for
-from utils.processes import Worker, WorkerDied, end, wait_for
+from datasets.images import Images
+from datasets.loading.workers import CHECKS, stall_error, start_error, waits_for
+from utils.processes import Advance, Worker, WorkerDied, end, wait_for
 
 CHUNK = 32  # images that a worker is sent at a time
-CHECKS = 8  # of the workers' progress, within a timeout
 ROUNDS = 3  # of stalled images in all workers, without a report in between: the disk itself does not answer
 
 

@@ -7,14 +7,10 @@ import errno
 import os
 import stat
 
+from utils.files import kind_of_file
+
 # one picture of decode.MAX_PIXELS takes 1.6 GB without compression, in 4 channels of 16 bits
 MAX_FILE_BYTES = 2 * 2**30
-KINDS = {
-    stat.S_IFIFO: "pipe",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "device",
-    stat.S_IFBLK: "device",
-}
 
 
 class UnusableFile(OSError):
@@ -47,10 +43,9 @@ def _require_usable(status: os.stat_result, path: str) -> None:
     """Raises UnusableFile or IsADirectoryError for anything but a regular file of a usable size."""
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    kind = KINDS.get(stat.S_IFMT(status.st_mode))
-    if kind:
+    if not stat.S_ISREG(status.st_mode):
         advice = "remove it from the list, or put the picture in its place"
-        raise UnusableFile("not_a_file", f"is a {kind}, not an image file", advice, path)
+        raise UnusableFile("not_a_file", f"is {kind_of_file(status.st_mode)}, not an image file", advice, path)
     if status.st_size > MAX_FILE_BYTES:
         problem = f"has {status.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} that are read"
         raise UnusableFile("file_too_large", problem, "save its first picture as a file of its own", path)

@@ -35,7 +35,7 @@ def raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def bits_of(image: ImageFile.ImageFile) -> int:
-    """Bits of each number of an opened image: 16 and 12 are told from fewer (8) and more (32)."""
+    """Bits of each number of an opened image: 16, 12, or 8 for fewer and 32 for more."""
     mode = raw_mode(image)
     if mode == "I;12":
         return 12

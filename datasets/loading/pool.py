@@ -14,16 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.images import Advance, ImageList
+from datasets.images import ImageList
 from datasets.loading.crops import Crop, Sample
 from datasets.loading.sampler import Batch
-from datasets.loading.workers import death_error, stall_error, start_error, waits_for
+from datasets.loading.workers import CHECKS, death_error, stall_error, start_error, waits_for
 from utils.device.memory import MB, free_bytes
-from utils.processes import Worker, WorkerDied, end, wait_for
+from utils.processes import Advance, Worker, WorkerDied, end, wait_for
 
 AHEAD = 2  # batches that each worker is sent in advance
 SHARE = 1 / 2  # of the free memory, for batches that are read ahead
-CHECKS = 8  # of the workers' progress, within a timeout
 
 
 @dataclasses.dataclass(eq=False)

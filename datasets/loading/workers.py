@@ -15,6 +15,7 @@ REMEDIES = {  # why a worker or its memory cannot be had -> what to do
     errno.EMFILE: "raise the limit (ulimit -n)",
     errno.ENFILE: "end other programs",
 }
+CHECKS = 8  # of the workers' progress, within a timeout
 NAMED = 3  # images that a message names
 
 

@@ -15,7 +15,7 @@ from datasets.images import ImageList
 from datasets.sets.layout import LayoutFix, require_images, require_root
 from datasets.sets.published import BYTES, KANG, PublishedFile, image_list, parse_list, read_files
 from utils.errors import DataError
-from utils.files import read_limited
+from utils.files import read_json
 from utils.text import visible
 
 RANKS = {
@@ -80,12 +80,12 @@ def _read_official(root: str) -> tuple[ImageList, ImageList, list[dict]]:
 def _read_json(path: str, root: str) -> tuple[ImageList, list[dict]]:
     """The images of an official file, with the ids of the categories as labels, and the categories."""
     try:
-        content = json.loads(read_limited(path, BYTES))
+        content = read_json(path, BYTES)
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
         paths = [files[annotation["image_id"]] for annotation in content["annotations"]]
         ids = np.array([annotation["category_id"] for annotation in content["annotations"]], np.int64)
         categories = [_category(category) for category in content["categories"]]
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         message = (
             f"{path} is damaged or not the official file ({type(error).__name__}: {error}); "
             f"replace it from {OFFICIAL_ADDRESS}, or remove it to use the published lists"

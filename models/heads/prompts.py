@@ -6,11 +6,9 @@ ensemble    the 80 templates that CLIP's authors made for ImageNet (Radford et a
 descriptor  the class's sentences in a JSON file, {class name: [sentences]}
 """
 
-import json
-
 from models.backbones.tokenizer import class_prompts, text_notes
 from utils.errors import ModelError
-from utils.files import read_limited
+from utils.files import read_json
 from utils.text import brief
 
 BYTES = 256 << 20  # of the largest file of sentences
@@ -49,10 +47,9 @@ def prompt_notes(classnames: list[str], prompt: str, file: str | None, renamable
 
 def _read_sentences(file: str) -> dict[str, list[str]]:
     try:
-        content = json.loads(read_limited(file, BYTES).decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(file, BYTES)
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else reason
         message = f"prompt_file {file} cannot be read as JSON ({reason}); correct or replace it"
         raise ModelError(message, kind="prompt_file_not_json", path=file, key="prompt_file") from error
     if isinstance(content, dict):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from utils.cache import cache_folder
 from utils.errors import ModelError
-from utils.files import sha256, write_text
+from utils.files import read_json, sha256, write_text
 from utils.text import visible
 
 SUMS = "SHA256SUMS"  # as sha256sum prints it
@@ -66,7 +66,7 @@ class Record:
             return None
         try:
             recorded = self._read()
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError):
             return f"{self.file} is damaged, so {path} was not verified; it is recorded again"
         if recorded == digest:
             return None
@@ -81,7 +81,7 @@ class Record:
         try:
             if self.file.exists() and self._read() == digest:
                 return None
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError):
             pass  # it is damaged, and written again
         if os.path.lexists(self.file) and not self.file.is_file():  # a pipe would block
             if not self.file.is_symlink():
@@ -96,10 +96,8 @@ class Record:
         return None
 
     def _read(self) -> str:
-        """The recorded checksum. Raises ValueError or another error for a damaged record."""
-        if not self.file.is_file() or self.file.stat().st_size > RECORD_BYTES:
-            raise ValueError("not a record")
-        content = json.loads(self.file.read_text(encoding="utf-8"))
+        """The recorded checksum. Raises OSError, ValueError, TypeError or KeyError for a damaged record."""
+        content = read_json(self.file, RECORD_BYTES)
         digest = content["sha256"]
         if not is_sha256(digest) or content["check"] != self._check(digest):
             raise ValueError("changed since it was written")

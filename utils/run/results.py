@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.files import atomic_write, read_limited, write_text
+from utils.files import atomic_write, read_json, write_text
 
 BYTES = 200_000_000  # of a results file; one of 10,000 classes has 2 MB
 
@@ -49,9 +49,9 @@ def differences(there: dict[str, Any], tested: dict[str, Any]) -> list[str]:
 def read(path: Path) -> dict[str, Any]:
     """The content of a results file; {} if it is missing, or not one of this program."""
     try:
-        content = json.loads(read_limited(path, BYTES))
+        content = read_json(path, BYTES)
         return content if isinstance(content.get("data", {}).get("fingerprint", {}), dict) else {}
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, ValueError, AttributeError):
         return {}
 
 

@@ -432,7 +432,7 @@ def report():
 
 
 def iterate(files, idle=False):
-    """Reads without end; after some steps it reports, and goes on with the workers at work or idle."""
+    """Reads without end; after some steps it reports, and continues with the workers at work or idle."""
     for step, _ in enumerate(loader(files, workers=3, epochs=10**6, worker_timeout=1)):
         if step == 5:
             report()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import refused, timm_model, web_server, weights_of
+from helpers import private_hub, refused, timm_model, web_server, weights_of
 from safetensors.torch import save
 
 from models.backbones import BACKBONES
@@ -44,28 +44,15 @@ def links(request):
 @pytest.fixture
 def serve(tmp_path, monkeypatch):
     """serve(content, etag) -> a context in which a hub has one file; yields the paths asked for. The cache is empty."""
-    from huggingface_hub import constants
 
     @contextlib.contextmanager
     def start(content, etag=None):
         etag = etag or hashlib.sha256(content).hexdigest()
         with web_server({FILE: content}, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}) as (address, asked):
-            use(address)
+            start.use(address)
             yield asked
 
-    def use(address):
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-
-    start.use = use
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(finding, "OPENAI_CACHE", tmp_path / "clip")
+    start.use = private_hub(monkeypatch, tmp_path)
     monkeypatch.setitem(BACKBONES, NAME, BACKBONES[NAME]._replace(geometry=Geometry(128, 3, 16, 64)))
     return start
 

@@ -16,6 +16,7 @@ from helpers import (
     GIVEN,
     open_clip_model,
     open_clip_resnet,
+    private_hub,
     randomize,
     refused,
     timm_model,
@@ -29,7 +30,6 @@ from torch import nn
 from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone, Geometry
 from models.backbones.tokenizer import VOCABULARY, tokenize
-from models.weights import find as finding
 from models.weights.find import find_weights
 from models.weights.load import load_backbone, read_geometry
 from models.weights.naming import convert_state_dict, to_openai_names
@@ -598,24 +598,15 @@ PUBLISHED = [name for name, source in BACKBONES.items() if not source.address.st
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """hub(files) -> (a context in which a Hugging Face hub serves them on 127.0.0.1, paths asked for); empty cache."""
-    from huggingface_hub import constants
+    use = private_hub(monkeypatch, tmp_path)
 
     def start(files):
         commit = "0123456789012345678901234567890123456789"
         stack = ExitStack()
         address, asked = stack.enter_context(web_server(files, {"ETag": '"e1"', "X-Repo-Commit": commit}))
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+        use(address)
         return stack, asked
 
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(finding, "OPENAI_CACHE", tmp_path / "clip")
     return start
 
 
