@@ -116,7 +116,7 @@ class Trainer:
             prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
             backbone.to(self.device)
             self.cache, self.features_cached = TensorCache("features", cfg.feature_cache, self.log.info), False
-            self.weights_key = f"{weights.sha256} {backbone.geometry}"  # activation and heads are not in the file
+            self.weights_key = f"{weights.sha256} {backbone.config}"  # activation and heads are not in the file
             features = functools.partial(self._class_features, backbone)
             model = build_model(cfg, backbone, self.data.classnames, features, start=self.source.checkpoint is None)
             self.model = model.to(self.device)

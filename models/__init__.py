@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from models import peft
 from models.backbones.backbone import Backbone
-from models.backbones.resnet import ResNet
-from models.backbones.vit import VisionTransformer
+from models.backbones.tower import ImageTower
 from models.heads import HEAD_INITS, HEADS
 from models.heads.classifiers import Head
 from models.heads.init import Features, no_features
@@ -41,9 +40,7 @@ class Model(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, tower: VisionTransformer | ResNet, head: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]
-    ):
+    def __init__(self, tower: ImageTower, head: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.tower, self.head = tower, head
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -148,16 +145,10 @@ def _text_similarity(
 
 def build_backbone(cfg) -> tuple[Backbone, Weights]:
     """The backbone that `cfg` names, and where its weights are from. Raises ModelError."""
-    given = Description(cfg.activation, cfg.heads, text_heads=cfg.text_heads, mean=cfg.mean, std=cfg.std)
-    backbone, weights = load_backbone(cfg.backbone, cfg.weights, given)
-    resolution = backbone.image.resolution
-    if cfg.resolution not in (None, resolution):
-        message = (
-            f"resolution {cfg.resolution} does not fit {weights.path}, which is made for {resolution}; "
-            "leave resolution out, or choose other weights"
-        )
-        raise ModelError(message, kind="other_resolution", path=weights.path, key="resolution")
-    return backbone, weights
+    given = Description(
+        activation=cfg.activation, heads=cfg.heads, text_heads=cfg.text_heads, mean=cfg.mean, std=cfg.std
+    )
+    return load_backbone(cfg.backbone, cfg.weights, given, cfg.resolution)
 
 
 def build_model(

@@ -11,9 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models.backbones.text import TextTransformer
+from models.backbones.tower import ImageTower, Tower
 from models.backbones.transformer import Block
-from models.backbones.vit import VisionTransformer
 
 BACKEND = "inductor"
 MAX_GRAPHS = 64  # in one process; a block differs from others by its methods, its input's gradient and its width
@@ -32,8 +31,8 @@ def compile_blocks(
     Only blocks in training mode run compiled: the longest published test, 50,000 images with five crops, takes half a
     minute on a GPU, less than compiling for it would; and a test run repeats the test after training bit by bit.
     """
-    towers = [module for module in model.modules() if isinstance(module, (VisionTransformer, TextTransformer))]
-    image_towers = [tower for tower in towers if isinstance(tower, VisionTransformer)]
+    towers = [m for m in model.modules() if isinstance(m, Tower) and m.kind == "transformer"]
+    image_towers = [tower for tower in towers if isinstance(tower, ImageTower)]
     long_enough = any(earns_back(tower, images, device) for tower in image_towers)
     if when == "never" or not towers or (when == "auto" and not long_enough):
         return False
@@ -52,7 +51,7 @@ def compile_blocks(
     return True
 
 
-def earns_back(tower: VisionTransformer, images: int, device: torch.device) -> bool:
+def earns_back(tower: ImageTower, images: int, device: torch.device) -> bool:
     """Whether training `tower` on `images` takes EARNS_BACK seconds or more. An estimate, the same in every run.
 
     A token costs 4 FLOPs for each parameter of the blocks: forward and backward, without the gradients of weights.
@@ -61,7 +60,7 @@ def earns_back(tower: VisionTransformer, images: int, device: torch.device) -> b
     four cores. So 900 s of training earn it back twice. Nothing is measured on a GPU yet.
     """
     rate = GPU_RATE if device.type == "cuda" else CORE_RATE * torch.get_num_threads()
-    tokens, parameters = len(tower.positional_embedding), sum(p.numel() for p in tower.blocks.parameters())
+    tokens, parameters = tower.num_tokens, sum(p.numel() for p in tower.blocks.parameters())
     return 4 * parameters * tokens * images / rate > EARNS_BACK
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from models.backbones.backbone import Backbone
+from models.backbones.backbone import Backbone, BackboneConfig
+from models.backbones.families.clip import HEAD_DIM
 from models.peft.aft import entries_fingerprint
 from models.weights.load import Weights
 from utils.run.checkpoint import ENTRIES
@@ -22,12 +23,23 @@ class Identity(NamedTuple):
 def build_identity(cfg, model, backbone: Backbone, weights: Weights, classes: str) -> Identity:
     """The identity of a model of `backbone`. classes: fingerprint of the class names."""
     mean, std = backbone.normalisation
-    towers = ("activation", "heads", "text_heads")
-    described = {"mean": list(mean), "std": list(std)} | {key: getattr(backbone.geometry, key) for key in towers}
+    config = backbone.config
+    described = {"mean": list(mean), "std": list(std), "activation": config.activation}
+    described |= {"heads": config.image.heads, "text_heads": config.text_heads}
+    if computed_otherwise := config.unlike_clip:
+        described["architecture"] = computed_otherwise
     fits = {"backbone": cfg.backbone, "weights": weights.sha256, "classes": classes} | described
     if (entries := entries_fingerprint(model)) is not None:
         fits[ENTRIES] = entries
     computed = {key: cfg[key] for key in ("classifier", "classifier_scale", "coop_cls_pos")}
-    # towers of earlier versions had one activation, and heads of one width
-    usual = {key: getattr(backbone.geometry.usual, key) for key in towers}
-    return Identity(fits, computed, described | computed | usual)
+    return Identity(fits, computed, described | computed | _of_earlier_versions(config))
+
+
+def _of_earlier_versions(config: BackboneConfig) -> dict[str, Any]:
+    """Towers of earlier versions had one activation, OpenAI's or timm's, and heads of one width."""
+    is_clip, is_vit = config.text is not None, config.image.kind == "ViT"
+    return {
+        "activation": "quick_gelu" if is_clip else "gelu" if is_vit else None,
+        "heads": max(config.image.dim // HEAD_DIM, 1) if is_vit else None,
+        "text_heads": max(config.text.dim // HEAD_DIM, 1) if config.text else None,
+    }

@@ -32,7 +32,7 @@ DATA = "cifar100"  # any whose file changes nothing that is counted
 def empty_backbone(cfg: Config) -> Backbone:
     """The backbone of `cfg`: the image tower on the meta device, the text tower as far as class names need it."""
     with torch.device("meta"):
-        backbone = Backbone(BACKBONES[cfg.backbone].geometry)
+        backbone = Backbone(BACKBONES[cfg.backbone].config)
     backbone.mean, backbone.std = cfg.mean, cfg.std
     if backbone.text is not None:
         if not any(value is True for value in cfg.l.values()):

@@ -39,7 +39,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets.sets.digits_lt import CLASSNAMES, build
 from models.backbones import BACKBONES
-from models.backbones.backbone import Backbone, Geometry
+from models.backbones.backbone import Backbone
+from models.backbones.families.clip import clip_vit
 from models.backbones.text import TextTransformer
 from models.backbones.tokenizer import tokenize
 from models.weights.checksums import list_files
@@ -50,7 +51,7 @@ from models.weights.naming import to_openai_names
 from scripts.glyphs import CONCEPTS, SIDE, Fonts, Strokes, paint
 from utils.files import atomic_write
 
-GEOMETRY = Geometry(dim=128, depth=6, patch=8, resolution=SIDE, joint=64, text_dim=64, text_depth=3)
+CONFIG = clip_vit(dim=128, depth=6, patch=8, resolution=SIDE, joint=64, text_dim=64, text_depth=3)
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BATCH = 256
 DRAWN = 0.1  # share of the images that are strokes, not print
@@ -184,8 +185,8 @@ def _truth(images: Images, concept: Tensor, claims: Tensor) -> Tensor:
 
 def new_backbone(ids: Tensor) -> Backbone:
     """clip_tiny without weights. The vocabulary of its text tower is the tokens `ids`, renumbered."""
-    backbone = Backbone(GEOMETRY)
-    embedding = nn.Embedding(len(ids), backbone.geometry.text_dim)
+    backbone = Backbone(CONFIG)
+    embedding = nn.Embedding(len(ids), backbone.config.text.dim)
     text_tower(backbone).token_embedding = embedding
     nn.init.normal_(embedding.weight, std=0.1)
     return backbone
@@ -289,7 +290,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     facts = pretrain(args.steps, args.seed, args.out)
-    write_beside(args.out, BACKBONES["clip_tiny"].geometry)
+    write_beside(args.out, BACKBONES["clip_tiny"].config)
     backbone, _ = load_backbone("clip_tiny", str(args.out))
     digits = build()
     for name, part in (("training", digits.train), ("test", digits.test)):

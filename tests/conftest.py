@@ -10,7 +10,8 @@ import torch
 
 from datasets import DATASETS
 from datasets.sets import digits_lt
-from models.backbones.backbone import Backbone, Geometry
+from models.backbones.backbone import Backbone
+from models.backbones.families.clip import clip_vit
 from models.weights.descriptions import write_beside
 from models.weights.naming import to_openai_names
 from utils.config import load_config
@@ -52,7 +53,7 @@ def random_clip(tmp_path_factory):
     """A weight file in OpenAI's naming, for -b clip_vit: a CLIP of 2 blocks for 32 pixels, with random weights."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "random_clip.pt"
-    geometry = Geometry(128, 2, 8, 32, 64, 64, 2)
+    geometry = clip_vit(128, 2, 8, 32, 64, 64, 2)
     torch.save(to_openai_names(Backbone(geometry).state_dict()), path)
     write_beside(path, geometry)
     return path

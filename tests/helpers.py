@@ -122,13 +122,28 @@ def _pair(theirs: nn.Module, name: str, folder) -> tuple[nn.Module, nn.Module]:
     return theirs, load_backbone(name, str(folder / f"{name}.safetensors"), GIVEN[name])[0]
 
 
+def vit(dim: int, depth: int, patch: int, resolution: int, clip: bool) -> nn.Module:
+    """An image tower in CLIP's form or in timm's."""
+    from models.backbones.families.clip import clip_vit
+    from models.backbones.families.timm_vit import plain_vit
+
+    sizes = (dim, depth, patch, resolution)
+    return (clip_vit(*sizes, joint=8, text_dim=8, text_depth=1) if clip else plain_vit(*sizes)).image.build()
+
+
+def resnet(stages: tuple[int, ...], width: int, resolution: int, joint: int = 0) -> nn.Module:
+    """An image tower in CLIP's form, with `joint`, or in ImageNet's."""
+    from models.backbones.resnet import ResNetConfig
+
+    return ResNetConfig(stages, width, resolution, joint).build()
+
+
 def image_tower(depth: int = 4, **methods) -> nn.Module:
     """A small image tower for 32 pixels, 9 tokens, with methods given by their keys; it trains."""
     from models import peft
-    from models.backbones.vit import VisionTransformer
 
     torch.manual_seed(0)
-    tower = VisionTransformer(64, depth, 8, 32, clip=True)
+    tower = vit(64, depth, 8, 32, True)
     peft.attach(tower, peft.methods_from_keys(methods), num_classes=10)
     return tower.train()
 

@@ -2,93 +2,102 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.backbones.resnet import ResNet
-from models.backbones.text import TextTransformer, ends
-from models.backbones.tokenizer import CONTEXT, class_prompts, tokenize
+from models.backbones.pooling import Pooling
+from models.backbones.resnet import ResNet, ResNetConfig
+from models.backbones.text import TextConfig, TextTransformer, ends
+from models.backbones.tokenizer import class_prompts, tokenize
 from models.backbones.transformer import normal_parameter
-from models.backbones.vit import HEAD_DIM, VisionTransformer
+from models.backbones.vit import VisionTransformer, ViTConfig
 from utils.errors import ModelError
 
 
 @dataclasses.dataclass(frozen=True)
-class Geometry:
-    """The sizes of a backbone. `joint`, `text_dim` and `text_depth` are 0 for a backbone without a text tower."""
+class BackboneConfig:
+    """The towers of a backbone, and how they meet.
 
-    dim: int  # width of the image tower's feature
-    depth: int  # its number of blocks
-    patch: int  # side of a patch, pixels; for a ResNet the stride of its last stage
-    resolution: int  # side of an image, pixels
-    joint: int = 0  # width of CLIP's joint space
-    text_dim: int = 0  # width of the text tower
-    text_depth: int = 0  # its number of blocks
-    context: int = CONTEXT  # longest text, tokens
-    stages: tuple[int, ...] = ()  # ResNets: blocks of each stage
-    width: int = 0  # ResNets: channels of the first stage's 3 x 3 convolutions
-    # not in the tensors; None: as in OpenAI's CLIP (quick GELU) or timm's ViT (exact GELU), heads 64 wide
-    activation: str | None = None
-    heads: int | None = None  # of the image tower
-    text_heads: int | None = None
+    joint: width of the space in which images and texts meet, 0 without a text tower. image_projection: whether a
+    matrix leads from the image feature there; image_bias: whether it has a bias. logit_bias: whether the similarities
+    have one (SigLIP).
+    """
 
-    @property
-    def usual(self) -> "Geometry":
-        """With the activation and heads of OpenAI's CLIP or timm's ViT, which are meant where the fields are None."""
-        return dataclasses.replace(
-            self,
-            activation="quick_gelu" if self.clip else None if self.resnet else "gelu",
-            heads=None if self.resnet else max(self.dim // HEAD_DIM, 1),
-            text_heads=max(self.text_dim // HEAD_DIM, 1) if self.clip else None,
-        )
-
-    @property
-    def clip(self) -> bool:
-        return self.joint > 0
-
-    @property
-    def resnet(self) -> bool:
-        return bool(self.stages)
+    image: ViTConfig | ResNetConfig
+    text: TextConfig | None = None
+    joint: int = 0
+    image_projection: bool = False
+    image_bias: bool = False
+    logit_bias: bool = False
 
     @property
     def family(self) -> str:
         """In words. Weights of one family fit, in any size, every backbone of it."""
-        tower = "ResNet" if self.resnet else "ViT"
-        return f"CLIP {tower}" if self.clip else f"{tower} without a text tower"
+        return f"CLIP {self.image.kind}" if self.text else f"{self.image.kind} without a text tower"
+
+    @property
+    def activation(self) -> str | None:
+        """Of the image tower, or of the text tower beside a ResNet."""
+        return self.image.activation or (self.text.activation if self.text else None)
+
+    @property
+    def unlike_clip(self) -> dict[str, Any]:
+        """What is computed otherwise than in OpenAI's CLIP and timm's plain ViT, and is not in the tensors."""
+        usual_eps = 1e-6 if self.text is None else 1e-5
+        usual = {"eps": usual_eps, "rotation": None, "pooling": dataclasses.asdict(Pooling()), "final_norm": "feature"}
+        usual |= {"text_eps": 1e-5, "causal": True, "text_pool": "end", "tokenizer": ""}
+        found = {name: getattr(self.image, name, usual[name]) for name in ("eps", "final_norm")}
+        rotation, pooling = (getattr(self.image, name, None) for name in ("rotation", "pooling"))
+        found |= {"rotation": rotation and dataclasses.asdict(rotation)}
+        found |= {"pooling": dataclasses.asdict(pooling or Pooling())}
+        if text := self.text:
+            found |= {"text_eps": text.eps, "causal": text.causal, "text_pool": text.pool, "tokenizer": text.tokenizer}
+        return {name: value for name, value in found.items() if value != usual[name]}
+
+    @property
+    def text_heads(self) -> int | None:
+        return self.text.heads if self.text else None
 
 
 class Backbone(nn.Module):
-    """`image` maps images [B, 3, R, R] to [B, dim]; `text`, where there is one, token ids [C, 77] to [C, text_dim].
+    """`image` maps images [B, 3, R, R] to [B, dim]; `text`, where there is one, token ids [C, N] to [C, text_dim].
 
     `mean` and `std` are the normalisation of its images, RGB in 0..1; None where the caller has to choose them.
 
-    A CLIP has `image_projection` [dim, joint] and `text_projection` [text_dim, joint]. A CLIP ResNet has no image
-    projection (None): its attention pool ends in one, so that its feature is in the joint space and dim = joint.
+    With a text tower: `image_projection` [dim, joint] and its bias [joint], None where the image feature is in the
+    joint space already (a CLIP ResNet, SigLIP); `text_projection` [text_dim, joint] and its bias; `logit_scale`, a
+    logarithm, and `logit_bias`, None without one.
     """
 
     image: VisionTransformer | ResNet
     text: TextTransformer | None
     image_projection: nn.Parameter | None
+    image_projection_bias: nn.Parameter | None
     text_projection: nn.Parameter
+    text_projection_bias: nn.Parameter | None
     logit_scale: nn.Parameter
+    logit_bias: nn.Parameter | None
 
-    def __init__(self, geometry: Geometry):
+    def __init__(self, config: BackboneConfig):
         super().__init__()
-        g = self.geometry = geometry
+        c = self.config = config
         self.mean: tuple[float, ...] | None = None
         self.std: tuple[float, ...] | None = None
-        if g.resnet:
-            self.image = ResNet(g.stages, g.width, g.resolution, g.joint)
-        else:
-            self.image = VisionTransformer(g.dim, g.depth, g.patch, g.resolution, g.clip, g.activation, g.heads)
-        self.text = self.image_projection = None
-        if g.clip:
-            self.text = TextTransformer(g.text_dim, g.text_depth, g.context, g.activation, g.text_heads)
-            if not g.resnet:
-                self.image_projection = normal_parameter(g.dim**-0.5, g.dim, g.joint)
-            self.text_projection = normal_parameter(g.text_dim**-0.5, g.text_dim, g.joint)
-            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.image = c.image.build()
+        self.text = self.image_projection = self.image_projection_bias = None
+        if c.text is None:
+            return
+        self.text = TextTransformer(c.text)
+        if c.image_projection:
+            self.image_projection = normal_parameter(c.image.dim**-0.5, c.image.dim, c.joint)
+        if c.image_bias:
+            self.image_projection_bias = nn.Parameter(torch.zeros(c.joint))
+        self.text_projection = normal_parameter(c.text.dim**-0.5, c.text.dim, c.joint)
+        self.text_projection_bias = nn.Parameter(torch.zeros(c.joint)) if c.text.projection_bias else None
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.logit_bias = nn.Parameter(torch.tensor(0.0)) if c.logit_bias else None
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,5 +1,8 @@
 """The image tower of the ResNets (He et al. 2016), in CLIP's form or in ImageNet's: timm's own modules as they are."""
 
+import dataclasses
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,14 +14,50 @@ CHANNEL_MULTIPLE = 8  # timm rounds the channels of CLIP's form to these
 STAGE_STRIDES = (1, 2, 2, 2)
 
 
-class ResNet(ImageTower):
-    """Images [B, 3, resolution, resolution], normalised -> the pooled feature, [B, dim].
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """A ResNet of bottleneck blocks.
 
-    `stages` counts the bottleneck blocks of the four stages, `width` the channels of the first stage's 3 x 3
-    convolutions (64 in every published model of ours); the last stage has 32 times as many.
     CLIP's form (`joint` > 0; Radford et al. 2021, section 2.4) has a stem of three convolutions, pools before it
     strides, and ends in an attention pool that projects into the joint space: dim = joint. ImageNet's (`joint` = 0)
     is the plain network with a mean over the feature map: dim = 32 width, and any image size will do.
+    """
+
+    stages: tuple[int, ...]  # blocks of the four stages
+    width: int  # channels of the first stage's 3 x 3 convolutions, 64 in every published model of ours
+    resolution: int  # side of an image, pixels
+    joint: int = 0  # width of CLIP's joint space
+
+    kind = "ResNet"
+    heads = activation = None  # no choice
+    num_first = 1  # tokens before the feature map in the attention pool
+
+    @property
+    def dim(self) -> int:
+        """Width of the feature."""
+        return self.joint or 32 * self.width
+
+    @property
+    def depth(self) -> int:
+        """Blocks."""
+        return sum(self.stages)
+
+    @property
+    def side(self) -> int:
+        """Along a side of the last feature map."""
+        return self.resolution // STRIDE
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The sizes that the tensors determine; without an attention pool, any resolution will do."""
+        return {name: getattr(self, name) for name in ("stages", "width", "dim", "depth", "resolution")}
+
+    def build(self) -> "ResNet":
+        return ResNet(self)
+
+
+class ResNet(ImageTower):
+    """Images [B, 3, resolution, resolution], normalised -> the pooled feature, [B, dim].
 
     The slot `after`, for a fine-tuning method, takes the pooled feature, [B, dim] -> [B, dim].
 
@@ -32,10 +71,13 @@ class ResNet(ImageTower):
     BitFit of ResNet-50 trains 1.45 times as fast for it and tests 1.35 times, in float32 1.17 and 1.09 times.
     """
 
-    def __init__(self, stages: tuple[int, ...], width: int, resolution: int, joint: int = 0):
+    kind = "resnet"
+
+    def __init__(self, config: ResNetConfig):
         super().__init__()
-        self.dim, self.resolution, self.clip = joint or 32 * width, resolution, joint > 0
-        self.net = _clip_net(stages, width, resolution, joint) if joint else imagenet_net(stages, width)
+        c = self.config = config
+        self.dim, self.resolution = c.dim, c.resolution
+        self.net = _clip_net(c) if c.joint else imagenet_net(c.stages, c.width)
         self.after: nn.Module = nn.Identity()
         self.precision: torch.dtype | None = None
         self.net.register_load_state_dict_post_hook(_lay_channels_last)
@@ -44,7 +86,7 @@ class ResNet(ImageTower):
     @property
     def stages(self) -> list[nn.Module]:
         """The four stages, first to last."""
-        if self.clip:
+        if self.config.joint:
             return list(self.net.get_submodule("stages").children())
         return [self.net.get_submodule(f"layer{i}") for i in (1, 2, 3, 4)]
 
@@ -81,13 +123,14 @@ def _lay_channels_last(net: nn.Module, keys: object) -> None:
     net.to(memory_format=torch.channels_last)
 
 
-def _clip_net(stages: tuple[int, ...], width: int, resolution: int, joint: int) -> nn.Module:
+def _clip_net(config: ResNetConfig) -> nn.Module:
     """timm's resnet50_clip or resnet101_clip, in any size; its attention pool has heads 64 wide."""
     from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg  # heavy: imported where it is used
 
+    width = config.width
     blocks = tuple(
         ByoBlockCfg(type="bottle", d=depth, c=4 * width * 2**i, s=STAGE_STRIDES[i], br=0.25)
-        for i, depth in enumerate(stages)
+        for i, depth in enumerate(config.stages)
     )
     cfg = ByoModelCfg(
         blocks=blocks,
@@ -98,7 +141,7 @@ def _clip_net(stages: tuple[int, ...], width: int, resolution: int, joint: int) 
         aa_layer="avg",
         head_type="attn_abs",
     )
-    return ByobNet(cfg, num_classes=joint, img_size=resolution)
+    return ByobNet(cfg, num_classes=config.joint, img_size=config.resolution)
 
 
 def imagenet_net(stages: tuple[int, ...], width: int) -> nn.Module:

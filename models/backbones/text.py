@@ -1,32 +1,56 @@
 """The text tower: CLIP's causal transformer over byte-pair tokens (Radford et al. 2021)."""
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
 from models.backbones.tokenizer import CONTEXT, VOCABULARY
 from models.backbones.tower import Tower
 from models.backbones.transformer import ACTIVATIONS, Block, LayerNorm, normal_parameter
-from models.backbones.vit import HEAD_DIM
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """A text tower."""
+
+    dim: int
+    depth: int
+    context: int = CONTEXT
+    vocabulary: int = VOCABULARY
+    heads: int | None = None
+    hidden: int | None = None
+    activation: str | None = None
+    eps: float = 1e-5
+    causal: bool = True
+    pool: str = "end"
+    projection_bias: bool = False
+    tokenizer: str = ""
+    clean: str = ""
 
 
 class TextTransformer(Tower):
     """Token ids [C, context] -> the state at the end-of-text token after the last norm, [C, dim].
 
-    activation: a name of ACTIVATIONS; heads: None = as many as are HEAD_DIM wide.
     The tower runs in the precision of its token embedding.
     """
 
-    def __init__(
-        self, dim: int, depth: int, context: int = CONTEXT, activation: str | None = None, heads: int | None = None
-    ):
+    kind = "transformer"
+
+    def __init__(self, config: TextConfig):
         super().__init__()
-        activation = activation or "quick_gelu"
-        heads = heads or max(dim // HEAD_DIM, 1)
-        self.dim = dim
-        self.token_embedding = nn.Embedding.from_pretrained(normal_parameter(1, VOCABULARY, dim), freeze=False)
-        self.positional_embedding = normal_parameter(0.01, context, dim)
-        self.blocks = nn.Sequential(*(Block(dim, heads, ACTIVATIONS[activation](), causal=True) for _ in range(depth)))
-        self.norm = LayerNorm(dim)
+        c = self.config = config
+        activation, heads = c.activation or "quick_gelu", c.heads or max(c.dim // 64, 1)
+        self.dim = c.dim
+        self.token_embedding = nn.Embedding.from_pretrained(normal_parameter(1, c.vocabulary, c.dim), freeze=False)
+        self.positional_embedding = normal_parameter(0.01, c.context, c.dim)
+        self.blocks = nn.Sequential(
+            *(
+                Block(c.dim, heads, ACTIVATIONS[activation](), c.eps, causal=c.causal, hidden=c.hidden)
+                for _ in range(c.depth)
+            )
+        )
+        self.norm = LayerNorm(c.dim, eps=c.eps)
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = cut(tokens)

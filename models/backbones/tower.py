@@ -1,5 +1,7 @@
 """The base classes of the towers: all that the rest of the program relies on in any of them."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -7,11 +9,19 @@ from torch import nn
 class Tower(nn.Module):
     """Maps its input to features [B, dim].
 
+    kind: "transformer" or "resnet", by which a fine-tuning method tells whether it fits. num_first: tokens of a
+    transformer after which learnt ones are inserted. patch: side of an image's patches, pixels; None without patches.
+
     Attaching fine-tuning methods (models/peft) sets `variant`, the paper whose starting values they have, and
     `attached`, the numbers of the blocks of each method.
     """
 
+    kind: str
     dim: int
+    num_first: int = 1
+    patch: int | None = None
+    blocks: Any  # a sequence of modules; of a ResNet, the blocks of all stages
+    stages: Any  # of a ResNet, sequences of its blocks
     variant: str
     attached: dict[str, list[int]]
 
@@ -23,3 +33,4 @@ class ImageTower(Tower):
     """Maps normalised images [B, 3, resolution, resolution] to features [B, dim]."""
 
     resolution: int
+    num_tokens: int  # of an image in a transformer, without those of fine-tuning methods

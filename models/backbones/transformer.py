@@ -1,5 +1,9 @@
 """The transformer block that every tower is made of, image and text.
 
+A block is pre-norm: x + attention(norm1(x)), then x + mlp(norm2(x)). Architectures differ in optional parts: a rotation
+of queries and keys by the patches' positions, a norm before the attention's projection, a gated MLP, a norm between the
+MLP's Linears. LayerScale is folded into `proj` and `fc2`, and absent biases are zeros (models/weights/folding.py).
+
 Two conventions carry the rest of the project:
 
 * Every layer computes in the precision of its input. A frozen weight is stored in that precision, so its cast is
@@ -8,7 +12,8 @@ Two conventions carry the rest of the project:
   layer holds it as `wrapped`.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -47,37 +52,68 @@ class Zero(nn.Module):
         return 0
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+class NoRotation(nn.Module):
+    """An empty rotation slot: queries and keys stay."""
+
+    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return q, k
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "quick_gelu": QuickGELU,
+    "gelu": nn.GELU,
+    "gelu_tanh": functools.partial(nn.GELU, approximate="tanh"),
+    "silu": nn.SiLU,
+}
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017). [B, N, D] -> [B, N, D], or [B, 1, D] with `first_only`."""
+    """Multi-head self-attention (Vaswani et al. 2017). [B, N, D] -> [B, N, D], or [B, 1, D] with `first_only`.
+
+    `rotate` takes queries and keys, [B, heads, N, D / heads] each, `inner` the attended values before the projection.
+    """
 
     def __init__(self, dim: int, heads: int, causal: bool = False):
         super().__init__()
         self.heads, self.causal = heads, causal
         self.qkv: nn.Module = Linear(dim, 3 * dim)
+        self.rotate: nn.Module = NoRotation()
+        self.inner: nn.Module = nn.Identity()
         self.proj: nn.Module = Linear(dim, dim)
 
     def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = self.rotate(q, k)
         if first_only:
             q = q[:, :, :1]
         x = kernels.attend(q, k, v, self.causal)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        return self.proj(self.inner(x.transpose(1, 2).flatten(2)))
 
 
 class Mlp(nn.Module):
-    """Two Linears, four times as wide between them. [B, N, D] -> [B, N, D]."""
+    """fc2(inner(act(fc1(x)))), `hidden` wide between the Linears. [B, N, D] -> [B, N, D]."""
 
-    def __init__(self, dim: int, activation: nn.Module):
+    def __init__(self, dim: int, hidden: int, activation: nn.Module):
         super().__init__()
-        self.fc1: nn.Module = Linear(dim, 4 * dim)
+        self.fc1: nn.Module = Linear(dim, hidden)
         self.act = activation
-        self.fc2: nn.Module = Linear(4 * dim, dim)
+        self.inner: nn.Module = nn.Identity()
+        self.fc2: nn.Module = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(self.inner(self.act(self.fc1(x))))
+
+
+class GatedMlp(Mlp):
+    """fc2(inner(act(gate) * value)), [gate | value] = fc1(x) (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, hidden: int, activation: nn.Module):
+        super().__init__(dim, hidden, activation)
+        self.fc1 = Linear(dim, 2 * hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(self.inner(self.act(gate) * value))
 
 
 class Block(nn.Module):
@@ -87,14 +123,23 @@ class Block(nn.Module):
     returns its first token alone, [B, 1, D]: all tokens are attended to, but only one is computed further.
     """
 
-    def __init__(self, dim: int, heads: int, activation: nn.Module, eps: float = 1e-5, causal: bool = False):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        activation: nn.Module,
+        eps: float = 1e-5,
+        causal: bool = False,
+        hidden: int | None = None,  # width between the MLP's Linears; None: four times dim
+        gated: bool = False,
+    ):
         super().__init__()
         self.dim = dim
         self.prompt: nn.Module = nn.Identity()
         self.norm1: nn.Module = LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads, causal)
         self.norm2: nn.Module = LayerNorm(dim, eps=eps)
-        self.mlp: nn.Module = Mlp(dim, activation)
+        self.mlp: nn.Module = (GatedMlp if gated else Mlp)(dim, hidden or 4 * dim, activation)
         self.side: nn.Module = Zero()
 
     def forward(self, x: Tensor, first_only: bool = False) -> Tensor:

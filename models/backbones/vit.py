@@ -1,51 +1,146 @@
-"""The image tower: a Vision Transformer (Dosovitskiy et al. 2021), in CLIP's form or in timm's."""
+"""The image tower: a Vision Transformer (Dosovitskiy et al. 2021) in all its forms, described by a ViTConfig."""
+
+import dataclasses
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.backbones.pooling import Pooling
+from models.backbones.rotation import Rotary, Rotation
 from models.backbones.tower import ImageTower
 from models.backbones.transformer import ACTIVATIONS, Block, LayerNorm, normal_parameter
 
-HEAD_DIM = 64  # width of a head in OpenAI's towers, and in timm's up to ViT-L
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """An image tower. The defaults are those of timm's plain ViT.
+
+    activation, heads: None where they are not known yet, as a tower's tensors do not determine them.
+    positions: learnt positions of "all" tokens, of the "patches" alone, or "none".
+    attention_norm, mlp_norm: a norm before the attention's projection, and one before fc2.
+    final_norm: of the "tokens" before pooling, of the "feature" after it, or "none".
+    """
+
+    dim: int
+    depth: int  # blocks
+    patch: int  # side of a patch, pixels
+    resolution: int  # side of an image, pixels
+    heads: int | None = None
+    activation: str | None = None  # a name of ACTIVATIONS
+    hidden: int | None = None  # width of the MLP; None: four times dim
+    eps: float = 1e-6
+    patch_bias: bool = True
+    class_token: bool = True
+    registers: int = 0  # learnt tokens after the class token
+    positions: str = "all"
+    norm_pre: bool = False  # a norm before the first block
+    gated: bool = False  # the MLP
+    attention_norm: bool = False
+    mlp_norm: bool = False
+    rotation: Rotation | None = None
+    pooling: Pooling = Pooling()
+    final_norm: str = "feature"
+
+    kind = "ViT"
+
+    @property
+    def side(self) -> int:
+        """Patches along a side of the image."""
+        return self.resolution // self.patch
+
+    @property
+    def num_first(self) -> int:
+        """Tokens before the patches."""
+        return self.class_token + self.registers
+
+    @property
+    def num_positions(self) -> int:
+        """Tokens with a learnt position."""
+        return {"all": self.side**2 + self.num_first, "patches": self.side**2, "none": 0}[self.positions]
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The sizes that the tensors determine; the resolution, where they have positions."""
+        sizes = {name: getattr(self, name) for name in ("dim", "depth", "patch", "registers", "hidden")}
+        return sizes if self.positions == "none" else sizes | {"resolution": self.resolution}
+
+    def build(self) -> "VisionTransformer":
+        return VisionTransformer(self)
 
 
 class VisionTransformer(ImageTower):
-    """Images [B, 3, resolution, resolution], normalised -> the class token after the last norm, [B, dim].
+    """Images [B, 3, resolution, resolution], normalised -> features [B, dim].
 
-    CLIP's form (`clip=True`) has a norm before the first block, and no bias at the patches; timm's has no such norm, a
-    bias, and norms with eps 1e-6. The tower runs in the precision of its patch embedding.
-    activation: a name of ACTIVATIONS; None = OpenAI's quick GELU in CLIP's form, the exact GELU in timm's.
-    heads: None = as many as are HEAD_DIM wide.
+    The tower runs in the precision of its patch embedding.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        depth: int,
-        patch: int,
-        resolution: int,
-        clip: bool,
-        activation: str | None = None,
-        heads: int | None = None,
-    ):
+    kind = "transformer"
+
+    def __init__(self, config: ViTConfig):
         super().__init__()
-        activation = activation or ("quick_gelu" if clip else "gelu")
-        heads = heads or max(dim // HEAD_DIM, 1)
-        self.dim, self.resolution, self.patch = dim, resolution, patch
-        eps = 1e-5 if clip else 1e-6
-        self.patch_embed = nn.Conv2d(3, dim, patch, stride=patch, bias=not clip)
-        self.class_token = normal_parameter(dim**-0.5, dim)
-        self.positional_embedding = normal_parameter(dim**-0.5, (resolution // patch) ** 2 + 1, dim)
-        self.norm_pre = LayerNorm(dim) if clip else nn.Identity()
-        self.blocks = nn.Sequential(*(Block(dim, heads, ACTIVATIONS[activation](), eps) for _ in range(depth)))
-        self.norm = LayerNorm(dim, eps=eps)
+        c = self.config = config
+        self.dim, self.resolution, self.patch, self.num_first = c.dim, c.resolution, c.patch, c.num_first
+        self.patch_embed = nn.Conv2d(3, c.dim, c.patch, stride=c.patch, bias=c.patch_bias)
+        self.class_token = normal_parameter(c.dim**-0.5, c.dim) if c.class_token else None
+        self.registers = normal_parameter(c.dim**-0.5, c.registers, c.dim) if c.registers else None
+        self.positional_embedding = normal_parameter(c.dim**-0.5, c.num_positions, c.dim) if c.num_positions else None
+        self.norm_pre = LayerNorm(c.dim, eps=c.eps) if c.norm_pre else nn.Identity()
+        self.blocks = nn.Sequential(*(self._block() for _ in range(c.depth)))
+        if c.rotation:
+            rotary = Rotary(c.rotation, c.side, c.dim // c.heads)
+            for block in self.blocks:
+                block.attn.rotate = rotary
+        self.pooling = c.pooling.build(c.dim, c.num_first, c.side**2, c.eps)
+        self.norm = nn.Identity() if c.final_norm == "none" else LayerNorm(c.dim, eps=c.eps)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.patch_embed(images.to(self.patch_embed.weight.dtype)).flatten(2).transpose(1, 2)
-        class_tokens = self.class_token.expand(x.shape[0], 1, -1)
-        x = torch.cat([class_tokens, x], dim=1) + self.positional_embedding
-        x = self.norm_pre(x)
+        x = self.norm_pre(self.embed(images))
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
-        return self.norm(last(x, first_only=True)[:, 0])  # nothing reads its other tokens
+        # class-token pooling reads no other token of the last block
+        x = last(x, first_only=self.config.pooling.kind == "token")
+        return self.pooling(self.norm(x)) if self.config.final_norm == "tokens" else self.norm(self.pooling(x))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The tokens before the first norm: class token, registers, patches, with their positions. [B, N, D]."""
+        x = self.patch_embed(images.to(self.patch_embed.weight.dtype)).flatten(2).transpose(1, 2)
+        if self.config.positions == "patches":
+            x = x + self.positional_embedding
+        first = [
+            token.view(-1, self.dim).expand(x.shape[0], -1, -1)
+            for token in (self.class_token, self.registers)
+            if token is not None
+        ]
+        x = torch.cat([*first, x], dim=1)
+        return x + self.positional_embedding if self.config.positions == "all" else x
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of an image, without those of fine-tuning methods."""
+        return self.num_first + self.config.side**2
+
+    def _block(self) -> Block:
+        c = self.config
+        block = Block(c.dim, c.heads, ACTIVATIONS[c.activation](), c.eps, hidden=c.hidden, gated=c.gated)
+        if c.attention_norm:
+            block.attn.inner = LayerNorm(c.dim, eps=c.eps)
+        if c.mlp_norm:
+            block.mlp.inner = LayerNorm(c.hidden or 4 * c.dim, eps=c.eps)
+        return block
+
+
+def resample_positions(positions: Tensor, num_first: int, side: int) -> Tensor:
+    """Learnt positions [num_first + n^2, D] for a grid of side x side patches: antialiased bicubic, as timm does.
+
+    The positions of the first tokens stay. float32 in, float32 out.
+    """
+    first, patches = positions[:num_first], positions[num_first:]
+    old = round(len(patches) ** 0.5)
+    if old == side:
+        return positions
+    grid = patches.float().view(1, old, old, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(side, side), mode="bicubic", antialias=True)
+    return torch.cat([first, grid.permute(0, 2, 3, 1).flatten(0, 2)])

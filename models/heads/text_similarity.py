@@ -15,6 +15,7 @@ class TextSimilarity(nn.Module):
     Nothing in it trains by itself.
     """
 
+    kind = "head"
     image_projection: Tensor | None
     text_projection: Tensor | None
     image_adapter: nn.Module

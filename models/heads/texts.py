@@ -28,6 +28,7 @@ class TextEncoderFeatures(nn.Module):
     The slot `context` takes the token embeddings, [C, N, dim] -> [C, N, dim]; models/peft/coop.py fills it.
     """
 
+    kind = "texts"
     tokens: Tensor  # int64 [C, N]
     end: Tensor  # int64 [C], the position of each end-of-text token
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from models.backbones.resnet import ResNet
-from models.peft.method import AnyTower, BlockOptions, Method, Site
+from models.backbones.tower import Tower
+from models.peft.method import BlockOptions, Method, Site
 from utils.config import schema
 from utils.errors import ModelError
 
@@ -22,7 +22,7 @@ METHODS: dict[str, Method] = {name: importlib.import_module(f"models.peft.{name}
 HEAD_METHODS = schema.methods_of("head")  # of CLIP's own head
 
 
-def attach(tower: AnyTower, methods: Mapping[str, Any], num_classes: int, variant: str = "lift+") -> None:
+def attach(tower: Tower, methods: Mapping[str, Any], num_classes: int, variant: str = "lift+") -> None:
     """Freezes `tower` and attaches `methods` to it, in the order of the table.
 
     methods: by name, the options as a dict or as the method's Options: {"adaptformer": {"dim": 8, "layers": [0, 1]}}.
@@ -32,7 +32,7 @@ def attach(tower: AnyTower, methods: Mapping[str, Any], num_classes: int, varian
     """
     chosen = choose(methods)
     # LIFT takes the whole network of a ResNet as one block, with stem and pooling
-    blocks = [tower.net] if isinstance(tower, ResNet) and variant == "lift" else list(tower.blocks)
+    blocks = [tower.net] if tower.kind == "resnet" and variant == "lift" else list(tower.blocks)
     for name in chosen:
         _require_target(name, tower)
     attached = {name: _layers(tower, len(blocks), name, options) for name, options in chosen.items()}
@@ -47,7 +47,7 @@ def attach(tower: AnyTower, methods: Mapping[str, Any], num_classes: int, varian
 def attach_to_head(module: nn.Module, methods: Mapping[str, Any]) -> None:
     """Attaches to CLIP's head, or to its texts, those of `methods` that take such a module. Raises ModelError."""
     for name, options in choose(methods).items():
-        if isinstance(module, METHODS[name].targets):
+        if module.kind in METHODS[name].targets:
             METHODS[name].attach(module, options)
 
 
@@ -83,20 +83,20 @@ def _options(name: str, given: Any) -> Any:
     return METHODS[name].Options(**given)
 
 
-def _require_target(name: str, tower: AnyTower) -> None:
+def _require_target(name: str, tower: Tower) -> None:
     """Raises ModelError if the tower cannot take this method."""
-    if isinstance(tower, METHODS[name].targets):
+    if tower.kind in METHODS[name].targets:
         return
-    kind, other = ("ResNet", "transformer") if isinstance(tower, ResNet) else ("transformer", "ResNet")
-    known = ", ".join(name for name, method in METHODS.items() if isinstance(tower, method.targets))
+    kind, other = ("ResNet", "transformer") if tower.kind == "resnet" else ("transformer", "ResNet")
+    known = ", ".join(name for name, method in METHODS.items() if tower.kind in method.targets)
     needed = "CLIP's own head" if name in HEAD_METHODS else f"a {other}"
     raise ModelError(f"{name} needs {needed}; a {kind} takes {known}, or a head alone", kind="method_of_other_tower")
 
 
-def _layers(tower: AnyTower, depth: int, name: str, options: Any) -> list[int]:
+def _layers(tower: Tower, depth: int, name: str, options: Any) -> list[int]:
     """The numbers of the blocks that the method attaches to. Raises ModelError."""
     layers = options.layers if isinstance(options, BlockOptions) else None
-    if layers is not None and isinstance(tower, ResNet):
+    if layers is not None and tower.kind == "resnet":
         message = f"{name}_layers counts the blocks of a transformer; leave it out for a ResNet"
         raise ModelError(message, kind="layers_of_a_resnet", key=f"{name}_layers")
     return select_layers(depth, layers, name)

@@ -83,21 +83,28 @@ def choose_jointly(dim_out: int, dim_in: int, ratio: float, generator: torch.Gen
     return (rows * dim_in + columns)[~in_bias], rows[in_bias]
 
 
-def default_ratio(num_classes: int, num_blocks: int, dim: int, loc: str) -> float:
-    """C / (L (4d + 4)) for attn, C / (L (8d + 5)) for mlp, C / (L (12d + 9)) for all; at most 1."""
-    entries = {"attn": 4 * dim + 4, "mlp": 8 * dim + 5, "all": 12 * dim + 9}[loc]  # of a block, divided by dim
-    return min(num_classes / (num_blocks * entries), 1.0)
+def default_ratio(num_classes: int, num_blocks: int, block: Block, loc: str) -> float:
+    """C d / (L n), n the entries of a block's Linears, weights and biases; at most 1.
+
+    With an MLP of four times d: C / (L (4d + 4)) for attn, C / (L (8d + 5)) for mlp, C / (L (12d + 9)) for all.
+    """
+    entries = sum(linear.weight.numel() + linear.bias.numel() for *_, linear in linears(block, loc))
+    return min(num_classes * block.dim / (num_blocks * entries), 1.0)
 
 
-def default_ratio_lift(num_classes: int, num_blocks: int, dim: int) -> float:
-    """C / (12 L d) cut down to a multiple of .001, at least .001 and at most 1; L counts all blocks of the tower."""
-    thousandths = 1000 * num_classes // (12 * num_blocks * dim)
+def default_ratio_lift(num_classes: int, num_blocks: int, block: Block) -> float:
+    """C d / (L n) cut down to a multiple of .001, at least .001 and at most 1.
+
+    n: the weights of a block's Linears, 12 d^2 with an MLP of four times d; L counts all blocks of the tower.
+    """
+    weights = sum(linear.weight.numel() for *_, linear in linears(block))
+    thousandths = 1000 * num_classes * block.dim // (num_blocks * weights)
     return min(max(thousandths, 1), 1000) / 1000
 
 
 def attach(site: Site[Block], options: Options) -> None:
     """Wraps the innermost Linears of every block."""
-    counts = site.num_classes, site.counted_blocks, site.blocks[0].dim
+    counts = site.num_classes, site.counted_blocks, site.blocks[0]
     lift, ratio = site.variant == "lift", options.ratio
     if ratio is None:
         ratio = default_ratio_lift(*counts) if lift else default_ratio(*counts, options.loc)

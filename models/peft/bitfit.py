@@ -2,8 +2,7 @@
 
 from torch import nn
 
-from models.backbones.resnet import ResNet
-from models.peft.method import TRANSFORMERS, BlockOptions, Method, Site
+from models.peft.method import BlockOptions, Method, Site
 
 
 def attach(site: Site[nn.Module], options: BlockOptions) -> None:
@@ -14,4 +13,4 @@ def attach(site: Site[nn.Module], options: BlockOptions) -> None:
                 parameter.requires_grad_(True)
 
 
-METHOD = Method(attach, BlockOptions, targets=(*TRANSFORMERS, ResNet))
+METHOD = Method(attach, BlockOptions, targets=("transformer", "resnet"))

@@ -25,4 +25,4 @@ def attach(head: TextSimilarity, options: Options) -> None:
     head.text_adapter = Bottleneck(head.joint_dim, options.dim)
 
 
-METHOD = Method(attach, Options, targets=(TextSimilarity,))
+METHOD = Method(attach, Options, targets=("head",))

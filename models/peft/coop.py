@@ -96,4 +96,4 @@ def coop_prompts(classnames: list[str], length: int, position: str) -> tuple[Ten
     return tokens, index_map
 
 
-METHOD = Method(attach, Options, targets=(TextEncoderFeatures,))
+METHOD = Method(attach, Options, targets=("texts",))

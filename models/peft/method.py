@@ -6,12 +6,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import nn
 
-from models.backbones.resnet import ResNet
-from models.backbones.text import TextTransformer
-from models.backbones.vit import VisionTransformer
+from models.backbones.tower import Tower
 
-AnyTower = VisionTransformer | TextTransformer | ResNet
-TRANSFORMERS: tuple[type[nn.Module], ...] = (VisionTransformer, TextTransformer)
 AnyBlock = TypeVar("AnyBlock", bound=nn.Module)
 
 
@@ -44,7 +40,7 @@ class Site(Generic[AnyBlock]):
     variant: whose first values, draws and default sizes, "lift+" (arXiv 2504.13282) or "lift" (arXiv 2309.10019).
     """
 
-    tower: AnyTower
+    tower: Tower
     blocks: Sequence[AnyBlock]
     num_classes: int
     variant: str = "lift+"
@@ -62,15 +58,16 @@ class Site(Generic[AnyBlock]):
 class Method(NamedTuple):
     """`attach(site, options)` changes the blocks of the site in place; whatever has requires_grad then is trained.
 
-    A method of CLIP's own head is called as `attach(target, options)`, with one of the modules that `targets` names.
+    A method of CLIP's own head is called as `attach(target, options)`, with a module of a kind in `targets`.
 
     Options: a frozen dataclass, whose fields are the options by name, with defaults.
-    targets: the classes of the towers that the method can take.
+    targets: the kinds of the modules that the method can take: "transformer" and "resnet" (towers), "head" (CLIP's own)
+    and "texts" (its texts).
     """
 
     attach: Callable[[Any, Any], None]
     Options: type
-    targets: tuple[type[nn.Module], ...] = TRANSFORMERS
+    targets: tuple[str, ...] = ("transformer",)
 
 
 def default_size(num_classes: int, num_blocks: int, share: int) -> int:

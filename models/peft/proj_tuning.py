@@ -18,4 +18,4 @@ def attach(head: TextSimilarity, options: NoOptions) -> None:
             head.register_parameter(name, nn.Parameter(value))
 
 
-METHOD = Method(attach, NoOptions, targets=(TextSimilarity,))
+METHOD = Method(attach, NoOptions, targets=("head",))

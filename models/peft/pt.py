@@ -1,4 +1,4 @@
-"""Prompt tuning (VPT, Jia et al. 2022, arXiv 2203.12119): p learnt tokens after the first token.
+"""Prompt tuning (VPT, Jia et al. 2022, arXiv 2203.12119): p learnt tokens after the first token, and the registers.
 
     x = [x_0, x_1, ..., x_N]  ->  [x_0, p_1, ..., p_p, x_1, ..., x_N]
 
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones.transformer import Block
-from models.backbones.vit import VisionTransformer
 from models.peft.method import BlockOptions, Method, Site
 
 LIFT_LENGTH = 10  # tokens, where LIFT gets no vpt_len
@@ -27,16 +26,16 @@ class Options(BlockOptions):
 
 
 class Prompt(nn.Module):
-    """[B, N, D] -> [B, N - replaced + length, D]. `replaced` earlier prompt tokens are dropped."""
+    """[B, N, D] -> [B, N - replaced + length, D]: after `num_first` tokens. `replaced` earlier ones are dropped."""
 
-    def __init__(self, dim: int, length: int, replaced: int = 0):
+    def __init__(self, dim: int, length: int, replaced: int = 0, num_first: int = 1):
         super().__init__()
-        self.replaced = replaced
+        self.replaced, self.num_first = replaced, num_first
         self.tokens = nn.Parameter(0.02 * torch.randn(length, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         prompt = self.tokens.to(x.dtype).expand(x.shape[0], -1, -1)
-        return torch.cat([x[:, :1], prompt, x[:, 1 + self.replaced :]], dim=1)
+        return torch.cat([x[:, : self.num_first], prompt, x[:, self.num_first + self.replaced :]], dim=1)
 
 
 def attach(site: Site[Block], options: Options) -> None:
@@ -44,10 +43,11 @@ def attach(site: Site[Block], options: Options) -> None:
     length = options.len
     if length is None:
         length = LIFT_LENGTH if site.variant == "lift" else site.default_size(share=1)
-    prompts = [Prompt(block.dim, length, replaced=length if i else 0) for i, block in enumerate(site.blocks)]
+    num_first = site.tower.num_first
+    prompts = [Prompt(block.dim, length, length if i else 0, num_first) for i, block in enumerate(site.blocks)]
     for block, prompt in zip(site.blocks, prompts, strict=True):
         block.prompt = prompt
-    if site.variant == "lift" and isinstance(site.tower, VisionTransformer):
+    if site.variant == "lift" and site.tower.patch:
         bound = (6 / (3 * site.tower.patch**2 + site.tower.dim)) ** 0.5
         for prompt in prompts:
             nn.init.uniform_(prompt.tokens, -bound, bound)  # as in the code of VPT and LIFT

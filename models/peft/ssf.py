@@ -6,13 +6,14 @@ scale starts at N(1, 0.02), shift at N(0, 0.02).
 """
 
 import dataclasses
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from models.backbones.resnet import ResNet
 from models.backbones.transformer import Block, linears
-from models.peft.method import TRANSFORMERS, BlockOptions, Method, Site
+from models.peft.method import BlockOptions, Method, Site
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +39,13 @@ class ScaleShift(nn.Module):
 
 def attach(site: Site[Block], options: Options) -> None:
     """Wraps the Linears of every block; in a ResNet it fills the slot `after` the pooling, once."""
-    if isinstance(site.tower, ResNet):
-        site.tower.after = ScaleShift(site.tower.after, site.tower.dim)
+    if site.tower.kind == "resnet":
+        tower = cast(ResNet, site.tower)
+        tower.after = ScaleShift(tower.after, tower.dim)
         return
     for block in site.blocks:
         for parent, name, linear in linears(block, options.loc):
             setattr(parent, name, ScaleShift(getattr(parent, name), linear.out_features))
 
 
-METHOD = Method(attach, Options, targets=(*TRANSFORMERS, ResNet))
+METHOD = Method(attach, Options, targets=("transformer", "resnet"))

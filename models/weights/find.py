@@ -174,3 +174,7 @@ def _download_error(name: str, source: str, error: Exception, notes: tuple[str, 
         kind="download_failed",
         key="weights",
     )
+
+
+def find_description(address: str) -> Path:
+    raise NotImplementedError

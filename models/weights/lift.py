@@ -11,11 +11,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from models.backbones.families.clip import BLOCK as CLIP_BLOCK
+from models.backbones.naming import Rename, rename
 from models.backbones.resnet import ResNet
 from models.backbones.tower import Tower
-from models.backbones.vit import VisionTransformer
 from models.weights.lift_plus import convert_lift_plus_checkpoint, published_name
-from models.weights.naming import OPENAI_BLOCK, Rename, rename
 from utils.errors import ModelError
 
 KINDS = ("weight", "bias")
@@ -28,7 +28,7 @@ BOTTLENECK = {
 # {upstream name: native name in a block}, by method; i: the block's number among those of the method
 BLOCK_NAMES: dict[str, dict[str, str]] = {
     "fft": {
-        f"block_tuned.i{upstream}{kind}": f"{native[1:]}{kind}" for upstream, native in OPENAI_BLOCK for kind in KINDS
+        f"block_tuned.i{upstream}{kind}": f"{native[1:]}{kind}" for upstream, native in CLIP_BLOCK for kind in KINDS
     },
     "pt": {"vpt_list.i.prompt": "prompt.tokens"},
     "lora": {
@@ -57,7 +57,7 @@ BLOCK_NAMES: dict[str, dict[str, str]] = {
 BIASES = ("attn.qkv.bias", "attn.proj.bias", "norm1.bias", "mlp.fc1.bias", "mlp.fc2.bias", "norm2.bias")
 NORMS = ("norm1", "norm2")
 # `block_tuned` has timm's names, which are the native ones, in a timm tower
-TIMM_BLOCK: tuple[Rename, ...] = (("block_tuned.", "block_tuned.", tuple((timm, clip) for clip, timm in OPENAI_BLOCK)),)
+TIMM_BLOCK: tuple[Rename, ...] = (("block_tuned.", "block_tuned.", tuple((timm, clip) for clip, timm in CLIP_BLOCK)),)
 LISTS = re.compile(r"\w+_list\.\d+(\.|$)|(block|bias|ln)_tuned\.\d+(\.|$)|ssf_attn\.")  # LIFT's names begin so
 # methods of which LIFT trains other tensors than LIFT+ does, and the names of these
 OTHER_IN_LIFT_PLUS = {"aft": "masked_linear_list.", "fft": "full_list.", "bitfit": "bias_list."}
@@ -99,7 +99,7 @@ def convert_lift_checkpoint(
     native: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
     targets: dict[str, Tensor] = {}
     upstream_names: dict[str, list[str]] = {}  # of each native name
-    for upstream, name in _names_in_resnet(tower, tensors) if isinstance(tower, ResNet) else _names_in_blocks(tower):
+    for upstream, name in _names_in_tower(tower, tensors):
         targets[upstream] = _upstream_view(upstream, native[name].detach())
         upstream_names.setdefault(name, []).append(upstream)
     for name, parameter in model.named_parameters():
@@ -126,9 +126,16 @@ def _with_clip_names(tuner: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name if renamed[name] in tuner else renamed[name]: tensor for name, tensor in tuner.items()}
 
 
+def _names_in_tower(tower: Tower, tensors: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """(upstream name, native name) of the trainable tensors; of a ResNet, in the form of the file."""
+    if tower.kind == "resnet":
+        return _names_in_resnet(cast(ResNet, tower), tensors)
+    return _names_in_blocks(tower)
+
+
 def _names_in_blocks(tower: Tower) -> Iterator[tuple[str, str]]:
     """(upstream name, native name) of the trainable tensors of the blocks."""
-    blocks = cast(VisionTransformer, tower).blocks
+    blocks = tower.blocks
     for method, layers in tower.attached.items():
         for i, layer in enumerate(layers):
             block = blocks[layer]

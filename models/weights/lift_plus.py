@@ -5,11 +5,12 @@ Native names are converted to upstream ones, so that only tensors that the model
 
 import re
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from models.backbones.resnet import ResNet
+from models.backbones.tower import Tower
 from models.peft.aft import PartlyTrainedLinear
 from models.weights.naming import to_openai_names
 from utils.errors import ModelError
@@ -81,8 +82,8 @@ def convert_lift_plus_checkpoint(model: nn.Module, state: dict[str, Tensor]) -> 
     the file. Raises ModelError for a mask that does not fit.
     """
     state = dict(state)
-    tower = model.get_submodule("tower")
-    stages = [len(list(stage.children())) for stage in tower.stages] if isinstance(tower, ResNet) else []
+    tower = cast(Tower, model.get_submodule("tower"))
+    stages = [len(list(stage.children())) for stage in tower.stages] if tower.kind == "resnet" else []
     for name, module in model.named_modules():
         if isinstance(module, PartlyTrainedLinear):
             for kind in ("weight", "bias"):

@@ -2,29 +2,23 @@
 
 import dataclasses
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from models.backbones import BACKBONES, FAMILIES
-from models.backbones.backbone import Backbone, Geometry
-from models.backbones.resnet import CHANNEL_MULTIPLE, STRIDE
-from models.backbones.vit import HEAD_DIM
+from models.backbones.backbone import Backbone, BackboneConfig
+from models.backbones.families.clip import HEAD_DIM
+from models.backbones.resnet import ResNetConfig
+from models.backbones.text import TextConfig
+from models.backbones.vit import ViTConfig, resample_positions
 from models.weights.checksums import listed as listed_sum
-from models.weights.descriptions import (
-    CLIP_MEAN,
-    CLIP_STD,
-    OPENAI_SHA256,
-    Description,
-    beside,
-    describe_open_clip,
-    describe_timm,
-)
-from models.weights.find import ASSETS, SCHEMES, find_weights, open_clip_entry, timm_entry
+from models.weights.descriptions import OPENAI_SHA256, Description, beside, describe
+from models.weights.find import ASSETS, SCHEMES, find_weights
 from models.weights.naming import convert_state_dict
 from models.weights.read import read_section
-from utils.config.parsing import NORMALISATIONS
+from models.weights.sizes import Sizes, grid_side, read_sizes, sizes_of
 from utils.errors import ModelError
 from utils.text import listed, shortened
 
@@ -39,37 +33,46 @@ class Weights(NamedTuple):
     notes: tuple[str, ...] = ()  # for the log
 
 
-MOST_BLOCKS, MOST_CHANNELS = 1000, 2**20  # and pixels; the largest published ones have 64 and 6144
-RESNET_RESOLUTION = 224  # not in the tensors, as a mean over the feature map takes any size
-
-
-def load_backbone(name: str, weights: str | None = None, given: Description | None = None) -> tuple[Backbone, Weights]:
+def load_backbone(
+    name: str, weights: str | None = None, given: Description | None = None, resolution: int | None = None
+) -> tuple[Backbone, Weights]:
     """The backbone `name` with its published weights, or those of `weights`, in float32; and the file.
 
-    `weights` is a local file, or the address of other published weights (timm:MODEL.TAG, open_clip:MODEL/TAG). The
-    sizes are read from the tensors, and have to be those of `name`, unless that is one of FAMILIES. `given` takes
-    precedence over other descriptions of the weights: see models/weights/descriptions.py. Raises ModelError.
+    name: of BACKBONES or FAMILIES, or an address (timm:MODEL.TAG, open_clip:MODEL/TAG, hf-hub:OWNER/NAME). weights: a
+    local file, or another address. The sizes are read from the tensors, and have to be those of `name`, unless that is
+    one of FAMILIES. given: goes before other descriptions of the weights, see models/weights/descriptions.py.
+    resolution: of the images, pixels; learnt positions are resampled for it. None = the weights' own, or 224 where
+    that is DINOv2's 518. Raises ModelError.
     """
     if name in FAMILIES and not weights:
         message = f"{name} takes files of any size; give one: weights FILE, or timm:MODEL.TAG, open_clip:MODEL/TAG"
         raise ModelError(message, kind="weights_required", key="weights")
-    address = weights or BACKBONES[name].address
-    known = _describe_address(address)  # before a download, which may be unnecessary
+    of_name = None if name in FAMILIES else _describe_name(name)
+    address = weights or (BACKBONES[name].address if name in BACKBONES else name)
+    known = describe(address) if weights else of_name  # before a download, which may be unnecessary
 
     # the tensors, and the architecture that they and the descriptions determine
     file = find_weights(address)
     path, digest = file.path, file.sha256
     content = read_section(path)
     state = convert_state_dict(content.tensors, path)
-    geometry = read_geometry(state, path)
-    _require_size(name, geometry, path)
+    sizes = read_sizes(state, path)
+    _require_family(name, of_name, state, sizes, path)
     published = _published_address(address, path, digest)
-    known = known or _describe_address(published) or beside(path)
-    geometry, mean, std = _complete(geometry, (given or Description()).or_else(known), path, name)
+    known = known or describe(published) or beside(path)
+    if of_name and of_name.config and _is_unmistakable(of_name.config):
+        known = known.or_else(of_name)
+    known = (given or Description()).or_else(known)
+    config = _complete(sizes, known, of_name, path)
+    resolution = resolution or known.resolution or config.image.resolution
 
     # the module, which every tensor must fit
+    own = config.image.resolution
+    config = dataclasses.replace(config, image=dataclasses.replace(config.image, resolution=resolution))
+    if resolution != own:
+        _resample(state, config)
     with torch.device("meta"):
-        backbone = Backbone(geometry)
+        backbone = Backbone(config)
     wanted = backbone.state_dict()
     # BatchNorm's counts of training steps: not used with fixed statistics, and not in every file
     counts = {key for key in wanted if key.endswith(".num_batches_tracked")}
@@ -78,47 +81,65 @@ def load_backbone(name: str, weights: str | None = None, given: Description | No
     state = {key: value.float() for key, value in state.items()}
     _require_finite(state, path)
     backbone.load_state_dict(state | {key: torch.tensor(0) for key in counts}, assign=True)
-    backbone.mean, backbone.std = mean, std
+    backbone.mean, backbone.std = known.mean, known.std
 
     # the record of their origin
     scheme = address.partition(":")[0]
     shown = address if scheme in SCHEMES and scheme != "asset" else path.name
-    own = name in BACKBONES and published == BACKBONES[name].address
-    notes = (*file.notes, *known.notes)
+    is_own = not weights or (name in BACKBONES and published == BACKBONES[name].address)
+    notes = list(file.notes)
     if content.others or content.section not in ("", "state_dict"):
-        notes += (f"{shown}: the tensors under {content.section} are read" + _not_read(content.others),)
-    if not own:
-        notes += (f"{shown}: {_in_words(geometry, mean, std)}",)
+        notes.append(f"{shown}: the tensors under {content.section} are read" + _not_read(content.others))
+    if not (is_own and name in BACKBONES):
+        notes.append(f"{shown}: {_in_words(config, known)}")
+    if resolution != own:
+        notes.append(f"{shown}: made for images of {own} pixels, used at {resolution}")
     if file.record and (note := file.record.write(digest)):
-        notes += (note,)
-    return backbone, Weights(path, shown, digest, own, notes)
+        notes.append(note)
+    return backbone, Weights(path, shown, digest, is_own, tuple(notes))
+
+
+def _describe_name(name: str) -> Description:
+    """The description of a backbone by its name or address, without its weights."""
+    return describe(BACKBONES[name].address if name in BACKBONES else name) or Description()
 
 
 def _not_read(others: tuple[str, ...]) -> str:
     return f", those under {' and '.join(others)} are not" if others else ""
 
 
-def _in_words(geometry: Geometry, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
+def _in_words(config: BackboneConfig, known: Description) -> str:
     """The properties that the tensors do not determine, for the log."""
-    words = [f"activation {geometry.activation}"] if geometry.activation else []
-    words += [f"{geometry.heads} heads"] if geometry.heads else []
-    words += [f"{key} " + " ".join(f"{x:.4g}" for x in values) for key, values in (("mean", mean), ("std", std))]
+    words = [f"activation {config.activation}"] if config.activation else []
+    words += [f"{config.image.heads} heads"] if config.image.heads else []
+    pairs = (("mean", known.mean), ("std", known.std))
+    words += [f"{key} " + " ".join(f"{x:.4g}" for x in values) for key, values in pairs if values]
+    words += [f"licence {known.licence}"] if known.licence else []
     return ", ".join(words)
 
 
-def _require_size(name: str, found: Geometry, path: Path) -> None:
+def _require_family(name: str, of_name: Description | None, state: dict[str, Tensor], found: Sizes, path: Path) -> None:
     """Raises ModelError unless a file of these sizes fits the backbone's name."""
-    family = FAMILIES[name] if name in FAMILIES else BACKBONES[name].geometry.family
-    if found.family != family:
-        message = f"{name} is a {family}, but {path} contains a {found.family}; choose the backbone that fits the file"
+    config = of_name.config if of_name else None
+    family = config.family if config else FAMILIES[name]
+    clip, resnet = "joint" in found, "stages" in found
+    kind = "ResNet" if resnet else "ViT"
+    found_family = f"CLIP {kind}" if clip else f"{kind} without a text tower"
+    if found_family != family:
+        message = f"{name} is a {family}, but {path} contains a {found_family}; choose the backbone that fits the file"
         raise ModelError(message, kind="wrong_family", path=path)
-    wanted = found if name in FAMILIES else BACKBONES[name].geometry
-    if found != wanted:
-        sizes = dataclasses.asdict(wanted).items()
-        differing = [f"{key} {getattr(found, key)} (not {size})" for key, size in sizes if getattr(found, key) != size]
+    differing = _differing(found, config)
+    if differing:
+        words = ", ".join(f"{key} {size} (not {wanted})" for key, (size, wanted) in differing.items())
         other = next(key for key, value in FAMILIES.items() if value == family)
-        message = f"{path} does not contain a {name}: it has {', '.join(differing)}; -b {other} takes any size"
+        message = f"{path} does not contain a {name}: it has {words}; -b {other} takes any size"
         raise ModelError(message, kind="wrong_size", path=path)
+
+
+def _differing(found: Sizes, config: BackboneConfig | None) -> dict[str, tuple[Any, Any]]:
+    """{size: (in the tensors, in the config)} where they differ."""
+    wanted = sizes_of(config) if config else {}
+    return {key: (found[key], size) for key, size in wanted.items() if key in found and found[key] != size}
 
 
 def _published_address(address: str, path: Path, digest: str) -> str:
@@ -128,64 +149,85 @@ def _published_address(address: str, path: Path, digest: str) -> str:
     return OPENAI_SHA256.get(digest, address if address.partition(":")[0] in SCHEMES else "")
 
 
-def _describe_address(address: str) -> Description | None:
-    """The description of published weights; None for a file. Raises ModelError for features that the towers lack."""
-    kind, _, model = address.partition(":")
-    source = next((source for source in BACKBONES.values() if source.address == address), None)
-    if source is not None:
-        mean, std = NORMALISATIONS[source.normalisation]
-        usual = source.geometry.usual
-        return Description(
-            usual.activation, usual.heads, text_heads=usual.text_heads, mean=mean, std=std, source=address
-        )
-    if kind == "clip":
-        # OpenAI's own CLIPs (Radford et al. 2021)
-        return Description("quick_gelu", head_width=HEAD_DIM, mean=CLIP_MEAN, std=CLIP_STD, source=address)
-    if kind == "timm":
-        return describe_timm(model, timm_entry(model), address)
-    if kind == "open_clip":
-        config, published = open_clip_entry(model)
-        quick = bool(config.get("quick_gelu") or published.get("quick_gelu"))
-        return describe_open_clip(config | {"quick_gelu": quick}, published, address)
-    return None
+def _is_unmistakable(config: BackboneConfig) -> bool:
+    """Whether no other known architecture has the tensors of this one, so that its name describes any such file.
+
+    CLIP's ViTs and the plain ones of timm exist with several activations, heads and normalisations.
+    """
+    image = config.image
+    return image.kind == "ViT" and bool(image.registers or image.rotation or image.pooling.kind == "attention")
 
 
-def _complete(
-    geometry: Geometry, description: Description, path: Path, name: str
-) -> tuple[Geometry, tuple[float, ...], tuple[float, ...]]:
-    """The geometry with activation and heads, and mean and std of the images. Raises ModelError if one is unknown."""
-    for key, size in description.sizes.items():
-        if getattr(geometry, key) != size:
+# ---- the config of a file ----
+
+
+def _complete(sizes: Sizes, known: Description, of_name: Description | None, path: Path) -> BackboneConfig:
+    """The config of tensors of these sizes. Raises ModelError where the description is another model's, or lacks it."""
+    if known.config:
+        for key, (found, size) in _differing(sizes, known.config).items():
             message = (
-                f"{description.source} describes another model than {path}: {key} {size}, found "
-                f"{getattr(geometry, key)}; correct or remove it"
+                f"{known.source} describes another model than {path}: {key} {size}, found {found}; correct or remove it"
             )
             raise ModelError(message, kind="description_mismatch", path=path, key=key)
-    usual, has_activation = geometry.usual, geometry.clip or not geometry.resnet
-    has_heads = description.heads or description.head_width or name in BACKBONES or geometry.resnet
-    lacking = {"activation": has_activation and not description.activation, "heads": not has_heads}
-    lacking |= {key: not getattr(description, key) for key in ("mean", "std")}
+    base = known.config or _plain_config(sizes, path)
+    named = of_name.config if of_name else None
+    heads = known.heads or base.image.heads or (named.image.heads if named else None)
+    activation = known.activation or base.activation
+    is_vit = base.image.kind == "ViT"
+
+    # what is unknown
+    lacking = {"activation": not activation and (is_vit or base.text is not None), "heads": is_vit and not heads}
+    lacking |= {key: not getattr(known, key) for key in ("mean", "std")}
     unknown = [key for key, lacks in lacking.items() if lacks]
     if unknown:
-        raise ModelError(_how_to_describe(path, unknown, geometry), kind="undetermined", path=path, key=unknown[0])
-    heads = description.heads or (description.head_width and max(geometry.dim // description.head_width, 1))
-    heads = None if geometry.resnet else heads or usual.heads
-    text_heads = (description.text_heads or usual.text_heads) if geometry.clip else None
-    for key, count, width in (("heads", heads, geometry.dim), ("text_heads", text_heads, geometry.text_dim)):
-        if count and width % count:
-            message = f"{key} {count} does not divide the width {width} of the tower in {path}; choose a divisor"
-            raise ModelError(message, kind="indivisible_heads", path=path, key=key)
-    activation = description.activation if has_activation else None
-    geometry = dataclasses.replace(geometry, activation=activation, heads=heads, text_heads=text_heads)
-    return geometry, cast(tuple, description.mean), cast(tuple, description.std)
+        raise ModelError(_how_to_describe(path, unknown, base), kind="undetermined", path=path, key=unknown[0])
+
+    # the towers with these
+    image, text = base.image, base.text
+    if is_vit:
+        _require_divisor("heads", heads, image.dim, path)
+        image = dataclasses.replace(image, heads=heads, activation=known.activation or image.activation)
+    if text is not None:
+        text_heads = known.text_heads or text.heads or max(text.dim // HEAD_DIM, 1)
+        _require_divisor("text_heads", text_heads, text.dim, path)
+        text = dataclasses.replace(text, heads=text_heads, activation=known.activation or text.activation)
+    return dataclasses.replace(base, image=image, text=text)
 
 
-def _how_to_describe(path: Path, unknown: list[str], geometry: Geometry) -> str:
+def _plain_config(sizes: Sizes, path: Path) -> BackboneConfig:
+    """OpenAI's CLIP, or timm's plain ViT or ResNet, of these sizes, without activation and heads. Raises ModelError."""
+    clip = "joint" in sizes
+    text = None
+    if clip:
+        text = TextConfig(sizes["text_dim"], sizes["text_depth"], sizes["context"], hidden=sizes["text_hidden"])
+    if "stages" in sizes:
+        image: Any = ResNetConfig(sizes["stages"], sizes["width"], sizes["resolution"], sizes.get("joint", 0))
+        return BackboneConfig(image, text, sizes.get("joint", 0))
+    if sizes["registers"]:
+        message = (
+            f"the tensors in {path} are those of a ViT with registers, and do not determine its positions and pooling; "
+            "put its config.json (timm's) beside it, or choose -b timm:MODEL.TAG"
+        )
+        raise ModelError(message, kind="undetermined", path=path, key="backbone")
+    form: dict[str, Any] = {"eps": 1e-5, "patch_bias": False, "norm_pre": True} if clip else {}
+    resolution = sizes.get("resolution", sizes["patch"])  # without positions, which are then found missing
+    image = ViTConfig(sizes["dim"], sizes["depth"], sizes["patch"], resolution, hidden=sizes["hidden"], **form)
+    return BackboneConfig(image, text, sizes.get("joint", 0), image_projection=clip)
+
+
+def _require_divisor(key: str, count: int, width: int, path: Path) -> None:
+    if width % count:
+        message = f"{key} {count} does not divide the width {width} of the tower in {path}; choose a divisor"
+        raise ModelError(message, kind="indivisible_heads", path=path, key=key)
+
+
+def _how_to_describe(path: Path, unknown: list[str], config: BackboneConfig) -> str:
     """The message for properties that the tensors of a file do not determine: their names, and how to give them."""
-    json = "open_clip_config.json" if geometry.clip else "config.json (timm's)"
+    json = "open_clip_config.json" if config.text else "config.json (timm's)"
+    dim = config.image.dim
     keys = {
         "activation": "activation gelu (LAION, DataComp, BioCLIP) or quick_gelu (OpenAI, MetaCLIP, most of DFN)",
-        "heads": f"heads N (width {geometry.dim}: {geometry.dim // HEAD_DIM} if they are {HEAD_DIM} wide)",
+        "heads": f"heads N (width {dim}: {dim // HEAD_DIM} if they are {HEAD_DIM} wide)",
         "mean": "mean clip, imagenet, half or [R,G,B]",
         "std": "std likewise" if "mean" not in unknown else "",
     }
@@ -194,6 +236,19 @@ def _how_to_describe(path: Path, unknown: list[str], geometry: Geometry) -> str:
         f"the tensors in {path} do not determine {', '.join(unknown)}, and the features depend on it; "
         f"put its {json} beside it, or add {add}"
     )
+
+
+def _resample(state: dict[str, Tensor], config: BackboneConfig) -> None:
+    """Resamples the learnt positions of the image tower for the grid of the config."""
+    image = config.image
+    name = {"ViT": "image.positional_embedding", "ResNet": "image.net.head.pos_embed"}[image.kind]
+    if name in state and state[name].ndim == 2 and image.side:
+        count, num_first = len(state[name]), image.num_first
+        num_first = count - grid_side(count, num_first) ** 2
+        state[name] = resample_positions(state[name], num_first, image.side)
+
+
+# ---- the tensors ----
 
 
 def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, name: str) -> None:
@@ -231,73 +286,3 @@ def _require_finite(state: dict[str, Tensor], path: Path) -> None:
                 "convert or download it again"
             )
             raise ModelError(message, kind="not_finite", path=path)
-
-
-# ---- sizes ----
-
-
-def read_geometry(state: dict[str, Tensor], path: Path | str = "the file") -> Geometry:
-    """The sizes of a backbone, read from its tensors in the native naming. Raises ModelError."""
-    clip, resnet = (any(name.startswith(prefix) for name in state) for prefix in ("text.", "image.net."))
-    try:
-        sizes = (_clip_resnet if clip else _resnet)(state) if resnet else _vit(state)
-        if clip:
-            context, text_dim = state["text.positional_embedding"].shape
-            joint = sizes["dim"] if resnet else state["image_projection"].shape[1]
-            depth = _count(state, "text.blocks.")
-            sizes |= {"joint": joint, "text_dim": text_dim, "text_depth": depth, "context": context}
-    except KeyError as error:
-        raise ModelError(
-            f"{path} is not a complete weight file: it lacks {error}", kind="missing_tensors", path=path
-        ) from error
-    except (ValueError, IndexError, TypeError) as error:
-        raise ModelError(f"{path} has a tensor of the wrong shape: {error}", kind="wrong_shapes", path=path) from error
-    if clip and resnet and sizes["width"] % CHANNEL_MULTIPLE:
-        message = (
-            f"{path}: the first stage is {sizes['width']} channels wide, which is not a multiple of {CHANNEL_MULTIPLE}"
-        )
-        raise ModelError(message, kind="unsupported_width", path=path)
-    _require_possible(sizes, path)
-    return Geometry(**sizes)
-
-
-def _require_possible(sizes: dict, path: Path | str) -> None:
-    """Raises ModelError for sizes of no backbone, which a damaged file may have, before one is built."""
-    for key, size in sizes.items():
-        most = MOST_BLOCKS if "depth" in key or key == "stages" else MOST_CHANNELS
-        for number in size if isinstance(size, tuple) else (size,):
-            if not 0 < number <= most:
-                message = f"{path} has tensors of an impossible size: {key} {number}, where 1 to {most} are possible"
-                raise ModelError(f"{message}; copy or download it again", kind="impossible_size", path=path, key=key)
-
-
-def _vit(state: dict[str, Tensor]) -> dict:
-    dim, _, patch, _ = state["image.patch_embed.weight"].shape
-    side = (len(state["image.positional_embedding"]) - 1) ** 0.5
-    return {"dim": dim, "depth": _count(state, "image.blocks."), "patch": patch, "resolution": round(side) * patch}
-
-
-def _clip_resnet(state: dict[str, Tensor]) -> dict:
-    stages = tuple(_count(state, f"image.net.stages.{i}.") for i in (0, 1, 2, 3))
-    width = len(state["image.net.stages.0.0.conv1_1x1.conv.weight"])
-    dim = len(state["image.net.head.proj.weight"])
-    side = (len(state["image.net.head.pos_embed"]) - 1) ** 0.5
-    sizes = {"dim": dim, "depth": sum(stages), "patch": STRIDE, "resolution": round(side) * STRIDE}
-    return sizes | {"stages": stages, "width": width}
-
-
-def _resnet(state: dict[str, Tensor]) -> dict:
-    stages = tuple(_count(state, f"image.net.layer{i}.") for i in (1, 2, 3, 4))
-    width = len(state["image.net.layer1.0.conv1.weight"])
-    sizes = {"dim": 32 * width, "depth": sum(stages), "patch": STRIDE, "resolution": RESNET_RESOLUTION}
-    return sizes | {"stages": stages, "width": width}
-
-
-def _count(state: dict[str, Tensor], prefix: str) -> int:
-    """The number of blocks `prefix`0, `prefix`1, ... Raises KeyError for none."""
-    numbers = [name.removeprefix(prefix).partition(".")[0] for name in state if name.startswith(prefix)]
-    blocks = {int(number) for number in numbers if number.isdecimal() and len(number) < 9}
-    missing = next(number for number in range(len(blocks) + 1) if number not in blocks)
-    if missing < len(blocks) or not blocks:
-        raise KeyError(f"{prefix}{missing}")
-    return len(blocks)

@@ -1,92 +1,27 @@
 """Converts the tensor names of published weight files to native ones, by tables of renames.
 
 Checkpoints are converted, not modules: the upstream names of OpenAI, open_clip and timm are replaced, and the result is
-loaded strictly (models/weights/load.py).
+loaded strictly (models/weights/load.py). The tables are those of the families (models/backbones/families).
 """
 
 import re
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
+from models.backbones.families import clip, open_clip, timm_resnet, timm_vit
+from models.backbones.naming import rename
 from models.backbones.tokenizer import VOCABULARY
+from models.weights.folding import fold
 from utils.errors import ModelError
 from utils.text import listed, shortened
 
-# (upstream prefix, native prefix, (upstream substring, native substring) pairs for the rest of the name)
-Rename: TypeAlias = tuple[str, str, tuple[tuple[str, str], ...]]
-
-
-class Naming(NamedTuple):
-    """The upstream names of one kind of backbone."""
-
-    kind: str  # in words
-    prefix: str  # some tensors of this kind begin with it, and none of another kind
-    renames: tuple[Rename, ...]  # the first with a matching prefix is applied
-
-
-OPENAI_BLOCK = (
-    (".ln_1.", ".norm1."),
-    (".attn.in_proj_", ".attn.qkv."),
-    (".attn.out_proj.", ".attn.proj."),
-    (".ln_2.", ".norm2."),
-    (".mlp.c_fc.", ".mlp.fc1."),
-    (".mlp.c_proj.", ".mlp.fc2."),
-)
-OPENAI_TEXT: tuple[Rename, ...] = (
-    ("token_embedding.", "text.token_embedding.", ()),
-    ("positional_embedding", "text.positional_embedding", ()),
-    ("transformer.resblocks.", "text.blocks.", OPENAI_BLOCK),
-    ("ln_final.", "text.norm.", ()),
-    ("text_projection", "text_projection", ()),
-    ("logit_scale", "logit_scale", ()),
-)
-OPENAI_VIT: tuple[Rename, ...] = (
-    ("visual.conv1.", "image.patch_embed.", ()),
-    ("visual.class_embedding", "image.class_token", ()),
-    ("visual.positional_embedding", "image.positional_embedding", ()),
-    ("visual.ln_pre.", "image.norm_pre.", ()),
-    ("visual.transformer.resblocks.", "image.blocks.", OPENAI_BLOCK),
-    ("visual.ln_post.", "image.norm.", ()),
-    ("visual.proj", "image_projection", ()),
-)
-OPENAI_BOTTLENECK = (
-    (".conv1.", ".conv1_1x1.conv."),
-    (".bn1.", ".conv1_1x1.bn."),
-    (".conv2.", ".conv2_kxk.conv."),
-    (".bn2.", ".conv2_kxk.bn."),
-    (".conv3.", ".conv3_1x1.conv."),
-    (".bn3.", ".conv3_1x1.bn."),
-    (".downsample.0.", ".shortcut.conv.conv."),  # the average pool before it, "-1", has no tensors
-    (".downsample.1.", ".shortcut.conv.bn."),
-)
-OPENAI_RESNET: tuple[Rename, ...] = (
-    *((f"visual.conv{i}.", f"image.net.stem.conv{i}.conv.", ()) for i in (1, 2, 3)),
-    *((f"visual.bn{i}.", f"image.net.stem.conv{i}.bn.", ()) for i in (1, 2, 3)),
-    *((f"visual.layer{i + 1}.", f"image.net.stages.{i}.", OPENAI_BOTTLENECK) for i in (0, 1, 2, 3)),
-    ("visual.attnpool.positional_embedding", "image.net.head.pos_embed", ()),
-    *((f"visual.attnpool.{x}_proj.", f"image.net.head.{x}.", ()) for x in "qkv"),
-    ("visual.attnpool.c_proj.", "image.net.head.proj.", ()),
-)
-TIMM_VIT: tuple[Rename, ...] = (
-    ("patch_embed.proj.", "image.patch_embed.", ()),
-    ("cls_token", "image.class_token", ()),
-    ("pos_embed", "image.positional_embedding", ()),
-    ("blocks.", "image.blocks.", ()),
-    ("norm.", "image.norm.", ()),
-)
-TIMM_RESNET: tuple[Rename, ...] = (("", "image.net.", ()),)
-NAMINGS = (
-    Naming("OpenAI's or open_clip's CLIP ViT", "visual.transformer.", OPENAI_VIT + OPENAI_TEXT),
-    Naming("OpenAI's or open_clip's CLIP ResNet", "visual.layer", OPENAI_RESNET + OPENAI_TEXT),
-    Naming("timm's ViT", "blocks.", TIMM_VIT),
-    Naming("timm's ResNet", "layer1.", TIMM_RESNET),
-)
+NAMINGS = (*clip.NAMINGS, *open_clip.NAMINGS, *timm_vit.NAMINGS, *timm_resnet.NAMINGS)
 # In the files, but not part of the towers: OpenAI's records of sizes and its causal mask, timm's ImageNet classifiers,
-# and BatchNorm's count of training steps.
+# BatchNorm's count of training steps, tensors of DINO's training alone, and tables that follow from the sizes.
 NOT_WEIGHTS = re.compile(
     r"input_resolution|context_length|vocab_size|(.*\.)?attn_mask|(head|fc)\.(weight|bias)|.*\.num_batches_tracked"
+    r"|mask_token|local_cls_norm\.(weight|bias)|(.*\.)?rope(_embed)?\.(periods|bands|freqs_cos|freqs_sin)"
 )
 # modules that training programs put around a backbone: data parallelism, torch.compile, Lightning, DINO, MoCo
 WRAPPERS = (
@@ -94,6 +29,14 @@ WRAPPERS = (
     "student.", "encoder_q.", "encoder_k.", "base_encoder.", "momentum_encoder.", "online_encoder.", "target_encoder.",
 )  # fmt: skip
 MAX_WRAPPERS = 4
+# dimensions of tokens; timm's have more, of size 1
+TOKENS = {
+    "image.class_token": 1,
+    "image.pooling.latent": 1,
+    "image.registers": 2,
+    "image.register_tokens": 2,
+    "image.positional_embedding": 2,
+}
 # beside a wrapped backbone, the modules that its training needed
 HEADS = ("head.", "fc.", "classifier.", "projector.", "predictor.", "projection_head.", "criterion.", "loss.")
 
@@ -109,13 +52,17 @@ def convert_state_dict(state: dict[str, Tensor], path: Path | str = "the file") 
             f"its first tensors are {listed(sorted(state)) or 'none'}"
         )
         raise ModelError(message, kind="unknown_naming", path=path)
-    if naming.prefix.startswith("visual."):
-        # open_clip's models with a separate text module have one prefix more
-        state = {rename(name.removeprefix("text."), naming.renames): value for name, value in state.items()}
-        return _expand_vocabulary(state, path)
-    state = {rename(name, naming.renames): value for name, value in state.items()}
-    tokens = ("image.class_token", "image.positional_embedding")  # timm's have more dimensions, of size 1
-    return {name: value.squeeze() if name in tokens else value for name, value in state.items()}
+    # open_clip's models with a separate text module have one prefix more
+    state = {rename(name.removeprefix("text."), naming.renames): value for name, value in state.items()}
+    state = {name: _with_dimensions(value, TOKENS.get(name)) for name, value in state.items()}
+    return _expand_vocabulary(fold(state, path), path)
+
+
+def _with_dimensions(value: Tensor, wanted: int | None) -> Tensor:
+    """The tensor without leading dimensions of size 1 beyond the wanted ones; None: as it is."""
+    while wanted is not None and value.ndim > wanted and value.shape[0] == 1:
+        value = value[0]
+    return value
 
 
 def unwrapped(state: dict[str, Tensor], path: Path | str = "the file") -> dict[str, Tensor]:
@@ -172,20 +119,9 @@ def to_openai_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     resnet = any(name.startswith("image.net.") for name in state)
     renames = tuple(
         (native, upstream, tuple((b, a) for a, b in rest))
-        for upstream, native, rest in (OPENAI_RESNET if resnet else OPENAI_VIT) + OPENAI_TEXT
+        for upstream, native, rest in (clip.RESNET if resnet else clip.VIT) + clip.TEXT
     )
     return {rename(name, renames): value for name, value in state.items()}
-
-
-def rename(name: str, renames: tuple[Rename, ...]) -> str:
-    """The name after the first of `renames` whose prefix it has."""
-    for old, new, rest in renames:
-        if name.startswith(old):
-            name = new + name[len(old) :]
-            for old_substring, new_substring in rest:
-                name = name.replace(old_substring, new_substring)
-            return name
-    return name
 
 
 def _expand_vocabulary(state: dict[str, Tensor], path: Path | str) -> dict[str, Tensor]:

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from helpers import SMALL_METHODS, execute, image_tower, normal_images, train
+from helpers import SMALL_METHODS, execute, image_tower, normal_images, train, vit
 
 from models import compile as compilation
-from models.backbones.vit import VisionTransformer
 from trainer import Trainer
 from utils.run import checkpoint
 
@@ -85,7 +84,7 @@ def test_a_run_goes_on_where_nothing_can_be_compiled(monkeypatch):
 def test_short_runs_are_not_compiled():
     """Estimated seconds against those that it takes: iNaturalist for 15 epochs on a GPU, not ImageNet-LT for 5."""
     with torch.device("meta"):
-        tower = VisionTransformer(768, 12, 16, 224, clip=True)
+        tower = vit(768, 12, 16, 224, True)
     gpu = torch.device("cuda")
     assert compilation.earns_back(tower, 15 * 437_513, gpu)
     assert not compilation.earns_back(tower, 5 * 115_846, gpu)

@@ -2,19 +2,17 @@
 
 import pytest
 import torch
-from helpers import SMALL_METHODS, randomize
+from helpers import SMALL_METHODS, randomize, resnet, vit
 
 from models import Model, peft
-from models.backbones.resnet import ResNet
-from models.backbones.vit import VisionTransformer
 from models.heads import HEADS
 
 HALF = (0.5, 0.5, 0.5)
 TOWERS = {
-    "CLIP's ViT": lambda: VisionTransformer(64, 3, 8, 32, clip=True),
-    "timm's ViT": lambda: VisionTransformer(64, 3, 8, 32, clip=False),
-    "CLIP's ResNet": lambda: ResNet((1, 1, 1, 1), 8, 32, joint=16),
-    "ResNet": lambda: ResNet((1, 1, 1, 1), 8, 32),
+    "CLIP's ViT": lambda: vit(64, 3, 8, 32, True),
+    "timm's ViT": lambda: vit(64, 3, 8, 32, False),
+    "CLIP's ResNet": lambda: resnet((1, 1, 1, 1), 8, 32, 16),
+    "ResNet": lambda: resnet((1, 1, 1, 1), 8, 32),
 }
 METHODS = SMALL_METHODS | {"adapter": {"adapter_dim": 2}}
 CASES = [(tower, None) for tower in TOWERS]

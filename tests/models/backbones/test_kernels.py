@@ -5,13 +5,12 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_near, image_tower, normal_images
+from helpers import assert_near, image_tower, normal_images, resnet
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from models import precision
 from models.backbones import BACKBONES, kernels
-from models.backbones.resnet import ResNet
 from models.backbones.text import TextTransformer
 from models.backbones.tokenizer import tokenize
 
@@ -98,8 +97,8 @@ def test_quick_gelu_and_its_derivative():
 
 @pytest.mark.parametrize("name", ["clip_rn50", "in1k_rn50"])
 def test_convolutions_run_channels_last(name):
-    g = BACKBONES[name].geometry
-    tower = ResNet((1, 1, 1, 1), 8, 96, joint=16 if g.clip else 0)
+    g = BACKBONES[name].config
+    tower = resnet((1, 1, 1, 1), 8, 96, joint=16 if g.text else 0)
     tower.load_state_dict(tower.state_dict())  # as every backbone is made
     maps = []
 

@@ -23,7 +23,7 @@ from utils.config import load_config
 from utils.errors import CheckpointError, ConfigError
 from utils.run import checkpoint
 
-RESNETS = [name for name, source in BACKBONES.items() if source.geometry.resnet]
+RESNETS = [name for name, source in BACKBONES.items() if source.config.image.kind == "ResNet"]
 TRAINED = {
     "nothing": lambda name: False,
     "biases": lambda name: name.endswith("bias"),
@@ -69,7 +69,7 @@ def test_clip_image_tower_is_open_clips(clip_pair):
     images = images_of_contrasts()
     features = ours.image(images)
     assert_near(features, theirs.encode_image(images))
-    assert features.shape == (3, ours.image.dim) == (3, ours.geometry.joint)
+    assert features.shape == (3, ours.image.dim) == (3, ours.config.joint)
     assert features.std(dim=0).mean() > 0.01  # they tell images apart
     assert ours.image_projection is None
 
@@ -98,18 +98,18 @@ def test_timm_tower_is_timms(resolution, timm_pair):
 
 @pytest.mark.parametrize("name", RESNETS)
 def test_published_sizes(name):
-    geometry = BACKBONES[name].geometry
+    config = BACKBONES[name].config
     with torch.device("meta"):
-        backbone = Backbone(geometry)
+        backbone = Backbone(config)
     tower = backbone.image
-    assert tower.dim == geometry.dim == {"clip_rn50": 1024, "clip_rn101": 512}.get(name, 2048)
+    assert tower.dim == config.image.dim == {"clip_rn50": 1024, "clip_rn101": 512}.get(name, 2048)
     assert tower.resolution == 224
     convolutions = sum(isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1) for m in tower.net.modules())
-    stem = 3 if geometry.clip else 1
+    stem = 3 if config.text else 1
     # the name counts 3 layers a block, the stem as one, and the classifier
-    assert int(name.rpartition("rn")[2]) == 3 * (convolutions - stem) + 2 == 3 * geometry.depth + 2
-    assert [len(stage) for stage in tower.stages] == list(geometry.stages)
-    if geometry.clip:
+    assert int(name.rpartition("rn")[2]) == 3 * (convolutions - stem) + 2 == 3 * config.image.depth + 2
+    assert [len(stage) for stage in tower.stages] == list(config.image.stages)
+    if config.text:
         assert (tower.net.head.num_heads, tower.net.head.feat_size) == (32, (7, 7))
 
 
@@ -274,7 +274,7 @@ def test_training_keeps_the_statistics(tower):
 
 def test_net_is_never_in_training_mode():
     with torch.device("meta"):
-        tower = Backbone(BACKBONES["in1k_rn50"].geometry).image
+        tower = Backbone(BACKBONES["in1k_rn50"].config).image
     for model in (tower, tower.train(), nn.Sequential(tower).train()):
         assert model.training
         assert not any(module.training for module in tower.net.modules())

@@ -8,15 +8,13 @@ from fractions import Fraction
 
 import pytest
 import torch
-from helpers import cases, execute, normal_images, randomize, refused
+from helpers import cases, execute, normal_images, randomize, refused, resnet, vit
 from oracles import bottleneck_formula, image_formula, text_formula
 
 from models import Model, count_parameters, peft
 from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone
-from models.backbones.resnet import ResNet
 from models.backbones.text import TextTransformer
-from models.backbones.vit import VisionTransformer
 from models.heads.classifiers import CosineClassifier
 from models.peft import METHODS, select_layers
 from models.peft.aft import PartlyTrainedLinear, default_ratio, default_ratio_lift
@@ -66,7 +64,7 @@ def plain(name):
 
 def tiny_tower(seed=0, dim=128, depth=3, clip=True, methods=(), layers=None, size=2, variant="lift+"):
     """An image tower of four patches with methods attached, every parameter random."""
-    tower = VisionTransformer(dim, depth, patch=2, resolution=4, clip=clip)
+    tower = vit(dim, depth, 2, 4, clip)
     peft.attach(tower, options(methods, layers, size), num_classes=10, variant=variant)
     return randomize(tower, seed)
 
@@ -182,7 +180,7 @@ def test_image_tower_is_its_formula_in_value_and_gradient(names, case):
     methods, clip, variant = names.split("+"), case % 2 == 0, ("lift+", "lift")[case % 4 // 2]
     draw, depth, layers = random_case(case)
     dim, side = (6, 10, 128)[draw(0, 2)], draw(1, 3)
-    tower = VisionTransformer(dim, depth, 2, 2 * side, clip)
+    tower = vit(dim, depth, 2, 2 * side, clip)
     peft.attach(tower, options(methods, layers, size=draw(3, 7)), num_classes=10, variant=variant)
     tower = randomize(tower, seed=case).double()
     images = normal_images(2, 2 * side, seed=case).double()
@@ -250,7 +248,7 @@ def test_first_values():
 def fresh_block(variant):
     """A block, 64 wide methods in it, of a tower 128 wide with patches of 14 pixels."""
     torch.manual_seed(0)
-    tower = VisionTransformer(128, 1, 14, 28, clip=True)
+    tower = vit(128, 1, 14, 28, True)
     methods = ("pt", "lora", "lora_mlp", "adapter", "adaptformer", "ssf", "ssf_ln")
     peft.attach(tower, options(methods, size=64), num_classes=10, variant=variant)
     return tower.blocks[0]
@@ -336,7 +334,7 @@ def test_steps_move_all_that_trains_and_nothing_else(names):
 
 
 def test_attach_freezes_what_was_not():
-    tower = VisionTransformer(6, 2, 2, 4, clip=False)
+    tower = vit(6, 2, 2, 4, False)
     assert all(parameter.requires_grad for parameter in tower.parameters())
     peft.attach(tower, {}, num_classes=10)
     assert not any(parameter.requires_grad for parameter in tower.parameters())
@@ -441,7 +439,7 @@ def test_default_ratio_is_its_formula():
     ],
 )
 def test_attach_takes_the_default_size(method, layers, classes, shape):
-    tower = VisionTransformer(128, 3, 2, 4, clip=True)
+    tower = vit(128, 3, 2, 4, True)
     peft.attach(tower, options([method], layers), classes)
     shapes = {plain(name): tuple(p.shape) for name, p in tower.named_parameters() if p.requires_grad}
     shapes = {name: shape for name, shape in shapes.items() if not name.endswith("fc2.lora.down.weight")}  # 4 d wide
@@ -452,7 +450,7 @@ def test_attach_takes_the_default_size(method, layers, classes, shape):
 @pytest.mark.parametrize("classes", [2, 10, 100, 365, 1000, 8142])
 def test_default_sizes_of_lift_count_all_blocks_of_the_tower(classes, layers):
     """2^max(0, trunc(log2(C / 2L))) of every bottleneck and rank, ten prompt tokens, and a ratio in thousandths."""
-    tower = VisionTransformer(64, 3, 2, 4, clip=True)
+    tower = vit(64, 3, 2, 4, True)
     methods = ["pt", "lora", "lora_mlp", "adapter", "adaptformer"]
     peft.attach(tower, options(methods, layers), classes, variant="lift")
     block = tower.blocks[2]
@@ -488,7 +486,7 @@ def entries_of(tower):
 @pytest.mark.parametrize("where, size", [(where, SIZES[where](128)) for where in SIZES])
 def test_aft_trains_as_many_entries_as_a_head_has_weights(where, size):
     """C d in all, but for cutting down each tensor's share."""
-    tower = VisionTransformer(128, 3, 2, 4, clip=True)
+    tower = vit(128, 3, 2, 4, True)
     peft.attach(tower, options(["aft"], where=where), num_classes=100)
     trained = sum(p.numel() for p in tower.parameters() if p.requires_grad)
     assert 100 * 128 - 24 <= trained <= 100 * 128
@@ -506,7 +504,7 @@ def test_aft_trains_as_many_entries_as_a_head_has_weights(where, size):
 def test_aft_chooses_by_its_seed_alone_and_evenly():
     def chosen(seed, torch_seed):
         torch.manual_seed(torch_seed)
-        tower = VisionTransformer(128, 2, 2, 4, clip=True)
+        tower = vit(128, 2, 2, 4, True)
         peft.attach(tower, {"aft": {"ratio": 0.2, "seed": seed}}, num_classes=10)
         return [linear.weight.index for linear in entries_of(tower).values()]
 
@@ -523,7 +521,7 @@ def test_aft_chooses_by_its_seed_alone_and_evenly():
 @pytest.mark.parametrize("seed, ratio", [(0, 0.1), (7, 0.0137)])
 def test_aft_chooses_the_entries_of_lift_plus(seed, ratio, where):
     """A fresh generator for every tensor; its first int(ratio n) entries; other methods around it change nothing."""
-    tower = VisionTransformer(64, 3, 2, 4, clip=True)
+    tower = vit(64, 3, 2, 4, True)
     chosen = options(["lora", "lora_mlp", "adapter", "ssf"], [0, 2], where=where, size=4)
     aft = {"aft": {"layers": [0, 2], "loc": where, "ratio": ratio, "seed": seed}}
     peft.attach(tower, chosen | aft, num_classes=10)
@@ -542,7 +540,7 @@ def test_aft_chooses_the_entries_of_lift_plus(seed, ratio, where):
 @pytest.mark.parametrize("seed, ratio", [(0, 0.1), (7, 0.0137)])
 def test_aft_of_lift_chooses_the_entries_of_lift(seed, ratio, where):
     """One generator for all Linears; of weight and bias together, the bias the last column."""
-    tower = VisionTransformer(64, 3, 2, 4, clip=True)
+    tower = vit(64, 3, 2, 4, True)
     chosen = options(["lora", "lora_mlp", "adapter", "ssf"], [0, 2], where=where, size=4)
     aft = {"aft": {"layers": [0, 2], "loc": where, "ratio": ratio, "seed": seed}}
     peft.attach(tower, chosen | aft, num_classes=10, variant="lift")
@@ -588,16 +586,16 @@ def test_aft_of_nothing_and_of_everything(ratio):
 # ---- ResNets ----
 
 
-def resnet(joint=0):
+def small_resnet(joint=0):
     torch.manual_seed(0)
-    return ResNet((1, 1, 1, 1), 8, 64, joint)
+    return resnet((1, 1, 1, 1), 8, 64, joint)
 
 
 @pytest.mark.parametrize("joint", [0, 64])
 @pytest.mark.parametrize("names", ["fft", "bitfit", "ssf", "fft+ssf"])
 def test_what_trains_in_a_resnet(names, joint):
     """LIFT+: inside the four stages, all parameters or all biases; scale and shift on the pooled feature."""
-    tower = resnet(joint)
+    tower = small_resnet(joint)
     inside = {id(parameter) for stage in tower.stages for parameter in stage.parameters()}
     names_inside = {name for name, parameter in tower.named_parameters() if id(parameter) in inside}
     images = normal_images(2, 64)
@@ -618,7 +616,7 @@ def test_what_trains_in_a_resnet(names, joint):
 @pytest.mark.parametrize("names", ["fft", "bitfit", "bn_tuning", "bn_tuning+ssf", "ssf"])
 def test_what_trains_in_a_resnet_of_lift(names, joint):
     """The whole visual tower: stem, stages, attention pool."""
-    tower = resnet(joint)
+    tower = small_resnet(joint)
     parameters = {name for name, _ in tower.named_parameters()}
     norms = {name for name, module in tower.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
     in_norms = {f"{name}.{kind}" for name in norms for kind in ("weight", "bias")}
@@ -646,7 +644,7 @@ def test_a_transformer_refuses_bn_tuning_before_anything_is_changed(build, varia
 
 @pytest.mark.parametrize("method", [*sorted(set(FIXED_ORDER) - set(OF_RESNETS)), "coop", "proj_tuning", "clip_adapter"])
 def test_other_methods_refuse_a_resnet_before_anything_is_changed(method):
-    tower = resnet()
+    tower = small_resnet()
     state = {name: parameter.requires_grad for name, parameter in tower.named_parameters()}
     with refused(ModelError, kind="method_of_other_tower"):
         peft.attach(tower, options(["fft", "ssf", method]), num_classes=10)
@@ -655,13 +653,13 @@ def test_other_methods_refuse_a_resnet_before_anything_is_changed(method):
 
 def test_layers_mean_nothing_in_a_resnet():
     with refused(ModelError, kind="layers_of_a_resnet", key="bitfit_layers"):
-        peft.attach(resnet(), options(["bitfit"], layers=2), num_classes=10)
+        peft.attach(small_resnet(), options(["bitfit"], layers=2), num_classes=10)
 
 
 @pytest.mark.parametrize("classes, count", [(100, 101_436), (365, 175_212), (1000, 617_868), (8142, 4_749_324)])
 def test_adaptformer_on_vit_b16_has_the_published_number_of_parameters(classes, count):
     with torch.device("meta"):
-        tower = Backbone(BACKBONES["clip_vit_b16"].geometry).image
+        tower = Backbone(BACKBONES["clip_vit_b16"].config).image
         frozen = sum(parameter.numel() for parameter in tower.parameters())
         peft.attach(tower, options(["adaptformer"]), classes)
         model = Model(tower, CosineClassifier(classes, 768, scale=25.0), mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -681,7 +679,7 @@ def test_options_by_name_or_as_a_dataclass():
     given = {"dim": 4, "layers": (1,)}
     for methods in (given, METHODS["lora"].Options(**given), peft.methods_from_keys(keys)["lora"]):
         torch.manual_seed(0)
-        tower = VisionTransformer(6, 2, 2, 4, clip=True)
+        tower = vit(6, 2, 2, 4, True)
         peft.attach(tower, {"lora": methods}, num_classes=10)
         towers.append(dict(tower.named_parameters()))
     assert "blocks.1.attn.qkv.q.down.weight" in towers[0] and "blocks.0.attn.qkv.weight" in towers[0]
@@ -700,7 +698,7 @@ def test_options_by_name_or_as_a_dataclass():
     ],
 )
 def test_unknown_names_are_refused_before_anything_is_changed(methods, kind):
-    tower = VisionTransformer(6, 2, 2, 4, clip=True)
+    tower = vit(6, 2, 2, 4, True)
     with refused(ModelError, kind=kind):
         peft.attach(tower, {"ssf": {}} | methods, num_classes=10)
     assert all(parameter.requires_grad for parameter in tower.parameters())
@@ -720,7 +718,7 @@ def test_order_of_the_options_changes_nothing():
     towers = []
     for methods in (FIXED_ORDER, reversed(FIXED_ORDER)):
         torch.manual_seed(0)
-        tower = VisionTransformer(6, 2, 2, 4, clip=True)
+        tower = vit(6, 2, 2, 4, True)
         peft.attach(tower, options(methods, size=2), num_classes=10)
         towers.append(tower)
     first, second = (list(tower.named_parameters()) for tower in towers)
@@ -742,7 +740,7 @@ def test_earlier_prompt_is_dropped_only_where_there_is_a_new_one():
 def test_any_combination_is_its_formula(case):
     generator = torch.Generator().manual_seed(100 + case)
     methods = [name for name in FIXED_ORDER if torch.rand((), generator=generator) < 0.5] or ["ssf"]
-    tower = VisionTransformer(10, 2, 2, 4, clip=True)
+    tower = vit(10, 2, 2, 4, True)
     peft.attach(tower, options(methods, layers=[1], size=3), num_classes=10)
     tower = randomize(tower, seed=case).double()
     images = normal_images(1, 4, seed=case).double()

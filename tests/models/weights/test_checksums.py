@@ -17,7 +17,7 @@ from helpers import private_hub, refused, timm_model, web_server, weights_of
 from safetensors.torch import save
 
 from models.backbones import BACKBONES
-from models.backbones.backbone import Geometry
+from models.backbones.families.timm_vit import plain_vit
 from models.weights import checksums, hub
 from models.weights import find as finding
 from models.weights.checksums import Record
@@ -53,7 +53,7 @@ def serve(tmp_path, monkeypatch):
             yield asked
 
     start.use = private_hub(monkeypatch, tmp_path)
-    monkeypatch.setitem(BACKBONES, NAME, BACKBONES[NAME]._replace(geometry=Geometry(128, 3, 16, 64)))
+    monkeypatch.setitem(BACKBONES, NAME, BACKBONES[NAME]._replace(config=plain_vit(128, 3, 16, 64)))
     return start
 
 

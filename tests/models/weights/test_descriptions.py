@@ -23,10 +23,17 @@ from safetensors.torch import save_file
 
 import main as cli
 from models.backbones import BACKBONES
-from models.backbones.backbone import Geometry
+from models.backbones.families.clip import clip_vit
 from models.backbones.tokenizer import tokenize
 from models.weights import load as loading
-from models.weights.descriptions import OPENAI_SHA256, Description, beside, describe_open_clip, describe_timm
+from models.weights.descriptions import (
+    OPENAI_SHA256,
+    Description,
+    beside,
+    describe,
+    describe_open_clip,
+    describe_timm,
+)
 from models.weights.find import open_clip_entry, timm_entry
 from models.weights.load import load_backbone
 from utils.config.parsing import NORMALISATIONS
@@ -90,7 +97,7 @@ def test_open_clips_json_beside_the_file_gives_open_clips_features(change, save)
     assert not found.published
     assert "mean 0.5 0.5 0.5, std 0.25 0.5 0.75" in found.notes[-1]
     activation = "quick_gelu" if config["quick_gelu"] else "gelu"
-    assert f"activation {activation}, {ours.geometry.heads} heads" in found.notes[-1]
+    assert f"activation {activation}, {ours.config.image.heads} heads" in found.notes[-1]
 
 
 @torch.no_grad()
@@ -125,13 +132,13 @@ def test_a_file_without_a_description_is_refused_with_all_that_is_missing(save):
 def test_a_named_backbone_needs_the_activation_of_another_file(save, monkeypatch):
     """Its heads are those of the name."""
     monkeypatch.setitem(
-        BACKBONES, "clip_vit_b16", BACKBONES["clip_vit_b16"]._replace(geometry=Geometry(128, 2, 8, 32, 48, 64, 2))
+        BACKBONES, "clip_vit_b16", BACKBONES["clip_vit_b16"]._replace(config=clip_vit(128, 2, 8, 32, 48, 64, 2))
     )
     path = save(open_clip_model(open_clip_config()))
     with refused(ModelError, kind="undetermined", path=path, key="activation"):
         load_backbone("clip_vit_b16", path)
     backbone, found = load_backbone("clip_vit_b16", path, Description("gelu", mean=CLIP_MEAN, std=CLIP_STD))
-    assert backbone.geometry.heads == 2
+    assert backbone.config.image.heads == 2
     assert not found.published
 
 
@@ -172,10 +179,18 @@ def test_a_damaged_description_is_an_error_that_names_it(content, save):
         load_backbone("clip_vit", path)
 
 
-def test_resizing_that_is_not_ours_is_told():
-    notes = describe_open_clip(open_clip_config(), {"resize_mode": "squash", "interpolation": "bilinear"}, "it").notes
-    assert "bilinear" in notes[0]
-    assert "squash" in notes[1]
+def test_the_resizing_is_the_descriptions():
+    found = describe_open_clip(open_clip_config(), {"resize_mode": "squash", "interpolation": "bilinear"}, "it")
+    assert (found.resize, found.interpolation) == ("squash", "bilinear")
+    with refused(ModelError, kind="unsupported_feature", key="resize"):
+        describe_open_clip(open_clip_config(), {"resize_mode": "longest"}, "it")
+
+
+def test_a_missing_bias_of_the_logits_is_named(save):
+    config = open_clip_config()
+    path = save(open_clip_model(config), {"model_cfg": config | {"init_logit_bias": -10}})
+    with refused(ModelError, kind="missing_tensors", path=path):
+        load_backbone("clip_vit", path)
 
 
 def test_whole_numbers_may_be_floats(save):
@@ -183,8 +198,8 @@ def test_whole_numbers_may_be_floats(save):
     model = open_clip_model(config)
     config["vision_cfg"].update(width=128.0, head_width=64.0)
     config["text_cfg"].update(heads=1.0)
-    geometry = load_backbone("clip_vit", save(model, {"model_cfg": config}))[0].geometry
-    assert (type(geometry.heads), type(geometry.text_heads)) == (int, int)
+    config = load_backbone("clip_vit", save(model, {"model_cfg": config}))[0].config
+    assert (type(config.image.heads), type(config.text_heads)) == (int, int)
 
 
 def test_another_resnets_description_is_refused(tmp_path):
@@ -240,17 +255,20 @@ def test_openais_checksums_are_open_clips():
     ],
 )
 def test_open_clips_registry(name, activation, heads, text_heads, mean, monkeypatch):
-    """As loading.load_backbone reads it, before any download."""
-    found = loading._describe_address(f"open_clip:{name}")
-    assert (found.activation, found.heads, found.text_heads, found.mean) == (activation, heads, text_heads, mean)
+    """As load_backbone reads it, before any download."""
+    found = describe(f"open_clip:{name}")
+    config = found.config
+    assert (config.activation, config.image.heads, config.text_heads) == (activation, heads, text_heads)
+    assert found.mean == mean
 
 
 @pytest.mark.parametrize(
     "name, key",
     [
-        ("ViT-B-16-SigLIP2/webli", "init_logit_bias"),
-        ("EVA02-B-16/merged2b_s8b_b131k", "vision_cfg.timm_model_name"),
-        ("ViT-bigG-14/laion2b_s39b_b160k", "vision_cfg.mlp_ratio"),
+        ("coca_ViT-B-32/laion2b_s13b_b90k", "multimodal_cfg"),
+        ("ViT-H-14-worldwide/metaclip2_worldwide", "text_cfg.pool_type"),
+        ("convnext_base/laion400m_s13b_b51k", None),
+        ("EVA02-E-14/laion2b_s4b_b115k", None),
     ],
 )
 def test_features_that_the_towers_lack_are_refused_before_a_download(name, key, monkeypatch):
@@ -276,19 +294,19 @@ def test_unknown_weights_of_open_clip(name):
 )
 def test_timms_registry(name, heads, mean):
     found = describe_timm(name, timm_entry(name), f"timm:{name}")
-    assert (found.activation, found.heads, found.mean) == ("gelu" if heads else None, heads, mean)
+    image = found.config.image
+    assert (image.activation, image.heads, found.mean) == ("gelu" if heads else None, heads, mean)
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "vit_base_patch16_clip_224.openai",
-        "vit_medium_patch16_gap_256.sw_in12k_ft_in1k",
-        "deit3_small_patch16_224.fb_in1k",
-        "vit_base_patch14_reg4_dinov2.lvd142m",
-        "vit_betwixt_patch16_reg4_gap_256.sbb_in1k",
-        "eva_large_patch14_196.in22k_ft_in1k",
-        "beit3_base_patch16_224.in22k_ft_in1k",
+        "vit_base_patch16_rope_mixed_224.naver_in1k",
+        "aimv2_large_patch14_224.apple_pt",
+        "eva02_enormous_patch14_clip_224.laion2b",
+        "vit_base_patch16_rpn_224.sw_in1k",
+        "deit_tiny_distilled_patch16_224.fb_in1k",
+        "vit_large_patch16_sapiens2.fb",
         "resnetblur50.bt_in1k",
         "resnet50d.ra2_in1k",
         "convnext_base.fb_in22k_ft_in1k",

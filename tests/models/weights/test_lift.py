@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CLIP_DEPTH, CLIP_DIM, CLIP_RESOLUTION, RESNET_RESOLUTION, normal_images, refused
+from helpers import CLIP_DEPTH, CLIP_DIM, CLIP_RESOLUTION, RESNET_RESOLUTION, normal_images, refused, resnet, vit
 from torch import nn
 
 import main as cli
 from datasets.loading.crops import build_test_crops
 from datasets.sets import digits_lt
 from models import Model, build_backbone, convert_upstream, peft
-from models.backbones.vit import VisionTransformer
 from models.heads import HEADS
 from models.weights.lift import parameter_order
 from models.weights.lift_plus import published_name
@@ -363,7 +362,7 @@ def test_a_command_of_lift_expects_what_its_file_holds(command):
     """The whole way from LIFT's command line to the names in its file."""
     prefix, count, first = COMMANDS[command]
     cfg = load_config("cifar100_ir100", None, "clip_vit_b16", command.split())
-    tower = VisionTransformer(64, 12, 2, 4, clip=True)
+    tower = vit(64, 12, 2, 4, True)
     peft.attach(tower, peft.methods_from_keys(cfg.v), 100, cfg.variant)
     model = Model(tower, HEADS[cfg.classifier](100, 64, 25.0), (0.5,) * 3, (0.5,) * 3)
     targets, _ = convert_upstream(model, {"tuner": {}, "head": {}})
@@ -470,10 +469,8 @@ def test_the_order_of_a_resnet_is_open_clips(resnet_pair):
     for depths in ((1, 2, 1, 1), (3, 4, 6, 3), (12, 2, 11, 1)):  # "10" comes after "9"
         from open_clip.modified_resnet import ModifiedResNet
 
-        from models.backbones.resnet import ResNet
-
         with torch.device("meta"):
-            ours, theirs = ResNet(depths, 8, 64, 48), ModifiedResNet(depths, 48, 4, 64, 8)
+            ours, theirs = resnet(depths, 8, 64, 48), ModifiedResNet(depths, 48, 4, 64, 8)
         assert [published_name(name) for name in parameter_order(ours)] == [n for n, _ in theirs.named_parameters()]
 
 

@@ -4,12 +4,10 @@ import re
 
 import pytest
 import torch
-from helpers import execute, normal_images, randomize, refused
+from helpers import execute, normal_images, randomize, refused, resnet, vit
 
 from models import Model, convert_upstream, peft
-from models.backbones.resnet import ResNet
 from models.backbones.text import TextTransformer
-from models.backbones.vit import VisionTransformer
 from models.heads import HEADS
 from models.heads.text_similarity import TextSimilarity
 from models.heads.texts import TextEncoderFeatures
@@ -41,7 +39,7 @@ def options(methods, seed=0):
 
 def image_model(methods, aft_seed=0, seed=0):
     """A classifier on an image tower of three blocks, all random."""
-    tower = VisionTransformer(64, 3, 2, 4, clip=True)
+    tower = vit(64, 3, 2, 4, True)
     randomize(tower)  # the frozen weights of all models agree
     peft.attach(tower, peft.methods_from_keys(options(methods, aft_seed)), num_classes=5)
     return randomize_trained(Model(tower, HEADS["LinearClassifier"](5, 64), (0.5,) * 3, (0.5,) * 3), seed)
@@ -51,7 +49,7 @@ def text_model(methods, aft_seed=0, seed=0):
     """CLIP's own head with everything in it: a text tower that trains, a context, projections, adapters."""
     text = TextTransformer(64, 3)
     text.token_embedding = torch.nn.Embedding(12, 64)
-    tower = VisionTransformer(64, 1, 2, 4, clip=True).requires_grad_(False)
+    tower = vit(64, 1, 2, 4, True).requires_grad_(False)
     randomize(text)
     randomize(tower)
     peft.attach(text, peft.methods_from_keys(options(methods, aft_seed)), num_classes=2)
@@ -65,7 +63,7 @@ def text_model(methods, aft_seed=0, seed=0):
 
 
 def resnet_model(methods, aft_seed=0, seed=0, joint=0):
-    tower = ResNet((2, 1, 3, 1), 8, 64, joint)
+    tower = resnet((2, 1, 3, 1), 8, 64, joint)
     randomize(tower)
     peft.attach(tower, {name: {} for name in methods}, num_classes=5)
     return randomize_trained(Model(tower, HEADS["CosineClassifier"](5, tower.dim, 25.0), (0.5,) * 3, (0.5,) * 3), seed)

@@ -1,7 +1,6 @@
 """Weight files: every format and naming that is accepted, everything that is refused, and where files come from."""
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import os
@@ -28,32 +27,36 @@ from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 from models.backbones import BACKBONES
-from models.backbones.backbone import Backbone, Geometry
+from models.backbones.backbone import Backbone
+from models.backbones.families.clip import clip_resnet, clip_vit
+from models.backbones.families.timm_resnet import plain_resnet
+from models.backbones.families.timm_vit import plain_vit
 from models.backbones.tokenizer import VOCABULARY, tokenize
 from models.weights.find import find_weights
-from models.weights.load import load_backbone, read_geometry
+from models.weights.load import load_backbone
 from models.weights.naming import convert_state_dict, to_openai_names
 from models.weights.read import read_tensors
+from models.weights.sizes import read_sizes, sizes_of
 from utils.config.parsing import NORMALISATIONS
 from utils.errors import ModelError
 
-CLIP_GEOMETRY = Geometry(128, 3, 16, 64, joint=48, text_dim=64, text_depth=2)
-VIT_GEOMETRY = Geometry(128, 3, 16, 64)
+CLIP_CONFIG = clip_vit(128, 3, 16, 64, joint=48, text_dim=64, text_depth=2)
+VIT_CONFIG = plain_vit(128, 3, 16, 64)
 # kind: (its name for files of any size, its family in words, a small model of another package, its sizes)
 KINDS = {
-    "clip": ("clip_vit", "CLIP ViT", open_clip_model, CLIP_GEOMETRY),
-    "vit": ("vit", "ViT without a text tower", timm_model, VIT_GEOMETRY),
+    "clip": ("clip_vit", "CLIP ViT", open_clip_model, CLIP_CONFIG),
+    "vit": ("vit", "ViT without a text tower", timm_model, VIT_CONFIG),
     "clip resnet": (
         "clip_rn",
         "CLIP ResNet",
         open_clip_resnet,
-        Geometry(48, 5, 32, 96, joint=48, text_dim=64, text_depth=2, stages=(1, 2, 1, 1), width=8),
+        clip_resnet((1, 2, 1, 1), 8, 96, joint=48, text_dim=64, text_depth=2),
     ),
     "resnet": (
         "rn",
         "ResNet without a text tower",
         timm_resnet,
-        Geometry(256, 5, 32, 224, stages=(1, 2, 1, 1), width=8),
+        plain_resnet((1, 2, 1, 1), width=8),
     ),
 }
 CLIPS = ["clip", "clip resnet"]
@@ -87,15 +90,10 @@ def load_described(kind, path):
     return load_backbone(name, str(path), GIVEN[name])
 
 
-def sizes_of(backbone):
-    """The geometry that the tensors tell."""
-    return dataclasses.replace(backbone.geometry, activation=None, heads=None, text_heads=None)
-
-
-def our_tensors(geometry):
+def our_tensors(config):
     """The tensors of our backbone that a file must have: all but BatchNorm's counts of training steps."""
     with torch.device("meta"):
-        state = Backbone(geometry).state_dict()
+        state = Backbone(config).state_dict()
     return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
 
 
@@ -137,7 +135,7 @@ def test_every_format_is_read(name, kind, small, tmp_path):
     write(small[kind], tmp_path / file)
     backbone, found = load_described(kind, tmp_path / file)
     assert (found.path, found.name, found.published) == (tmp_path / file, file, False)
-    assert sizes_of(backbone) == KINDS[kind][3]
+    assert backbone.config == KINDS[kind][3]
     state = backbone.state_dict()
     for key, value in convert_state_dict(small[kind]).items():
         rounded = name == "TorchScript" and not key.endswith(("running_mean", "running_var"))
@@ -188,7 +186,7 @@ def test_batch_norms_may_lack_their_counts_of_steps(kind, counted, load, small):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_named_backbone_takes_files_of_its_own_sizes_only(name, small, tmp_path):
-    family = BACKBONES[name].geometry.family
+    family = BACKBONES[name].config.family
     kind = next(kind for kind in KINDS if KINDS[kind][1] == family)
     save_file(small[kind], tmp_path / "w.safetensors")
     with refused(ModelError, kind="wrong_size", path=tmp_path / "w.safetensors"):
@@ -199,9 +197,9 @@ def test_a_named_backbone_takes_files_of_its_own_sizes_only(name, small, tmp_pat
 def test_a_family_takes_files_of_any_size(kind, small, tmp_path):
     save_file(small[kind], tmp_path / "w.safetensors")
     backbone, _ = load_described(kind, tmp_path / "w.safetensors")
-    assert sizes_of(backbone) == KINDS[kind][3]
-    assert backbone.image.dim == backbone.geometry.dim
-    assert backbone.image.resolution == backbone.geometry.resolution
+    assert backbone.config == KINDS[kind][3]
+    assert backbone.image.dim == backbone.config.image.dim
+    assert backbone.image.resolution == backbone.config.image.resolution
     with refused(ModelError, kind="weights_required", key="weights"):
         load_backbone(KINDS[kind][0])
 
@@ -259,10 +257,10 @@ def test_another_naming_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_geometry_is_read_from_the_tensors(name):
-    geometry = BACKBONES[name].geometry
+def test_sizes_are_read_from_the_tensors(name):
+    config = BACKBONES[name].config
     with torch.device("meta"):
-        assert read_geometry(Backbone(geometry).state_dict()) == geometry
+        assert read_sizes(Backbone(config).state_dict()) == sizes_of(config)
 
 
 def published_model(address):
@@ -280,8 +278,8 @@ def published_model(address):
 @pytest.mark.parametrize("name", [name for name in BACKBONES if not BACKBONES[name].address.startswith("asset:")])
 def test_published_architecture_has_our_sizes_and_all_our_tensors(name):
     state = convert_state_dict(published_model(BACKBONES[name].address).state_dict())
-    assert read_geometry(state) == BACKBONES[name].geometry
-    wanted = our_tensors(BACKBONES[name].geometry)
+    assert read_sizes(state) == sizes_of(BACKBONES[name].config)
+    wanted = our_tensors(BACKBONES[name].config)
     assert {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in wanted.items()}
 
 
@@ -419,7 +417,7 @@ def test_wrong_family_is_refused(wanted, held, small, tmp_path):
     save_file(small[held], tmp_path / "w.safetensors")
     name, family, *_ = KINDS[wanted]
     if wanted == held:
-        assert load_described(held, tmp_path / "w.safetensors")[0].geometry.family == family
+        assert load_described(held, tmp_path / "w.safetensors")[0].config.family == family
     else:
         with refused(ModelError, kind="wrong_family", path=tmp_path / "w.safetensors"):
             load_backbone(name, str(tmp_path / "w.safetensors"))
@@ -626,8 +624,8 @@ def test_weights_are_downloaded_once(name, hub):
 
 def test_downloaded_weights_become_a_backbone(hub, clip_weights, vit_weights, monkeypatch):
     """Small ones stand in for the published ones."""
-    for name, geometry in (("clip_vit_b16", CLIP_GEOMETRY), ("in21k_vit_b16", VIT_GEOMETRY)):
-        monkeypatch.setitem(BACKBONES, name, BACKBONES[name]._replace(geometry=geometry))
+    for name, config in (("clip_vit_b16", CLIP_CONFIG), ("in21k_vit_b16", VIT_CONFIG)):
+        monkeypatch.setitem(BACKBONES, name, BACKBONES[name]._replace(config=config))
     server, _ = hub(
         {
             f"/{REPOSITORIES['clip_vit_b16']}/resolve/main/open_clip_model.safetensors": save(clip_weights),
@@ -637,12 +635,12 @@ def test_downloaded_weights_become_a_backbone(hub, clip_weights, vit_weights, mo
     with server:
         clip, found = load_backbone("clip_vit_b16")
         assert (found.name, found.published, found.notes) == ("clip:ViT-B-16", True, ())
-        assert sizes_of(clip) == CLIP_GEOMETRY
-        assert (clip.geometry.activation, clip.geometry.heads, clip.geometry.text_heads) == ("quick_gelu", 2, 1)
+        assert clip.config == CLIP_CONFIG
+        assert (clip.config.activation, clip.config.image.heads, clip.config.text_heads) == ("quick_gelu", 2, 1)
         assert (clip.mean, clip.std) == NORMALISATIONS["clip"]
         vit, found = load_backbone("in21k_vit_b16")
         assert found.published
-        assert (vit.geometry.activation, vit.geometry.heads, vit.geometry.text_heads) == ("gelu", 2, None)
+        assert (vit.config.activation, vit.config.image.heads, vit.config.text_heads) == ("gelu", 2, None)
         assert (vit.mean, vit.std) == NORMALISATIONS["half"]
         assert torch.equal(vit.image.class_token, vit_weights["cls_token"][0, 0])
 
@@ -691,7 +689,7 @@ def test_openai_clips_cache_is_used_if_its_checksum_is_right(name, file, right, 
 
 def test_asset_of_the_repository_is_a_whole_backbone():
     backbone, found = load_backbone("clip_tiny")
-    assert sizes_of(backbone) == BACKBONES["clip_tiny"].geometry
+    assert backbone.config == BACKBONES["clip_tiny"].config
     assert found.published
     assert len(load_file(found.path)["token_ids"]) < VOCABULARY
     backbone.encode_classnames(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
@@ -702,7 +700,7 @@ def test_backbone_from_random_weights_survives_a_round_trip(kind, tmp_path):
     backbone = randomize(Backbone(KINDS[kind][3]))
     torch.save(to_openai_names(backbone.state_dict()), tmp_path / "w.pt")
     again, _ = load_described(kind, tmp_path / "w.pt")
-    assert sizes_of(again) == backbone.geometry
+    assert again.config == backbone.config
     theirs = backbone.state_dict()
     for name, value in again.state_dict().items():
         assert torch.equal(value, theirs[name]) or name.endswith("num_batches_tracked"), name

@@ -1,0 +1,10 @@
+"""Features of published architectures that the towers here lack: each is refused by its name."""
+
+from utils.errors import ModelError
+
+
+def require(condition: bool, feature: str, key: str | None = None) -> None:
+    """Raises ModelError with the feature, in words, unless the condition holds. key: of the description."""
+    if not condition:
+        message = f"it has {feature}, which the towers here lack; choose another model"
+        raise ModelError(message, kind="unsupported_feature", key=key)
