@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from datasets import build_data, overlap
 from datasets.base import ImageList
-from datasets.loading.crops import AnyTestCrops, build_test_crops, build_train_crop, centre_crop
+from datasets.loading.crops import AnyTestCrops, build_centre_crop, build_test_crops, build_train_crop
 from datasets.loading.loader import TEST_BATCH, Loader
 from datasets.loading.sampler import TrainBatchSampler, sequential_batches
 from datasets.loading.workers import workers_note
@@ -36,6 +36,7 @@ from models import (
     compile,
     convert_upstream,
     count_parameters,
+    described_values,
     entries_fingerprint,
     precision,
     prompt_notes,
@@ -46,7 +47,7 @@ from models.identity import build_identity
 from models.losses import build_loss
 from models.weights.load import Weights
 from utils.cache import TensorCache
-from utils.config import Config, training_options
+from utils.config import Config, completed, training_options
 from utils.device import memory
 from utils.device.device import make_deterministic, pick_device, prepare_cpu
 from utils.device.distributed import Distributed
@@ -79,7 +80,8 @@ class Trainer:
     """
 
     def __init__(self, cfg: Config, command: str = "", stopping: Stopping | None = None):
-        self.cfg, self.command, self.stopping = cfg, command, stopping or Stopping()
+        self.cfg = cfg = completed(cfg, described_values(cfg))
+        self.command, self.stopping = command, stopping or Stopping()
         self.seconds = {"train": 0.0, "test": 0.0}
         self.images_per_second: dict[str, float | None] = {"train": None, "test": None}
         with contextlib.ExitStack() as resources:
@@ -505,7 +507,8 @@ class Trainer:
         indices = images.some_of_each(len(self.data.classnames), self.cfg.classifier_init_images, seed)
         model = Model(backbone.image, nn.Identity(), *backbone.normalisation).to(self.device).eval()
         out = torch.zeros(len(indices), backbone.image.dim, device=self.device)
-        features = self._infer(model, images, indices, centre_crop(self.test_crops), out, _mean_logits)
+        crop = build_centre_crop(self.cfg, self.resolution)
+        features = self._infer(model, images, indices, crop, out, _mean_logits)
         return features, torch.from_numpy(images.labels[indices]).to(self.device)
 
     def write_results(self, scores: dict[str, Any], outputs: np.ndarray) -> dict[str, Any]:

@@ -28,6 +28,7 @@ __all__ = [
     "build_model",
     "convert_upstream",
     "count_parameters",
+    "described_values",
     "entries_fingerprint",
     "load_backbone",
     "prompt_notes",
@@ -141,6 +142,11 @@ def _text_similarity(
         head = TextSimilarity(texts.cached_if_frozen(), *projections, backbone.logit_scale)
     peft.attach_to_head(head, methods)
     return head
+
+
+def described_values(cfg) -> dict[str, Any]:
+    """The values of the keys that the description of the weights decides where they are None."""
+    return {"interpolation": "bicubic", "resize": "shortest"}
 
 
 def build_backbone(cfg) -> tuple[Backbone, Weights]:

@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from utils import terminal
-from utils.config import Config, load_config, training_options
-from utils.config.schema import KEYS
+from utils.config import Config, completed, load_config, training_options
+from utils.config.schema import FORMER_VALUES, KEYS, UNRECORDED
 from utils.errors import DataError, UserError
 from utils.files import WriteError, read_json, write_text
 from utils.home import ensure_home
@@ -38,7 +38,7 @@ from utils.text import visible
 
 ACCURACIES = {"overall": "overall", "mean_class": "mean class", "many": "many", "medium": "medium", "few": "few"}
 PUBLISHED = Path(__file__).with_name("published.yaml")
-DEFAULTS = {name: key.default for name, key in KEYS.items() if key.affects_training}
+DEFAULTS = {name: UNRECORDED[name] for name, key in KEYS.items() if key.affects_training}
 HOW_ONLY = {"seed", "deterministic", "prec_train", "accum_step"}  # these change rounding or chance, not the method
 OF_WEIGHTS = {"mean", "std", "activation", "heads", "text_heads"}  # these describe the weights, which are compared
 TTE_EXPAND = 24  # pixels; the default with several crops
@@ -334,7 +334,8 @@ def _published_config(data: str, entry: dict[str, Any], crops: int) -> Config:
 
 @functools.cache
 def _config(data: str, backbone: str | None, method: str, options: tuple[str, ...]) -> Config:
-    return load_config(data, backbone, method, list(options))
+    # published values are of backbones whose descriptions have these
+    return completed(load_config(data, backbone, method, list(options)), FORMER_VALUES)
 
 
 def _is_as_published(result: Result, cfg: Config) -> bool:

@@ -560,6 +560,34 @@ def test_a_test_that_resizes_otherwise_stays_apart(run, lists):
     assert run(*a, *saves, *TESTED)["logits"] == "logits_test.npz"
 
 
+def as_of_an_earlier_version(logits):
+    """Takes the rule of resizing out of the files of a run."""
+    run_dir = RunDir(RUN)
+    tensors, about = checkpoint.load(run_dir.checkpoint)
+    content = json.loads(run_dir.results().read_text())
+    for recorded in (about["training"]["settings"], content["settings"], content["test"]):
+        del recorded["resize"]
+    content["checkpoint"] = checkpoint.save(run_dir.checkpoint, tensors, about)
+    run_dir.results().write_text(json.dumps(content))
+    with np.load(RUN / logits) as file:
+        arrays = {name: file[name] for name in file.files if name != "resize"}
+    np.savez(RUN / logits, **arrays)
+
+
+def test_a_run_of_an_earlier_version_is_tested_as_it_was(run, lists):
+    a, saves = lists[0], ("save_logits", "True")
+    run(*a, *saves)
+    as_of_an_earlier_version("logits_test.npz")
+    assert run(*a, *saves, *TESTED)["logits"] == "logits_test.npz"
+    assert "trained with" not in (RUN / "log_test.txt").read_text()
+    squashed = run(*a, *saves, *TESTED, "resize", "squash")
+    assert squashed["logits"] == "logits_test_resize_squash.npz"
+    assert squashed["test"]["resize"] == "squash"
+    log = (RUN / "log_test_resize_squash.txt").read_text()
+    assert "trained with resize shortest; this test takes resize squash" in log
+    run(*a, *saves)  # trained again, it is the same run
+
+
 def test_the_seed_of_random_crops_is_recorded(run, lists):
     a = lists[0]
     run(*a)
@@ -589,6 +617,7 @@ def test_a_test_that_computes_otherwise_never_replaces_the_usual_one(run, lists)
     usual = run(*a, *TESTED)
     for options, name in (
         (("interpolation", "bilinear"), "results_test_interpolation_bilinear.json"),
+        (("resize", "squash"), "results_test_resize_squash.json"),
         (("reducing_gap", 2), "results_test_reducing_gap_2.0.json"),
         (("variant", "lift"), "results_test_variant_lift.json"),
         (("tte", "True", "tte_draws", 2, "seed", 5), "results_tte_draws2_seed_5.json"),

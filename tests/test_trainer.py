@@ -284,6 +284,34 @@ def test_a_killed_run_resumes_bit_by_bit(config):
     assert steps == [10, 20, 22, 32, 42, 44, 54, 64, 66]
 
 
+@pytest.mark.parametrize("lacking", [("resize",), ("resize", "interpolation")])
+def test_a_run_of_a_version_without_these_keys_resumes(config, few_images, lacking):
+    """Its images were resized bicubically, by their short side."""
+    cfg = config()
+    killed_after(1, cfg)
+    progress = RunDir(Path(cfg.output_dir)).progress
+    tensors, about = checkpoint.load(progress)
+    for key in lacking:
+        del about["identity"][key]
+    checkpoint.save(progress, tensors, about)
+    for key, value in (("resize", "squash"), ("interpolation", "bilinear")):
+        with refused(CheckpointError, kind="other_identity", path=progress, key=key):
+            execute(Trainer(config(key, value, "output_dir", Path(cfg.output_dir).name)))
+    _, results = train(cfg)
+    assert "resuming after epoch 1" in (progress.parent / "log.txt").read_text()
+    assert (results["settings"]["interpolation"], results["settings"]["resize"]) == ("bicubic", "shortest")
+
+
+def test_the_weights_complete_the_configuration(config, few_images, monkeypatch):
+    """Settings, test and files have their values; given ones stay."""
+    monkeypatch.setattr(trainer, "described_values", lambda cfg: {"interpolation": "bilinear", "resize": "squash"})
+    run, results = train(config("num_epochs", 1, "interpolation", "bicubic"))
+    assert (run.cfg.interpolation, run.cfg.resize) == ("bicubic", "squash")
+    assert (results["settings"]["interpolation"], results["settings"]["resize"]) == ("bicubic", "squash")
+    assert (results["test"]["resize"], results["test"]["expand"]) == ("squash", 0)
+    assert run.run_dir.saved_config()["resize"] == "squash"
+
+
 @pytest.mark.slow
 def test_an_unfinished_run_of_other_settings_is_not_continued(config, few_images):
     killed_after(None, config("output_dir", "run", "lr", 0.1))

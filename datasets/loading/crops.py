@@ -6,7 +6,7 @@ Images are uint8 tensors [3, H, W] and stay so; torch's antialiased resize works
 import collections
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,6 +23,14 @@ MDA_SCHEDULES = {
     "concave": lambda t: math.sqrt(1 - (1 - t) ** 2),
     "min": lambda t: 0.0,
     "max": lambda t: 1.0,
+}
+# (height, width of a test image, size) -> the height and width that it is resized to
+RESIZE_RULES: dict[str, Callable[[int, int, int], tuple[int, int]]] = {
+    "shortest": lambda height, width, size: (
+        int(size * height / min(height, width)),
+        int(size * width / min(height, width)),
+    ),
+    "squash": lambda height, width, size: (size, size),
 }
 TTE_EXPAND = 24  # pixels, chosen for a resolution of 224
 SMALLEST_AREA = 0.08  # of a training crop, as a share of the image
@@ -90,7 +98,10 @@ class TrainCrop:
 
 @dataclasses.dataclass(frozen=True)
 class TestCrops:
-    """After a resize of the short side: 1 crop in the centre; 5: the corners too; 10: of the mirror image too."""
+    """After a resize to resolution + expand: 1 crop in the centre; 5: the corners too; 10: of the mirror image too.
+
+    resize: a name of RESIZE_RULES.
+    """
 
     __test__ = False  # not a test of pytest's
 
@@ -99,6 +110,7 @@ class TestCrops:
     count: int = 1
     reducing_gap: float | None = None
     interpolation: str = "bicubic"
+    resize: str = "shortest"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -111,8 +123,8 @@ class TestCrops:
 
     def of_batch(self, images: Tensor, samples: Sequence[Sample] | None = None) -> Tensor:
         """[n, 3, H, W] -> [n, count, 3, resolution, resolution], both uint8; equal for all samples."""
-        size, short = self.resolution + self.expand, min(images.shape[2:])
-        height, width = (int(size * side / short) for side in images.shape[2:])
+        size = self.resolution + self.expand
+        height, width = RESIZE_RULES[self.resize](images.shape[2], images.shape[3], size)
         boxes = self.boxes(height, width)
         if max(height, width) > LONG * size:
             parts = (
@@ -150,9 +162,7 @@ class TestDraws:
     count: int
 
     shape = property(lambda self: (self.count, *self.crop.shape))
-    resolution = property(lambda self: self.crop.resolution)
     reducing_gap = property(lambda self: self.crop.reducing_gap)
-    interpolation = property(lambda self: self.crop.interpolation)
     expand = None  # an image is not resized before it is cropped
 
     def __call__(self, image: Tensor, epoch: int = 0, index: int = 0) -> Tensor:
@@ -183,14 +193,16 @@ def build_test_crops(cfg, resolution: int) -> AnyTestCrops:
     if cfg.tte and cfg.tte_draws:
         standard = dataclasses.replace(build_train_crop(cfg, resolution), mda=False)
         return TestDraws(standard, cfg.tte_draws)
-    default_expand = TTE_EXPAND if cfg.tte else resolution // 7
+    one_crop_expand = 0 if cfg.resize == "squash" else resolution // 7
+    default_expand = TTE_EXPAND if cfg.tte else one_crop_expand
     expand = default_expand if cfg.expand is None else cfg.expand
-    return TestCrops(resolution, expand, cfg.tte_crops if cfg.tte else 1, cfg.reducing_gap, cfg.interpolation)
+    count = cfg.tte_crops if cfg.tte else 1
+    return TestCrops(resolution, expand, count, cfg.reducing_gap, cfg.interpolation, cfg.resize)
 
 
-def centre_crop(crops: AnyTestCrops) -> TestCrops:
-    """A centre crop after a resize of the short side to the resolution; otherwise as `crops`."""
-    return TestCrops(crops.resolution, 0, 1, crops.reducing_gap, crops.interpolation)
+def build_centre_crop(cfg, resolution: int) -> TestCrops:
+    """The largest centre crop of an image, or with resize squash the whole image."""
+    return TestCrops(resolution, 0, 1, cfg.reducing_gap, cfg.interpolation, cfg.resize)
 
 
 def largest_reduction(side: int, needed: int, gap: float | None) -> int:

@@ -241,6 +241,7 @@ def test_methods_share_the_features_of_one_tower(run, folder):
     [
         ("expand", 9),
         ("interpolation", "bilinear"),
+        ("resize", "squash"),
         ("prec_test", "bf16"),
     ],
     ids=lambda change: change[0],

@@ -25,8 +25,8 @@ from script_runs import dry_run, files_read_once, script_lines
 
 import main as cli
 from datasets import build_data
-from utils.config import config_names, load_config, training_options
-from utils.config.schema import KEYS
+from utils.config import completed, config_names, load_config, training_options
+from utils.config.schema import FORMER_VALUES, KEYS
 from utils.run.directory import RunDir
 from utils.run.mode import build_mode
 
@@ -438,8 +438,7 @@ def results(tmp_path):
     """results(COMMAND OPTIONS, overall accuracy, ...) writes a results file as the trainer does."""
 
     def write(arguments, overall, file="results.json", place=None, **changes):
-        args = cli.parse(arguments.split())
-        cfg = load_config(args.data, args.backbone, args.method, args.options)
+        cfg = completed(read_command(f"python main.py {arguments}"), FORMER_VALUES)  # as weights of these backbones do
         accuracy = {"overall": overall, "mean_class": overall - 1, "many": None, "medium": 50.0, "few": overall / 2}
         content = {
             "accuracy": accuracy,
@@ -565,6 +564,8 @@ def test_a_published_value_is_shown_beside_its_settings(published):
     assert published(f"{LIFT} prec_train fp16 accum_step 4 deterministic True") == [81.7, "first"]  # HOW_ONLY
     assert published(f"{LIFT} test_only True tte False", "results_test.json") == [77.7, "first"]
     assert published("-d inat2018 -b clip_vit_b16 -m lift+ num_epochs 20") == [79.1, "second"]
+    rules = "interpolation bicubic resize shortest"
+    assert published(f"-d inat2018 -b clip_vit_b16 -m lift+ num_epochs 20 {rules}") == [79.1, "second"]
     tte = "-d imagenet_lt -m zsclip_vit_b16 test_only True tte True"
     assert published(tte, "results_tte.json") == [68.3, "third"]
     assert published("-d imagenet_lt -m zsclip_vit_b16") == NONE  # no value of one crop
@@ -578,6 +579,9 @@ def test_a_published_value_is_shown_beside_its_settings(published):
         f"{LIFT} lr 0.02",
         f"{LIFT} mean [0.5,0.5,0.5]",
         f"{LIFT} expand 8",
+        f"{LIFT} resize squash",
+        f"{LIFT} interpolation bicubic",
+        "-d inat2018 -b clip_vit_b16 -m lift+ num_epochs 20 interpolation bilinear",
         f"{LIFT} test_only True tte False expand 8",
         "-d cifar100_ir100 -b clip_vit_b16 -m lift+ tte True",
         "-d cifar100_ir100 -b clip_vit_b32 -m lift tte True",
@@ -621,8 +625,7 @@ def test_every_published_value_is_shown_beside_its_run(published, monkeypatch):
         for data, values in entry["overall"].items():
             for crops, value in values.items():
                 command = f"-d {data} {flags} {options} {'tte True' if crops > 1 else ''} seed 1"
-                given = cli.parse(command.split())
-                cfg = load_config(given.data, given.backbone, given.method, given.options)
+                cfg = completed(read_command(f"python main.py {command}"), FORMER_VALUES)
                 one_crop = {"@384px": 54, "@336px": 48}.get(cfg.backbone[-6:], 32)
                 expand = (21 if "l14" in cfg.backbone else 24) if crops > 1 else one_crop
                 described = {

@@ -8,7 +8,7 @@ a string is never evaluated, an unknown key is answered with the nearest one.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from yacs.config import CfgNode
@@ -22,7 +22,16 @@ from utils.config.naming import OUTPUT, run_directory
 from utils.config.schema import KEYS, SCHEMA
 from utils.errors import ConfigError
 
-__all__ = ["OUTPUT", "Config", "config_names", "help_text", "load_config", "pair_options", "training_options"]
+__all__ = [
+    "OUTPUT",
+    "Config",
+    "completed",
+    "config_names",
+    "help_text",
+    "load_config",
+    "pair_options",
+    "training_options",
+]
 
 
 def _unless_frozen(name: str) -> Callable[..., Any]:
@@ -109,6 +118,12 @@ def _frozen(values: dict[str, Any]) -> Config:
         node[key] = value
     cfg.freeze()
     return cfg
+
+
+def completed(cfg: Config, values: Mapping[str, Any]) -> Config:
+    """A frozen copy of `cfg`, where each key of `values` that is None has the value there."""
+    given = dict(flatten(cfg))
+    return _frozen(given | {key: value for key, value in values.items() if given[key] is None})
 
 
 def training_options(cfg: Config) -> dict[str, Any]:

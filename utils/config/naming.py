@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.parsing import NORMALISATIONS
-from utils.config.schema import KEYS
+from utils.config.schema import FORMER_VALUES, KEYS
 from utils.errors import ConfigError
 from utils.text import visible
 
 OUTPUT = Path("output")
 MAX_BYTES = 200  # of a run directory's name; file systems allow 255, and another run's name may follow it
 NAMED_BY_FILE = ("train_list", "classnames", "prompt_file")  # these enter by their file's name, wherever it is
+# backbones of the versions in which FORMER_VALUES were defaults, so that these add nothing to the names of their runs
+FORMER_BACKBONES = {
+    "clip_rn", "clip_rn101", "clip_rn50", "clip_tiny", "clip_vit", "clip_vit_b16", "clip_vit_b32", "clip_vit_l14",
+    "clip_vit_l14@336px", "in1k_rn101", "in1k_rn152", "in1k_rn50", "in21k_vit_b16", "in21k_vit_b16@384px",
+    "in21k_vit_l16", "in21k_vit_l16@384px", "rn", "vit",
+}  # fmt: skip
 
 
 def run_directory(
@@ -29,9 +35,11 @@ def run_directory(
         return _given_directory(values["output_dir"], warn)
     if values["model_dir"] and (values["test_only"] or values["test_train"]):
         return Path(values["model_dir"])
+    former = FORMER_VALUES if values["backbone"] in FORMER_BACKBONES else {}
     for key, value in values.items():
         from_weights = key in ("mean", "std") and value is None
-        if KEYS[key].affects_training and value != before[key] and not from_weights:
+        was_default = before[key] is None and value == former.get(key)
+        if KEYS[key].affects_training and value != before[key] and not (from_weights or was_default):
             name += f"_{key}_{_in_name(key, value)}"
     for key in NAMED_BY_FILE:
         if values[key] != before[key]:

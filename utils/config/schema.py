@@ -225,7 +225,17 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "mean of the normalisation, RGB in 0..1, or clip, imagenet, half; None = from the weights' description",
         ),
         "std": Key(None, "floats", "deviation of the normalisation, as mean"),
-        "interpolation": Key("bicubic", "str", "how images are resized", ("bicubic", "bilinear")),
+        "interpolation": Key(
+            None, "str", "how images are resized; None = from the weights' description", ("bicubic", "bilinear")
+        ),
+        "resize": Key(
+            None,
+            "str",
+            "sides of a test image that are resized before a square is cut: shortest = the short one, the long one in "
+            "proportion, squash = both, to a square; None = from the weights' description; training crops do not "
+            "depend on it",
+            ("shortest", "squash"),
+        ),
         "seed": Key(
             0,
             "int",
@@ -369,7 +379,8 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "expand": _runtime(
             None,
             "int",
-            "pixels by which a test image's short side exceeds the crop; None = resolution // 7, with tte 24",
+            "pixels by which a test image's short side, or its square, exceeds the crop; None = resolution // 7, with "
+            "resize squash 0, with tte 24",
             min=0,
             max=SIDE,
         ),
@@ -440,3 +451,9 @@ SCHEMA: dict[str, dict[str, Key]] = {
     },
 }
 KEYS: dict[str, Key] = {name: key for group in SCHEMA.values() for name, key in group.items()}
+
+# ---- earlier versions ----
+
+FORMER_VALUES = {"interpolation": "bicubic", "resize": "shortest"}  # of all weights, before their description decided
+# the meaning of a key that a file of an earlier version does not record
+UNRECORDED: dict[str, Any] = {name: key.default for name, key in KEYS.items()} | FORMER_VALUES

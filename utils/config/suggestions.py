@@ -63,6 +63,7 @@ OTHER_KEYS = _by_other_name(
         "cb_beta": "beta",
         "zero_shot": "zs",
         "interpolation": "interp resample",
+        "resize": "resize_mode crop_mode",
         "many_threshold": "many_shot_threshold many_thr many_shot_thr",
         "few_threshold": "few_shot_threshold few_thr low_shot_thr",
         "save_logits": "save_predictions save_outputs",

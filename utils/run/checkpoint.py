@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.archives import read_archive
-from utils.config.schema import KEYS
+from utils.config.schema import UNRECORDED
 from utils.errors import CheckpointError, amended
 from utils.files import atomic_write
 from utils.formats import FormatError
@@ -28,7 +28,6 @@ UPSTREAM = ".tar"  # suffix of LIFT's and LIFT+'s own files
 ENTRIES = "aft entries"
 # settings whose values are hashes
 FINGERPRINTS = {"weights", "classes", "training images", "prompt file", "start", ENTRIES}
-DEFAULTS = {name: key.default for name, key in KEYS.items()}
 OPTIMIZER = "optimizer"  # begins the names of the optimizer's state in a progress file
 EXTRA = "extra"  # begins the names of tensors beside it that are none of the model's
 FORMAT = 2  # of a file; from 2 on it has a checksum
@@ -238,10 +237,10 @@ def check_identity(
 ) -> None:
     """Raises a CheckpointError if the file records another value for any key of `identity`; its `key` is the first.
 
-    absent: values that a file without a key means. A key that is not there either means its default, as the file is
-    older than the key.
+    absent: values that a file without a key means. A key that is not there either means its value in UNRECORDED, as
+    the file is older than the key.
     """
-    meant = DEFAULTS | (absent or {})
+    meant = UNRECORDED | (absent or {})
     recorded = {key: about.get(key, meant.get(key)) for key in identity}
     differing = [
         key

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.config.schema import UNRECORDED
 from utils.files import atomic_write, read_json, write_text
 
 BYTES = 200_000_000  # of a results file; one of 10,000 classes has 2 MB
@@ -19,7 +20,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 # ---- which images, tested how ----
 
-OLDER_TESTS = {"interpolation": "bicubic", "variant": "lift+"}  # of files that do not record these
+OLDER_TESTS = {key: UNRECORDED[key] for key in ("interpolation", "resize", "variant")}  # older files lack these keys
 
 
 def same_images(one: str | None, other: str | None) -> bool:

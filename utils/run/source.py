@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from utils.config.schema import KEYS
+from utils.config.schema import UNRECORDED
 from utils.run.directory import RunDir, TrainingRecord
 from utils.run.mode import TESTED_OTHERWISE, Mode, build_mode
 from utils.run.results import same_images
@@ -62,7 +62,7 @@ def build_images_name(cfg, run: TrainingRecord, data: str, fingerprint: str) -> 
 def build_differences(cfg, record: TrainingRecord) -> dict[str, tuple[Any, Any]]:
     """{key: (its value in training, now)} of the keys by which a test computes otherwise than its training."""
     settings, seed = record.settings, record.training.get("seed")
-    then = {key: settings.get(key, KEYS[key].default) for key in TESTED_OTHERWISE if settings}
+    then = {key: settings.get(key, UNRECORDED[key]) for key in TESTED_OTHERWISE if settings}
     if cfg.tte and cfg.tte_draws and seed is not None:
         then["seed"] = seed  # of the random crops
     return {key: (value, cfg[key]) for key, value in then.items() if value != cfg[key]}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import execute, levels_apart
+from open_clip.transform import image_transform
 from PIL import Image
 from scipy import stats
 from torchvision import transforms as tv
@@ -23,8 +24,9 @@ from datasets.loading.crops import (
     TestCrops,
     TestDraws,
     TrainCrop,
+    build_centre_crop,
     build_test_crops,
-    centre_crop,
+    build_train_crop,
     crop,
     random_resized_box,
     resize,
@@ -289,7 +291,7 @@ def test_ten_crops_of_a_photograph_are_torchvisions(photo):
 @pytest.mark.parametrize("tte, tte_crops, expand, expected", [(False, 10, 32, 1), (True, 5, 24, 5), (True, 10, 24, 10)])
 def test_test_crops_follow_the_configuration(tte, tte_crops, expand, expected):
     cfg = types.SimpleNamespace(tte=tte, tte_crops=tte_crops, tte_draws=None, expand=None, reducing_gap=1.5)
-    cfg.interpolation = "bilinear"
+    cfg.interpolation, cfg.resize = "bilinear", "shortest"
     assert build_test_crops(cfg, 224) == TestCrops(224, expand, expected, 1.5, "bilinear")
     cfg.expand = 7
     assert build_test_crops(cfg, 224).expand == 7
@@ -301,6 +303,91 @@ def test_results_say_how_many_crops_were_tested(tte_crops, config):
 
     options = () if tte_crops is None else ("tte", "True", "tte_crops", tte_crops)
     assert execute(Trainer(config(*options, method="zs")))["test"]["crops"] == (tte_crops or 1)
+
+
+# ---- squash ----
+
+SQUASHED = [(224, 336), (427, 640), (640, 427), (40, 50), (60, 640), (640, 7), (1, 640)]
+
+
+def cut_from_photo(photo, height, width):
+    return photo.transpose(1, 2)[:, :height, :width] if height > 427 else photo[:, :height, :width]
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("height, width", SQUASHED)
+def test_squashed_images_are_open_clips(photo, height, width, interpolation):
+    """As open_clip prepares images for SigLIP 2 and PE: Resize((R, R)), and no crop."""
+    image = cut_from_photo(photo, height, width)
+    transform = image_transform(
+        112, is_train=False, mean=(0.0,) * 3, std=(1.0,) * 3, resize_mode="squash", interpolation=interpolation
+    )
+    expected = (255 * transform(pixels(image))).round().to(torch.uint8)
+    found = TestCrops(112, 0, interpolation=interpolation, resize="squash")(image)
+    assert found.shape == (1, 3, 112, 112)
+    assert levels_apart(found[0], expected) <= 1
+    assert (found[0] != expected).float().mean() < 0.03
+    assert levels_apart(found, TestCrops(112, 0, interpolation=interpolation)(image)) > 4  # not the shortest rule
+
+
+@pytest.mark.parametrize("count", [1, 5, 10])
+@pytest.mark.parametrize("height, width", SQUASHED)
+def test_crops_of_squashed_images_are_torchvisions(photo, height, width, count):
+    image = cut_from_photo(photo, height, width)
+    resized = tv.Resize((136, 136), Image.Resampling.BICUBIC)(pixels(image))
+    cut = {1: lambda whole: [tvf.center_crop(whole, 112)], 5: tv.FiveCrop(112), 10: tv.TenCrop(112)}[count]
+    expected = torch.stack([tensor(part) for part in cut(resized)])
+    found = TestCrops(112, 24, count, resize="squash")(image)
+    assert levels_apart(found, expected) <= 1
+    assert (found != expected).float().mean() < 0.03
+
+
+@pytest.mark.parametrize("height, width", [(100, 60_000), (60_000, 100), (10, 2_000_000), (1, 65_535)])
+def test_very_long_images_are_squashed(height, width):
+    """As wholes: a ramp along the long side stays one, to its ends."""
+    ramp = torch.linspace(0, 255, max(height, width)).to(torch.uint8)
+    image = (ramp[:, None] if height > width else ramp).expand(3, height, width).contiguous()
+    found = TestCrops(64, 0, resize="squash")(image)[0].float()
+    found = found.transpose(1, 2) if height > width else found
+    assert (found - 255 * (torch.arange(64) + 0.5) / 64).abs().max() < 2
+
+
+def test_squashed_crops_of_a_batch_are_those_of_its_images():
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (9, 40, 23, 3), np.uint8)).permute(0, 3, 1, 2)
+    for crops in (TestCrops(16, 0, resize="squash"), TestCrops(16, 4, 10, resize="squash")):
+        assert torch.equal(crops.of_batch(images), torch.stack([crops(image) for image in images]))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "gap", "expected"), [(896, 2000, 2, 2), (2000, 895, 2, 1), (8000, 896, 1, 4)]
+)
+def test_a_squashed_jpeg_keeps_enough_pixels_on_both_sides(height, width, gap, expected):
+    assert TestCrops(200, 24, reducing_gap=gap, resize="squash").reduction(height, width) == expected
+    assert min(height, width) / expected >= gap * 224
+
+
+@pytest.mark.parametrize(("options", "expand"), [((), 0), (("tte", True), 24), (("expand", 8), 8)])
+def test_the_default_expand_of_squash(options, expand):
+    options = [str(option) for option in (*options, "resize", "squash", "interpolation", "bilinear")]
+    cfg = load_config("digits_lt", "clip_vit_b16", "lift+", options)
+    assert build_test_crops(cfg, 224) == TestCrops(224, expand, 5 if cfg.tte else 1, None, "bilinear", "squash")
+
+
+def test_training_crops_do_not_depend_on_the_resize_rule():
+    for mda in (True, False):
+        cfgs = [
+            load_config("digits_lt", "clip_tiny", "lift+", ["interpolation", "bicubic", "mda", str(mda), *options])
+            for options in ((), ("resize", "shortest"), ("resize", "squash"))
+        ]
+        assert len({build_train_crop(cfg, 32) for cfg in cfgs}) == 1
+
+
+@pytest.mark.parametrize("tte", [(), ("tte", "True"), ("tte", "True", "tte_draws", "2")])
+def test_a_head_starts_from_the_largest_centre_crops(tte):
+    keys = ("interpolation", "bilinear", "reducing_gap", "2", *tte)
+    for rule in ("shortest", "squash"):
+        cfg = load_config("digits_lt", "clip_tiny", "lift+", [*keys, "resize", rule])
+        assert build_centre_crop(cfg, 64) == TestCrops(64, 0, 1, 2.0, "bilinear", rule)
 
 
 # ---- very long images ----
@@ -467,7 +554,7 @@ def test_bilinear_resizing_is_pillows(photo, height, width):
 @pytest.mark.parametrize("tte", [False, True])
 def test_lifts_test_crops_are_torchvisions(photo, tte):
     """One crop: the short side is 8/7 of the resolution; five: it is the resolution + 24."""
-    cfg = load_config("imagenet_lt", None, "clip_vit_b16", ["tte", str(tte)])
+    cfg = load_config("imagenet_lt", None, "clip_vit_b16", ["tte", str(tte), "resize", "shortest"])
     size, crop = (248, tv.FiveCrop(224)) if tte else (256, lambda image: [tv.CenterCrop(224)(image)])
     resized = tv.Resize(size, tv.InterpolationMode.BILINEAR)(pixels(photo))
     expected = torch.stack([torch.from_numpy(np.array(part)).permute(2, 0, 1) for part in crop(resized)])
@@ -499,7 +586,8 @@ def test_very_long_images_are_resized_bilinearly_too(photo):
 
 
 def test_draws_are_those_of_the_standard_training_crop(photo):
-    cfg = load_config("digits_lt", "clip_tiny", "lift+", ["tte", "True", "tte_draws", "6", "seed", "3"])
+    options = ["tte", "True", "tte_draws", "6", "seed", "3", "interpolation", "bicubic"]
+    cfg = load_config("digits_lt", "clip_tiny", "lift+", options)
     assert cfg.mda
     crops = build_test_crops(cfg, 64)
     standard = TrainCrop(64, seed=3, num_epochs=cfg.num_epochs, mda=False)
@@ -510,7 +598,6 @@ def test_draws_are_those_of_the_standard_training_crop(photo):
     batch = torch.stack([small, small.flip(1)])
     each = torch.stack([crops(image, 0, index) for image, index in zip(batch, (4, 9), strict=True)])
     assert torch.equal(crops.of_batch(batch, [(0, 4), (0, 9)]), each)
-    assert centre_crop(crops) == TestCrops(64, 0)
 
 
 def test_draws_decode_as_large_as_the_largest_crop_needs():

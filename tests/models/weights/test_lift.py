@@ -22,7 +22,8 @@ from models import Model, build_backbone, convert_upstream, peft
 from models.heads import HEADS
 from models.weights.lift import parameter_order
 from models.weights.lift_plus import published_name
-from utils.config import load_config
+from utils.config import completed, load_config
+from utils.config.schema import FORMER_VALUES
 from utils.errors import CheckpointError, ModelError
 from utils.run import checkpoint
 from utils.run.directory import RunDir
@@ -611,7 +612,7 @@ def test_a_run_tests_such_a_checkpoint(random_clip, tmp_path, monkeypatch):
     options = [str(option) for option in options]
     assert cli.main(["-d", "digits_lt", "-b", "clip_vit", "-m", "lift", *options]) == 0
 
-    cfg = load_config("digits_lt", "clip_vit", "lift", options)
+    cfg = completed(load_config("digits_lt", "clip_vit", "lift", options), FORMER_VALUES)
     images = torch.from_numpy(digits_lt.build("digits_lt", None).test.images.pixels[:5]).permute(0, 3, 1, 2)
     crops = torch.cat([build_test_crops(cfg, 32)(image) for image in images])
     backbone, _ = build_backbone(cfg)

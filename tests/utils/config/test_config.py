@@ -14,13 +14,14 @@ from script_runs import files_read_once
 
 import utils.config
 from datasets import DATASETS
-from datasets.loading.crops import MDA_SCHEDULES
+from datasets.loading.crops import MDA_SCHEDULES, RESIZE_RULES
 from models.backbones import BACKBONES, FAMILIES
 from models.heads import HEAD_INITS, HEADS
 from models.losses import LOSSES
 from models.peft import METHODS
-from utils.config import config_names, load_config
+from utils.config import completed, config_names, load_config
 from utils.config.legacy_keys import LIFT_KEYS
+from utils.config.naming import FORMER_BACKBONES
 from utils.config.schema import KEYS, PEFT, SCHEMA, TEXT_PEFT, methods_of
 from utils.config.suggestions import OTHER_KEYS, OTHER_NAMES, OTHER_VALUES
 from utils.errors import ConfigError
@@ -238,6 +239,21 @@ def test_a_frozen_configuration_cannot_be_changed():
         with pytest.raises(AttributeError):
             change()
     assert cfg.lr == 0.02
+
+
+def test_values_of_the_weights_complete_a_configuration():
+    """Those that a user or a file sets stay; nothing else changes."""
+    cfg = load("interpolation", "bilinear", "v.lora_dim", 3)
+    assert (cfg.interpolation, cfg.resize) == ("bilinear", None)
+    found = completed(cfg, {"interpolation": "bicubic", "resize": "squash", "v.lora_dim": 5, "v.adapter_dim": 7})
+    assert (found.interpolation, found.resize, found.v.lora_dim, found.v.adapter_dim) == ("bilinear", "squash", 3, 7)
+    assert found == load("interpolation", "bilinear", "v.lora_dim", 3, "resize", "squash", "v.adapter_dim", 7) | {
+        "output_dir": cfg.output_dir
+    }
+    assert (cfg.resize, cfg.v.adapter_dim) == (None, None)
+    for change in (lambda: found.update(lr=1.0), lambda: setattr(found.v, "lora", True)):
+        with pytest.raises(AttributeError):
+            change()
 
 
 def test_another_name_of_a_key():
@@ -471,6 +487,7 @@ def test_the_schema_offers_what_the_tables_hold():
     assert set(KEYS["classifier_init"].choices) == set(HEAD_INITS)
     assert set(KEYS["loss_type"].choices) == set(LOSSES)
     assert set(KEYS["mda_func"].choices) == set(MDA_SCHEDULES)
+    assert set(KEYS["resize"].choices) == set(RESIZE_RULES)
 
 
 def test_the_keys_of_methods_are_their_options():
@@ -524,6 +541,43 @@ def test_the_run_directory():
     assert load().output_dir == "output/digits_lt_clip_tiny_lift+"
     assert load("output_dir", "mine/run1").output_dir == "output/mine/run1"
     assert load("lr", 0.02, "seed", 0).output_dir == "output/digits_lt_clip_tiny_lift+"  # the defaults, said aloud
+
+
+@pytest.mark.parametrize("backbone", sorted(FORMER_BACKBONES))
+def test_the_directory_of_a_run_of_an_earlier_version(backbone):
+    """There bicubic was the default, and every image resized by its short side."""
+    usual = f"output/digits_lt_{backbone}_lift+"
+    for options in ((), ("interpolation", "bicubic"), ("resize", "shortest"), ("resize", "None")):
+        assert load(*options, backbone=backbone).output_dir == usual
+    assert load("interpolation", "bilinear", backbone=backbone).output_dir == f"{usual}_interpolation_bilinear"
+    assert load("resize", "squash", backbone=backbone).output_dir == f"{usual}_resize_squash"
+
+
+@pytest.mark.parametrize(
+    ("value", "end"),
+    [(None, ""), ("bilinear", ""), ("bicubic", "_interpolation_bicubic"), ("None", "_interpolation_None")],
+)
+def test_the_directory_in_lifts_form(value, end):
+    """There bilinear is the default, whatever the weights."""
+    options = () if value is None else ("interpolation", value)
+    assert load(*options, backbone=None, method="clip_vit_b16").output_dir == f"output/digits_lt_clip_vit_b16{end}"
+
+
+@pytest.mark.parametrize(
+    ("in_file", "options", "end"),
+    [
+        ("", (), ""),
+        ("", ("interpolation", "bicubic"), "_interpolation_bicubic"),  # its weights may have another one
+        ("", ("resize", "shortest"), "_resize_shortest"),
+        ("interpolation: bilinear", (), ""),
+        ("interpolation: bilinear", ("interpolation", "bilinear"), ""),
+        ("interpolation: bilinear", ("interpolation", "bicubic"), "_interpolation_bicubic"),
+        ("interpolation: bilinear", ("interpolation", "None"), "_interpolation_None"),
+    ],
+)
+def test_the_directory_of_a_newer_backbone(in_file, options, end, own_configs):
+    (own_configs / "backbone/mine.yaml").write_text(f"backbone: mine\n{in_file}\n")
+    assert load(*options, data="mine", backbone="mine", method="mine").output_dir == f"output/mine_mine_mine{end}"
 
 
 @pytest.mark.parametrize("given", ["../x", "a/../../x", "link", "link/x", "dangling/x"])

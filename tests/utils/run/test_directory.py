@@ -142,7 +142,8 @@ def test_a_test_of_other_images_is_not_replaced(run_dir):
 
 def test_logits_of_another_test_get_a_longer_suffix(run_dir):
     mode, labels = Mode(trains=False), np.zeros(2, np.int64)
-    tested = {"fingerprint": "cc-dd", "crops": 1, "precision": "fp32", "interpolation": "bicubic", "variant": "lift+"}
+    tested = {"fingerprint": "cc-dd", "crops": 1, "precision": "fp32", "variant": "lift+"}
+    tested |= {"interpolation": "bicubic", "resize": "shortest"}
     assert run_dir.mode_for_logits(mode, tested, labels) == mode
     results.save_logits(run_dir.logits(mode), np.zeros((2, 3)), labels, tested)
     assert run_dir.mode_for_logits(mode, tested, labels) == mode
@@ -150,6 +151,17 @@ def test_logits_of_another_test_get_a_longer_suffix(run_dir):
     assert run_dir.mode_for_logits(mode, other, labels).suffix == "test_crops_5_bf16"
     with refused(ConfigError, kind="other_images", path=run_dir.logits(mode)):
         run_dir.mode_for_logits(mode, tested | {"fingerprint": "ff"}, labels)
+
+
+def test_logits_of_earlier_versions_are_of_images_resized_as_ever(run_dir):
+    """They record no rule; a squashed image is another one."""
+    mode, labels = Mode(trains=False), np.zeros(2, np.int64)
+    older = {"fingerprint": "cc-dd", "crops": 1, "precision": "fp32"}
+    results.save_logits(run_dir.logits(mode), np.zeros((2, 3)), labels, older)
+    tested = older | {"variant": "lift+", "interpolation": "bicubic", "resize": "shortest"}
+    assert run_dir.mode_for_logits(mode, tested, labels) == mode
+    other = tested | {"interpolation": "bilinear", "resize": "squash"}
+    assert set(run_dir.mode_for_logits(mode, other, labels).otherwise) == {"interpolation_bilinear", "resize_squash"}
 
 
 def test_what_a_run_leaves_is_forgotten_but_for_its_own(run_dir):
