@@ -174,9 +174,9 @@ def find_description(address: str) -> Path:
 
     A repository may have both, and another library's config.json. Raises ModelError if it has neither.
     """
-    repository = address.removeprefix("hf-hub:")
-    if problem := addresses.problem_of(f"hf-hub:{repository}"):
-        raise ModelError(f"hf-hub:{shortened(repository)} {problem}", kind="bad_address", key="weights")
+    if problem := addresses.problem_of(address):
+        raise ModelError(f"{shortened(address)} {problem}", kind="bad_address", key="weights")
+    repository = address.partition(":")[2]
     with _downloading(repository, f"{repository} ({OPEN_CLIP_JSON} or {TIMM_JSON}, and its weights)"):
         for file in WEIGHTS_OF:
             try:
