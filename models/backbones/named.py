@@ -11,7 +11,6 @@ class Named(NamedTuple):
     note: str = ""  # a caution for the log
 
 
-GATED = "gated: accept the licence at the hub and set HF_TOKEN, or give weights FILE"
 NAMED = {
     # CLIPs on LAION-2B, DataComp, DFN and MetaCLIP's data: plain ViTs with CLIP's text tower
     "laion2b_vit_b16": Named("open_clip:ViT-B-16/laion2b_s34b_b88k", "mit"),
@@ -47,9 +46,9 @@ NAMED = {
     "dinov2_reg_vit_s14": Named("timm:vit_small_patch14_reg4_dinov2.lvd142m", "apache-2.0"),
     "dinov2_reg_vit_b14": Named("timm:vit_base_patch14_reg4_dinov2.lvd142m", "apache-2.0"),
     "dinov2_reg_vit_l14": Named("timm:vit_large_patch14_reg4_dinov2.lvd142m", "apache-2.0"),
-    "dinov3_vit_s16": Named("timm:vit_small_patch16_dinov3.lvd1689m", "dinov3-license", GATED),
-    "dinov3_vit_b16": Named("timm:vit_base_patch16_dinov3.lvd1689m", "dinov3-license", GATED),
-    "dinov3_vit_l16": Named("timm:vit_large_patch16_dinov3.lvd1689m", "dinov3-license", GATED),
+    "dinov3_vit_s16": Named("timm:vit_small_patch16_dinov3.lvd1689m", "dinov3-license"),
+    "dinov3_vit_b16": Named("timm:vit_base_patch16_dinov3.lvd1689m", "dinov3-license"),
+    "dinov3_vit_l16": Named("timm:vit_large_patch16_dinov3.lvd1689m", "dinov3-license"),
     "in21k_vit_t16": Named("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k", "apache-2.0"),
     "in21k_vit_s16": Named("timm:vit_small_patch16_224.augreg_in21k_ft_in1k", "apache-2.0"),
 }
