@@ -17,6 +17,7 @@ import sys
 
 from utils import terminal
 from utils.config import config_names, help_text, load_config
+from utils.config.addresses import FORMS
 from utils.errors import UserError
 from utils.files import WriteError
 from utils.home import ensure_home
@@ -32,6 +33,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         names = f"one of {', '.join(config_names(section))}"
         if section == "method":
             names += f"; without -b one of {', '.join(config_names('model'))}"
+        if section == "backbone":
+            names += f"; or an address: {', '.join(FORMS)}"
         parser.add_argument(flag, dest=section, metavar=section.upper(), required=section != "backbone", help=names)
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="see below")
     return parser.parse_intermixed_args(arguments)

@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from utils import terminal
 from utils.config import Config, completed, load_config, training_options
+from utils.config.naming import as_directory
 from utils.config.schema import FORMER_VALUES, KEYS, UNRECORDED
 from utils.errors import DataError, UserError
 from utils.files import WriteError, read_json, write_text
@@ -202,7 +203,7 @@ def _run_name(directory: str, data: str, backbone: str) -> str:
     """The name of a run directory without data, backbone and seed, and without planning.py's folder of a test."""
     name = re.sub(r"_seed_\d+(?=_|/|$)", "", directory)
     name = re.sub(r"/(test|tte|train)[^/]*_expand_(\d+|None)$", "", name)
-    return name.removeprefix(f"{data}_").removeprefix(f"{backbone}_")
+    return name.removeprefix(f"{data}_").removeprefix(f"{as_directory(backbone)}_")
 
 
 # ---- the way of testing, in words ----

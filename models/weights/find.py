@@ -1,11 +1,14 @@
 """Finds weight files: local ones, those of the repository, and published ones, which are downloaded once."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.weights import checksums, hub
+from utils.config import addresses
 from utils.errors import ModelError
 from utils.files import sha256
 from utils.formats import FormatError, require_file
@@ -13,7 +16,13 @@ from utils.text import shortened
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 OPENAI_CACHE = Path(os.path.expanduser("~/.cache/clip"))  # where openai-clip kept its downloads
-SCHEMES = ("asset", "clip", "timm", "open_clip")
+SCHEMES = ("asset", "clip", *addresses.SCHEMES)
+# of a repository of the hub: its description, in the order of preference, and the weights that go with it
+OPEN_CLIP_JSON, TIMM_JSON = "open_clip_config.json", "config.json"
+WEIGHTS_OF = {
+    OPEN_CLIP_JSON: hub.alternatives("open_clip_pytorch_model.bin"),
+    TIMM_JSON: ("model.safetensors", "pytorch_model.bin"),
+}
 CHECKSUM = re.compile(r"[/-]([0-9a-f]{8,64})(?:/[^/]*|\.\w+)$")  # in an address: /SHA-256/FILE, or FILE-BEGINNING.pt
 
 
@@ -33,8 +42,8 @@ class WeightFile(NamedTuple):
 def find_weights(address: str) -> WeightFile:
     """The local file of an address, downloaded once if need be, and verified; a path is taken as it is.
 
-    asset:FILE, clip:MODEL (OpenAI's, through open_clip), timm:MODEL.TAG, open_clip:MODEL/TAG, or the path of a file.
-    Raises ModelError.
+    asset:FILE, clip:MODEL (OpenAI's, through open_clip), timm:MODEL.TAG, open_clip:MODEL/TAG, hf-hub:OWNER/NAME, or the
+    path of a file. Raises ModelError.
     """
     kind, _, name = address.partition(":")
     if kind == "asset":
@@ -46,6 +55,8 @@ def find_weights(address: str) -> WeightFile:
         return _find_timm(name, address)
     if kind == "open_clip":
         return _find_open_clip(f"open_clip's {name}", open_clip_entry(name)[1], address)
+    if kind == "hf-hub":
+        return _find_on_hub(name, address)
     path = _regular(Path(os.path.expanduser(address)), address)
     return WeightFile(path, _sha256(path))
 
@@ -61,7 +72,7 @@ def _regular(path: Path, address: str) -> Path:
         elif not os.path.lexists(path):
             message = (
                 f"weights {shortened(address)} is not a file; "
-                "give the path of a weight file, or timm:MODEL.TAG, open_clip:MODEL/TAG"
+                f"give the path of a weight file, or {', '.join(addresses.FORMS)}"
             )
         raise ModelError(message, kind=kind, path=path, key="weights") from error
     return path
@@ -138,43 +149,70 @@ def _find_openai(model: str, address: str) -> WeightFile:
 
 def _find_open_clip(name: str, published: dict[str, Any], address: str, notes: tuple[str, ...] = ()) -> WeightFile:
     url, on_hub = published.get("url", ""), published.get("hf_hub", "")
-    try:
+    with _downloading(name, url or on_hub, notes):
         if on_hub:
             repository, _, file = on_hub.rpartition("/")
             path, published_sum = hub.fetch(repository, hub.alternatives(file or "open_clip_pytorch_model.bin"))
-            return _verified(address, path, published_sum, notes)
-        from open_clip import download_pretrained
+        else:
+            from open_clip import download_pretrained
 
-        path = Path(download_pretrained(published))
-    except ModelError:
-        raise
-    except Exception as error:  # the clients raise errors of many types: offline, proxy, disk
-        raise _download_error(name, url or on_hub, error, notes) from error
-    found = CHECKSUM.search(url)
-    return _verified(address, path, found[1] if found else "", notes)
+            path, found = Path(download_pretrained(published)), CHECKSUM.search(url)
+            published_sum = found[1] if found else ""
+    return _verified(address, path, published_sum, notes)
 
 
 def _find_timm(model: str, address: str) -> WeightFile:
     repository = timm_entry(model)["hf_hub_id"]
     repository += "" if repository.rpartition("/")[2] else model
-    try:
+    with _downloading(model, f"{repository} (model.safetensors and config.json)"):
         path, published_sum = hub.fetch(repository, ("model.safetensors",))
-    except Exception as error:  # as above
-        files = f"{repository} (model.safetensors and config.json)"
-        raise _download_error(model, files, error) from error
     return _verified(address, path, published_sum)
 
 
-def _download_error(name: str, source: str, error: Exception, notes: tuple[str, ...] = ()) -> ModelError:
-    reason = shortened(str(error).strip().split("\n", 1)[0], 300)
-    beside = f", and {notes[0]}" if notes else ""
-    return ModelError(
-        f"the weights of {name} could not be downloaded ({type(error).__name__}: {reason}){beside}; "
-        f"fetch {source} on another machine and give its path: weights FILE",
-        kind="download_failed",
-        key="weights",
-    )
-
-
 def find_description(address: str) -> Path:
-    raise NotImplementedError
+    """The local JSON file that describes hf-hub:OWNER/NAME, downloaded if need be: open_clip's, or else timm's.
+
+    A repository may have both, and another library's config.json. Raises ModelError if it has neither.
+    """
+    if problem := addresses.problem_of(address):
+        raise ModelError(f"{shortened(address)} {problem}", kind="bad_address", key="weights")
+    repository = address.partition(":")[2]
+    with _downloading(repository, f"{repository} ({OPEN_CLIP_JSON} or {TIMM_JSON}, and its weights)"):
+        for file in WEIGHTS_OF:
+            try:
+                found = hub.fetch_file(repository, file)
+            except ConnectionError:  # a copy of the whole repository does not tell what that lacks
+                if (found := hub.cached(repository, TIMM_JSON)) is None:
+                    raise
+            if found is not None:
+                return found
+    message = (
+        f"{repository} has neither open_clip's {OPEN_CLIP_JSON} nor timm's {TIMM_JSON}, so its architecture is not "
+        "known; choose a repository of one of the two libraries, or download its weights and give weights FILE"
+    )
+    raise ModelError(message, kind="no_description", key="weights")
+
+
+def _find_on_hub(repository: str, address: str) -> WeightFile:
+    files = WEIGHTS_OF[find_description(address).name]
+    with _downloading(repository, f"{repository} ({' or '.join(files)}, and its description)"):
+        path, published_sum = hub.fetch(repository, files)
+    return _verified(address, path, published_sum)
+
+
+@contextlib.contextmanager
+def _downloading(name: str, source: str, notes: tuple[str, ...] = ()) -> Iterator[None]:
+    """Raises a ModelError where the download of the block fails; source: the files to fetch in another way."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # the clients raise errors of many types: offline, proxy, disk
+        reason = shortened(str(error).strip().split("\n", 1)[0], 300)
+        beside = f", and {notes[0]}" if notes else ""
+        raise ModelError(
+            f"the weights of {name} could not be downloaded ({type(error).__name__}: {reason}){beside}; "
+            f"fetch {source} on another machine and give its path: weights FILE",
+            kind="download_failed",
+            key="weights",
+        ) from error

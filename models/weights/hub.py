@@ -1,12 +1,15 @@
 """Files of the Hugging Face hub: from its cache without any network, else downloaded; offline it fails soon."""
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from models.weights.checksums import is_sha256
+from utils.errors import ModelError
 
+REFUSALS = (401, 403)  # HTTP's Unauthorized, and Forbidden
 NAME_SECONDS = 5.0  # for the look-up of the hub's address, which has no limit of its own
 
 
@@ -22,17 +25,38 @@ def fetch(repository: str, files: Sequence[str]) -> tuple[Path, str]:
     """The local path of the first of `files` that is in the cache, or else that the repository has; and its checksum.
 
     The checksum is the SHA-256 that the hub publishes for large files, "" where it is not known. Raises ConnectionError
-    if the hub does not answer, and the errors of its client.
+    if the hub does not answer, ModelError if it has no such repository for this user, and the errors of its client.
     """
     from huggingface_hub import hf_hub_download
 
     for file in files:
-        if (path := _cached(repository, file)) is not None:
+        if (path := cached(repository, file)) is not None:
             return path, of_cached(path)
-    for file in files:
-        if (etag := _ask(repository, file)) is not None:
-            return Path(hf_hub_download(repository, file)), etag if is_sha256(etag) else ""
-    return Path(hf_hub_download(repository, files[-1])), ""  # which raises the client's error
+    with _refusals(repository):
+        for file in files:
+            if (etag := _ask(repository, file)) is not None:
+                return Path(hf_hub_download(repository, file)), etag if is_sha256(etag) else ""
+        return Path(hf_hub_download(repository, files[-1])), ""  # which raises the client's error
+
+
+def fetch_file(repository: str, file: str) -> Path | None:
+    """The local path of a file, from the cache or downloaded; None if the repository lacks it.
+
+    The client's cache remembers what a repository lacks, so it is asked once. Raises the errors of `fetch`.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if _look_up(repository, file) is not None:
+        return cached(repository, file)
+    with _refusals(repository):
+        _ask(repository, file)  # fails soon where nothing answers
+        try:
+            return Path(hf_hub_download(repository, file))
+        except LocalEntryNotFoundError:  # of the class below, for a connection that broke
+            raise
+        except EntryNotFoundError:
+            return None
 
 
 def of_cached(path: Path) -> str:
@@ -47,22 +71,27 @@ def of_cached(path: Path) -> str:
     return target.name if target.parent.name == "blobs" and is_sha256(target.name) else ""
 
 
-def _cached(repository: str, file: str) -> Path | None:
+def cached(repository: str, file: str) -> Path | None:
     """A file in the cache of the hub's client; None if it is not there, or the cache is damaged."""
+    found = _look_up(repository, file)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _look_up(repository: str, file: str) -> Any:
+    """The answer of the client's cache: a path, its mark for a file that the repository lacks, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        path = try_to_load_from_cache(repository, file)
+        return try_to_load_from_cache(repository, file)
     except (OSError, ValueError):
         return None
-    return Path(path) if isinstance(path, str) else None
 
 
 def _ask(repository: str, file: str) -> str | None:
     """The hub's mark of a file's content (ETag), "" if unknown; None if the repository lacks the file.
 
-    The hub is asked once, where its client would try for minutes. Raises ConnectionError if it cannot be reached. Other
-    refusals are left to the download, which has words for them.
+    The hub is asked once, where its client would try for minutes. Raises ConnectionError if it cannot be reached, and
+    the client's error if it refuses. Its other errors are left to the download, which has words for them.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
@@ -74,12 +103,45 @@ def _ask(repository: str, file: str) -> str | None:
         found = _within(limit + NAME_SECONDS, lambda: get_hf_file_metadata(url, timeout=limit))
     except EntryNotFoundError:
         return None
-    except HfHubHTTPError:
+    except HfHubHTTPError as error:
+        if _status(error) in REFUSALS:
+            raise
         return ""
     except Exception as error:  # of the HTTP library, which differs between versions of the client
         reason = str(error) or type(error).__name__
         raise ConnectionError(f"{constants.ENDPOINT} does not answer: {reason}") from error
     return found.etag or ""
+
+
+@contextlib.contextmanager
+def _refusals(repository: str) -> Iterator[None]:
+    """Raises a ModelError where the hub refuses a repository: it is gated, private, or there is none of this name."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    page, other = f"{constants.ENDPOINT}/{repository}", "download its files elsewhere and give weights FILE"
+    token = "set HF_TOKEN to a token of yours (or log in with the hub's client)"
+    try:
+        yield
+    except GatedRepoError as error:
+        message = f"{repository} is gated; accept its licence at {page}, then {token}, or {other}"
+        raise ModelError(message, kind="gated_repository", key="weights") from error
+    except RepositoryNotFoundError as error:
+        message = f"the hub has no public repository {repository}; correct the name, or if {page} is private, {token}"
+        raise ModelError(message, kind="unknown_repository", key="weights") from error
+    except HfHubHTTPError as error:
+        if _status(error) not in REFUSALS:
+            raise
+        message = (
+            f"the hub refuses access to {repository} (HTTP {_status(error)}); check that HF_TOKEN is valid and may "
+            f"read {page}, or {other}"
+        )
+        raise ModelError(message, kind="no_access", key="weights") from error
+
+
+def _status(error: Any) -> int | None:
+    """The HTTP status of an error of the client; None without an answer."""
+    return getattr(error.response, "status_code", None)
 
 
 def _within(seconds: float, function: Callable[[], Any]) -> Any:

@@ -430,6 +430,13 @@ def test_a_run_that_ignores_ctrl_c_is_killed_with_its_children(interrupted, tmp_
         assert not state.exists() or state.read_text().rpartition(") ")[2][0] == "Z"  # nobody waits for an orphan
 
 
+def test_a_script_runs_with_the_backbone_of_an_address():
+    address = "timm:vit_base_patch14_dinov2.lvd142m"
+    commands = dry_run("-d digits_lt -b clip_tiny -m lift+\n", ["-b", address])
+    assert commands == [f"python main.py -d digits_lt -b {address} -m lift+"]
+    assert results_file(read_command(commands[0])).parent.name == f"digits_lt_{address.replace(':', '-')}_lift+"
+
+
 # ---- tables ----
 
 
@@ -666,6 +673,13 @@ def test_the_table_names_weights_that_are_not_the_published_ones(results, tmp_pa
     assert {key[1] for key in rows} == {"clip_tiny", "clip_tiny (open_clip:ViT-B-16/laion2b)"}
     with open(tmp_path / "table.csv", newline="") as file:
         assert {row["weights"] for row in csv.DictReader(file)} == {"clip_tiny.safetensors", other["name"]}
+
+
+def test_the_table_has_the_run_of_an_address_without_it(results, tmp_path, capsys, monkeypatch):
+    address = "hf-hub:imageomics/bioclip-2"
+    results(f"-d digits_lt -b {address} -m lift+ lr 1", 80.0, weights={"name": address, "published": True})
+    rows, _ = collected(capsys, tmp_path, monkeypatch=monkeypatch)
+    assert set(rows) == {("digits_lt", address, "lift+_lr_1.0", "1 crop")}
 
 
 def images(test, train="t", split="test", **more):

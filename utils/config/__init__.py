@@ -1,6 +1,7 @@
 """The configuration: `load_config` merges, checks and freezes it. Its keys are in schema.py.
 
     defaults < configs/data/DATA.yaml < configs/backbone/BACKBONE.yaml < configs/method/METHOD.yaml < KEY VALUE options
+    an address for a BACKBONE, such as timm:MODEL.TAG, has no file: utils/config/addresses.py
     LIFT's form, without -b: configs/model/MODEL.yaml in place of the method, which also names its backbone
 
 yacs stores, nests, freezes and dumps; parsing is ours: `lr 1` is a float, a key whose default is None still has a type,

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from utils.config.addresses import has_known_scheme, problem_of
 from utils.config.schema import KEYS, LOSSES, PEFT, loss_key, methods_of
 from utils.errors import ConfigError
 from utils.ranks import num_processes
+from utils.text import shortened
 
 Values = dict[str, Any]  # of every key
 
@@ -94,7 +96,14 @@ def _methods_in_use(values: Values) -> tuple[list[str], list[str]]:
     return image, [name for name in on if name.startswith("l.") or name in methods_of("head")]
 
 
-# ---- images and texts ----
+# ---- weights, images and texts ----
+
+
+def weights_address_is_well_formed(values: Values) -> None:
+    """weights timm:, open_clip:, hf-hub: have a name after the scheme."""
+    weights = values["weights"]
+    if weights and has_known_scheme(weights) and (problem := problem_of(weights)):
+        raise ConfigError(f"weights {shortened(weights)} {problem}", kind="bad_address", key="weights")
 
 
 def std_is_positive(values: Values) -> None:
@@ -143,6 +152,7 @@ RULES: Sequence[Callable[[Values], None]] = (
     classifier_reads_no_texts,
     something_trains,
     coop_init_fits_its_context,
+    weights_address_is_well_formed,
     std_is_positive,
     descriptor_has_its_file,
     prompts_need_fixed_texts,

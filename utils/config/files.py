@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from utils.config.addresses import FORMS, is_address, keys_of, problem_of
 from utils.config.suggestions import nearest_name
 from utils.errors import ConfigError
 from utils.text import shortened
@@ -15,17 +16,35 @@ FLAGS = {"data": "-d", "backbone": "-b", "method": "-m", "model": "-m"}
 NAMED_KEY = {"data": "dataset", "backbone": "backbone", "model": "backbone"}  # the key that a file of a section sets
 
 
-def read_files(data: str, backbone: str | None, method: str) -> list[tuple[Path, dict[str, Any]]]:
-    """The files to merge, in order, each with its keys and values. Raises ConfigError."""
+def read_files(data: str, backbone: str | None, method: str) -> list[tuple[Path | None, dict[str, Any]]]:
+    """The files to merge, in order, each with its keys and values; for an address, its keys without a file.
+
+    Raises ConfigError.
+    """
     if backbone is not None:
-        paths = [config_file("data", data), config_file("backbone", backbone), config_file("method", method)]
-    elif method in config_names("method") and method not in config_names("model"):
-        choices = "|".join(config_names("backbone"))
-        raise ConfigError(f"-m {method} needs a backbone: -b {choices}", kind="missing_backbone", key="backbone")
-    else:
-        model = config_file("model", method)
-        paths = [config_file("data", data), config_file("backbone", read_yaml(model)["backbone"]), model]
-    return [(path, dict(flatten(read_yaml(path)))) for path in paths]
+        return [
+            _read_file("data", data),
+            _read_address(backbone) if is_address(backbone) else _read_file("backbone", backbone),
+            _read_file("method", method),
+        ]
+    if method in config_names("method") and method not in config_names("model"):
+        message = f"-m {method} needs a backbone; add -b NAME, --help lists all"
+        raise ConfigError(message, kind="missing_backbone", key="backbone")
+    of_model = _read_file("model", method)
+    return [_read_file("data", data), _read_file("backbone", of_model[1]["backbone"]), of_model]
+
+
+def _read_file(section: str, name: str) -> tuple[Path, dict[str, Any]]:
+    """configs/SECTION/NAME.yaml, with its keys and values. Raises ConfigError."""
+    path = config_file(section, name)
+    return path, dict(flatten(read_yaml(path)))
+
+
+def _read_address(address: str) -> tuple[None, dict[str, Any]]:
+    """The keys and values of a backbone's address, which has no file. Raises ConfigError if it is malformed."""
+    if problem := problem_of(address):
+        raise ConfigError(f"-b {shortened(address)} {problem}", kind="bad_address", key="backbone")
+    return None, keys_of(address)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -50,8 +69,9 @@ def config_file(section: str, name: str) -> Path:
     if name not in choices:
         is_model = section == "method" and name in config_names("model")
         nearest = nearest_name(name, choices)
-        hint = f"did you mean '{nearest}'? All are " if nearest else "choose from "
-        advice = "it is a model of LIFT's form, so leave -b out" if is_model else f"{hint}{', '.join(choices)}"
+        known = choices + (FORMS if section == "backbone" else [])
+        hint = f"did you mean '{nearest}'? --help lists all" if nearest else f"choose from {', '.join(known)}"
+        advice = "it is a model of LIFT's form, so leave -b out" if is_model else hint
         message = f"unknown {section} '{shortened(name)}' in {FLAGS[section]}; {advice}"
         raise ConfigError(message, kind="unknown_name", key=section)
     return CONFIGS / section / f"{name}.yaml"

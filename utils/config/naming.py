@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from utils.config.addresses import has_known_scheme
 from utils.config.parsing import NORMALISATIONS
 from utils.config.schema import FORMER_VALUES, KEYS
 from utils.errors import ConfigError
@@ -45,14 +46,19 @@ def run_directory(
         if values[key] != before[key]:
             name += f"_{key}_{Path(values[key] or 'None').stem}"
     weights = values["weights"]
-    if weights and weights.startswith(("timm:", "open_clip:")) and weights != before["weights"]:
+    if weights and has_known_scheme(weights) and weights != before["weights"]:
         name += f"_weights_{weights}"  # published weights; the position of a file on disk changes nothing
     if values["model_dir"]:
         name += f"_from_{Path(values['model_dir']).name}"
-    directory = OUTPUT / _shortened(re.sub(r"[^\w.+@=-]+", "-", name))
+    directory = OUTPUT / _shortened(as_directory(name))
     if _leads_elsewhere(directory):
         warn(f"{directory} is a link, so the run is written to {os.path.realpath(directory)}")
     return directory
+
+
+def as_directory(name: str) -> str:
+    """A name with a dash for everything that a directory's name should not contain, as addresses have."""
+    return re.sub(r"[^\w.+@=-]+", "-", name)
 
 
 def _given_directory(given: str, warn: Callable[[str], None]) -> Path:

@@ -209,9 +209,11 @@ SCHEMA: dict[str, dict[str, Key]] = {
     "General": {
         "dataset": _runtime(None, "str", "data set (set by the file of -d)"),
         "root": _runtime(None, "path", "folder of the data set's images"),
-        "backbone": _runtime(None, "str", "backbone (set by the file of -b)"),
+        "backbone": _runtime(None, "str", "backbone (set by -b)"),
         "weights": _runtime(
-            None, "path", "file that replaces the published weights, or timm:MODEL.TAG, or open_clip:MODEL/TAG"
+            None,
+            "path",
+            "file that replaces the published weights, or timm:MODEL.TAG, open_clip:MODEL/TAG, hf-hub:OWNER/NAME",
         ),
         "activation": Key(
             None, "str", "activation of the weights' towers; None = from their description", ("quick_gelu", "gelu")

@@ -81,7 +81,7 @@ OTHER_KEYS = _by_other_name(
         "-m": "method peft peft_method tuning algorithm",
     }
 )
-OTHER_NAMES = _by_other_name(  # of data sets, backbones and methods
+OTHER_NAMES = _by_other_name(  # of data sets, backbones and methods, and of the schemes of addresses
     {
         "imagenet_lt": "imagenet imagenet1k ilsvrc ilsvrc2012",
         "places_lt": "places places365",
@@ -98,6 +98,23 @@ OTHER_NAMES = _by_other_name(  # of data sets, backbones and methods
         "in1k_rn50": "resnet50",
         "in1k_rn101": "resnet101",
         "in1k_rn152": "resnet152 rn152",
+        "laion2b_vit_b16": "laion laion2b openclip",
+        "laion2b_vit_h14": "vit_h14 vit_h",
+        "datacomp_vit_b16": "datacomp",
+        "dfn_vit_b16": "dfn dfn2b",
+        "metaclip_vit_b16": "metaclip",
+        "eva02_vit_b16": "eva02 eva eva02_clip",
+        "bioclip_vit_b16": "bioclip",
+        "bioclip2_vit_l14": "bioclip2",
+        "siglip2_vit_b16": "siglip siglip2",
+        "pe_core_vit_b16": "pe pe_core perception_encoder",
+        "dinov2_vit_b14": "dino dinov2 vit_base_patch14_dinov2",
+        "dinov2_reg_vit_b14": "dinov2_vit_b14_reg vit_base_patch14_reg4_dinov2",
+        "dinov3_vit_b16": "dinov3 vit_base_patch16_dinov3",
+        "in21k_vit_t16": "vit_t16 vit_tiny vit_tiny_patch16_224",
+        "in21k_vit_s16": "vit_s16 vit_small vit_small_patch16_224",
+        # schemes of addresses
+        "hf-hub": "hf huggingface hub",
         "lift+": "liftplus adaptformer",
         "lift": "pel",
         "zs": "zeroshot zsclip",

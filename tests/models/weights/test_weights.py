@@ -853,7 +853,7 @@ def test_paths_that_are_not_files_are_refused_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "address", ["asset:no.pt", "asset:../pyproject.toml", "asset:", "clip:", "timm:", "open_clip:"]
+    "address", ["asset:no.pt", "asset:../pyproject.toml", "asset:", "clip:", "timm:", "open_clip:", "hf-hub:"]
 )
 def test_odd_addresses_are_refused(address):
     with pytest.raises(ModelError):

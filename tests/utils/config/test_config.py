@@ -16,10 +16,12 @@ import utils.config
 from datasets import DATASETS
 from datasets.loading.crops import MDA_SCHEDULES, RESIZE_RULES
 from models.backbones import BACKBONES, FAMILIES
+from models.backbones.named import NAMED
 from models.heads import HEAD_INITS, HEADS
 from models.losses import LOSSES
 from models.peft import METHODS
 from utils.config import completed, config_names, load_config
+from utils.config.addresses import SCHEMES
 from utils.config.legacy_keys import LIFT_KEYS
 from utils.config.naming import FORMER_BACKBONES
 from utils.config.schema import KEYS, PEFT, SCHEMA, TEXT_PEFT, methods_of
@@ -56,12 +58,12 @@ def test_every_triple_merges(backbone):
             cfg = load(data=data, backbone=backbone, method=method)
             assert (cfg.dataset, cfg.backbone) == (data, backbone)
             assert cfg.dataset in DATASETS
-            assert cfg.backbone in BACKBONES or cfg.backbone in FAMILIES
+            assert cfg.backbone in {*BACKBONES, *FAMILIES, *NAMED}
 
 
 def test_the_files_and_the_tables_hold_the_same_names():
     assert set(config_names("data")) == set(DATASETS)
-    assert set(config_names("backbone")) == {*BACKBONES, *FAMILIES}
+    assert sorted(config_names("backbone")) == sorted([*BACKBONES, *FAMILIES, *NAMED])
 
 
 def test_the_order_of_merging():
@@ -167,6 +169,48 @@ def test_configs_are_short_and_say_their_command(section):
         assert len([line for line in lines if not line.startswith("#")]) <= 8
         assert lines[0].startswith("#")
         assert any("python " in line for line in lines if line.startswith("#"))
+
+
+# ---- addresses ----
+
+ADDRESSES = {  # address: the run directory between the data set and the method
+    "timm:vit_base_patch14_reg4_dinov2.lvd142m": "timm-vit_base_patch14_reg4_dinov2.lvd142m",
+    "timm:resnet50": "timm-resnet50",
+    "open_clip:ViT-B-16/datacomp_xl_s13b_b90k": "open_clip-ViT-B-16-datacomp_xl_s13b_b90k",
+    "hf-hub:imageomics/bioclip-2": "hf-hub-imageomics-bioclip-2",
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_is_a_backbone_without_a_file(address):
+    cfg = load(backbone=address, data="folder")
+    assert (cfg.backbone, cfg.weights, cfg.mean, cfg.std) == (address, None, None, None)
+    assert cfg.output_dir == f"output/folder_{ADDRESSES[address]}_lift+"
+    with_file = load("weights", "FILE", backbone=address, data="folder")
+    assert (with_file.backbone, with_file.weights) == (address, "FILE")
+    assert with_file.output_dir == cfg.output_dir  # as for the named ones
+
+
+def test_the_head_starts_from_means_where_the_library_has_no_text_towers():
+    inits = {address: load(backbone=address).classifier_init for address in ADDRESSES}
+    assert inits == {name: "class_mean" if name.startswith("timm:") else "semantic" for name in ADDRESSES}
+    assert load("classifier_init", "None", backbone="timm:resnet50").classifier_init is None
+    assert load(backbone="timm:resnet50", method="lift").classifier_init == "class_mean"
+
+
+def test_every_address_of_a_named_backbone_is_taken():
+    for row in NAMED.values():
+        assert load(backbone=row.address).backbone == row.address
+        assert load("weights", row.address, backbone="vit").weights == row.address
+
+
+def test_long_addresses_are_refused_in_short_messages():
+    for name in ("x" * 201, "x" * 100_000, "a" * 100_000 + "/"):
+        for backbone in (f"timm:{name}", f"{name}:x", f"hf-hub:{name}/y"):
+            with pytest.raises(ConfigError) as caught:
+                load(backbone=backbone)
+            assert caught.value.kind == "bad_address"
+            assert len(str(caught.value)) < 500
 
 
 # ---- yacs' traps ----
@@ -632,7 +676,7 @@ def test_every_seed_of_64_bits_is_taken():
 
 def test_suggestions_are_keys_and_names():
     keys = {*KEYS, *LIFT_KEYS, "-d", "-b", "-m"}
-    names = {name for section in ("data", "backbone", "method") for name in config_names(section)}
+    names = {name for section in ("data", "backbone", "method") for name in config_names(section)} | set(SCHEMES)
     values = {str(choice) for key in KEYS.values() for choice in key.choices} | {"True", "False"}
     for table, known in ((OTHER_KEYS, keys), (OTHER_NAMES, names), (OTHER_VALUES, values)):
         assert set(table.values()) <= known
@@ -666,9 +710,14 @@ def test_every_option_that_changes_training_enters_the_name():
 
 
 def test_other_published_weights_enter_the_name_safely():
-    cfg = load("weights", "timm:vit_base_patch16_224.augreg_in21k", backbone="in21k_vit_b16")
-    assert cfg.output_dir.endswith("_weights_timm-vit_base_patch16_224.augreg_in21k")
-    assert Path(cfg.output_dir).parent == Path("output")
+    for weights, end in (
+        ("timm:vit_base_patch16_224.augreg_in21k", "timm-vit_base_patch16_224.augreg_in21k"),
+        ("open_clip:ViT-B-16/openai", "open_clip-ViT-B-16-openai"),
+        ("hf-hub:imageomics/bioclip", "hf-hub-imageomics-bioclip"),
+    ):
+        cfg = load("weights", weights, backbone="in21k_vit_b16")
+        assert cfg.output_dir.endswith(f"_weights_{end}")
+        assert Path(cfg.output_dir).parent == Path("output")
 
 
 def test_a_start_from_another_run_enters_the_name():
