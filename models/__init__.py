@@ -99,8 +99,8 @@ class Model(nn.Module):
             module = HEADS[head](len(classnames), backbone.image.dim, scale=head_scale, variant=variant)
             if head_init is not None:
                 texts = class_texts(classnames, prompt, prompt_file)
-                weight = HEAD_INITS[head_init](backbone, classnames, features, texts)
-                module.weight.data.copy_(weight)
+                first = HEAD_INITS[head_init](backbone, classnames, features, texts)
+                module.start_from(first.weight, first.bias)
         for_tower = {name: options for name, options in methods.items() if name not in for_head}
         peft.attach(backbone.image, for_tower, len(classnames), variant)
         return cls(backbone.image, module, mean, std)
@@ -129,19 +129,29 @@ def _text_similarity(
             "set one, or choose a CLIP backbone",
             kind="no_text_tower",
         )
+    of_texts: TextEncoderFeatures | CachedTextFeatures
     if prompt != "default":
         if text_methods or any(TextEncoderFeatures in peft.METHODS[name].targets for name in methods):
             raise ModelError(f"prompt {prompt} is for texts that do not train", kind="prompt_of_trained_texts")
-        rows = backbone.encode_texts(classnames, class_texts(classnames, prompt, prompt_file))
-        head = TextSimilarity(CachedTextFeatures(rows), backbone.image_projection, None, backbone.logit_scale)
+        of_texts = CachedTextFeatures(backbone.encode_texts(classnames, class_texts(classnames, prompt, prompt_file)))
+        text_projection, text_projection_bias = None, None
     else:
-        texts = TextEncoderFeatures(backbone.text, classnames)
+        texts = TextEncoderFeatures(backbone.text, backbone.tokenizer, classnames)
         peft.attach_to_head(texts, methods)
         backbone.require_words(classnames, texts.read_tokens)
-        texts.to(backbone.text_projection.device)
+        texts.to(texts.tower.token_embedding.weight.device)
         peft.attach(texts.tower, text_methods, len(classnames), variant)
-        projections = backbone.image_projection, backbone.text_projection
-        head = TextSimilarity(texts.cached_if_frozen(), *projections, backbone.logit_scale)
+        of_texts = texts.cached_if_frozen()
+        text_projection, text_projection_bias = backbone.text_projection, backbone.text_projection_bias
+    head = TextSimilarity(
+        of_texts,
+        backbone.image_projection,
+        text_projection,
+        backbone.logit_scale,
+        image_projection_bias=backbone.image_projection_bias,
+        text_projection_bias=text_projection_bias,
+        logit_bias=backbone.logit_bias,
+    )
     peft.attach_to_head(head, methods)
     return head
 

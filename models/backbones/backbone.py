@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones.resnet import ResNet
-from models.backbones.text import TextTransformer, ends
-from models.backbones.tokenizer import CONTEXT, class_prompts, tokenize
+from models.backbones.text import TextConfig, TextTransformer
+from models.backbones.tokenizer import CONTEXT, ClipTokenizer, Tokenizer, class_prompts
 from models.backbones.transformer import normal_parameter
 from models.backbones.vit import HEAD_DIM, VisionTransformer
 from utils.errors import ModelError
@@ -61,17 +61,23 @@ class Geometry:
 class Backbone(nn.Module):
     """`image` maps images [B, 3, R, R] to [B, dim]; `text`, where there is one, token ids [C, 77] to [C, text_dim].
 
-    `mean` and `std` are the normalisation of its images, RGB in 0..1; None where the caller has to choose them.
+    `tokenizer` makes the ids. `mean` and `std` are the normalisation of its images, RGB in 0..1; None where the caller
+    has to choose them.
 
-    A CLIP has `image_projection` [dim, joint] and `text_projection` [text_dim, joint]. A CLIP ResNet has no image
-    projection (None): its attention pool ends in one, so that its feature is in the joint space and dim = joint.
+    A CLIP has `image_projection` [dim, joint] and `text_projection` [text_dim, joint], some with a bias [joint]. A CLIP
+    ResNet has no image projection (None): its attention pool ends in one, so that its feature is in the joint space and
+    dim = joint. `logit_bias` [] is what SigLIP adds to its logits, None for CLIP.
     """
 
     image: VisionTransformer | ResNet
     text: TextTransformer | None
+    tokenizer: Tokenizer
     image_projection: nn.Parameter | None
-    text_projection: nn.Parameter
+    image_projection_bias: nn.Parameter | None
+    text_projection: nn.Parameter | None
+    text_projection_bias: nn.Parameter | None
     logit_scale: nn.Parameter
+    logit_bias: nn.Parameter | None
 
     def __init__(self, geometry: Geometry):
         super().__init__()
@@ -82,9 +88,13 @@ class Backbone(nn.Module):
             self.image = ResNet(g.stages, g.width, g.resolution, g.joint)
         else:
             self.image = VisionTransformer(g.dim, g.depth, g.patch, g.resolution, g.clip, g.activation, g.heads)
-        self.text = self.image_projection = None
+        self.text = self.image_projection = self.image_projection_bias = None
+        self.text_projection = self.text_projection_bias = self.logit_bias = None
+        self.tokenizer = ClipTokenizer(g.context)
         if g.clip:
-            self.text = TextTransformer(g.text_dim, g.text_depth, g.context, g.activation, g.text_heads)
+            self.text = TextTransformer(
+                TextConfig(g.text_dim, g.text_depth, g.context, heads=g.text_heads, activation=g.activation)
+            )
             if not g.resnet:
                 self.image_projection = normal_parameter(g.dim**-0.5, g.dim, g.joint)
             self.text_projection = normal_parameter(g.text_dim**-0.5, g.text_dim, g.joint)
@@ -107,17 +117,18 @@ class Backbone(nn.Module):
 
         texts: one or more of each class. Raises ModelError, as `require_words` does.
         """
-        tokens = tokenize([text for of_class in texts for text in of_class])
+        tokens = self.tokenizer([text for of_class in texts for text in of_class])
         counts = torch.tensor([len(of_class) for of_class in texts])
         class_of_text = torch.arange(len(texts)).repeat_interleave(counts)
         tower = self.require_words([classnames[c] for c in class_of_text.tolist()], tokens)
 
         # in batches of similar length, as each is cut at its longest text
-        projection = self.text_projection.float()
-        order = ends(tokens).argsort()
-        batches = tokens[order].to(projection.device).split(256)
-        features = torch.cat([tower(batch).float() @ projection for batch in batches])[order.argsort()]
-        features = nn.functional.normalize(features, dim=-1)
+        device = tower.token_embedding.weight.device
+        ends = self.tokenizer.ends(tokens)
+        order = ends.argsort()
+        batches = zip(tokens[order].to(device).split(256), ends[order].to(device).split(256), strict=True)
+        features = torch.cat([self._project_texts(tower(batch, end).float()) for batch, end in batches])
+        features = nn.functional.normalize(features[order.argsort()], dim=-1)
         if len(features) == len(texts):
             return features
 
@@ -126,10 +137,17 @@ class Backbone(nn.Module):
         sums.index_add_(0, class_of_text.to(features.device), features)
         return nn.functional.normalize(sums, dim=-1)
 
+    def _project_texts(self, features: Tensor) -> Tensor:
+        """Features of the text tower in the joint space, [C, text_dim] -> [C, joint]."""
+        if self.text_projection is not None:
+            features = features @ self.text_projection.float()
+        return features if self.text_projection_bias is None else features + self.text_projection_bias.float()
+
     def require_words(self, classnames: list[str], tokens: Tensor) -> TextTransformer:
         """The text tower. Raises ModelError without one, or if `tokens` contain one outside its vocabulary.
 
-        tokens: int64 [C, N], of each class; 0 is padding. Only a tower with a reduced vocabulary lacks tokens.
+        tokens: int64 [C, N], of each class. Only a tower with a reduced vocabulary, or the tokenizer of another one,
+        has tokens outside it; padding is not read.
         """
         if self.text is None:
             raise ModelError(
@@ -138,7 +156,15 @@ class Backbone(nn.Module):
                 kind="no_text_tower",
             )
         known = self.text.token_embedding.weight.any(dim=1).cpu()
-        for name, known_tokens in zip(classnames, known[tokens] | (tokens == 0), strict=True):
+        if (largest := int(tokens.max())) >= len(known):
+            raise ModelError(
+                f"the tokenizer has a token {largest}, but the text tower has {len(known)} tokens, from 0; "
+                "put the tokenizer.json of these weights beside them",
+                kind="tokenizer_of_other_weights",
+            )
+        for name, known_tokens in zip(
+            classnames, known[tokens] | (tokens == self.tokenizer.frame.padding), strict=True
+        ):
             if not known_tokens.all():
                 raise ModelError(
                     f"class '{name}' contains words outside the vocabulary of this backbone's text tower; "

@@ -8,7 +8,8 @@ Two conventions carry the rest of the project:
   layer holds it as `wrapped`.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -47,7 +48,11 @@ class Zero(nn.Module):
         return 0
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "quick_gelu": QuickGELU,
+    "gelu": nn.GELU,
+    "gelu_tanh": functools.partial(nn.GELU, approximate="tanh"),
+}
 
 
 class Attention(nn.Module):
@@ -68,13 +73,14 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two Linears, four times as wide between them. [B, N, D] -> [B, N, D]."""
+    """Two Linears, `hidden` wide between them (None = 4 D). [B, N, D] -> [B, N, D]."""
 
-    def __init__(self, dim: int, activation: nn.Module):
+    def __init__(self, dim: int, activation: nn.Module, hidden: int | None = None):
         super().__init__()
-        self.fc1: nn.Module = Linear(dim, 4 * dim)
+        hidden = hidden or 4 * dim
+        self.fc1: nn.Module = Linear(dim, hidden)
         self.act = activation
-        self.fc2: nn.Module = Linear(4 * dim, dim)
+        self.fc2: nn.Module = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))
@@ -87,14 +93,22 @@ class Block(nn.Module):
     returns its first token alone, [B, 1, D]: all tokens are attended to, but only one is computed further.
     """
 
-    def __init__(self, dim: int, heads: int, activation: nn.Module, eps: float = 1e-5, causal: bool = False):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        activation: nn.Module,
+        eps: float = 1e-5,
+        causal: bool = False,
+        hidden: int | None = None,
+    ):
         super().__init__()
         self.dim = dim
         self.prompt: nn.Module = nn.Identity()
         self.norm1: nn.Module = LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads, causal)
         self.norm2: nn.Module = LayerNorm(dim, eps=eps)
-        self.mlp: nn.Module = Mlp(dim, activation)
+        self.mlp: nn.Module = Mlp(dim, activation, hidden)
         self.side: nn.Module = Zero()
 
     def forward(self, x: Tensor, first_only: bool = False) -> Tensor:

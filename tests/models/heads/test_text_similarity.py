@@ -162,7 +162,7 @@ def test_photo_context_starts_as_zero_shot(clip_pair):
     vectors = model.head.texts.context.vectors
     words = tokenize(["a photo of a."])[0, 1:6]
     assert torch.equal(vectors, theirs.token_embedding.weight[words])
-    _, which = photo_prompts(NAMES)
+    _, which = photo_prompts(tokenize, NAMES)
     assert [(row == 4).sum().item() for row in which] == [1, 1, 0, 1]
     vectors[4] += torch.randn(TEXT_DIM)  # the full stop is learnt, too
     moved = (our_logits(model.train(), images) - expected).abs().amax(0)
@@ -173,7 +173,7 @@ def test_photo_context_starts_as_zero_shot(clip_pair):
 @pytest.mark.parametrize("position", PROMPTS)
 def test_placeholders_are_found(position, length):
     """As many as asked for, in order, wherever the name stands, and even if it is itself an x."""
-    tokens, which = coop_prompts(NAMES, length, position)
+    tokens, which = coop_prompts(tokenize, NAMES, length, position)
     before = {"end": length, "front": 0, "middle": length // 2}[position]
     for name, ids, numbers in zip(NAMES, tokens.tolist(), which.tolist(), strict=True):
         words = tokenize([name])[0].tolist()
@@ -201,16 +201,19 @@ def test_random_context_is_small_and_by_the_seed(clip_pair):
 def test_a_name_too_long_for_the_context_is_refused(position):
     long = "very " * 80 + "long"
     with refused(ModelError, kind="name_too_long", key="coop_ctx_len"):
-        coop_prompts(["cat", long], 4, position)
-    assert coop_prompts(["cat", long], 4, "end")[0].shape == (2, 77)  # there the name is cut, as by CLIP itself
+        coop_prompts(tokenize, ["cat", long], 4, position)
+    assert coop_prompts(tokenize, ["cat", long], 4, "end")[0].shape == (
+        2,
+        77,
+    )  # there the name is cut, as by CLIP itself
 
 
 @pytest.mark.parametrize("position", PROMPTS)
 @pytest.mark.parametrize("length", [74, 75, 100])
 def test_a_context_too_long_for_any_name_is_refused(position, length):
     with refused(ModelError, kind="context_too_long", key="coop_ctx_len"):
-        coop_prompts(["cat"], length, position)
-    assert coop_prompts(["cat"], 73, position)[0].shape == (1, 77)
+        coop_prompts(tokenize, ["cat"], length, position)
+    assert coop_prompts(tokenize, ["cat"], 73, position)[0].shape == (1, 77)
 
 
 def test_context_is_not_asked_for_its_placeholders_words(clip_pair):
