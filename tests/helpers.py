@@ -187,8 +187,11 @@ def is_running(pid) -> bool:
 
 
 @contextlib.contextmanager
-def web_server(files: dict[str, bytes], headers: dict[str, str] | None = None):
-    """Serves {"/path": content} on 127.0.0.1 while the context lasts; yields (address, the list of paths asked for)."""
+def web_server(files: dict[str, bytes], headers: dict[str, str] | None = None, missing: int = 404, etag=None):
+    """Serves {"/path": content} on 127.0.0.1 while the context lasts; yields (address, the list of paths asked for).
+
+    missing: the status of the answer for other paths. etag: a function of the content.
+    """
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -196,8 +199,9 @@ def web_server(files: dict[str, bytes], headers: dict[str, str] | None = None):
             path = self.path.partition("?")[0]
             asked.append(path)
             content = files.get(path, b"")
-            self.send_response(200 if path in files else 404)
-            for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+            self.send_response(200 if path in files else missing)
+            more = {"ETag": f'"{etag(content)}"'} if etag else {}
+            for name, value in {"Content-Length": str(len(content)), **(headers or {}), **more}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":

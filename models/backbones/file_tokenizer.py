@@ -67,11 +67,14 @@ def load_files(files: Files) -> tuple[Any, Frame]:
         message = f"{files.tokenizer} is not a tokenizer.json ({reason}); download it again"
         raise ModelError(message, kind="damaged_tokenizer", path=files.tokenizer) from error
     config = _read_config(files.config)
-    _require_right(files, config, backend)
-    frame = _frame(files, config, backend)
+    padding, truncation = backend.padding or {}, backend.truncation or {}
+    for key, own in (("padding_side", padding), ("truncation_side", truncation)):
+        # towers count positions from the left
+        if str(config.get(key) or own.get("direction", "right")).lower() != "right":
+            _refuse(files, f"has {key} left, and texts are read here with {key} right")
     backend.no_padding()
     backend.no_truncation()
-    return backend, frame
+    return backend, _frame(files, config, backend, padding)
 
 
 def _read_config(path: Path | None) -> dict[str, Any]:
@@ -87,15 +90,8 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     return config
 
 
-def _require_right(files: Files, config: dict[str, Any], backend: Any) -> None:
-    """Raises ModelError for a tokenizer that pads or cuts texts on the left, where the towers' positions start."""
-    for key, own in (("padding_side", backend.padding), ("truncation_side", backend.truncation)):
-        if str(config.get(key) or (own or {}).get("direction", "right")).lower() != "right":
-            _refuse(files, f"has {key} left, and texts are read here with {key} right")
-
-
-def _frame(files: Files, config: dict[str, Any], backend: Any) -> Frame:
-    """The ids that the files put around a text."""
+def _frame(files: Files, config: dict[str, Any], backend: Any, padding: dict[str, Any]) -> Frame:
+    """The ids that the files put around a text. padding: tokenizer.json's own."""
     encoding = backend.encode("a")  # a probe: its text's ids have 0 in the mask of special tokens
     special = list(encoding.special_tokens_mask)
     first = special.index(0) if 0 in special else len(special)
@@ -114,10 +110,10 @@ def _frame(files: Files, config: dict[str, Any], backend: Any) -> Frame:
         behind = named("eos_token") if config["add_eos_token"] else ()
     if not behind:
         _refuse(files, "ends texts with no token, and their end is read here")
-    padding = named("pad_token") or ((backend.padding["pad_id"],) if backend.padding else ())
-    if not padding:
+    pad = named("pad_token") or ((padding["pad_id"],) if padding else ())
+    if not pad:
         _refuse(files, f"names no padding token, and neither does a {CONFIG_JSON} beside it")
-    return Frame(before, behind, padding[0])
+    return Frame(before, behind, pad[0])
 
 
 def _refuse(files: Files, reason: str) -> NoReturn:

@@ -48,6 +48,8 @@ def _find(repository: str, folder: Path, file: str) -> Path | None:
         return folder / file
     try:
         return _fetch(repository, file)
+    except ModelError:
+        raise
     except Exception as error:  # the client raises errors of many types: offline, proxy, disk
         reason = shortened(str(error).strip().split("\n", 1)[0], 300)
         message = (
