@@ -12,7 +12,7 @@ from models.backbones.text import TextConfig, TextTransformer
 from models.backbones.tokenizer import ClipTokenizer
 
 TOKENIZERS = Path(__file__).parent / "models/backbones/tokenizers"
-JOINT, DIM = 48, 24  # width of the joint space, and of the image features that stand for images
+JOINT, DIM = 48, 64  # width of the joint space, and of the image features
 SIGLIP = {
     "context_length": 64,
     "vocab_size": 900,

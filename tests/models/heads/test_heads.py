@@ -310,8 +310,9 @@ def test_first_weights_are_their_formula(name, case):
     names = ["class"] * (int(labels.max()) + 1)
     expected = torch.tensor(INIT_FORMULAS[name](backbone, vectors.tolist(), labels.tolist()))
     backbone.text_features.requires_grad_()
-    found = HEAD_INITS[name](backbone, names, lambda: (vectors.requires_grad_(), labels)).weight
+    found, bias = HEAD_INITS[name](backbone, names, lambda: (vectors.requires_grad_(), labels))
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert (bias is not None) == (name == "semantic" and backbone.image_projection_bias is not None)
     assert found.dtype == torch.float32
     assert not found.requires_grad
     assert torch.allclose(found.norm(dim=1), torch.ones(len(names)))

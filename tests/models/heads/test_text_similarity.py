@@ -56,7 +56,11 @@ def test_head_is_its_formula_in_value_and_gradient(case):
 
     dim, text_dim, joint, scale = 5, 4, 6, normal(1)[0]
     p = normal(dim, joint) if projected else None
-    head = TextSimilarity(CachedTextFeatures(normal(3, text_dim)), p, normal(text_dim, joint), scale)
+    biases = {}
+    if case >= 12:
+        biases = {"text_projection_bias": normal(joint), "logit_bias": normal(1)[0]}
+        biases |= {"image_projection_bias": normal(joint)} if projected else {}
+    head = TextSimilarity(CachedTextFeatures(normal(3, text_dim)), p, normal(text_dim, joint), scale, **biases)
     tuned = {"proj_tuning": {}} if tune else {}
     peft.attach_to_head(head, tuned | ({"clip_adapter": {"dim": width}} if width else {}))
     head = head.double()
@@ -72,14 +76,18 @@ def test_head_is_its_formula_in_value_and_gradient(case):
     rows = []
     for feature in f:
         image = feature @ everything["image_projection"] if projected else feature
+        image = image + everything.get("image_projection_bias", 0)
         image = unit(adapter_formula(image, everything, "image"))
         texts = [
-            unit(adapter_formula(g @ everything["text_projection"], everything, "text")) for g in head.texts.features
+            g @ everything["text_projection"] + everything.get("text_projection_bias", 0) for g in head.texts.features
         ]
-        rows.append(torch.stack([scale.exp() * (image * text).sum() for text in texts]))
+        texts = [unit(adapter_formula(text, everything, "text")) for text in texts]
+        added = biases.get("logit_bias", 0)
+        rows.append(torch.stack([scale.exp() * (image * text).sum() + added for text in texts]))
     wanted = torch.autograd.grad((torch.stack(rows) * direction).sum(), [f, *tensors.values()])
 
-    assert len(tensors) == (2 if tune and projected else tune) + (12 if width else 0)
+    tuned_biases = tune * sum("projection" in name for name in biases)
+    assert len(tensors) == (2 if tune and projected else tune) + tuned_biases + (12 if width else 0)
     assert torch.allclose(logits, torch.stack(rows), rtol=1e-10, atol=1e-10)
     for found, right in zip(gradients, wanted, strict=True):
         assert torch.allclose(found, right, rtol=1e-8, atol=1e-10)
