@@ -1,7 +1,8 @@
 """The tokenizer of a tokenizer.json, as Hugging Face's `tokenizers` writes it: SigLIP's, Gemma's, T5's."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -28,7 +29,8 @@ class FileTokenizer(Tokenizer):
     find: () -> the files; called at the first text. clean: a name of CLEANINGS.
 
     add_bos_token and add_eos_token of tokenizer_config.json decide about the tokens around a text, where they are
-    given, else the template in tokenizer.json. Raises ModelError for damaged files, and for those that pad or cut on
+    given, else the template in tokenizer.json. (So did transformers 4; version 5 reads the template alone. Files that
+    were saved by either have both alike.) Raises ModelError for damaged files, and for those that pad or cut on
     the left, name no padding token or end no text.
     """
 
@@ -44,15 +46,31 @@ class FileTokenizer(Tokenizer):
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         clean = open_clip_tokenizers().get_clean_fn(self.clean)
         cleaned = [clean(spaced(text)) for text in texts]
-        return [encoding.ids for encoding in self._loaded[0].encode_batch(cleaned, add_special_tokens=False)]
+        files, backend, _ = self._loaded
+        with _reading(files.tokenizer):
+            return [encoding.ids for encoding in backend.encode_batch(cleaned, add_special_tokens=False)]
 
     @property
     def frame(self) -> Frame:
-        return self._loaded[1]
+        return self._loaded[2]
 
     @functools.cached_property
-    def _loaded(self) -> tuple[Any, Frame]:
-        return load_files(self.find())
+    def _loaded(self) -> tuple[Files, Any, Frame]:
+        files = self.find()
+        return files, *load_files(files)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns the errors of `tokenizers`, which have no class of their own, into a ModelError about the file."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's, no Exception
+            raise
+        reason = str(error).split("\n", 1)[0]
+        message = f"{path} is not a tokenizer.json, or it is damaged ({reason}); download it again"
+        raise ModelError(message, kind="damaged_tokenizer", path=path) from error
 
 
 def load_files(files: Files) -> tuple[Any, Frame]:
@@ -60,12 +78,8 @@ def load_files(files: Files) -> tuple[Any, Frame]:
     open_clip_tokenizers()  # switches off the threads of `tokenizers`, which do not survive a fork
     from tokenizers import Tokenizer as Backend
 
-    try:
+    with _reading(files.tokenizer):
         backend = Backend.from_file(str(files.tokenizer))
-    except Exception as error:  # the package raises no narrower class
-        reason = str(error).splitlines()[0]
-        message = f"{files.tokenizer} is not a tokenizer.json ({reason}); download it again"
-        raise ModelError(message, kind="damaged_tokenizer", path=files.tokenizer) from error
     config = _read_config(files.config)
     padding, truncation = backend.padding or {}, backend.truncation or {}
     for key, own in (("padding_side", padding), ("truncation_side", truncation)):
@@ -92,7 +106,8 @@ def _read_config(path: Path | None) -> dict[str, Any]:
 
 def _frame(files: Files, config: dict[str, Any], backend: Any, padding: dict[str, Any]) -> Frame:
     """The ids that the files put around a text. padding: tokenizer.json's own."""
-    encoding = backend.encode("a")  # a probe: its text's ids have 0 in the mask of special tokens
+    with _reading(files.tokenizer):
+        encoding = backend.encode("a")  # a probe: its text's ids have 0 in the mask of special tokens
     special = list(encoding.special_tokens_mask)
     first = special.index(0) if 0 in special else len(special)
     last = len(special) - special[::-1].index(0) if 0 in special else first
@@ -101,7 +116,8 @@ def _frame(files: Files, config: dict[str, Any], backend: Any, padding: dict[str
     def named(key: str) -> tuple[int, ...]:
         """The id of a token of the configuration, () if it has none."""
         token = config.get(key)
-        number = backend.token_to_id(token.get("content", "") if isinstance(token, dict) else token or "")
+        text = token.get("content") if isinstance(token, dict) else token
+        number = backend.token_to_id(text) if isinstance(text, str) else None
         return () if number is None else (number,)
 
     if "add_bos_token" in config:

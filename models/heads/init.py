@@ -17,6 +17,7 @@ from utils.errors import ModelError
 
 Features = Callable[[], tuple[Tensor, Tensor]]  # () -> the backbone's features [n, D] float32 and labels [n] int64
 Texts = list[list[str]]  # one or more of each class
+PATIENCE_SECONDS = 60.0  # for scikit-learn's logistic regression, by logistic.sklearn_seconds
 
 
 class FirstValues(NamedTuple):
@@ -24,9 +25,6 @@ class FirstValues(NamedTuple):
 
     weight: Tensor
     bias: Tensor | None = None
-
-
-PATIENCE_SECONDS = 60.0  # for scikit-learn's logistic regression, by logistic.sklearn_seconds
 
 
 def no_features() -> tuple[Tensor, Tensor]:

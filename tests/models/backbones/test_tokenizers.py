@@ -123,6 +123,7 @@ def test_the_padding_is_the_configurations_or_the_files(tmp_path):
         ({"add_eos_token": False}, "unsupported_tokenizer"),
         ({"pad_token": None}, "unsupported_tokenizer"),
         ({"pad_token": "<nothing>"}, "unsupported_tokenizer"),
+        ({"pad_token": 7}, "unsupported_tokenizer"),
     ],
 )
 def test_tokenizers_of_other_kinds_are_refused(values, kind, tmp_path):
@@ -155,6 +156,22 @@ def test_damaged_files_are_refused(file, content, tmp_path):
     (tmp_path / file).write_text(content, encoding="utf-8")
     with refused(ModelError, kind="damaged_tokenizer", path=tmp_path / file):
         load(tmp_path)(["a"])
+
+
+def test_a_template_without_its_token_is_refused(tmp_path):
+    """There the package panics, which is not an Exception."""
+    template = json.loads((TOKENIZERS / "t5" / TOKENIZER_JSON).read_text(encoding="utf-8"))["post_processor"]
+    folder = changed(tmp_path, "t5", TOKENIZER_JSON, post_processor=template | {"special_tokens": {}})
+    with refused(ModelError, kind="damaged_tokenizer", path=folder / TOKENIZER_JSON):
+        load(folder)(["a"])
+
+
+def test_a_vocabulary_without_an_unknown_token_is_refused_where_it_needs_one(tmp_path):
+    model = json.loads((TOKENIZERS / "t5" / TOKENIZER_JSON).read_text(encoding="utf-8"))["model"]
+    folder = changed(tmp_path, "t5", TOKENIZER_JSON, model=model | {"unk_id": None})
+    load(folder)(["a fox"])
+    with refused(ModelError, kind="damaged_tokenizer", path=folder / TOKENIZER_JSON):
+        load(folder)(["漢字"])
 
 
 def test_an_unknown_cleaning_is_refused():

@@ -15,6 +15,7 @@ from models.backbones.tokenizer import ClipTokenizer, Frame, Tokenizer
 from models.heads import HEAD_INITS
 from models.heads.texts import CachedTextFeatures
 from models.peft.coop import coop_prompts, photo_prompts
+from utils.config.schema import methods_of
 from utils.errors import ModelError
 
 NAMES = ["cat", "tree_frog", "golden eagle", "X"]
@@ -192,14 +193,17 @@ def test_a_name_too_long_for_a_short_context_is_refused():
 
 
 @pytest.mark.parametrize(
-    "methods, text_methods",
-    [({}, {"lora": {"dim": 2}}), ({}, {"pt": {"len": 2}}), ({"coop": {}}, {}), ({"clip_adapter": {}}, {})],
-    ids=["lora", "pt", "coop", "clip_adapter"],
+    "kind, method",
+    [
+        *(("siglip2", method) for method in (*methods_of("blocks"), *methods_of("head"))),
+        *((kind, method) for kind in KINDS for method in ("lora", "pt", "coop") if kind != "siglip2"),
+    ],
 )
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_step_decreases_the_loss(kind, methods, text_methods):
-    model = create(our_backbone(open_clip_pair(kind), kind), None, methods, text_methods).train()
-    assert methods.keys() == {"clip_adapter"} or not isinstance(model.head.texts, CachedTextFeatures)
+def test_a_step_decreases_the_loss(kind, method):
+    of_head = {method: {}} if method in methods_of("head") else {}
+    of_text = {} if of_head else {method: {}}
+    model = create(our_backbone(open_clip_pair(kind), kind), None, of_head, of_text).train()
+    assert isinstance(model.head.texts, CachedTextFeatures) == (method in ("clip_adapter", "proj_tuning"))
     labels = torch.arange(8) % len(NAMES)
     features = model.tower(normal_images(8, 16)).detach()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
