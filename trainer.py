@@ -131,7 +131,7 @@ class Trainer:
             self.settings = training_options(cfg) | self.identity.fits | self._identify_training()
             self.about = self._describe(weights)
             notes = {test_note} if not self.trains else {train_note, test_note}
-            self._log_banner({*notes, *weights.notes, workers_note(cfg.num_workers)})
+            self._log_banner(backbone, {*notes, *weights.notes, workers_note(cfg.num_workers)})
             self.mode = self._mode_for_logits()
             if self.source.checkpoint and self.trainable:
                 self._restore(self.source.checkpoint)
@@ -609,11 +609,12 @@ class Trainer:
             "command": self.command,
         }
 
-    def _log_banner(self, notes: set[str | None]) -> None:
+    def _log_banner(self, backbone: Backbone, notes: set[str | None]) -> None:
         cfg, summary = self.cfg, [self.data.summary()]
         if cfg.classifier is None or (self.source.checkpoint is None and cfg.classifier_init == "semantic"):
             renamable = cfg.dataset == "folder"
-            summary += prompt_notes(self.data.classnames, cfg.prompt, cfg.prompt_file, renamable)
+            classnames = self.data.classnames
+            summary += prompt_notes(backbone.tokenizer, classnames, cfg.prompt, cfg.prompt_file, renamable)
         self.log.info(results.banner(self.about, "\n".join(summary), self.resolution, set(filter(None, notes))))
 
     def _describe_logits(self) -> dict[str, Any]:

@@ -259,7 +259,7 @@ def init(setup: Setup) -> Row:
     HEAD_INITS["semantic"](backbone, names[:1], None)  # loads the vocabulary
 
     def ours() -> None:
-        rows[:] = [HEAD_INITS["semantic"](backbone, names, None)]
+        rows[:] = [HEAD_INITS["semantic"](backbone, names, None).weight]
 
     seconds = setup.turns({"plain": plain, "ours": ours})
     row = compare(f"semantic initialisation, {len(names):,} names", seconds, len(names), "5", unit="names/s")

@@ -16,9 +16,10 @@ from models.heads.prompts import class_texts, prompt_notes
 from models.heads.text_similarity import TextSimilarity
 from models.heads.texts import CachedTextFeatures, TextEncoderFeatures
 from models.peft.aft import entries_fingerprint
-from models.weights.descriptions import Description
+from models.weights.descriptions import Description, describe_backbone
 from models.weights.lift import convert_upstream
 from models.weights.load import Weights, load_backbone
+from utils.config.addresses import is_address
 from utils.errors import ModelError
 
 __all__ = [
@@ -97,8 +98,8 @@ class Model(nn.Module):
             module = HEADS[head](len(classnames), backbone.image.dim, scale=head_scale, variant=variant)
             if head_init is not None:
                 texts = class_texts(classnames, prompt, prompt_file)
-                weight = HEAD_INITS[head_init](backbone, classnames, features, texts)
-                module.weight.data.copy_(weight)
+                first = HEAD_INITS[head_init](backbone, classnames, features, texts)
+                module.start_from(first.weight, first.bias)
         for_tower = {name: options for name, options in methods.items() if name not in for_head}
         peft.attach(backbone.image, for_tower, len(classnames), variant)
         return cls(backbone.image, module, mean, std)
@@ -127,26 +128,44 @@ def _text_similarity(
             "set one, or choose a CLIP backbone",
             kind="no_text_tower",
         )
+    of_texts: TextEncoderFeatures | CachedTextFeatures
     if prompt != "default":
-        if text_methods or any(TextEncoderFeatures in peft.METHODS[name].targets for name in methods):
+        if text_methods or any("texts" in peft.METHODS[name].targets for name in methods):
             raise ModelError(f"prompt {prompt} is for texts that do not train", kind="prompt_of_trained_texts")
-        rows = backbone.encode_texts(classnames, class_texts(classnames, prompt, prompt_file))
-        head = TextSimilarity(CachedTextFeatures(rows), backbone.image_projection, None, backbone.logit_scale)
+        of_texts = CachedTextFeatures(backbone.encode_texts(classnames, class_texts(classnames, prompt, prompt_file)))
+        text_projection, text_projection_bias = None, None
     else:
-        texts = TextEncoderFeatures(backbone.text, classnames)
+        texts = TextEncoderFeatures(backbone.text, backbone.tokenizer, classnames)
         peft.attach_to_head(texts, methods)
         backbone.require_words(classnames, texts.read_tokens)
-        texts.to(backbone.text_projection.device)
+        texts.to(texts.tower.token_embedding.weight.device)
         peft.attach(texts.tower, text_methods, len(classnames), variant)
-        projections = backbone.image_projection, backbone.text_projection
-        head = TextSimilarity(texts.cached_if_frozen(), *projections, backbone.logit_scale)
+        of_texts = texts.cached_if_frozen()
+        text_projection, text_projection_bias = backbone.text_projection, backbone.text_projection_bias
+    head = TextSimilarity(
+        of_texts,
+        backbone.image_projection,
+        text_projection,
+        backbone.logit_scale,
+        image_projection_bias=backbone.image_projection_bias,
+        text_projection_bias=text_projection_bias,
+        logit_bias=backbone.logit_bias,
+    )
     peft.attach_to_head(head, methods)
     return head
 
 
 def described_values(cfg) -> dict[str, Any]:
-    """The values of the keys that the description of the weights decides where they are None."""
-    return {"interpolation": "bicubic", "resize": "shortest"}
+    """The values of the keys that the description of the weights decides where they are None. Raises ModelError."""
+    known = describe_backbone(cfg.backbone, cfg.weights)
+    from_texts = cfg.classifier is not None and cfg.classifier_init == "semantic"
+    if from_texts and is_address(cfg.backbone) and known.config and known.config.text is None:
+        message = (
+            f"{cfg.backbone} has no text tower, so the head cannot start from the class names; "
+            "add classifier_init class_mean (or None)"
+        )
+        raise ModelError(message, kind="no_text_tower", key="classifier_init")
+    return {"interpolation": known.interpolation or "bicubic", "resize": known.resize or "shortest"}
 
 
 def build_backbone(cfg) -> tuple[Backbone, Weights]:

@@ -24,7 +24,7 @@ def build_identity(cfg, model, backbone: Backbone, weights: Weights, classes: st
     """The identity of a model of `backbone`. classes: fingerprint of the class names."""
     mean, std = backbone.normalisation
     config = backbone.config
-    described = {"mean": list(mean), "std": list(std), "activation": config.activation}
+    described: dict[str, Any] = {"mean": list(mean), "std": list(std), "activation": config.activation}
     described |= {"heads": config.image.heads, "text_heads": config.text_heads}
     if computed_otherwise := config.unlike_clip:
         described["architecture"] = computed_otherwise

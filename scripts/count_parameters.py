@@ -18,8 +18,8 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 from models import build_model, count_parameters
-from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone
+from models.weights.descriptions import describe_backbone
 from utils import terminal
 from utils.config import Config, config_names, load_config
 from utils.errors import ConfigError, ModelError
@@ -32,15 +32,19 @@ DATA = "cifar100"  # any whose file changes nothing that is counted
 def empty_backbone(cfg: Config) -> Backbone:
     """The backbone of `cfg`: the image tower on the meta device, the text tower as far as class names need it."""
     with torch.device("meta"):
-        backbone = Backbone(BACKBONES[cfg.backbone].config)
-    backbone.mean, backbone.std = cfg.mean, cfg.std
+        known = describe_backbone(cfg.backbone, cfg.weights)
+        if known.config is None:
+            raise ModelError("its sizes are those of a weight file; give weights", kind="weights_required")
+        backbone = Backbone(known.config)
+    backbone.mean, backbone.std = known.mean, known.std
     if backbone.text is not None:
         if not any(value is True for value in cfg.l.values()):
             backbone.text.blocks = backbone.text.blocks[:0]  # encoding the names takes long and counts nothing
         backbone.text.to_empty(device="cpu")
         torch.nn.init.ones_(backbone.text.token_embedding.weight)  # zeros would be words outside its vocabulary
-        for name in ("text_projection", "logit_scale"):
-            setattr(backbone, name, torch.nn.Parameter(torch.ones_like(getattr(backbone, name), device="cpu")))
+        for name, parameter in backbone.named_parameters(recurse=False):
+            if not name.startswith("image"):
+                setattr(backbone, name, torch.nn.Parameter(torch.ones_like(parameter, device="cpu")))
     return backbone
 
 
@@ -70,7 +74,7 @@ def table(backbone: str, num_classes: int, options: list[str]) -> list[str]:
 
 def main() -> int:
     parser = terminal.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-b", dest="backbone", default="clip_vit_b16", choices=BACKBONES, help="default: %(default)s")
+    parser.add_argument("-b", dest="backbone", default="clip_vit_b16", help="as of main.py (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=1000, help="number of classes (default: %(default)s)")
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="see main.py --help")
     args = parser.parse_intermixed_args()

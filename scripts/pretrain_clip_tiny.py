@@ -38,7 +38,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets.sets.digits_lt import CLASSNAMES, build
-from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone
 from models.backbones.families.clip import clip_vit
 from models.backbones.text import TextTransformer
@@ -186,7 +185,7 @@ def _truth(images: Images, concept: Tensor, claims: Tensor) -> Tensor:
 def new_backbone(ids: Tensor) -> Backbone:
     """clip_tiny without weights. The vocabulary of its text tower is the tokens `ids`, renumbered."""
     backbone = Backbone(CONFIG)
-    embedding = nn.Embedding(len(ids), backbone.config.text.dim)
+    embedding = nn.Embedding(len(ids), text_tower(backbone).dim)
     text_tower(backbone).token_embedding = embedding
     nn.init.normal_(embedding.weight, std=0.1)
     return backbone
@@ -290,7 +289,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     facts = pretrain(args.steps, args.seed, args.out)
-    write_beside(args.out, BACKBONES["clip_tiny"].config)
+    write_beside(args.out, CONFIG)
     backbone, _ = load_backbone("clip_tiny", str(args.out))
     digits = build()
     for name, part in (("training", digits.train), ("test", digits.test)):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from models.backbones.pooling import Pooling
 from models.backbones.resnet import ResNet, ResNetConfig
-from models.backbones.text import TextConfig, TextTransformer, ends
-from models.backbones.tokenizer import class_prompts, tokenize
+from models.backbones.text import TextConfig, TextTransformer
+from models.backbones.tokenizer import CONTEXT, ClipTokenizer, Tokenizer, class_prompts
 from models.backbones.transformer import normal_parameter
 from models.backbones.vit import VisionTransformer, ViTConfig
 from utils.errors import ModelError
@@ -20,15 +20,16 @@ from utils.errors import ModelError
 class BackboneConfig:
     """The towers of a backbone, and how they meet.
 
-    joint: width of the space in which images and texts meet, 0 without a text tower. image_projection: whether a
-    matrix leads from the image feature there; image_bias: whether it has a bias. logit_bias: whether the similarities
-    have one (SigLIP).
+    joint: width of the space in which images and texts meet, 0 without a text tower. image_projection and
+    text_projection: whether a matrix leads from a tower's feature there; image_bias: whether the first has a bias.
+    logit_bias: whether the similarities have one (SigLIP).
     """
 
     image: ViTConfig | ResNetConfig
     text: TextConfig | None = None
     joint: int = 0
     image_projection: bool = False
+    text_projection: bool = True
     image_bias: bool = False
     logit_bias: bool = False
 
@@ -64,18 +65,20 @@ class BackboneConfig:
 class Backbone(nn.Module):
     """`image` maps images [B, 3, R, R] to [B, dim]; `text`, where there is one, token ids [C, N] to [C, text_dim].
 
-    `mean` and `std` are the normalisation of its images, RGB in 0..1; None where the caller has to choose them.
+    `tokenizer` makes the ids. `mean` and `std` are the normalisation of its images, RGB in 0..1; None where the caller
+    has to choose them.
 
     With a text tower: `image_projection` [dim, joint] and its bias [joint], None where the image feature is in the
     joint space already (a CLIP ResNet, SigLIP); `text_projection` [text_dim, joint] and its bias; `logit_scale`, a
-    logarithm, and `logit_bias`, None without one.
+    logarithm, and `logit_bias` [], which SigLIP adds to its logits, None for CLIP.
     """
 
     image: VisionTransformer | ResNet
     text: TextTransformer | None
+    tokenizer: Tokenizer
     image_projection: nn.Parameter | None
     image_projection_bias: nn.Parameter | None
-    text_projection: nn.Parameter
+    text_projection: nn.Parameter | None
     text_projection_bias: nn.Parameter | None
     logit_scale: nn.Parameter
     logit_bias: nn.Parameter | None
@@ -87,6 +90,8 @@ class Backbone(nn.Module):
         self.std: tuple[float, ...] | None = None
         self.image = c.image.build()
         self.text = self.image_projection = self.image_projection_bias = None
+        self.text_projection = self.text_projection_bias = self.logit_bias = None
+        self.tokenizer = ClipTokenizer(c.text.context if c.text else CONTEXT)
         if c.text is None:
             return
         self.text = TextTransformer(c.text)
@@ -94,10 +99,13 @@ class Backbone(nn.Module):
             self.image_projection = normal_parameter(c.image.dim**-0.5, c.image.dim, c.joint)
         if c.image_bias:
             self.image_projection_bias = nn.Parameter(torch.zeros(c.joint))
-        self.text_projection = normal_parameter(c.text.dim**-0.5, c.text.dim, c.joint)
-        self.text_projection_bias = nn.Parameter(torch.zeros(c.joint)) if c.text.projection_bias else None
+        if c.text_projection:
+            self.text_projection = normal_parameter(c.text.dim**-0.5, c.text.dim, c.joint)
+        if c.text.projection_bias:
+            self.text_projection_bias = nn.Parameter(torch.zeros(c.joint))
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self.logit_bias = nn.Parameter(torch.tensor(0.0)) if c.logit_bias else None
+        if c.logit_bias:
+            self.logit_bias = nn.Parameter(torch.tensor(0.0))
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -116,17 +124,18 @@ class Backbone(nn.Module):
 
         texts: one or more of each class. Raises ModelError, as `require_words` does.
         """
-        tokens = tokenize([text for of_class in texts for text in of_class])
+        tokens = self.tokenizer([text for of_class in texts for text in of_class])
         counts = torch.tensor([len(of_class) for of_class in texts])
         class_of_text = torch.arange(len(texts)).repeat_interleave(counts)
         tower = self.require_words([classnames[c] for c in class_of_text.tolist()], tokens)
 
         # in batches of similar length, as each is cut at its longest text
-        projection = self.text_projection.float()
-        order = ends(tokens).argsort()
-        batches = tokens[order].to(projection.device).split(256)
-        features = torch.cat([tower(batch).float() @ projection for batch in batches])[order.argsort()]
-        features = nn.functional.normalize(features, dim=-1)
+        device = tower.token_embedding.weight.device
+        ends = self.tokenizer.ends(tokens)
+        order = ends.argsort()
+        batches = zip(tokens[order].to(device).split(256), ends[order].to(device).split(256), strict=True)
+        features = torch.cat([self._project_texts(tower(batch, end).float()) for batch, end in batches])
+        features = nn.functional.normalize(features[order.argsort()], dim=-1)
         if len(features) == len(texts):
             return features
 
@@ -135,10 +144,17 @@ class Backbone(nn.Module):
         sums.index_add_(0, class_of_text.to(features.device), features)
         return nn.functional.normalize(sums, dim=-1)
 
+    def _project_texts(self, features: Tensor) -> Tensor:
+        """Features of the text tower in the joint space, [C, text_dim] -> [C, joint]."""
+        if self.text_projection is not None:
+            features = features @ self.text_projection.float()
+        return features if self.text_projection_bias is None else features + self.text_projection_bias.float()
+
     def require_words(self, classnames: list[str], tokens: Tensor) -> TextTransformer:
         """The text tower. Raises ModelError without one, or if `tokens` contain one outside its vocabulary.
 
-        tokens: int64 [C, N], of each class; 0 is padding. Only a tower with a reduced vocabulary lacks tokens.
+        tokens: int64 [C, N], of each class. Only a tower with a reduced vocabulary, or the tokenizer of another one,
+        has tokens outside it; padding is not read.
         """
         if self.text is None:
             raise ModelError(
@@ -147,7 +163,15 @@ class Backbone(nn.Module):
                 kind="no_text_tower",
             )
         known = self.text.token_embedding.weight.any(dim=1).cpu()
-        for name, known_tokens in zip(classnames, known[tokens] | (tokens == 0), strict=True):
+        if (largest := int(tokens.max())) >= len(known):
+            raise ModelError(
+                f"the tokenizer has a token {largest}, but the text tower has {len(known)} tokens, from 0; "
+                "put the tokenizer.json of these weights beside them",
+                kind="tokenizer_of_other_weights",
+            )
+        for name, known_tokens in zip(
+            classnames, known[tokens] | (tokens == self.tokenizer.frame.padding), strict=True
+        ):
             if not known_tokens.all():
                 raise ModelError(
                     f"class '{name}' contains words outside the vocabulary of this backbone's text tower; "

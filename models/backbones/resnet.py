@@ -30,7 +30,8 @@ class ResNetConfig:
 
     kind = "ResNet"
     heads = activation = None  # no choice
-    num_first = 1  # tokens before the feature map in the attention pool
+    num_first = 1  # positions of the attention pool before those of the feature map
+    is_unmistakable = False
 
     @property
     def dim(self) -> int:
@@ -51,6 +52,15 @@ class ResNetConfig:
     def sizes(self) -> dict[str, Any]:
         """The sizes that the tensors determine; without an attention pool, any resolution will do."""
         return {name: getattr(self, name) for name in ("stages", "width", "dim", "depth", "resolution")}
+
+    def at(self, resolution: int) -> "ResNetConfig":
+        return dataclasses.replace(self, resolution=resolution)
+
+    def with_choices(self, activation: str | None, heads: int) -> "ResNetConfig":
+        return self
+
+    def with_class_token(self) -> "ResNetConfig":
+        return self
 
     def build(self) -> "ResNet":
         return ResNet(self)

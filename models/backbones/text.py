@@ -1,4 +1,4 @@
-"""The text tower: CLIP's causal transformer over byte-pair tokens (Radford et al. 2021)."""
+"""The text tower: a transformer over token ids (Radford et al. 2021), in CLIP's form or in SigLIP's (2303.15343)."""
 
 import dataclasses
 
@@ -9,28 +9,30 @@ from models.backbones.tokenizer import CONTEXT, VOCABULARY
 from models.backbones.tower import Tower
 from models.backbones.transformer import ACTIVATIONS, Block, LayerNorm, normal_parameter
 
+HEAD_DIM = 64  # width of a head where a config has no number of heads, as in OpenAI's towers
+
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """A text tower."""
+    """The architecture of a text tower and its tokenizer; the defaults are CLIP's."""
 
     dim: int
     depth: int
-    context: int = CONTEXT
-    vocabulary: int = VOCABULARY
-    heads: int | None = None
-    hidden: int | None = None
-    activation: str | None = None
-    eps: float = 1e-5
-    causal: bool = True
-    pool: str = "end"
-    projection_bias: bool = False
-    tokenizer: str = ""
-    clean: str = ""
+    context: int = CONTEXT  # longest text, tokens
+    vocabulary: int = VOCABULARY  # tokens
+    heads: int | None = None  # None = as many as are HEAD_DIM wide
+    hidden: int | None = None  # width of the MLPs; None = 4 dim
+    activation: str | None = None  # a name of ACTIVATIONS; None = OpenAI's quick GELU
+    eps: float = 1e-5  # of the norms
+    causal: bool = True  # whether a token attends to itself and earlier ones alone
+    pool: str = "end"  # the feature: the state at the end-of-text token, "end", or at the last position, "last"
+    projection_bias: bool = False  # of the projection behind the tower
+    tokenizer: str = ""  # a repository of the hub with tokenizer.json; "" = CLIP's byte-pair encoding
+    clean: str = ""  # open_clip's name of the cleaning of texts; "" = the tokenizer's usual one
 
 
 class TextTransformer(Tower):
-    """Token ids [C, context] -> the state at the end-of-text token after the last norm, [C, dim].
+    """Token ids [C, context] -> the state at one of them after the last norm, [C, dim]; see TextConfig.
 
     The tower runs in the precision of its token embedding.
     """
@@ -39,36 +41,36 @@ class TextTransformer(Tower):
 
     def __init__(self, config: TextConfig):
         super().__init__()
-        c = self.config = config
-        activation, heads = c.activation or "quick_gelu", c.heads or max(c.dim // 64, 1)
-        self.dim = c.dim
-        self.token_embedding = nn.Embedding.from_pretrained(normal_parameter(1, c.vocabulary, c.dim), freeze=False)
-        self.positional_embedding = normal_parameter(0.01, c.context, c.dim)
+        self.config, dim = config, config.dim
+        heads = config.heads or max(dim // HEAD_DIM, 1)
+        activation = ACTIVATIONS[config.activation or "quick_gelu"]
+        self.dim = dim
+        self.token_embedding = nn.Embedding.from_pretrained(normal_parameter(1, config.vocabulary, dim), freeze=False)
+        self.positional_embedding = normal_parameter(0.01, config.context, dim)
         self.blocks = nn.Sequential(
             *(
-                Block(c.dim, heads, ACTIVATIONS[activation](), c.eps, causal=c.causal, hidden=c.hidden)
-                for _ in range(c.depth)
+                Block(dim, heads, activation(), eps=config.eps, causal=config.causal, hidden=config.hidden)
+                for _ in range(config.depth)
             )
         )
-        self.norm = LayerNorm(c.dim, eps=c.eps)
+        self.norm = LayerNorm(dim, eps=config.eps)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = cut(tokens)
-        return self.encode(self.token_embedding(tokens), ends(tokens))
+    def forward(self, tokens: Tensor, end: Tensor | None = None) -> Tensor:
+        """end: position of each end-of-text token [C]; None = that of the largest id, which CLIP's has."""
+        end = tokens.argmax(dim=1) if end is None else end
+        return self.encode(self.token_embedding(self.cut(tokens, end)), end)
+
+    def cut(self, tokens: Tensor, end: Tensor) -> Tensor:
+        """Token ids [C, N] up to the end of the longest text, if later ones change nothing, as in causal attention."""
+        if self.config.causal and self.config.pool == "end":
+            return tokens[:, : int(end.max()) + 1]
+        return tokens
 
     def encode(self, x: Tensor, end: Tensor) -> Tensor:
         """Token embeddings [C, N, dim], and the position of each end-of-text token [C] -> [C, dim]."""
         length = x.shape[1]
         x = self.blocks(x + self.positional_embedding[:length])
+        if self.config.pool == "last":
+            return self.norm(x[:, -1])
         end = end + x.shape[1] - length  # prompt tokens precede it
         return self.norm(x[torch.arange(x.shape[0], device=x.device), end])
-
-
-def ends(tokens: Tensor) -> Tensor:
-    """The position of the end-of-text token in each row [C]: it has the largest id."""
-    return tokens.argmax(dim=1)
-
-
-def cut(tokens: Tensor) -> Tensor:
-    """Cuts token ids [C, N] at the end of the longest text; attention is causal, so later tokens change nothing."""
-    return tokens[:, : int(ends(tokens).max()) + 1]

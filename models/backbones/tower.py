@@ -33,4 +33,8 @@ class ImageTower(Tower):
     """Maps normalised images [B, 3, resolution, resolution] to features [B, dim]."""
 
     resolution: int
-    num_tokens: int  # of an image in a transformer, without those of fine-tuning methods
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of an image in a transformer, without those of fine-tuning methods."""
+        raise NotImplementedError

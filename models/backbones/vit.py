@@ -66,6 +66,23 @@ class ViTConfig:
         sizes = {name: getattr(self, name) for name in ("dim", "depth", "patch", "registers", "hidden")}
         return sizes if self.positions == "none" else sizes | {"resolution": self.resolution}
 
+    @property
+    def is_unmistakable(self) -> bool:
+        """Whether no other known architecture has its tensors.
+
+        CLIP's ViTs and the plain ones of timm exist with several activations, heads and normalisations.
+        """
+        return bool(self.registers or self.rotation or self.pooling.kind == "attention")
+
+    def at(self, resolution: int) -> "ViTConfig":
+        return dataclasses.replace(self, resolution=resolution)
+
+    def with_choices(self, activation: str | None, heads: int) -> "ViTConfig":
+        return dataclasses.replace(self, activation=activation, heads=heads)
+
+    def with_class_token(self) -> "ViTConfig":
+        return dataclasses.replace(self, pooling=Pooling(), final_norm="feature")
+
     def build(self) -> "VisionTransformer":
         return VisionTransformer(self)
 
@@ -81,7 +98,10 @@ class VisionTransformer(ImageTower):
     def __init__(self, config: ViTConfig):
         super().__init__()
         c = self.config = config
+        if c.heads is None or c.activation is None:
+            raise ValueError("the config of a tower needs its heads and its activation")
         self.dim, self.resolution, self.patch, self.num_first = c.dim, c.resolution, c.patch, c.num_first
+        self.heads = c.heads
         self.patch_embed = nn.Conv2d(3, c.dim, c.patch, stride=c.patch, bias=c.patch_bias)
         self.class_token = normal_parameter(c.dim**-0.5, c.dim) if c.class_token else None
         self.registers = normal_parameter(c.dim**-0.5, c.registers, c.dim) if c.registers else None
@@ -89,7 +109,7 @@ class VisionTransformer(ImageTower):
         self.norm_pre = LayerNorm(c.dim, eps=c.eps) if c.norm_pre else nn.Identity()
         self.blocks = nn.Sequential(*(self._block() for _ in range(c.depth)))
         if c.rotation:
-            rotary = Rotary(c.rotation, c.side, c.dim // c.heads)
+            rotary = Rotary(c.rotation, c.side, c.dim // self.heads)
             for block in self.blocks:
                 block.attn.rotate = rotary
         self.pooling = c.pooling.build(c.dim, c.num_first, c.side**2, c.eps)
@@ -107,15 +127,16 @@ class VisionTransformer(ImageTower):
     def embed(self, images: Tensor) -> Tensor:
         """The tokens before the first norm: class token, registers, patches, with their positions. [B, N, D]."""
         x = self.patch_embed(images.to(self.patch_embed.weight.dtype)).flatten(2).transpose(1, 2)
-        if self.config.positions == "patches":
-            x = x + self.positional_embedding
+        positions = self.positional_embedding
+        if positions is not None and self.config.positions == "patches":
+            x = x + positions
         first = [
             token.view(-1, self.dim).expand(x.shape[0], -1, -1)
             for token in (self.class_token, self.registers)
             if token is not None
         ]
         x = torch.cat([*first, x], dim=1)
-        return x + self.positional_embedding if self.config.positions == "all" else x
+        return x + positions if positions is not None and self.config.positions == "all" else x
 
     @property
     def num_tokens(self) -> int:
@@ -124,7 +145,7 @@ class VisionTransformer(ImageTower):
 
     def _block(self) -> Block:
         c = self.config
-        block = Block(c.dim, c.heads, ACTIVATIONS[c.activation](), c.eps, hidden=c.hidden, gated=c.gated)
+        block = Block(c.dim, self.heads, ACTIVATIONS[str(c.activation)](), c.eps, hidden=c.hidden, gated=c.gated)
         if c.attention_norm:
             block.attn.inner = LayerNorm(c.dim, eps=c.eps)
         if c.mlp_norm:

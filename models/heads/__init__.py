@@ -1,11 +1,9 @@
-"""Heads, from an image feature to logits, and their first weights."""
+"""Heads, from an image feature to logits, and their first values."""
 
 from collections.abc import Callable
 
-from torch import Tensor
-
 from models.heads.classifiers import CosineClassifier, Head, L2NormClassifier, LayerNormClassifier, LinearClassifier
-from models.heads.init import class_mean, linear_probing, semantic
+from models.heads.init import FirstValues, class_mean, linear_probing, semantic
 
 HEADS: dict[str, type[Head]] = {
     "LinearClassifier": LinearClassifier,
@@ -13,7 +11,7 @@ HEADS: dict[str, type[Head]] = {
     "L2NormClassifier": L2NormClassifier,
     "LayerNormClassifier": LayerNormClassifier,
 }
-HEAD_INITS: dict[str, Callable[..., Tensor]] = {
+HEAD_INITS: dict[str, Callable[..., FirstValues]] = {
     "semantic": semantic,
     "class_mean": class_mean,
     "linear_probing": linear_probing,

@@ -18,6 +18,11 @@ class Head(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(F.normalize(torch.empty(num_classes, dim).uniform_(-1, 1), dim=-1))
 
+    @torch.no_grad()
+    def start_from(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Sets the first values: weight [C, D], and a bias [C] in a head that has one; None leaves that at zero."""
+        self.weight.copy_(weight)
+
 
 class LinearClassifier(Head):
     """W f + b; b starts at zero. In LIFT, W starts at N(0, 2 / D) instead of at rows of unit length."""
@@ -27,6 +32,12 @@ class LinearClassifier(Head):
         self.bias = nn.Parameter(torch.zeros(num_classes))
         if variant == "lift":
             nn.init.normal_(self.weight, std=(2 / dim) ** 0.5)
+
+    @torch.no_grad()
+    def start_from(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().start_from(weight, bias)
+        if bias is not None:
+            self.bias.copy_(bias)
 
     def forward(self, features: Tensor) -> Tensor:
         return F.linear(features, self.weight, self.bias)

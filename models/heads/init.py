@@ -1,10 +1,11 @@
-"""First weights of a head, [C, D] with rows of unit length: from texts of the classes, or from training features.
+"""First values of a head, from texts of the classes or from training features.
 
 Each function takes the bare backbone, the class names, `features`, and the texts of each class.
 """
 
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,13 @@ Texts = list[list[str]]  # one or more of each class
 PATIENCE_SECONDS = 60.0  # for scikit-learn's logistic regression, by logistic.sklearn_seconds
 
 
+class FirstValues(NamedTuple):
+    """Weights of a head [C, D], rows of unit length, and biases [C] for a head that has some; None = zeros."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+
 def no_features() -> tuple[Tensor, Tensor]:
     """The `features` of a caller that has none. Raises ModelError."""
     message = "this head_init starts from training features; pass features, or choose another"
@@ -26,28 +34,39 @@ def no_features() -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def semantic(backbone: Backbone, classnames: list[str], features: Features, texts: Texts | None = None) -> Tensor:
-    """The text feature t of each class, mapped back to the image feature space: t P^T, or t if the tower has no P.
+def semantic(backbone: Backbone, classnames: list[str], features: Features, texts: Texts | None = None) -> FirstValues:
+    """The text feature t of each class, mapped back to the image feature space, w = t P^T, divided by |w|.
+
+    The similarity of t to the projected image feature, <t, f P + b>, is <w, f> + <t, b>. So a linear head starts with
+    the bias <t, b> / |w|, where the projection has one. The other heads have none: their scores are of directions, to
+    which the length of f P belongs and a constant does not. Backbones whose image feature is in the joint space have
+    no P, as CLIP's ResNets and SigLIP behind its pooling head: w = t.
 
     texts: see models/heads/prompts.py; None = "a photo of a {name}."
     """
     rows = backbone.encode_texts(classnames, texts) if texts else backbone.encode_classnames(classnames)
-    if backbone.image_projection is not None:  # the feature of a CLIP ResNet is in the joint space
+    bias = backbone.image_projection_bias
+    products = None if bias is None else rows @ bias.float()
+    if backbone.image_projection is not None:
         rows = rows @ backbone.image_projection.float().T
-    return F.normalize(rows, dim=-1)
+    return FirstValues(F.normalize(rows, dim=-1), None if products is None else products / rows.norm(dim=-1))
 
 
 @torch.no_grad()
-def class_mean(backbone: Backbone, classnames: list[str], features: Features, texts: Texts | None = None) -> Tensor:
+def class_mean(
+    backbone: Backbone, classnames: list[str], features: Features, texts: Texts | None = None
+) -> FirstValues:
     """The mean training feature of each class. Raises ModelError for a class without training images."""
     vectors, labels = features()
     counts = _images_per_class(labels, classnames)
     sums = vectors.new_zeros(len(classnames), vectors.shape[1]).index_add_(0, labels, vectors)
-    return F.normalize(sums / counts[:, None], dim=-1)
+    return FirstValues(F.normalize(sums / counts[:, None], dim=-1))
 
 
 @torch.no_grad()
-def linear_probing(backbone: Backbone, classnames: list[str], features: Features, texts: Texts | None = None) -> Tensor:
+def linear_probing(
+    backbone: Backbone, classnames: list[str], features: Features, texts: Texts | None = None
+) -> FirstValues:
     """The weights of scikit-learn's LogisticRegression, balanced class weights, at most 100 iterations.
 
     If that could take scikit-learn more than a minute, logistic.py computes the same on the features' device.
@@ -66,7 +85,7 @@ def linear_probing(backbone: Backbone, classnames: list[str], features: Features
     weight = logistic.fit(vectors, labels, len(classnames)) if slow else _sklearn_probe(vectors, labels)
     if len(classnames) == 2:  # scikit-learn returns the row of class 1 only
         weight = torch.cat([-weight, weight])
-    return F.normalize(weight, dim=-1)
+    return FirstValues(F.normalize(weight, dim=-1))
 
 
 def _sklearn_probe(vectors: Tensor, labels: Tensor) -> Tensor:

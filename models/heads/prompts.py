@@ -6,7 +6,8 @@ ensemble    the 80 templates that CLIP's authors made for ImageNet (Radford et a
 descriptor  the class's sentences in a JSON file, {class name: [sentences]}
 """
 
-from models.backbones.tokenizer import class_prompts, text_notes
+from models.backbones.text_notes import text_notes
+from models.backbones.tokenizer import Tokenizer, class_prompts
 from utils.errors import ModelError
 from utils.files import read_json
 from utils.text import brief
@@ -39,10 +40,12 @@ def class_texts(classnames: list[str], prompt: str, file: str | None = None) -> 
     return [[text] for text in class_prompts(classnames)]
 
 
-def prompt_notes(classnames: list[str], prompt: str, file: str | None, renamable: bool) -> list[str]:
+def prompt_notes(
+    tokenizer: Tokenizer, classnames: list[str], prompt: str, file: str | None, renamable: bool
+) -> list[str]:
     """A sentence for each fault of these texts, by text_notes. Raises ModelError, as `class_texts`."""
     texts = dict(zip(classnames, class_texts(classnames, prompt, file), strict=True))
-    return text_notes(classnames, texts.__getitem__, renamable)
+    return text_notes(tokenizer, classnames, texts.__getitem__, renamable)
 
 
 def _read_sentences(file: str) -> dict[str, list[str]]:

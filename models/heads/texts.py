@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models.backbones.text import TextTransformer, cut, ends
-from models.backbones.tokenizer import class_prompts, tokenize
+from models.backbones.text import TextTransformer
+from models.backbones.tokenizer import Tokenizer, class_prompts
 
 CHUNK = 256  # classes that are encoded at once
 
@@ -32,19 +32,21 @@ class TextEncoderFeatures(nn.Module):
     tokens: Tensor  # int64 [C, N]
     end: Tensor  # int64 [C], the position of each end-of-text token
 
-    def __init__(self, tower: TextTransformer, classnames: list[str]):
+    def __init__(self, tower: TextTransformer, tokenizer: Tokenizer, classnames: list[str]):
         super().__init__()
-        self.tower = tower
+        self.tower, self.tokenizer = tower, tokenizer
         self.classnames = classnames
         self.cached: Tensor | None = None
-        self.set_prompts(tokenize(class_prompts(classnames)), nn.Identity())
+        self.set_prompts(tokenizer(class_prompts(classnames)), nn.Identity())
 
     def set_prompts(self, tokens: Tensor, context: nn.Module, replaced: Tensor | None = None) -> None:
-        """Changes the prompts: token ids [C, 77], and where `context` replaces their embeddings, bool [C, 77]."""
+        """Changes the prompts: token ids [C, context], and where `context` replaces their embeddings, bool likewise."""
         self.context = context
-        self.register_buffer("tokens", cut(tokens), persistent=False)
-        self.register_buffer("end", ends(tokens), persistent=False)
-        self.read_tokens = tokens if replaced is None else tokens.masked_fill(replaced, 0)  # whose embeddings are read
+        end = self.tokenizer.ends(tokens)
+        self.register_buffer("tokens", self.tower.cut(tokens, end), persistent=False)
+        self.register_buffer("end", end, persistent=False)
+        # whose embeddings are read
+        self.read_tokens = tokens if replaced is None else tokens.masked_fill(replaced, self.tokenizer.frame.padding)
 
     def train(self, mode: bool = True) -> "TextEncoderFeatures":
         self.cached = None  # the tower or the context may change now

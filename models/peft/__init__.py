@@ -40,7 +40,7 @@ def attach(tower: Tower, methods: Mapping[str, Any], num_classes: int, variant: 
     tower.variant, tower.attached = variant, attached
     for name, options in chosen.items():
         if attached[name]:
-            site = Site(tower, [blocks[i] for i in attached[name]], num_classes, variant)
+            site: Site[Any] = Site(tower, [blocks[i] for i in attached[name]], num_classes, variant)
             METHODS[name].attach(site, options)
 
 

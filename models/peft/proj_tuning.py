@@ -1,6 +1,6 @@
-"""Projection tuning: the two projections into CLIP's joint space train, from their own values.
+"""Projection tuning: the two projections into CLIP's joint space train, from their own values, with their biases.
 
-A CLIP ResNet has no image projection, so that of the texts trains alone.
+Most CLIPs have no such bias. A CLIP ResNet has no image projection, so that of the texts trains alone.
 """
 
 from torch import nn
@@ -11,7 +11,7 @@ from models.peft.method import Method, NoOptions
 
 def attach(head: TextSimilarity, options: NoOptions) -> None:
     """Turns the projections of CLIP's head from buffers into parameters."""
-    for name in ("image_projection", "text_projection"):
+    for name in ("image_projection", "image_projection_bias", "text_projection", "text_projection_bias"):
         value = getattr(head, name)
         if value is not None:
             delattr(head, name)

@@ -8,23 +8,25 @@ description that asks for a feature which the towers lack is an error that names
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from models.backbones import BACKBONES
 from models.backbones.backbone import BackboneConfig
-from models.backbones.families import clip, open_clip
+from models.backbones.families import open_clip
 from models.backbones.families.features import require
 from models.backbones.families.timm_modules import RESNETS, TRANSFORMERS, build_module
 from models.backbones.families.timm_resnet import resnet_config
 from models.backbones.families.timm_vit import vit_config
-from models.weights.find import find_description, open_clip_entry, timm_entry
+from models.backbones.named import Source
+from models.backbones.text import TextConfig
+from models.backbones.vit import ViTConfig
+from models.weights.find import OPEN_CLIP_JSON, TIMM_JSON, find_description, open_clip_entry, timm_entry
 from utils.config.parsing import NORMALISATIONS
 from utils.errors import ModelError, amended
 from utils.files import write_text
 from utils.text import shortened
 
 CLIP_MEAN, CLIP_STD = NORMALISATIONS["clip"]
-OPEN_CLIP_JSON, TIMM_JSON = "open_clip_config.json", "config.json"
 JSON_BYTES = 2**20  # of a description; real ones have a few thousand
 DINOV2_RESOLUTION, LIFT_RESOLUTION = 518, 224  # a step at DINOv2's own takes 7 times as long
 OPENAI_SHA256 = {  # of OpenAI's own files, as in their addresses (open_clip.pretrained)
@@ -72,6 +74,35 @@ class Description:
 # ---- sources ----
 
 
+def describe_backbone(name: str, weights: str | None = None) -> Description:
+    """The description of a backbone, or of the weights in place of its own, without a download of weights.
+
+    name: of BACKBONES, or an address; any other name describes nothing. Raises ModelError.
+    """
+    of_name = describe_name(name)
+    if not weights:
+        return of_name
+    known = describe(weights) or beside(Path(weights))
+    # the name describes any file with such tensors
+    return known.or_else(of_name) if of_name.config and of_name.config.image.is_unmistakable else known
+
+
+def describe_name(name: str) -> Description:
+    """The description of a backbone by its name or address; an empty one for a family. Raises ModelError."""
+    row = BACKBONES.get(name)
+    known = describe(row.address if row else name) or Description()
+    if row is None:
+        return known
+    return dataclasses.replace(known, licence=row.licence or known.licence, config=with_class_token(known.config, row))
+
+
+def with_class_token(config: BackboneConfig | None, row: Source | None) -> BackboneConfig | None:
+    """The config whose feature is the class token, if the backbone's row says so."""
+    if config is None or row is None or not row.class_token:
+        return config
+    return dataclasses.replace(config, image=config.image.with_class_token())
+
+
 def describe(address: str) -> Description | None:
     """The description of published weights, without a download of them; None for a file. Raises ModelError."""
     kind, _, model = address.partition(":")
@@ -94,7 +125,11 @@ def describe(address: str) -> Description | None:
         quick = bool(config.get("quick_gelu") or published.get("quick_gelu"))
         return describe_open_clip(config | {"quick_gelu": quick}, published, address)
     if kind == "hf-hub":
-        return read(find_description(address), address)
+        known = read(find_description(address), address)
+        if known is None:
+            message = f"{address} has a config.json that is not timm's; choose a repository of timm or open_clip"
+            raise ModelError(message, kind="no_description", key="weights")
+        return known
     return None
 
 
@@ -127,8 +162,14 @@ def read(file: Path, source: str) -> Description | None:
 
 
 def write_beside(path: Path, config: BackboneConfig) -> None:
-    """Describes a CLIP of OpenAI's kind in open_clip_config.json beside its weight file."""
-    content = {"model_cfg": clip.to_open_clip(config), "preprocess_cfg": {"mean": CLIP_MEAN, "std": CLIP_STD}}
+    """Describes a CLIP of OpenAI's kind, with a ViT, in open_clip_config.json beside its weight file."""
+    image, text = cast(ViTConfig, config.image), cast(TextConfig, config.text)
+    vision: dict[str, Any] = {"image_size": image.resolution, "patch_size": image.patch}
+    vision |= {"layers": image.depth, "width": image.dim}
+    texts: dict[str, Any] = {"context_length": text.context, "vocab_size": text.vocabulary, "width": text.dim}
+    texts |= {"heads": text.heads, "layers": text.depth}
+    model = {"embed_dim": config.joint, "quick_gelu": True, "vision_cfg": vision, "text_cfg": texts}
+    content = {"model_cfg": model, "preprocess_cfg": {"mean": CLIP_MEAN, "std": CLIP_STD}}
     write_text(path.with_name(OPEN_CLIP_JSON), json.dumps(content, indent=1) + "\n")
 
 
@@ -180,9 +221,7 @@ def _timm_config(architecture: str, model_args: dict[str, Any]) -> BackboneConfi
         model = build_module(name, TRANSFORMERS | RESNETS, model_args)
         if hasattr(model, "blocks"):
             return BackboneConfig(vit_config(model))
-        image = resnet_config(model)
-        require(image is not None, "layers beside plain bottlenecks")
-        return BackboneConfig(image)
+        return BackboneConfig(resnet_config(model))
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         message = f"timm cannot build its model {shortened(architecture)} ({reason}); correct or remove it"

@@ -4,15 +4,11 @@ LAION's, DataComp's, DFN's, MetaCLIP's and BioCLIP's have these names, and diffe
 normalisation.
 """
 
-from typing import Any
-
 from models.backbones.backbone import BackboneConfig
 from models.backbones.naming import Naming, Rename
-from models.backbones.resnet import STRIDE, ResNetConfig
-from models.backbones.text import TextConfig
+from models.backbones.resnet import ResNetConfig
+from models.backbones.text import HEAD_DIM, TextConfig
 from models.backbones.vit import ViTConfig
-
-HEAD_DIM = 64  # width of a head in OpenAI's towers
 
 
 def text_tower(dim: int, depth: int, activation: str = "quick_gelu") -> TextConfig:
@@ -43,19 +39,6 @@ def clip_resnet(
 ) -> BackboneConfig:
     """OpenAI's CLIP with a ResNet, whose attention pool ends in the image projection."""
     return BackboneConfig(ResNetConfig(stages, width, resolution, joint), text_tower(text_dim, text_depth), joint)
-
-
-def to_open_clip(config: BackboneConfig) -> dict[str, Any]:
-    """A CLIP of OpenAI's kind as a configuration of open_clip's."""
-    image, text = config.image, config.text
-    vision: dict[str, Any] = {"image_size": image.resolution}
-    if image.kind == "ResNet":
-        vision |= {"patch_size": STRIDE, "layers": list(image.stages), "width": image.width}
-    else:
-        vision |= {"patch_size": image.patch, "layers": image.depth, "width": image.dim}
-    texts = {"context_length": text.context, "vocab_size": text.vocabulary, "width": text.dim}
-    texts |= {"heads": text.heads, "layers": text.depth}
-    return {"embed_dim": config.joint, "quick_gelu": True, "vision_cfg": vision, "text_cfg": texts}
 
 
 # ---- tensor names ----

@@ -41,7 +41,7 @@ RESNET_KEYS = {"image_size", "layers", "width", "head_width", "patch_size"}
 TRUNK_KEYS = {"image_size", "timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias"}
 TEXT_KEYS = {
     "context_length", "vocab_size", "hf_tokenizer_name", "tokenizer_kwargs", "width", "heads", "layers", "mlp_ratio",
-    "ls_init_value", "no_causal_mask", "pool_type", "proj_bias", "act_kwargs", "norm_kwargs",
+    "ls_init_value", "no_causal_mask", "pool_type", "proj_type", "proj_bias", "act_kwargs", "norm_kwargs",
 }  # fmt: skip
 # pooling of texts: at the end token, which has the largest id in CLIP's vocabulary, or the last token
 POOLS = {"argmax": "end", "last": "last"}
@@ -56,15 +56,19 @@ def backbone_config(model: dict[str, Any]) -> BackboneConfig:
     _require_known(model, {}, MODEL_KEYS, "")
     quick = bool(model.get("quick_gelu"))
     vision, text_cfg = model["vision_cfg"], model["text_cfg"]
+    image: ViTConfig | ResNetConfig
     joint = whole(model, "embed_dim")
     text = text_config(text_cfg, quick)
+    projects_texts = text_cfg.get("proj_type", "linear") != "none"
+    require(projects_texts or text.dim == joint, f"a text feature {text.dim} wide in a joint space {joint} wide")
     logit_bias = model.get("init_logit_bias") is not None
     if vision.get("timm_model_name"):
         image, projects, has_bias = _trunk(vision, joint)
-        return BackboneConfig(image, text, joint, projects, has_bias, logit_bias)
-    if isinstance(vision.get("layers"), (list, tuple)):
-        return BackboneConfig(_resnet(vision, joint), text, joint, logit_bias=logit_bias)
-    return BackboneConfig(_vit(vision, quick), text, joint, image_projection=True, logit_bias=logit_bias)
+    elif isinstance(vision.get("layers"), (list, tuple)):
+        image, projects, has_bias = _resnet(vision, joint), False, False
+    else:
+        image, projects, has_bias = _vit(vision, quick), True, False
+    return BackboneConfig(image, text, joint, projects, projects_texts, has_bias, logit_bias)
 
 
 def text_config(text: dict[str, Any], quick: bool) -> TextConfig:

@@ -5,10 +5,12 @@ from typing import Any
 import torch
 
 from models.backbones.backbone import BackboneConfig
+from models.backbones.families.features import require
 from models.backbones.naming import Naming, Rename
 from models.backbones.resnet import ResNetConfig, imagenet_net
 
 RESOLUTION = 224  # not in the tensors, as a mean over the feature map takes any size
+OTHER_LAYERS = "layers beside plain bottlenecks"
 RESNET: tuple[Rename, ...] = (("", "image.net.", ()),)
 NAMINGS = (Naming("timm's ResNet", "layer1.", RESNET),)
 
@@ -18,15 +20,15 @@ def plain_resnet(stages: tuple[int, ...], width: int = 64) -> BackboneConfig:
     return BackboneConfig(ResNetConfig(stages, width, RESOLUTION))
 
 
-def resnet_config(model: Any) -> ResNetConfig | None:
-    """The config of timm's own ResNet; None for one with other layers than plain bottlenecks."""
+def resnet_config(model: Any) -> ResNetConfig:
+    """The config of timm's own ResNet. Raises ModelError for one with other layers than plain bottlenecks."""
     from timm.models.resnet import Bottleneck
 
     depths = tuple(len(getattr(model, f"layer{i}")) for i in (1, 2, 3, 4))
-    if type(model.layer1[0]) is not Bottleneck:
-        return None
+    require(type(model.layer1[0]) is Bottleneck, OTHER_LAYERS)
     width = model.layer1[0].conv1.out_channels
     with torch.device("meta"):
         plain = imagenet_net(depths, width)
     model.reset_classifier(0)
-    return ResNetConfig(depths, width, RESOLUTION) if str(model) == str(plain) else None
+    require(str(model) == str(plain), OTHER_LAYERS)
+    return ResNetConfig(depths, width, RESOLUTION)

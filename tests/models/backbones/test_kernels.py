@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from models import precision
 from models.backbones import BACKBONES, kernels
-from models.backbones.text import TextTransformer
+from models.backbones.text import TextConfig, TextTransformer
 from models.backbones.tokenizer import tokenize
 
 FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
@@ -26,7 +26,7 @@ def kernels_of(function):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_runs_in_the_flash_kernel_or_in_bf16_as_products(dtype):
     """In every block of both towers, forward and backward, the last block's single query too."""
-    image, text = image_tower(3, adaptformer=True, adaptformer_dim=2), TextTransformer(64, 2)
+    image, text = image_tower(3, adaptformer=True, adaptformer_dim=2), TextTransformer(TextConfig(64, 2))
     for tower, inputs in ((image, normal_images(2, 32)), (text, tokenize(["a photo of a cat."]))):
         precision.FrozenWeights(tower).cast(dtype)
         found = kernels_of(functools.partial(lambda f, x: f(x).float().sum().backward(), tower.to(dtype), inputs))

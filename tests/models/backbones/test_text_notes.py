@@ -8,7 +8,8 @@ from helpers import execute
 from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
 from datasets.sets import digits_lt
-from models.backbones.tokenizer import text_notes
+from models.backbones.text_notes import text_notes
+from models.backbones.tokenizer import ClipTokenizer
 from trainer import Trainer
 
 
@@ -17,13 +18,14 @@ def tokens(name, template="a photo of a {}."):
     return tuple(open_clip.tokenize([template.format(name.replace("_", " "))])[0].tolist())
 
 
+CLIP = ClipTokenizer()
 FIVES = ["four five", "four_five", "Four Five", "four five ", " four  five", "four&nbsp;five", "four\tfive"]
 
 
 @pytest.mark.parametrize("other", FIVES[1:])
 def test_names_of_one_text_are_reported(other):
     assert tokens(other) == tokens(FIVES[0])
-    (note,) = text_notes(["dog", FIVES[0], "cat", other])
+    (note,) = text_notes(CLIP, ["dog", FIVES[0], "cat", other])
     assert note == (
         "2 of 4 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
         f"({FIVES[0]!r}, {other!r}); a classnames file gives each its own words"
@@ -32,7 +34,7 @@ def test_names_of_one_text_are_reported(other):
 
 def test_all_names_of_one_text_are_counted_side_by_side():
     names = ["a", *FIVES[:3], "b", "A", "c"]
-    (note,) = text_notes(names)
+    (note,) = text_notes(CLIP, names)
     assert note.startswith(
         "5 of 7 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
         "('a', 'A', 'four five' and 2 more)"
@@ -42,14 +44,14 @@ def test_all_names_of_one_text_are_counted_side_by_side():
 def test_names_that_only_look_alike_are_reported():
     """CLIP has a token for a zero-width space, which nobody sees."""
     for name in ("cat\u200b", "c\u200dat", "\u2060cat"):
-        (note,) = text_notes(["cat", "dog", name])
+        (note,) = text_notes(CLIP, ["cat", "dog", name])
         if tokens(name) == tokens("cat"):
             assert "CLIP reads the same text" in note
         else:
             assert note.startswith(
                 "2 of 3 classes: the name differs from another one in invisible characters alone ('cat'"
             )
-    assert text_notes(["می\u200cخواهم", "dog"]) == []  # as Persian is written
+    assert text_notes(CLIP, ["می\u200cخواهم", "dog"]) == []  # as Persian is written
 
 
 # characters without a glyph that are not of category Cf, and one that is
@@ -68,7 +70,7 @@ UNSEEN = [
 def test_all_characters_without_a_glyph_are_known():
     for code in UNSEEN:
         name = f"c{chr(code)}at"
-        notes = text_notes(["dog", "cat", name])
+        notes = text_notes(CLIP, ["dog", "cat", name])
         if tokens(name) == tokens("cat"):
             assert "CLIP reads the same text" in notes[0]
         else:
@@ -77,7 +79,7 @@ def test_all_characters_without_a_glyph_are_known():
             )
             assert f"('cat', 'c{ascii(chr(code))[1:-1]}at')" in notes[0]  # one sees the difference in the message
     for seen in ("\u0301", "\u0903", "\u06dd", "\u3000x", "\U0001f600"):  # marks, a sign of category Cf, a picture
-        assert text_notes(["dog", "cat", f"c{seen}at"]) == []
+        assert text_notes(CLIP, ["dog", "cat", f"c{seen}at"]) == []
 
 
 END = "<end&#95;of&#95;text>"  # CLIP's end token in a name; with `_`, which becomes a space, it is text like any other
@@ -90,19 +92,19 @@ def test_texts_are_compared_up_to_the_end_token():
         end = first.index(max(first))  # where open_clip's text tower takes the state
         assert end == second.index(max(second)) < len(tokens("red")) - 2
         assert first[: end + 1] == second[: end + 1] and first != second
-        (note,) = text_notes(["dog", *names])
+        (note,) = text_notes(CLIP, ["dog", *names])
         assert note.startswith("2 of 3 classes: CLIP reads the same text as for another one")
-    assert text_notes([f"red {END} fox", f"blue {END} fox"]) == []
-    assert text_notes(["red <end_of_text> fox", "red <end_of_text> eel"]) == []
-    (note,) = text_notes(["dog", f"{END} fox"])
+    assert text_notes(CLIP, [f"red {END} fox", f"blue {END} fox"]) == []
+    assert text_notes(CLIP, ["red <end_of_text> fox", "red <end_of_text> eel"]) == []
+    (note,) = text_notes(CLIP, ["dog", f"{END} fox"])
     assert note.startswith(f"1 of 2 classes: CLIP reads nothing of the name ('{END} fox')")
-    assert text_notes(["dog", f"cat {END}" + " fox" * 80]) == []  # nothing is read behind it, so nothing is cut
+    assert text_notes(CLIP, ["dog", f"cat {END}" + " fox" * 80]) == []  # nothing is read behind it, so nothing is cut
 
 
 @pytest.mark.parametrize("name", ["&nbsp;", "_", " ", "&#32;"])
 def test_a_name_of_nothing_is_reported(name):
     assert tokens(name) == tokens("")
-    (note,) = text_notes(["dog", name])
+    (note,) = text_notes(CLIP, ["dog", name])
     assert note.startswith(f"1 of 2 classes: CLIP reads nothing of the name ({name!r}); a classnames file gives words")
 
 
@@ -111,7 +113,7 @@ def test_a_text_is_cut_after_77_tokens_and_not_before():
     for words, cut in ((69, False), (70, False), (71, True), (200, True)):
         name = " ".join(["cat"] * words)
         assert (len(open_clip.get_tokenizer("ViT-B-16").encode(f"a photo of a {name}.")) + 2 > 77) == cut
-        notes = text_notes(["dog", name])
+        notes = text_notes(CLIP, ["dog", name])
         assert len(notes) == cut
         assert not cut or re.match(
             r"1 of 2 classes: CLIP cuts the text after 77 tokens \('cat .{33}\.\.\.'\); a class", notes[0]
@@ -121,7 +123,7 @@ def test_a_text_is_cut_after_77_tokens_and_not_before():
 def test_names_that_differ_behind_the_cut_are_one_text():
     names = [" ".join(["cat"] * 80 + [end]) for end in ("dog", "fox")]
     assert tokens(names[0]) == tokens(names[1])
-    cut, same = text_notes([*names, "eel"])
+    cut, same = text_notes(CLIP, [*names, "eel"])
     assert cut.startswith("2 of 3 classes: CLIP cuts the text")
     assert same.startswith("2 of 3 classes: CLIP reads the same text")
 
@@ -130,32 +132,32 @@ def test_other_prompts_are_asked_for():
     """Names alone, 80 templates, or descriptions."""
     long = "It has " + "very " * 80 + "long ears."
     described = {"hare": ["It has ears.", long], "rabbit": ["It has ears.", "It is small."], "mole": ["It digs."]}
-    (note,) = text_notes(list(described), described.__getitem__)
+    (note,) = text_notes(CLIP, list(described), described.__getitem__)
     assert note.startswith("1 of 3 classes: CLIP cuts the text after 77 tokens ('hare')")
     same = {
         "hare": ["It has ears.", "It runs."],
         "rabbit": ["It has  ears.", "it runs."],
         "mole": ["It has ears.", "It digs."],
     }
-    (note,) = text_notes(list(same), same.__getitem__)
+    (note,) = text_notes(CLIP, list(same), same.__getitem__)
     assert note.startswith("2 of 3 classes: CLIP reads the same text as for another one, ")
     assert "('hare', 'rabbit')" in note
-    (note,) = text_notes(["a", "A", "b"], lambda name: [name])
+    (note,) = text_notes(CLIP, ["a", "A", "b"], lambda name: [name])
     assert note.startswith("2 of 3 classes: CLIP reads the same text")
-    (note,) = text_notes(["a", "A", "b"], lambda name: [template(name) for template in OPENAI_IMAGENET_TEMPLATES])
+    (note,) = text_notes(CLIP, ["a", "A", "b"], lambda name: [template(name) for template in OPENAI_IMAGENET_TEMPLATES])
     assert note.startswith("2 of 3 classes: CLIP reads the same text")
 
 
 def test_published_names():
     """open_clip's names of ImageNet's classes hold two pairs of equal ones; the digits' are sound."""
-    (note,) = text_notes(IMAGENET_CLASSNAMES, renamable=False)
+    (note,) = text_notes(CLIP, IMAGENET_CLASSNAMES, renamable=False)
     twice = sorted({name for name in IMAGENET_CLASSNAMES if IMAGENET_CLASSNAMES.count(name) > 1})
     assert twice == ["missile", "sunglasses"]
     assert note == (
         "4 of 1,000 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
         "('missile', 'missile', 'sunglasses' and 1 more)"
     )
-    assert text_notes(digits_lt.CLASSNAMES) == []
+    assert text_notes(CLIP, digits_lt.CLASSNAMES) == []
 
 
 @pytest.mark.slow

@@ -240,11 +240,12 @@ def test_a_configuration_and_plain_arguments_make_the_same_model(keys, options, 
 
 
 class StandIn:
-    """What an initialisation reads of a backbone; projection None as in a CLIP ResNet."""
+    """What an initialisation reads of a backbone; projection None as in a CLIP ResNet, bias None as in CLIP."""
 
-    def __init__(self, text_features, projection):
+    def __init__(self, text_features, projection, bias):
         self.text_features = text_features
         self.image_projection = None if projection is None else nn.Parameter(projection)
+        self.image_projection_bias = None if bias is None else nn.Parameter(bias)
 
     def encode_classnames(self, classnames):
         assert len(classnames) == len(self.text_features)
@@ -262,7 +263,8 @@ def random_start(case):
     projection = None if case % 4 == 3 else torch.randn(dim, joint, generator=generator)
     text_features = torch.randn(classes, joint, generator=generator)
     text_features = text_features / text_features.square().sum(1, keepdim=True).sqrt()
-    return StandIn(text_features, projection), features, labels
+    bias = torch.randn(joint, generator=generator) if case % 4 == 1 else None
+    return StandIn(text_features, projection, bias), features, labels
 
 
 def semantic_formula(backbone, vectors, labels):
@@ -308,8 +310,9 @@ def test_first_weights_are_their_formula(name, case):
     names = ["class"] * (int(labels.max()) + 1)
     expected = torch.tensor(INIT_FORMULAS[name](backbone, vectors.tolist(), labels.tolist()))
     backbone.text_features.requires_grad_()
-    found = HEAD_INITS[name](backbone, names, lambda: (vectors.requires_grad_(), labels))
+    found, bias = HEAD_INITS[name](backbone, names, lambda: (vectors.requires_grad_(), labels))
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert (bias is not None) == (name == "semantic" and backbone.image_projection_bias is not None)
     assert found.dtype == torch.float32
     assert not found.requires_grad
     assert torch.allclose(found.norm(dim=1), torch.ones(len(names)))
@@ -319,7 +322,7 @@ def test_semantic_first_weights_are_open_clips_text_features_carried_back(clip_p
     """normalise(t P^T), t and P open_clip's."""
     projection = clip_pair[0].visual.proj.tolist()
     expected = [unit([dot(row, t) for row in projection]) for t in text_features.tolist()]
-    found = HEAD_INITS["semantic"](clip_pair[1], NAMES, no_features)
+    found = HEAD_INITS["semantic"](clip_pair[1], NAMES, no_features).weight
     assert torch.allclose(found, torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
 
@@ -328,7 +331,7 @@ def test_a_probe_points_at_its_classes(classes):
     """Clusters on the axes: each row has its largest entry, a positive one, where its class lies."""
     labels = torch.arange(30) % classes
     vectors = torch.eye(classes)[labels] + 0.01 * torch.randn(30, classes, generator=torch.Generator().manual_seed(0))
-    found = HEAD_INITS["linear_probing"](None, NAMES[:classes], lambda: (vectors, labels))
+    found = HEAD_INITS["linear_probing"](None, NAMES[:classes], lambda: (vectors, labels)).weight
     assert found.argmax(dim=1).tolist() == list(range(classes))
     assert (found.diagonal() > 0.5).all()
 
@@ -341,7 +344,7 @@ def test_a_probe_stops_after_100_iterations_and_says_nothing():
         expected = linear_probing_formula(None, vectors.tolist(), labels.tolist())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = HEAD_INITS["linear_probing"](None, NAMES, lambda: (vectors, labels))
+        found = HEAD_INITS["linear_probing"](None, NAMES, lambda: (vectors, labels)).weight
     assert torch.allclose(found, torch.tensor(expected), rtol=1e-3, atol=1e-4)
 
 
@@ -443,7 +446,7 @@ def test_only_a_probe_of_minutes_goes_to_the_device(monkeypatch):
         rows = []
         for seconds in (59, 61):
             monkeypatch.setattr(logistic, "SKLEARN_RATE", work / seconds)
-            rows.append(HEAD_INITS["linear_probing"](None, names, lambda f=features: f))
+            rows.append(HEAD_INITS["linear_probing"](None, names, lambda f=features: f).weight)
             assert len(fits) == (seconds > 60)
         fits.clear()
         assert rows[0].shape == rows[1].shape == (classes, vectors.shape[1])
@@ -469,7 +472,7 @@ SOME_LABELS = torch.tensor([2, 0, 1, 2, 2, 0, 2, 1, 0, 2, 2])
 @pytest.mark.parametrize("head", HEADS)
 def test_model_starts_from_them_and_trains_them(head, init, clip_pair):
     features = SOME_FEATURES, SOME_LABELS
-    expected = HEAD_INITS[init](clip_pair[1], NAMES, lambda: features)
+    expected = HEAD_INITS[init](clip_pair[1], NAMES, lambda: features).weight
     model = create(clip_pair[1], head=head, head_init=init, features=lambda: features)
     assert torch.equal(model.head.weight, expected)
     assert all(parameter.requires_grad for parameter in model.head.parameters())

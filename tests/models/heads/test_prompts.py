@@ -58,7 +58,7 @@ def test_each_prompt_is_its_mean_by_open_clip(prompt, clip_pair, sentences):
     rows = torch.stack([by_open_clip(theirs, expected(name)) for name in NAMES])
     given = class_texts(NAMES, prompt, file)
     assert_near(ours.encode_texts(NAMES, given), rows)
-    start = HEAD_INITS["semantic"](ours, NAMES, None, texts=given)
+    start = HEAD_INITS["semantic"](ours, NAMES, None, texts=given).weight
     assert_near(start, F.normalize(rows @ theirs.visual.proj.detach().T, dim=-1))
 
 

@@ -56,7 +56,11 @@ def test_head_is_its_formula_in_value_and_gradient(case):
 
     dim, text_dim, joint, scale = 5, 4, 6, normal(1)[0]
     p = normal(dim, joint) if projected else None
-    head = TextSimilarity(CachedTextFeatures(normal(3, text_dim)), p, normal(text_dim, joint), scale)
+    biases = {}
+    if case >= 12:
+        biases = {"text_projection_bias": normal(joint), "logit_bias": normal(1)[0]}
+        biases |= {"image_projection_bias": normal(joint)} if projected else {}
+    head = TextSimilarity(CachedTextFeatures(normal(3, text_dim)), p, normal(text_dim, joint), scale, **biases)
     tuned = {"proj_tuning": {}} if tune else {}
     peft.attach_to_head(head, tuned | ({"clip_adapter": {"dim": width}} if width else {}))
     head = head.double()
@@ -72,14 +76,18 @@ def test_head_is_its_formula_in_value_and_gradient(case):
     rows = []
     for feature in f:
         image = feature @ everything["image_projection"] if projected else feature
+        image = image + everything.get("image_projection_bias", 0)
         image = unit(adapter_formula(image, everything, "image"))
         texts = [
-            unit(adapter_formula(g @ everything["text_projection"], everything, "text")) for g in head.texts.features
+            g @ everything["text_projection"] + everything.get("text_projection_bias", 0) for g in head.texts.features
         ]
-        rows.append(torch.stack([scale.exp() * (image * text).sum() for text in texts]))
+        texts = [unit(adapter_formula(text, everything, "text")) for text in texts]
+        added = biases.get("logit_bias", 0)
+        rows.append(torch.stack([scale.exp() * (image * text).sum() + added for text in texts]))
     wanted = torch.autograd.grad((torch.stack(rows) * direction).sum(), [f, *tensors.values()])
 
-    assert len(tensors) == (2 if tune and projected else tune) + (12 if width else 0)
+    tuned_biases = tune * sum("projection" in name for name in biases)
+    assert len(tensors) == (2 if tune and projected else tune) + tuned_biases + (12 if width else 0)
     assert torch.allclose(logits, torch.stack(rows), rtol=1e-10, atol=1e-10)
     for found, right in zip(gradients, wanted, strict=True):
         assert torch.allclose(found, right, rtol=1e-8, atol=1e-10)
@@ -162,7 +170,7 @@ def test_photo_context_starts_as_zero_shot(clip_pair):
     vectors = model.head.texts.context.vectors
     words = tokenize(["a photo of a."])[0, 1:6]
     assert torch.equal(vectors, theirs.token_embedding.weight[words])
-    _, which = photo_prompts(NAMES)
+    _, which = photo_prompts(tokenize, NAMES)
     assert [(row == 4).sum().item() for row in which] == [1, 1, 0, 1]
     vectors[4] += torch.randn(TEXT_DIM)  # the full stop is learnt, too
     moved = (our_logits(model.train(), images) - expected).abs().amax(0)
@@ -173,7 +181,7 @@ def test_photo_context_starts_as_zero_shot(clip_pair):
 @pytest.mark.parametrize("position", PROMPTS)
 def test_placeholders_are_found(position, length):
     """As many as asked for, in order, wherever the name stands, and even if it is itself an x."""
-    tokens, which = coop_prompts(NAMES, length, position)
+    tokens, which = coop_prompts(tokenize, NAMES, length, position)
     before = {"end": length, "front": 0, "middle": length // 2}[position]
     for name, ids, numbers in zip(NAMES, tokens.tolist(), which.tolist(), strict=True):
         words = tokenize([name])[0].tolist()
@@ -201,16 +209,19 @@ def test_random_context_is_small_and_by_the_seed(clip_pair):
 def test_a_name_too_long_for_the_context_is_refused(position):
     long = "very " * 80 + "long"
     with refused(ModelError, kind="name_too_long", key="coop_ctx_len"):
-        coop_prompts(["cat", long], 4, position)
-    assert coop_prompts(["cat", long], 4, "end")[0].shape == (2, 77)  # there the name is cut, as by CLIP itself
+        coop_prompts(tokenize, ["cat", long], 4, position)
+    assert coop_prompts(tokenize, ["cat", long], 4, "end")[0].shape == (
+        2,
+        77,
+    )  # there the name is cut, as by CLIP itself
 
 
 @pytest.mark.parametrize("position", PROMPTS)
 @pytest.mark.parametrize("length", [74, 75, 100])
 def test_a_context_too_long_for_any_name_is_refused(position, length):
     with refused(ModelError, kind="context_too_long", key="coop_ctx_len"):
-        coop_prompts(["cat"], length, position)
-    assert coop_prompts(["cat"], 73, position)[0].shape == (1, 77)
+        coop_prompts(tokenize, ["cat"], length, position)
+    assert coop_prompts(tokenize, ["cat"], 73, position)[0].shape == (1, 77)
 
 
 def test_context_is_not_asked_for_its_placeholders_words(clip_pair):

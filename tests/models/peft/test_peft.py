@@ -14,7 +14,7 @@ from oracles import bottleneck_formula, image_formula, text_formula
 from models import Model, count_parameters, peft
 from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone
-from models.backbones.text import TextTransformer
+from models.backbones.text import TextConfig, TextTransformer
 from models.heads.classifiers import CosineClassifier
 from models.peft import METHODS, select_layers
 from models.peft.aft import PartlyTrainedLinear, default_ratio, default_ratio_lift
@@ -193,7 +193,7 @@ def test_text_tower_is_its_formula_in_value_and_gradient(names, case):
     """As of the image tower; the texts have different lengths, and prompt tokens move their ends."""
     methods, variant = names.split("+"), ("lift+", "lift")[case % 2]
     draw, depth, layers = random_case(case)
-    tower = TextTransformer((6, 10, 128)[draw(0, 2)], depth, context=8)
+    tower = TextTransformer(TextConfig((6, 10, 128)[draw(0, 2)], depth, context=8))
     tower.token_embedding = torch.nn.Embedding(12, tower.dim)
     peft.attach(tower, options(methods, layers, size=draw(3, 7)), num_classes=10, variant=variant)
     tower = randomize(tower, seed=case).double()
@@ -301,7 +301,7 @@ def test_prompts_of_a_text_tower_start_alike_in_both_variants():
     """It has no patches."""
     for variant in ("lift+", "lift"):
         torch.manual_seed(0)
-        tower = TextTransformer(64, 1, context=8)
+        tower = TextTransformer(TextConfig(64, 1, context=8))
         peft.attach(tower, options(["pt"], size=200), num_classes=10, variant=variant)
         assert_normal(tower.blocks[0].prompt.tokens, 0.02)
 
@@ -633,7 +633,7 @@ def test_what_trains_in_a_resnet_of_lift(names, joint):
 
 
 @pytest.mark.parametrize("variant", ["lift+", "lift"])
-@pytest.mark.parametrize("build", [tiny_tower, lambda: TextTransformer(64, 1, context=8)])
+@pytest.mark.parametrize("build", [tiny_tower, lambda: TextTransformer(TextConfig(64, 1, context=8))])
 def test_a_transformer_refuses_bn_tuning_before_anything_is_changed(build, variant):
     tower = build()
     state = {name: parameter.requires_grad for name, parameter in tower.named_parameters()}

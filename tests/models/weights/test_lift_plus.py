@@ -7,7 +7,8 @@ import torch
 from helpers import execute, normal_images, randomize, refused, resnet, vit
 
 from models import Model, convert_upstream, peft
-from models.backbones.text import TextTransformer
+from models.backbones.text import TextConfig, TextTransformer
+from models.backbones.tokenizer import ClipTokenizer
 from models.heads import HEADS
 from models.heads.text_similarity import TextSimilarity
 from models.heads.texts import TextEncoderFeatures
@@ -47,7 +48,7 @@ def image_model(methods, aft_seed=0, seed=0):
 
 def text_model(methods, aft_seed=0, seed=0):
     """CLIP's own head with everything in it: a text tower that trains, a context, projections, adapters."""
-    text = TextTransformer(64, 3)
+    text = TextTransformer(TextConfig(64, 3))
     text.token_embedding = torch.nn.Embedding(12, 64)
     tower = vit(64, 1, 2, 4, True).requires_grad_(False)
     randomize(text)
@@ -55,7 +56,7 @@ def text_model(methods, aft_seed=0, seed=0):
     peft.attach(text, peft.methods_from_keys(options(methods, aft_seed)), num_classes=2)
     tokens = torch.tensor([[10, 1, 1, 5, 11], [10, 1, 1, 6, 11]])
     which = torch.tensor([[-1, 0, 1, -1, -1]] * 2)
-    texts = TextEncoderFeatures(text, ["one", "two"])
+    texts = TextEncoderFeatures(text, ClipTokenizer(), ["one", "two"])
     texts.set_prompts(tokens, PromptLearner(torch.zeros(2, 64), which))
     head = TextSimilarity(texts, torch.eye(64), torch.eye(64), torch.tensor(0.0))
     peft.attach_to_head(head, {"proj_tuning": {}, "clip_adapter": {"dim": 3}})
