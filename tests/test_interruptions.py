@@ -359,7 +359,7 @@ def test_results_and_checkpoint_name_each_other(config, few_images):
 
 
 @pytest.mark.parametrize(
-    "options", [("weights", "missing.pt"), ("test_only", "True"), ("model_dir", "nothing"), ("resolution", "64")]
+    "options", [("weights", "missing.pt"), ("test_only", "True"), ("model_dir", "nothing"), ("resolution", "4")]
 )
 def test_a_failed_start_leaves_no_directory(tmp_path, monkeypatch, capsys, options):
     monkeypatch.chdir(tmp_path)

@@ -56,7 +56,7 @@ def test_a_run_ends_well(command, tmp_path):
         ("batch_size", 10, "accum_step", 4),
         ("lr",),
         ("gpu", -2),
-        ("resolution", 64),
+        ("resolution", 4),
         ("v.lora", "True", "v.lora_layers", 5),
         ("weights", "nowhere.pt"),
         ("test_only", "True"),

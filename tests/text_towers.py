@@ -6,7 +6,8 @@ import torch
 from helpers import randomize
 from torch import nn
 
-from models.backbones.backbone import Backbone, Geometry
+from models.backbones.backbone import Backbone
+from models.backbones.families.clip import clip_vit
 from models.backbones.file_tokenizer import CONFIG_JSON, TOKENIZER_JSON, Files, FileTokenizer
 from models.backbones.text import TextConfig, TextTransformer
 from models.backbones.tokenizer import ClipTokenizer
@@ -121,7 +122,7 @@ def our_tower(theirs: nn.Module, config: TextConfig) -> TextTransformer:
 def our_backbone(theirs: nn.Module, kind: str) -> Backbone:
     """Our backbone with the weights of open_clip's; its image tower is random."""
     torch.manual_seed(0)
-    backbone = Backbone(Geometry(64, 1, 8, 16, JOINT, 64, 1, activation="gelu"))
+    backbone = Backbone(clip_vit(64, 1, 8, 16, JOINT, 64, 1))
     config = KINDS[kind][1]
     backbone.text, backbone.tokenizer = our_tower(theirs, config), tokenizer_of(config)
     projection = theirs.text.text_projection

@@ -44,6 +44,11 @@ class ResNetConfig:
         return sum(self.stages)
 
     @property
+    def cell(self) -> int:
+        """Side of an image's cell in the attention pool's grid, pixels; without one, any size will do."""
+        return STRIDE if self.joint else 1
+
+    @property
     def side(self) -> int:
         """Along a side of the last feature map."""
         return self.resolution // STRIDE

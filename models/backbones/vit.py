@@ -51,6 +51,11 @@ class ViTConfig:
         return self.resolution // self.patch
 
     @property
+    def cell(self) -> int:
+        """Side of an image's cell in the grid, pixels."""
+        return self.patch
+
+    @property
     def num_first(self) -> int:
         """Tokens before the patches."""
         return self.class_token + self.registers

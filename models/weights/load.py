@@ -70,10 +70,11 @@ def load_backbone(
     known = (given or Description()).or_else(known)
     config = complete(sizes, known, of_name.config, path)
     config = with_class_token(config, BACKBONES.get(name)) or config
-    resolution = resolution or known.resolution or config.image.resolution
+    own = config.image.resolution
+    resolution = resolution or known.resolution or own
+    _require_a_patch(config, resolution)
 
     # the module, which every tensor must fit
-    own = config.image.resolution
     config = dataclasses.replace(config, image=config.image.at(resolution))
     if resolution != own:
         _resample(state, config)
@@ -101,7 +102,9 @@ def load_backbone(
     if not (is_own and name in BACKBONES and BACKBONES[name].config):
         notes.append(f"{shown}: {_in_words(config, known)}")
     if resolution != own:
-        notes.append(f"{shown}: made for images of {own} pixels, used at {resolution}")
+        rest = resolution % config.image.cell
+        beyond = f", of which the last {rest} in each direction are not read" if rest else ""
+        notes.append(f"{shown}: made for images of {own} pixels, used at {resolution}{beyond}")
     if name in BACKBONES and (caution := BACKBONES[name].note):
         notes.append(f"warning: {name}: {caution}")
     if file.record and (note := file.record.write(digest)):
@@ -128,6 +131,14 @@ def _published_address(address: str, path: Path, digest: str) -> str:
     if path.resolve().parent == ASSETS and listed_sum(path) in ("", digest):
         return f"asset:{path.name}"
     return OPENAI_SHA256.get(digest, address if address.partition(":")[0] in SCHEMES else "")
+
+
+def _require_a_patch(config: BackboneConfig, resolution: int) -> None:
+    """Raises ModelError for images that are smaller than a patch."""
+    cell = config.image.cell
+    if resolution < cell:
+        message = f"resolution {resolution} is less than a patch of {cell} pixels; choose a multiple of {cell}"
+        raise ModelError(message, kind="resolution_below_a_patch", key="resolution")
 
 
 def _resample(state: dict[str, Tensor], config: BackboneConfig) -> None:

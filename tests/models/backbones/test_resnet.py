@@ -23,7 +23,7 @@ from utils.config import load_config
 from utils.errors import CheckpointError, ConfigError
 from utils.run import checkpoint
 
-RESNETS = [name for name, source in BACKBONES.items() if source.config.image.kind == "ResNet"]
+RESNETS = [name for name, source in BACKBONES.items() if source.config and source.config.image.kind == "ResNet"]
 TRAINED = {
     "nothing": lambda name: False,
     "biases": lambda name: name.endswith("bias"),

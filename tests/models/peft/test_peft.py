@@ -15,6 +15,7 @@ from models import Model, count_parameters, peft
 from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone
 from models.backbones.text import TextConfig, TextTransformer
+from models.backbones.transformer import Block
 from models.heads.classifiers import CosineClassifier
 from models.peft import METHODS, select_layers
 from models.peft.aft import PartlyTrainedLinear, default_ratio, default_ratio_lift
@@ -418,11 +419,14 @@ def test_default_size_is_its_formula(share):
         assert default_size(classes, layers, share) == 2 ** max(exponent, 0), (classes, layers)
 
 
+BLOCK = Block(768, 12, torch.nn.GELU())
+
+
 def test_default_ratio_is_its_formula():
     for layers, classes in itertools.product((1, 2, 3, 5, 6, 12, 24), range(2, 9001, 50)):
         for where, size in SIZES.items():
             expected = min(classes / (layers * size(768)), 1)
-            assert default_ratio(classes, layers, 768, where) == pytest.approx(expected, rel=1e-12)
+            assert default_ratio(classes, layers, BLOCK, where) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -463,16 +467,21 @@ def test_default_sizes_of_lift_count_all_blocks_of_the_tower(classes, layers):
 @pytest.mark.parametrize("depth, dim", [(1, 64), (3, 128), (12, 768), (24, 1024)])
 def test_default_ratio_of_lift(depth, dim):
     """max(.001, C / (12 L d) cut down to a multiple of .001), in exact decimals; at most everything."""
+    block = Block(dim, 1, torch.nn.GELU())
     for classes in [*range(2, 300), 365, 1000, 8142]:
         cut = Fraction(classes, 12 * depth * dim) // Fraction(1, 1000)
         expected = float(Decimal(min(max(cut, 1), 1000)) / 1000)
-        assert default_ratio_lift(classes, depth, dim) == expected, classes
+        assert default_ratio_lift(classes, depth, block) == expected, classes
 
 
 def test_lift_cuts_the_ratio_where_a_float_would_round_up():
     """1000 C / (12 L d) of these is a whole number; CIFAR-100, Places-LT, ImageNet-LT, iNaturalist on ViT-B/16."""
-    assert [default_ratio_lift(classes, 5, 125) for classes in (15, 30, 435)] == [0.002, 0.004, 0.058]
-    found = [default_ratio_lift(classes, 12, 768) for classes in (100, 365, 1000, 8142)]
+    assert [default_ratio_lift(classes, 5, Block(125, 1, torch.nn.GELU())) for classes in (15, 30, 435)] == [
+        0.002,
+        0.004,
+        0.058,
+    ]
+    found = [default_ratio_lift(classes, 12, BLOCK) for classes in (100, 365, 1000, 8142)]
     assert found == [0.001, 0.003, 0.009, 0.073]
 
 

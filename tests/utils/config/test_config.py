@@ -58,12 +58,12 @@ def test_every_triple_merges(backbone):
             cfg = load(data=data, backbone=backbone, method=method)
             assert (cfg.dataset, cfg.backbone) == (data, backbone)
             assert cfg.dataset in DATASETS
-            assert cfg.backbone in {*BACKBONES, *FAMILIES, *NAMED}
+            assert cfg.backbone in {*BACKBONES, *FAMILIES}
 
 
 def test_the_files_and_the_tables_hold_the_same_names():
     assert set(config_names("data")) == set(DATASETS)
-    assert sorted(config_names("backbone")) == sorted([*BACKBONES, *FAMILIES, *NAMED])
+    assert sorted(config_names("backbone")) == sorted([*BACKBONES, *FAMILIES])
 
 
 def test_the_order_of_merging():

@@ -137,7 +137,7 @@ def test_one_process_writes(folder):
 def test_torchrun_starts_the_processes_and_an_error_ends_them_all(folder, tmp_path):
     """torchrun finds a port by itself; a run that is refused fails in each process."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    runs = [("zs",), ("lift+", "resolution", "64")]
+    runs = [("zs",), ("lift+", "resolution", "4")]
     processes = []
     for number, run in enumerate(runs):  # one run a call: torchrun's store keeps the addresses of a call's first group
         (tmp_path / str(number)).mkdir()
@@ -148,7 +148,7 @@ def test_torchrun_starts_the_processes_and_an_error_ends_them_all(folder, tmp_pa
     assert found["processes"] == 2
     assert found["accuracy"] == results(folder, 2, RUNS.index(("zs",)))["accuracy"]
     assert bad.returncode != 0
-    assert "resolution 64 does not fit" in printed
+    assert "resolution 4 is less than a patch" in printed
 
 
 # ---- shares ----
