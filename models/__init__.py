@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models import peft
+from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone
 from models.backbones.tower import ImageTower
 from models.heads import HEAD_INITS, HEADS
@@ -165,7 +166,8 @@ def described_values(cfg) -> dict[str, Any]:
             "add classifier_init class_mean (or None)"
         )
         raise ModelError(message, kind="no_text_tower", key="classifier_init")
-    return {"interpolation": known.interpolation or "bicubic", "resize": known.resize or "shortest"}
+    values: dict[str, Any] = {"interpolation": known.interpolation or "bicubic", "resize": known.resize or "shortest"}
+    return values | ({"resolution": known.resolution} if known.resolution else {})
 
 
 def build_backbone(cfg) -> tuple[Backbone, Weights]:
@@ -173,7 +175,15 @@ def build_backbone(cfg) -> tuple[Backbone, Weights]:
     given = Description(
         activation=cfg.activation, heads=cfg.heads, text_heads=cfg.text_heads, mean=cfg.mean, std=cfg.std
     )
-    return load_backbone(cfg.backbone, cfg.weights, given, cfg.resolution)
+    backbone, weights = load_backbone(cfg.backbone, cfg.weights, given, cfg.resolution)
+    row = BACKBONES.get(cfg.backbone)
+    if row and row.seen and cfg.dataset.startswith(row.seen) and not cfg.weights:
+        caution = (
+            f"warning: {cfg.backbone} may have been trained on test images of {row.seen}, so its accuracy there may not "
+            "be that on new images"
+        )
+        weights = weights._replace(notes=(*weights.notes, caution))
+    return backbone, weights
 
 
 def build_model(

@@ -10,7 +10,7 @@ class Source(NamedTuple):
 
     address: str  # see models/weights/find.py
     licence: str = ""  # of the weights, in the words of timm's registry
-    note: str = ""  # a caution for the log
+    seen: str = ""  # the data set whose test images may be among the images that the weights were trained on
     class_token: bool = False  # whether its feature is the class token, whatever the description says
     config: BackboneConfig | None = None  # so that it can be built without the library
     normalisation: str | None = None  # a name of NORMALISATIONS, beside a config
@@ -27,13 +27,9 @@ NAMED: dict[str, Source] = {
     "dfn_vit_l14": Source("open_clip:ViT-L-14/dfn2b", "apple-ascl"),
     "metaclip_vit_b16": Source("open_clip:ViT-B-16/metaclip_fullcc", "cc-by-nc-4.0"),
     "metaclip_vit_l14": Source("open_clip:ViT-L-14/metaclip_fullcc", "cc-by-nc-4.0"),
-    # species
-    "bioclip_vit_b16": Source("hf-hub:imageomics/bioclip", "mit"),
-    "bioclip2_vit_l14": Source(
-        "hf-hub:imageomics/bioclip-2",
-        "mit",
-        "its training set, TreeOfLife-200M, has images of iNaturalist, possibly the test images of inat2018",
-    ),
+    # species: TreeOfLife-10M and TreeOfLife-200M have images of iNaturalist
+    "bioclip_vit_b16": Source("hf-hub:imageomics/bioclip", "mit", seen="inat2018"),
+    "bioclip2_vit_l14": Source("hf-hub:imageomics/bioclip-2", "mit", seen="inat2018"),
     # other towers with texts
     "eva02_vit_b16": Source("open_clip:EVA02-B-16/merged2b_s8b_b131k", "mit"),
     "eva02_vit_l14": Source("open_clip:EVA02-L-14/merged2b_s4b_b131k", "mit"),

@@ -105,8 +105,6 @@ def load_backbone(
         rest = resolution % config.image.cell
         beyond = f", of which the last {rest} in each direction are not read" if rest else ""
         notes.append(f"{shown}: made for images of {own} pixels, used at {resolution}{beyond}")
-    if name in BACKBONES and (caution := BACKBONES[name].note):
-        notes.append(f"warning: {name}: {caution}")
     if file.record and (note := file.record.write(digest)):
         notes.append(note)
     return backbone, Weights(path, shown, digest, is_own, tuple(notes))
