@@ -70,13 +70,10 @@ def load_backbone(
     known = (given or Description()).or_else(known)
     config = complete(sizes, known, of_name.config, path)
     config = with_class_token(config, BACKBONES.get(name)) or config
-    own = config.image.resolution
-    resolution = resolution or known.resolution or own
-    _require_a_patch(config, resolution)
+    config = _at_resolution(config, resolution or known.resolution or config.image.resolution)
 
     # the module, which every tensor must fit
-    config = dataclasses.replace(config, image=config.image.at(resolution))
-    if resolution != own:
+    if sizes.get("resolution") != config.image.resolution:
         _resample(state, config)
     with torch.device("meta"):
         backbone = Backbone(config)
@@ -101,10 +98,7 @@ def load_backbone(
         notes.append(f"{shown}: the tensors under {content.section} are read" + _not_read(content.others))
     if not (is_own and name in BACKBONES and BACKBONES[name].config):
         notes.append(f"{shown}: {_in_words(config, known)}")
-    if resolution != own:
-        rest = resolution % config.image.cell
-        beyond = f", of which the last {rest} in each direction are not read" if rest else ""
-        notes.append(f"{shown}: made for images of {own} pixels, used at {resolution}{beyond}")
+    notes += _notes_on_resolution(shown, sizes.get("resolution"), config)
     if file.record and (note := file.record.write(digest)):
         notes.append(note)
     return backbone, Weights(path, shown, digest, is_own, tuple(notes))
@@ -131,12 +125,22 @@ def _published_address(address: str, path: Path, digest: str) -> str:
     return OPENAI_SHA256.get(digest, address if address.partition(":")[0] in SCHEMES else "")
 
 
-def _require_a_patch(config: BackboneConfig, resolution: int) -> None:
-    """Raises ModelError for images that are smaller than a patch."""
+def _at_resolution(config: BackboneConfig, resolution: int) -> BackboneConfig:
+    """The config for images of this size. Raises ModelError for images that are smaller than a patch."""
     cell = config.image.cell
     if resolution < cell:
         message = f"resolution {resolution} is less than a patch of {cell} pixels; choose a multiple of {cell}"
         raise ModelError(message, kind="resolution_below_a_patch", key="resolution")
+    return dataclasses.replace(config, image=config.image.at(resolution))
+
+
+def _notes_on_resolution(shown: str, own: int | None, config: BackboneConfig) -> list[str]:
+    """A note where the images have not the size that the learnt positions were made for, and for pixels not read."""
+    resolution = config.image.resolution
+    made_for = f"made for images of {own} pixels, " if own not in (None, resolution) else ""
+    rest = resolution % config.image.cell
+    beyond = f", whose last {rest} rows and columns are not read" if rest else ""
+    return [f"{shown}: {made_for}used at {resolution}{beyond}"] if made_for or beyond else []
 
 
 def _resample(state: dict[str, Tensor], config: BackboneConfig) -> None:
