@@ -179,8 +179,8 @@ def build_backbone(cfg) -> tuple[Backbone, Weights]:
     row = BACKBONES.get(cfg.backbone)
     if row and row.seen and cfg.dataset.startswith(row.seen) and not cfg.weights:
         caution = (
-            f"warning: {cfg.backbone} may have been trained on test images of {row.seen}, so its accuracy there may not "
-            "be that on new images"
+            f"warning: {cfg.backbone} may have been trained on test images of {row.seen}, "
+            "so the accuracy may not be that on new images"
         )
         weights = weights._replace(notes=(*weights.notes, caution))
     return backbone, weights

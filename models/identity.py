@@ -3,7 +3,8 @@
 from typing import Any, NamedTuple
 
 from models.backbones.backbone import Backbone, BackboneConfig
-from models.backbones.families.clip import HEAD_DIM
+from models.backbones.text import HEAD_DIM, TextConfig
+from models.backbones.vit import ViTConfig
 from models.peft.aft import entries_fingerprint
 from models.weights.load import Weights
 from utils.run.checkpoint import ENTRIES
@@ -26,13 +27,22 @@ def build_identity(cfg, model, backbone: Backbone, weights: Weights, classes: st
     config = backbone.config
     described: dict[str, Any] = {"mean": list(mean), "std": list(std), "activation": config.activation}
     described |= {"heads": config.image.heads, "text_heads": config.text_heads}
-    if computed_otherwise := config.unlike_clip:
-        described["architecture"] = computed_otherwise
+    if unusual := _unusual(config):
+        described["architecture"] = unusual
     fits = {"backbone": cfg.backbone, "weights": weights.sha256, "classes": classes} | described
     if (entries := entries_fingerprint(model)) is not None:
         fits[ENTRIES] = entries
     computed = {key: cfg[key] for key in ("classifier", "classifier_scale", "coop_cls_pos")}
     return Identity(fits, computed, described | computed | _of_earlier_versions(config))
+
+
+def _unusual(config: BackboneConfig) -> dict[str, Any]:
+    """The properties beyond the tensors in which a backbone differs from OpenAI's CLIP and timm's plain ViT."""
+    texts = config.text.computed if config.text else {}
+    found = config.image.computed | {f"text_{name}": value for name, value in texts.items()}
+    usual = ViTConfig(1, 1, 1, 1, eps=1e-5 if config.text else 1e-6).computed
+    usual |= {f"text_{name}": value for name, value in TextConfig(1, 1).computed.items()}
+    return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def _of_earlier_versions(config: BackboneConfig) -> dict[str, Any]:

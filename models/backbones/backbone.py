@@ -2,12 +2,10 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.backbones.pooling import Pooling
 from models.backbones.resnet import ResNet, ResNetConfig
 from models.backbones.text import TextConfig, TextTransformer
 from models.backbones.tokenizer import CONTEXT, ClipTokenizer, Tokenizer, class_prompts
@@ -44,21 +42,8 @@ class BackboneConfig:
         return self.image.activation or (self.text.activation if self.text else None)
 
     @property
-    def unlike_clip(self) -> dict[str, Any]:
-        """What is computed otherwise than in OpenAI's CLIP and timm's plain ViT, and is not in the tensors."""
-        usual_eps = 1e-6 if self.text is None else 1e-5
-        usual = {"eps": usual_eps, "rotation": None, "pooling": dataclasses.asdict(Pooling()), "final_norm": "feature"}
-        usual |= {"text_eps": 1e-5, "causal": True, "text_pool": "end", "tokenizer": ""}
-        found = {name: getattr(self.image, name, usual[name]) for name in ("eps", "final_norm")}
-        rotation, pooling = (getattr(self.image, name, None) for name in ("rotation", "pooling"))
-        found |= {"rotation": rotation and dataclasses.asdict(rotation)}
-        found |= {"pooling": dataclasses.asdict(pooling or Pooling())}
-        if text := self.text:
-            found |= {"text_eps": text.eps, "causal": text.causal, "text_pool": text.pool, "tokenizer": text.tokenizer}
-        return {name: value for name, value in found.items() if value != usual[name]}
-
-    @property
     def text_heads(self) -> int | None:
+        """Of the text tower."""
         return self.text.heads if self.text else None
 
 

@@ -1,7 +1,7 @@
 """The image tower of the ResNets (He et al. 2016), in CLIP's form or in ImageNet's: timm's own modules as they are."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class ResNetConfig:
     heads = activation = None  # no choice
     num_first = 1  # positions of the attention pool before those of the feature map
     is_unmistakable = False
+    computed: ClassVar[dict[str, Any]] = {}
 
     @property
     def dim(self) -> int:

@@ -1,6 +1,7 @@
 """The text tower: a transformer over token ids (Radford et al. 2021), in CLIP's form or in SigLIP's (2303.15343)."""
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,11 @@ class TextConfig:
     projection_bias: bool = False  # of the projection behind the tower
     tokenizer: str = ""  # a repository of the hub with tokenizer.json; "" = CLIP's byte-pair encoding
     clean: str = ""  # open_clip's name of the cleaning of texts; "" = the tokenizer's usual one
+
+    @property
+    def computed(self) -> dict[str, Any]:
+        """The properties that the tensors do not determine, beside activation and heads."""
+        return {name: getattr(self, name) for name in ("eps", "causal", "pool", "tokenizer", "clean")}
 
 
 class TextTransformer(Tower):

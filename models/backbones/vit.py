@@ -72,6 +72,12 @@ class ViTConfig:
         return sizes if self.positions == "none" else sizes | {"resolution": self.resolution}
 
     @property
+    def computed(self) -> dict[str, Any]:
+        """The properties that the tensors do not determine, beside activation and heads."""
+        names = ("eps", "rotation", "pooling", "final_norm")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name in names}
+
+    @property
     def is_unmistakable(self) -> bool:
         """Whether no other known architecture has its tensors.
 
