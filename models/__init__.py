@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models import peft
-from models.backbones import BACKBONES
+from models.backbones import find_source
 from models.backbones.backbone import Backbone
 from models.backbones.tower import ImageTower
 from models.heads import HEAD_INITS, HEADS
@@ -176,7 +176,7 @@ def build_backbone(cfg) -> tuple[Backbone, Weights]:
         activation=cfg.activation, heads=cfg.heads, text_heads=cfg.text_heads, mean=cfg.mean, std=cfg.std
     )
     backbone, weights = load_backbone(cfg.backbone, cfg.weights, given, cfg.resolution)
-    row = BACKBONES.get(cfg.backbone)
+    row = find_source(cfg.backbone)
     if row and row.seen and cfg.dataset.startswith(row.seen) and not cfg.weights:
         caution = (
             f"warning: {cfg.backbone} may have been trained on test images of {row.seen}, "

@@ -36,6 +36,11 @@ BACKBONES: dict[str, Source] = {
 }
 
 
+def find_source(name: str) -> Source | None:
+    """The row of a backbone by its name, or by its address; None for another address."""
+    return BACKBONES.get(name) or next((row for row in BACKBONES.values() if row.address == name), None)
+
+
 # of any size, from a file alone: what `BackboneConfig.family` calls them
 FAMILIES = {
     "clip_vit": "CLIP ViT",

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from models.backbones import BACKBONES
+from models.backbones import BACKBONES, find_source
 from models.backbones.backbone import BackboneConfig
 from models.backbones.families import open_clip
 from models.backbones.families.features import require
@@ -89,11 +89,12 @@ def describe_backbone(name: str, weights: str | None = None) -> Description:
 
 def describe_name(name: str) -> Description:
     """The description of a backbone by its name or address; an empty one for a family. Raises ModelError."""
-    row = BACKBONES.get(name)
+    row = find_source(name)
     known = describe(row.address if row else name) or Description()
     if row is None:
         return known
-    return dataclasses.replace(known, licence=row.licence or known.licence, config=with_class_token(known.config, row))
+    config = with_class_token(known.config, BACKBONES.get(name))
+    return dataclasses.replace(known, licence=row.licence or known.licence, config=config)
 
 
 def with_class_token(config: BackboneConfig | None, row: Source | None) -> BackboneConfig | None:
