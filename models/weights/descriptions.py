@@ -154,7 +154,7 @@ def read(file: Path, source: str) -> Description | None:
                 return describe_open_clip(content["model_cfg"], content.get("preprocess_cfg") or {}, source)
             if not isinstance(content, dict) or "architecture" not in content:
                 return None
-            published = content.get("pretrained_cfg") or {}
+            published = content.get("pretrained_cfg") or content  # timm's older form has all in one
             return describe_timm(content["architecture"], published, source, content.get("model_args") or {})
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError, RecursionError) as error:
         reason = shortened(f"{type(error).__name__}: {error}", 200)
@@ -194,13 +194,16 @@ def describe_timm(
 ) -> Description:
     """The description of timm's model, read from timm's own module, built without memory. Raises ModelError.
 
-    published: timm's pretrained_cfg. model_args: of timm's function that builds the model.
+    architecture: timm's name, with or without a tag. published: its pretrained_cfg. model_args: of timm's function that
+    builds the model; without img_size there, the published size of images counts.
     """
     if ":" in architecture or any(word in name for name in model_args or () for word in ("checkpoint", "pretrained")):
         message = f"{source} asks timm to load another file, {architecture} {model_args or ''}; correct or remove it"
         raise ModelError(message, kind="foreign_file")
     with amended(f"{source}: "):
-        config = _timm_config(architecture, dict(model_args or {}))
+        fixed = published.get("fixed_input_size") and published.get("input_size")
+        options = {"img_size": tuple(published["input_size"][-2:])} if fixed else {}
+        config = _timm_config(architecture, options | (model_args or {}))
         mean, std = _normalisation(published)
         interpolation, resize = _resizing(published.get("interpolation"), published.get("crop_mode"))
     dinov2 = config.image.resolution == DINOV2_RESOLUTION
@@ -216,10 +219,9 @@ def describe_timm(
     )
 
 
-def _timm_config(architecture: str, model_args: dict[str, Any]) -> BackboneConfig:
-    name = architecture.partition(".")[0]
+def _timm_config(architecture: str, options: dict[str, Any]) -> BackboneConfig:
     try:
-        model = build_module(name, TRANSFORMERS | RESNETS, model_args)
+        model = build_module(architecture.partition(".")[0], TRANSFORMERS | RESNETS, options)
         if hasattr(model, "blocks"):
             return BackboneConfig(vit_config(model))
         return BackboneConfig(resnet_config(model))

@@ -331,6 +331,21 @@ def test_timms_json_beside_the_file_gives_timms_features(save):
     assert (ours.mean, ours.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
+@torch.no_grad()
+def test_timms_json_may_have_the_size_of_the_images_among_the_published_values(save):
+    """As timm writes it for a model that was fine-tuned with another one."""
+    import timm
+
+    args = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "global_pool": "avg"}
+    theirs = randomize(timm.create_model("vit_tiny_patch16_224", **args, img_size=48)).eval()
+    published = {"input_size": [3, 48, 48], "fixed_input_size": True, "mean": HALF, "std": HALF}
+    content = {"architecture": "vit_tiny_patch16_224", "model_args": args, "pretrained_cfg": published}
+    ours, _ = load_backbone("vit", save(theirs, content, "config.json"))
+    images = normal_images(2, 48)
+    assert_near(ours.image(images), theirs.forward_head(theirs.forward_features(images), pre_logits=True))
+    assert ours.image.resolution == 48
+
+
 def test_timms_json_of_another_patch_is_refused(save):
     import timm
 
