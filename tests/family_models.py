@@ -122,6 +122,10 @@ OPEN_CLIP = {
     "EVA02-CLIP": _with_trunk("eva02_base_patch16_clip_224", "token", None, TEXT),
     "MobileCLIP2-L-14": _with_trunk("vit_large_patch14_clip_224", "token", None, TEXT | {"no_causal_mask": True}),
     "a trunk, then a projection": _with_trunk("vit_base_patch16_clip_224", "token", "linear", TEXT),
+    # the norm stays before the mean if a projection follows, and is after it if timm's head does
+    "a mean, then a projection": _with_trunk("vit_base_patch16_clip_224", "avg", "linear", TEXT),
+    "a mean, then timm's head": _with_trunk("vit_base_patch16_clip_224", "avg", None, TEXT),
+    "rotation, a mean, a projection": _with_trunk("eva02_base_patch16_clip_224", "avg", "linear", TEXT),
 }
 TOKENIZER_FILES = {"SigLIP 2": "gemma", "SigLIP": "t5"}  # folders of TOKENIZERS
 
