@@ -211,7 +211,12 @@ def test_each_feature_matters(broken):
     config, tensors = broken.change(ours.config), broken.edit(weights_of(theirs))
     found = rebuilt(config, convert_state_dict(tensors), ours)
     assert max(differences(theirs, found)) > broken.least
-    # and without the fault, the same comparison holds
+
+
+@pytest.mark.parametrize("family", sorted({broken.family for broken in BREAKS}))
+@torch.no_grad()
+def test_without_a_fault_the_same_comparison_holds(family):
+    theirs, ours, _ = pair(family)
     found = rebuilt(ours.config, convert_state_dict(weights_of(theirs)), ours)
     assert max(differences(theirs, found)) < 1e-5
 
