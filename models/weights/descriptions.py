@@ -156,7 +156,9 @@ def read(file: Path, source: str) -> Description | None:
                 return None
             published = content.get("pretrained_cfg") or content  # timm's older form has all in one
             return describe_timm(content["architecture"], published, source, content.get("model_args") or {})
-    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError, RecursionError) as error:
+    except (
+        ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError, RuntimeError, AssertionError
+    ) as error:  # fmt: skip
         reason = shortened(f"{type(error).__name__}: {error}", 200)
         message = f"{file} is not a description of the weights beside it ({reason}); correct or remove it"
         raise ModelError(message, kind="bad_description", path=file) from error

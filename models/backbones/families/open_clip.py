@@ -149,7 +149,12 @@ def _trunk(vision: dict[str, Any], joint: int) -> tuple[ViTConfig, bool, bool]:
     )
     require(projection in (None, "", "none", "linear"), f"the image projection '{projection}'")
     require(pool not in ("abs_attn", "rot_attn"), f"pooling '{pool}'")
-    model = build_module(name, TRANSFORMERS, {"num_classes": joint} | ({"global_pool": pool} if pool else {}))
+    if projection == "linear":
+        model = build_module(name, TRANSFORMERS, {})
+        if pool:
+            model.reset_classifier(0, global_pool=pool)  # as open_clip does: the norms stay where they were
+    else:
+        model = build_module(name, TRANSFORMERS, {"num_classes": joint, "global_pool": pool})
     image = vit_config(model)
     if projection == "none":
         require(image.dim == joint, f"an image feature {image.dim} wide in a joint space {joint} wide")

@@ -1,76 +1,99 @@
 """Every family of architectures against timm's and open_clip's own modules, with random weights and small sizes."""
 
-import json
-
 import pytest
-import timm
 import torch
-from helpers import assert_near, normal_images, randomize, weights_of
-from safetensors.torch import save_file
+from family_models import (
+    FAMILIES,
+    NAMES,
+    OPEN_CLIP,
+    TEXTS,
+    at_other_resolution,
+    normalised,
+    pair,
+    projected_images,
+    projected_texts,
+    random_pixels,
+)
+from helpers import assert_near, normal_images
 
-from models.weights.load import load_backbone
-
-SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2}
-WIDE = SMALL | {"embed_dim": 128}
-# timm's architecture and small sizes of it; the resolution is four patches, the other one six
-FAMILIES = {
-    "augreg": ("vit_tiny_patch16_224", SMALL),
-    "augreg, heads of 32": ("vit_small_patch16_224", WIDE | {"num_heads": 4}),
-    "CLIP's port, quick GELU": ("vit_base_patch16_clip_quickgelu_224", SMALL),
-    "DeiT III": ("deit3_small_patch16_224", SMALL),
-    "DINOv2": ("vit_base_patch14_dinov2", SMALL),
-    "DINOv2, registers": ("vit_base_patch14_reg4_dinov2", SMALL),
-    "DINOv2, gated": ("vit_giant_patch14_reg4_dinov2", SMALL | {"mlp_ratio": 4}),
-    "TIPSv2": ("vit_base_patch14_reg1_tipsv2", SMALL),
-    "SigLIP 2": ("vit_base_patch16_siglip_224", SMALL),
-    "SigLIP 2, mean": ("vit_base_patch16_siglip_gap_224", SMALL),
-    "SO400M": ("vit_so400m_patch14_siglip_224", SMALL | {"embed_dim": 72}),
-    "registers, mean": ("vit_medium_patch16_reg1_gap_256", SMALL),
-    "DINOv3": ("vit_base_patch16_dinov3", SMALL),
-    "DINOv3, biases": ("vit_base_patch16_dinov3_qkvb", SMALL),
-    "DINOv3, gated": ("vit_small_plus_patch16_dinov3", SMALL),
-    "PE-Core": ("vit_pe_core_base_patch16_224", SMALL | {"attn_pool_num_heads": 4}),
-    "PE-Spatial": ("vit_pe_spatial_base_patch16_512", SMALL),
-    "EVA-02, tiny": ("eva02_tiny_patch14_224", SMALL),
-    "EVA-02, base": ("eva02_base_patch14_224", SMALL),
-    "EVA02-CLIP": ("eva02_base_patch16_clip_224", SMALL),
-    "EVA": ("eva_large_patch14_196", SMALL),
-    "rotation, mean": ("vit_medium_patch16_rope_reg1_gap_256", SMALL),
-}
-
-
-def timm_model(architecture, sizes, patches=4):
-    """timm's own module in small, without a classifier, and the options that it was made with."""
-    patch = int(architecture.partition("_patch")[2][:2])
-    options = sizes | {"img_size": patches * patch, "num_classes": 0}
-    return randomize(timm.create_model(architecture, **options)).eval(), options
-
-
-@pytest.fixture
-def load(tmp_path):
-    """load(theirs, architecture, options, resolution) -> our backbone, from a file with a config.json beside it."""
-
-    def load(theirs, architecture, options, resolution=None):
-        save_file(weights_of(theirs), tmp_path / "model.safetensors")
-        config = {"architecture": architecture, "model_args": options}
-        config["pretrained_cfg"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        return load_backbone("vit", str(tmp_path / "model.safetensors"), resolution=resolution)[0]
-
-    return load
+from models import Model
+from models.backbones.tokenizer import class_prompts
+from models.heads import HEAD_INITS
+from models.heads.init import no_features
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
-def test_features_are_timms_at_two_resolutions(name, load):
-    architecture, sizes = FAMILIES[name]
-    theirs, options = timm_model(architecture, sizes)
-    ours = load(theirs, architecture, options)
-    images = normal_images(3, options["img_size"])
-    assert_near(ours.image(images), theirs(images))
+def test_features_are_timms_at_two_resolutions(name):
+    theirs, ours, other = pair(name)
+    for backbone, model in ((ours, theirs), (other, at_other_resolution(name))):
+        images = normal_images(3, backbone.image.resolution)
+        assert_near(backbone.image(images), model(images))
+    assert other.image.resolution > ours.image.resolution
 
-    resolution = 6 * options["img_size"] // 4
-    ours = load(theirs, architecture, options, resolution)
-    theirs.set_input_size(img_size=(resolution, resolution))
-    images = normal_images(3, resolution)
-    assert_near(ours.image(images), theirs(images))
+
+# ---- open_clip: image features, text features, logits ----
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP)
+@torch.no_grad()
+def test_image_features_are_open_clips_at_two_resolutions(name):
+    theirs, ours, other = pair(name)
+    for backbone, model in ((ours, theirs), (other, at_other_resolution(name))):
+        images = normal_images(3, backbone.image.resolution)
+        assert_near(projected_images(backbone, images), model.encode_image(images))
+    assert other.image.resolution > ours.image.resolution
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP)
+@torch.no_grad()
+def test_text_features_are_open_clips(name):
+    theirs, ours, _ = pair(name)
+    tokens = ours.tokenizer(TEXTS)
+    assert tokens.shape[1] == OPEN_CLIP[name]["text_cfg"]["context_length"]
+    assert_near(projected_texts(ours, tokens), theirs.encode_text(tokens))
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP)
+@torch.no_grad()
+def test_zero_shot_logits_are_open_clips(name):
+    """With its scale, and SigLIP's bias."""
+    theirs, ours, other = pair(name)
+    assert (ours.logit_bias is not None) == ("init_logit_bias" in OPEN_CLIP[name])
+    for backbone, model in ((ours, theirs), (other, at_other_resolution(name))):
+        images = random_pixels(backbone)
+        expected, _ = model.get_logits(normalised(images), backbone.tokenizer(class_prompts(NAMES)))
+        assert_near(Model.create(backbone, NAMES, head=None).eval()(images), expected)
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP)
+@torch.no_grad()
+def test_semantic_rows_are_their_formula(name):
+    """w = t P^T / |t P^T| and, with a bias b of the projection, <t, b> / |t P^T|; w = t where no P is."""
+    theirs, ours, _ = pair(name)
+    texts = theirs.encode_text(ours.tokenizer(class_prompts(NAMES)), normalize=True)
+    linear = theirs.visual.trunk.head if OPEN_CLIP[name]["vision_cfg"].get("timm_proj", "") is None else None
+    if name in ("SigLIP", "SigLIP 2"):  # the pooling's feature is in the joint space
+        matrix = torch.eye(ours.image.dim)
+    elif linear is not None:
+        matrix = linear.weight.T
+    else:
+        matrix = theirs.visual.head.proj.weight.T if hasattr(theirs.visual, "trunk") else theirs.visual.proj
+    rows = torch.stack([sum(t[j] * matrix[:, j] for j in range(len(t))) for t in texts])
+    lengths = rows.square().sum(1).sqrt()
+
+    weight, bias = HEAD_INITS["semantic"](ours, NAMES, no_features, None)
+    assert_near(weight, rows / lengths[:, None])
+    assert (bias is None) == (linear is None)
+    if linear is not None:
+        assert_near(bias, torch.stack([(t * linear.bias).sum() for t in texts]) / lengths)
+        # so a linear head's scores are the similarities before the image feature's length is divided out
+        images = normal_images(3, ours.image.resolution)
+        scores = (ours.image(images) @ weight.T + bias) * lengths
+        assert_near(scores, theirs.encode_image(images) @ texts.T)
+
+
+def test_semantic_rows_exist_with_and_without_projection_and_bias():
+    """The three forms of the test above are among the families."""
+    forms = {(pair(name).ours.config.image_projection, pair(name).ours.config.image_bias) for name in OPEN_CLIP}
+    assert forms == {(True, False), (True, True), (False, False)}
