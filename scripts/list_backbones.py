@@ -88,7 +88,7 @@ class Published:
     address: str
     config: BackboneConfig | None
     refused: str
-    vit: bool  # whether the image tower is a transformer in a file of timm's, or a module of open_clip's, that runs
+    vit: bool  # whether the image tower is open_clip's own transformer, or one of timm's files TRANSFORMERS
 
 
 def survey() -> Iterator[Published]:
