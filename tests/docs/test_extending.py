@@ -14,7 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +52,12 @@ def write_petals(folder):
         (folder / f"{split}.txt").write_text("".join(lines))
 
 
+def write_eva02(path):
+    """The weights of the page's backbone: random ones."""
+    torch.manual_seed(0)
+    save_file(timm.create_model("eva02_tiny_patch14_224").state_dict(), path)
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """The product with all that the page adds."""
@@ -65,6 +74,7 @@ def copy(tmp_path_factory):
             assert not path.exists(), f"{name} is there already"
             path.write_text(content)
     write_petals(folder / "petals")
+    write_eva02(folder / "eva02.safetensors")
     return folder
 
 
@@ -73,8 +83,9 @@ def test_each_extension_is_one_file_or_function_and_one_row():
     assert len(sections) >= 5
     for section in sections:
         blocks = re.findall(r"^```python\n# \S+?(?:, in (\w+))?\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-        assert [bool(table) for table, _ in blocks] == [False, True], section.partition("\n")[0]
-        assert len(blocks[1][1].splitlines()) == 1
+        files = [] if section.startswith("A backbone") else [False]  # whose file is a configuration
+        assert [bool(table) for table, _ in blocks] == [*files, True], section.partition("\n")[0]
+        assert len(blocks[-1][1].splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[command[:60] for command in COMMANDS])
@@ -91,6 +102,7 @@ def test_the_commands_of_the_page_run(copy, command):
 
 
 EXPECTED = {
+    "eva02": lambda results: results["params"]["head"] == 10 * 192 or pytest.fail("another tower"),
     "gate": lambda results: results["params"]["peft"] == 6 * 128 or pytest.fail("other gates"),
     "tilted": lambda results: results["settings"]["tilted_tilt"] == 0.5 or pytest.fail("other tilt"),
     "petals": lambda results: sum(row["train"] for row in results["per_class"]) == 8 or pytest.fail("other images"),

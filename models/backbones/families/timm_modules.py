@@ -18,7 +18,9 @@ def build_module(name: str, kinds: dict[str, str], options: dict[str, Any]) -> A
     import timm  # heavy: imported where it is used
 
     if not timm.is_model(name):
-        message = f"timm {timm.__version__} has no architecture {shortened(name)}; choose another model, or upgrade timm"
+        message = (
+            f"timm {timm.__version__} has no architecture {shortened(name)}; choose another model, or upgrade timm"
+        )
         raise ModelError(message, kind="unsupported_feature")
     file = timm.model_entrypoint(name).__module__.rpartition(".")[2]
     require(file in kinds, f"a tower of timm's kind {file}")

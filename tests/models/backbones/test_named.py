@@ -1,5 +1,6 @@
 """The named backbones of other libraries: their files, and the registries that their addresses are from."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,12 +9,18 @@ import pytest
 import timm
 import torch
 import yaml
+from full_size import assert_same, library_module
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from timm.data import resolve_data_config
 
+from models.backbones import BACKBONES
 from models.backbones.named import NAMED
-from models.weights.find import open_clip_entry, timm_entry
+from models.weights.descriptions import describe, describe_name, read
+from models.weights.find import OPEN_CLIP_JSON, open_clip_entry, timm_entry
 from utils.config.addresses import problem_of
 
 FILES = Path(__file__).resolve().parents[3] / "configs" / "backbone"
+PLAIN = {"bioclip_vit_b16": "ViT-B-16", "bioclip2_vit_l14": "ViT-L-14"}  # open_clip's models of the two below
 ON_HUB = {  # imageomics publishes these itself, so no registry has them
     "bioclip_vit_b16": "hf-hub:imageomics/bioclip",
     "bioclip2_vit_l14": "hf-hub:imageomics/bioclip-2",
@@ -106,3 +113,79 @@ def test_registers_are_in_the_name(name):
 
 def test_bioclip_may_have_seen_the_test_images_of_inat2018():
     assert {name: row.seen for name, row in NAMED.items() if row.seen} == dict.fromkeys(ON_HUB, "inat2018")
+
+
+# ---- the description of each name against its library's own full-size module ----
+
+REGISTERED = [name for name in BACKBONES if name != "clip_tiny" and name not in ON_HUB]
+OPENAI = re.compile(r"^clip:(.+)")
+
+
+def in_registry(name):
+    """The address of a named backbone in timm's or open_clip's registry."""
+    return OPENAI.sub(r"open_clip:\1/openai", BACKBONES[name].address)
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_full_size_module_is_the_librarys(name):
+    config = describe_name(name).config
+    module = library_module(in_registry(name))
+    if isinstance(module, timm.models.Eva) and NAMED[name].class_token:  # DINOv3: the mean is timm's own choice
+        assert module.global_pool == "avg"
+    assert_same(module, config)
+
+
+@pytest.mark.parametrize("name", ON_HUB)
+def test_plain_model_stands_for_a_repository_of_the_hub(name, tmp_path):
+    """No registry has their open_clip_config.json, so one of the same size is read."""
+    model = PLAIN[name]
+    assert tower_size(f"open_clip:{model}") == next(size for end, size in SIZES.items() if name.endswith(end))
+    content = {"model_cfg": open_clip.get_model_config(model), "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    (tmp_path / OPEN_CLIP_JSON).write_text(json.dumps(content))
+    known = read(tmp_path / OPEN_CLIP_JSON, ON_HUB[name])
+    assert (known.mean, known.std) == ((0.5,) * 3, (0.25,) * 3)
+    assert known.config.activation == "gelu"
+    assert_same(library_module(f"open_clip:{model}/"), known.config)
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_images_are_prepared_as_the_registry_says(name):
+    known = describe_name(name)
+    scheme, _, model = in_registry(name).partition(":")
+    if scheme == "timm":
+        expected = resolve_data_config(pretrained_cfg=timm_entry(model))
+        assert expected["input_size"] == (3, known.config.image.resolution, known.config.image.resolution)
+        resize = {"center": "shortest", "border": "shortest"}.get(expected["crop_mode"], expected["crop_mode"])
+    else:
+        model, tag = model.split("/")
+        expected = merge_preprocess_dict(PreprocessCfg(), open_clip.get_pretrained_cfg(model, tag))
+        assert open_clip.get_model_config(model)["vision_cfg"]["image_size"] == known.config.image.resolution
+        resize = expected["resize_mode"]
+    assert (known.mean, known.std) == (tuple(expected["mean"]), tuple(expected["std"]))
+    assert (known.interpolation or "bicubic", known.resize or "shortest") == (expected["interpolation"], resize)
+
+
+@pytest.mark.parametrize("name", [name for name in REGISTERED if "clip:" in in_registry(name)])
+def test_texts_are_prepared_as_the_registry_says(name):
+    text = describe_name(name).config.text
+    model = in_registry(name).partition(":")[2].partition("/")[0]
+    given = open_clip.get_model_config(model)["text_cfg"]
+    assert text.tokenizer == given.get("hf_tokenizer_name", "")
+    if text.tokenizer:
+        assert (text.context, text.clean) == (given["context_length"], given["tokenizer_kwargs"]["clean"])
+    else:
+        tokenizer = open_clip.get_tokenizer(model)
+        assert (text.context, text.vocabulary) == (tokenizer.context_length, tokenizer.vocab_size)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if name not in ON_HUB])
+def test_licence_and_resolution_of_the_description(name):
+    known = describe_name(name)
+    assert known.licence == NAMED[name].licence
+    assert known.resolution == (224 if name.startswith("dinov2") else None)
+
+
+def test_a_name_chooses_the_class_token_of_dinov3():
+    name = "dinov3_vit_b16"
+    assert describe(NAMED[name].address).config.image.pooling.kind == "mean"
+    assert describe_name(name).config.image.pooling.kind == "token"

@@ -1,0 +1,65 @@
+"""All published weights of timm and open_clip: each runs, or is refused by the name of a feature."""
+
+import re
+import sys
+from pathlib import Path
+
+import open_clip as library
+import pytest
+import timm
+from full_size import assert_same, library_module, quick_meta
+
+from models.backbones.families import open_clip, timm_modules
+from models.weights import descriptions
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import list_backbones  # noqa: E402  (needs the path)
+
+PAGE = (ROOT / "docs/backbones.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The answer for every published weight file. A module that several of them share is built once."""
+    modules = {}
+
+    def build_once(name, kinds, options):
+        key = name, str(options)
+        if key not in modules:
+            with quick_meta():
+                modules[key] = timm_modules.build_module(name, kinds, options)
+        return modules[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(descriptions, "build_module", build_once)
+        patch.setattr(open_clip, "build_module", build_once)
+        return list(list_backbones.survey())  # raises for any other answer than the two
+
+
+def test_each_is_described_or_refused(published):
+    names = [f"timm:{name}" for name in timm.list_pretrained()]
+    names += [f"open_clip:{model}/{tag}" for model, tag in library.list_pretrained()]
+    assert [each.address for each in published] == names
+    assert all((each.config is None) == bool(each.refused) for each in published)
+
+
+def test_each_that_runs_has_the_tensors_of_its_module(published):
+    modules = {}
+    for each in published:
+        if each.config is not None:
+            modules.setdefault((re.split("[./]", each.address)[0], each.config), each.address)
+    assert len(modules) > 250
+    for (_, config), address in modules.items():
+        try:
+            assert_same(library_module(address), config)
+        except AssertionError as error:
+            raise AssertionError(address) from error
+
+
+def test_the_page_has_the_counts(published):
+    for table in (list_backbones.counts_table(published), list_backbones.refused_table(published)):
+        assert "\n".join(table) in PAGE
