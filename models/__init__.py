@@ -158,18 +158,18 @@ def described_values(cfg) -> dict[str, Any]:
     """The values of the keys that the description of the weights decides where they are None. Raises ModelError."""
     known = describe_backbone(cfg.backbone, cfg.weights)
     if known.config and known.config.text is None:
-        _require_no_texts(cfg)
+        _require_no_texts(cfg.backbone, cfg.classifier, cfg.classifier_init)
     return {"interpolation": known.interpolation or "bicubic", "resize": known.resize or "shortest"}
 
 
-def _require_no_texts(cfg) -> None:
+def _require_no_texts(name: str, classifier: str | None, classifier_init: str | None) -> None:
     """Raises ModelError, before a download, for a head that reads texts, where there is no text tower."""
     remedy = "add classifier_init class_mean (or None)"
-    if cfg.classifier is None:
-        message = f"{cfg.backbone} has no text tower, so class names are not read; choose a method with a classifier"
+    if classifier is None:
+        message = f"{name} has no text tower, so class names are not read; choose a method with a classifier"
         raise ModelError(f"{message}, such as lift+, and {remedy}", kind="no_text_tower", key="classifier")
-    if cfg.classifier_init == "semantic":
-        message = f"{cfg.backbone} has no text tower, so the head cannot start from the class names; {remedy}"
+    if classifier_init == "semantic":
+        message = f"{name} has no text tower, so the head cannot start from the class names; {remedy}"
         raise ModelError(message, kind="no_text_tower", key="classifier_init")
 
 

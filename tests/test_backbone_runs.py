@@ -4,12 +4,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import helpers
 import numpy as np
 import open_clip
 import published
 import pytest
 import torch
-from helpers import assert_near, train
+from helpers import assert_near, assert_one_sentence, train
 from published import MEAN, OPEN_CLIP, STD, TIMM
 from text_towers import KINDS, tokenizer_of
 
@@ -177,3 +178,60 @@ def test_a_run_at_another_resolution(name, online, run):
     assert f"(hf-hub:test/{name}), 48 pixels" in log
     tested = run(name, "resolution", 48, "prec_test", "fp32", "test_only", "True", file="results_test.json")
     assert tested["accuracy"] == results["accuracy"]
+
+
+@pytest.mark.parametrize(("name", "method"), [("dinov3", "lift+"), ("laion", "fft")])
+def test_a_checkpoint_is_tested_at_its_own_resolution(name, method, online, run):
+    with online(name):
+        results = run(name, "resolution", 48, "prec_test", "fp32", method=method)
+    tested = run(name, "prec_test", "fp32", "test_only", "True", method=method, file="results_test.json")
+    assert tested["accuracy"] == results["accuracy"]
+    assert "48 pixels" in Path("output/run/log_test.txt").read_text()
+
+
+def test_a_test_at_another_resolution_has_names_of_its_own(online, run):
+    with online("dinov3"):
+        run("dinov3", "resolution", 48)
+    run("dinov3", "resolution", 40, "test_only", "True", file="results_test_resolution_40.json")
+    log = Path("output/run/log_test_resolution_40.txt").read_text()
+    assert "the run was trained with resolution 48; this test takes resolution 40" in log
+
+
+# ---- resolutions of files of a family ----
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with a CLIP ViT and ResNets of CLIP and ImageNet, clip_vit.safetensors, ..."""
+    folder = tmp_path_factory.mktemp("files")
+    for pair in (helpers.clip_pair, helpers.clip_resnet_pair, helpers.resnet_pair):
+        pair(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("backbone", "resolution", "own"),
+    [("clip_vit", 48, 64), ("clip_vit", 40, 64), ("clip_rn", 64, 96), ("clip_rn", 128, 96), ("rn", 50, 224)],
+)
+def test_a_resolution_of_a_file(backbone, resolution, own, files, few_images, hub):
+    given = helpers.GIVEN[backbone]
+    options = ["weights", files / f"{backbone}.safetensors", "mean", "half", "classifier_init", "class_mean"]
+    options += ["heads", 2] if given.heads else []
+    options += ["activation", given.activation] if given.activation else []
+    command = ["-d", "digits_lt", "-b", backbone, "-m", "lp", "resolution", resolution, *QUICK, *options]
+    assert cli.main(list(map(str, command))) == 0
+    log = Path("output/run/log.txt").read_text()
+    assert f"{resolution} pixels" in log
+    assert f"made for images of {own} pixels, used at {resolution}" in log
+    assert cli.main([*map(str, command), "test_only", "True"]) == 0
+    accuracies = [json.loads(Path("output/run", file).read_text()) for file in ("results.json", "results_test.json")]
+    assert accuracies[0]["accuracy"] == accuracies[1]["accuracy"]
+
+
+@pytest.mark.parametrize(("backbone", "resolution"), [("clip_rn", 80), ("clip_rn", 130), ("clip_rn", 31)])
+def test_a_resolution_that_an_attention_pool_does_not_take(backbone, resolution, files, hub, capsys):
+    options = ["weights", files / f"{backbone}.safetensors", "mean", "half", "activation", "quick_gelu"]
+    command = ["-d", "digits_lt", "-b", backbone, "-m", "lp", "resolution", resolution, *options]
+    assert cli.main(list(map(str, command))) == 2
+    assert_one_sentence(capsys.readouterr().err)
+    assert not Path("output").exists()

@@ -46,6 +46,7 @@ class ViTConfig:
     final_norm: str = "feature"
 
     kind = "ViT"
+    whole_cells = False  # the pixels beyond the last patch are not read
 
     @property
     def side(self) -> int:

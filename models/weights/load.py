@@ -72,7 +72,7 @@ def load_backbone(
     config = with_class_token(config, BACKBONES.get(name)) or config
     own = config.image.resolution
     resolution = resolution or known.resolution or own
-    _require_a_patch(config, resolution)
+    _require_cells(config, resolution)
 
     # the module, which every tensor must fit
     config = dataclasses.replace(config, image=config.image.at(resolution))
@@ -133,12 +133,21 @@ def _published_address(address: str, path: Path, digest: str) -> str:
     return OPENAI_SHA256.get(digest, address if address.partition(":")[0] in SCHEMES else "")
 
 
-def _require_a_patch(config: BackboneConfig, resolution: int) -> None:
-    """Raises ModelError for images that are smaller than a patch."""
+def _require_cells(config: BackboneConfig, resolution: int) -> None:
+    """Raises ModelError for images that are smaller than a patch, and for parts of a cell where whole ones are needed.
+
+    A ResNet without an attention pool takes any size, as its cell is a pixel.
+    """
     cell = config.image.cell
     if resolution < cell:
         message = f"resolution {resolution} is less than a patch of {cell} pixels; choose a multiple of {cell}"
         raise ModelError(message, kind="resolution_below_a_patch", key="resolution")
+    if config.image.whole_cells and resolution % cell:
+        lower = resolution // cell * cell
+        message = f"resolution {resolution} is not a multiple of {cell}, which a {config.family} takes"
+        raise ModelError(
+            f"{message}; choose {lower} or {lower + cell}", kind="resolution_of_partial_cells", key="resolution"
+        )
 
 
 def _resample(state: dict[str, Tensor], config: BackboneConfig) -> None:
