@@ -9,6 +9,7 @@ import numpy as np
 import open_clip
 import published
 import pytest
+import timm
 import torch
 from helpers import assert_near, assert_one_sentence, train
 from published import MEAN, OPEN_CLIP, STD, TIMM
@@ -18,7 +19,9 @@ import main as cli
 from datasets import DATASETS
 from datasets.loading.crops import build_test_crops
 from datasets.sets import digits_lt
+from models.backbones import BACKBONES
 from models.backbones.tokenizer import class_prompts
+from models.weights.descriptions import read
 from trainer import Trainer
 from utils.config import load_config
 
@@ -235,3 +238,42 @@ def test_a_resolution_that_an_attention_pool_does_not_take(backbone, resolution,
     assert cli.main(list(map(str, command))) == 2
     assert_one_sentence(capsys.readouterr().err)
     assert not Path("output").exists()
+
+
+# ---- names with one's own file ----
+
+
+def test_a_named_backbone_with_the_authors_file(few_images, hub, capsys):
+    """-b dinov2_vit_s14 weights FILE needs no further key, and no network."""
+    with torch.device("meta"):
+        shapes = timm.create_model("vit_small_patch14_dinov2", num_classes=0).state_dict()
+    state = {key: torch.randn(value.shape).div(20).bfloat16() for key, value in shapes.items()}
+    torch.save(state | {"mask_token": torch.zeros(1, 384)}, "dinov2_vits14_pretrain.pth")
+    options = ["weights", "dinov2_vits14_pretrain.pth", "resolution", 28, *QUICK]
+    command = ["-d", "digits_lt", "-b", "dinov2_vit_s14", "-m", "lift+", *map(str, options)]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().err == ""
+    settings = json.loads(Path("output/run/results.json").read_text())["settings"]
+    assert (settings["activation"], settings["heads"], settings["mean"]) == ("gelu", 6, [0.485, 0.456, 0.406])
+    log = Path("output/run/log.txt").read_text()
+    assert "dinov2_vits14_pretrain.pth: made for images of 518 pixels, used at 28" in log
+    assert "licence apache-2.0" in log
+
+
+def test_a_named_clip_with_a_file_and_its_tokenizer_beside_it(few_images, hub, monkeypatch):
+    """The name has the tokenizer's repository, which is not asked for files that are there."""
+    files = published.repository("siglip2")[1]
+    Path("mine").mkdir()
+    for file, content in files.items():
+        if file != published.OPEN_CLIP_JSON:
+            Path("mine", file).write_bytes(content)
+    Path("described").mkdir()
+    described = Path("described", published.OPEN_CLIP_JSON)
+    described.write_bytes(files[published.OPEN_CLIP_JSON])
+    row = BACKBONES["siglip2_vit_b16"]._replace(config=read(described, "it").config, normalisation="half")
+    monkeypatch.setitem(BACKBONES, "siglip2_vit_b16", row)
+    options = ["weights", "mine/open_clip_model.safetensors", *QUICK]
+    with hub({}) as asked:
+        assert cli.main(["-d", "digits_lt", "-b", "siglip2_vit_b16", "-m", "lift+", *map(str, options)]) == 0
+    assert not asked
+    assert json.loads(Path("output/run/results.json").read_text())["settings"]["mean"] == [0.5] * 3
