@@ -103,6 +103,8 @@ class Trainer:
             self.run_dir = RunDir(Path(cfg.output_dir))
             self.source = build_source(cfg)
             self.record = self.source.record
+            if cfg.test_only or cfg.test_train:
+                self.cfg = cfg = completed(cfg, {"resolution": self.record.settings.get("resolution")})
             self.mode = build_named_mode(cfg, self.record, self.data.name, self.fingerprints)
             if self.source.checkpoint and self.record.counts and not self.mode.trains:
                 self.data = self.data.counted_as(self.record.counts, self.record.name or "")

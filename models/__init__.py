@@ -20,7 +20,6 @@ from models.peft.aft import entries_fingerprint
 from models.weights.descriptions import Description, describe_backbone
 from models.weights.lift import convert_upstream
 from models.weights.load import Weights, load_backbone
-from utils.config.addresses import is_address
 from utils.errors import ModelError
 
 __all__ = [
@@ -159,15 +158,20 @@ def _text_similarity(
 def described_values(cfg) -> dict[str, Any]:
     """The values of the keys that the description of the weights decides where they are None. Raises ModelError."""
     known = describe_backbone(cfg.backbone, cfg.weights)
-    from_texts = cfg.classifier is not None and cfg.classifier_init == "semantic"
-    if from_texts and is_address(cfg.backbone) and known.config and known.config.text is None:
-        message = (
-            f"{cfg.backbone} has no text tower, so the head cannot start from the class names; "
-            "add classifier_init class_mean (or None)"
-        )
+    if known.config and known.config.text is None:
+        _require_no_texts(cfg.backbone, cfg.classifier, cfg.classifier_init)
+    return {"interpolation": known.interpolation or "bicubic", "resize": known.resize or "shortest"}
+
+
+def _require_no_texts(name: str, classifier: str | None, classifier_init: str | None) -> None:
+    """Raises ModelError, before a download, for a head that reads texts, where there is no text tower."""
+    remedy = "add classifier_init class_mean (or None)"
+    if classifier is None:
+        message = f"{name} has no text tower, so class names are not read; choose a method with a classifier"
+        raise ModelError(f"{message}, such as lift+, and {remedy}", kind="no_text_tower", key="classifier")
+    if classifier_init == "semantic":
+        message = f"{name} has no text tower, so the head cannot start from the class names; {remedy}"
         raise ModelError(message, kind="no_text_tower", key="classifier_init")
-    values: dict[str, Any] = {"interpolation": known.interpolation or "bicubic", "resize": known.resize or "shortest"}
-    return values | ({"resolution": known.resolution} if known.resolution else {})
 
 
 def build_backbone(cfg) -> tuple[Backbone, Weights]:

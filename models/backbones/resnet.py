@@ -33,6 +33,7 @@ class ResNetConfig:
     num_first = 1  # positions of the attention pool before those of the feature map
     is_unmistakable = False
     computed: ClassVar[dict[str, Any]] = {}
+    whole_cells = True  # the two branches of a block differ in size where a stage halves an odd number of pixels
 
     @property
     def dim(self) -> int:

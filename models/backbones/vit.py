@@ -12,6 +12,8 @@ from models.backbones.rotation import Rotary, Rotation
 from models.backbones.tower import ImageTower
 from models.backbones.transformer import ACTIVATIONS, Block, LayerNorm, normal_parameter
 
+DINOV2_RESOLUTION = 518
+
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
@@ -44,6 +46,7 @@ class ViTConfig:
     final_norm: str = "feature"
 
     kind = "ViT"
+    whole_cells = False  # the pixels beyond the last patch are not read
 
     @property
     def side(self) -> int:
@@ -81,9 +84,11 @@ class ViTConfig:
     def is_unmistakable(self) -> bool:
         """Whether no other known architecture has its tensors.
 
-        CLIP's ViTs and the plain ones of timm exist with several activations, heads and normalisations.
+        CLIP's ViTs and the plain ones of timm exist with several activations, heads and normalisations. DINOv2's are
+        the only ones with positions for images of 518 pixels.
         """
-        return bool(self.registers or self.rotation or self.pooling.kind == "attention")
+        dinov2 = self.positions != "none" and self.resolution == DINOV2_RESOLUTION
+        return bool(dinov2 or self.registers or self.rotation or self.pooling.kind == "attention")
 
     def at(self, resolution: int) -> "ViTConfig":
         return dataclasses.replace(self, resolution=resolution)

@@ -19,7 +19,7 @@ from models.backbones.families.timm_resnet import resnet_config
 from models.backbones.families.timm_vit import vit_config
 from models.backbones.named import Source
 from models.backbones.text import TextConfig
-from models.backbones.vit import ViTConfig
+from models.backbones.vit import DINOV2_RESOLUTION, ViTConfig
 from models.weights.find import OPEN_CLIP_JSON, TIMM_JSON, find_description, open_clip_entry, timm_entry
 from utils.config.parsing import NORMALISATIONS
 from utils.errors import ModelError, amended
@@ -28,7 +28,7 @@ from utils.text import shortened
 
 CLIP_MEAN, CLIP_STD = NORMALISATIONS["clip"]
 JSON_BYTES = 2**20  # of a description; real ones have a few thousand
-DINOV2_RESOLUTION, LIFT_RESOLUTION = 518, 224  # a step at DINOv2's own takes 7 times as long
+LIFT_RESOLUTION = 224  # a step at DINOv2's own takes 7 times as long
 OPENAI_SHA256 = {  # of OpenAI's own files, as in their addresses (open_clip.pretrained)
     "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762": "clip:RN50",
     "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599": "clip:RN101",

@@ -149,10 +149,11 @@ def _find_openai(model: str, address: str) -> WeightFile:
 
 def _find_open_clip(name: str, published: dict[str, Any], address: str, notes: tuple[str, ...] = ()) -> WeightFile:
     url, on_hub = published.get("url", ""), published.get("hf_hub", "")
-    with _downloading(name, url or on_hub, notes):
+    repository, _, file = on_hub.rpartition("/")
+    files = hub.alternatives(file or "open_clip_pytorch_model.bin")
+    with _downloading(name, url or f"{repository} ({' or '.join(files)})", notes):
         if on_hub:
-            repository, _, file = on_hub.rpartition("/")
-            path, published_sum = hub.fetch(repository, hub.alternatives(file or "open_clip_pytorch_model.bin"))
+            path, published_sum = hub.fetch(repository, files)
         else:
             from open_clip import download_pretrained
 

@@ -32,6 +32,7 @@ def fold(state: dict[str, Tensor], path: Path | str = "the file") -> dict[str, T
             _scale(state, prefix + "mlp.fc2", prefix + "ls2.gamma")
         _add_absent_biases(state)
         _split_projections(state)
+        _split_pooling(state)
         _merge_first_positions(state)
     except (RuntimeError, IndexError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -41,10 +42,11 @@ def fold(state: dict[str, Tensor], path: Path | str = "the file") -> dict[str, T
 
 
 def _join(state: dict[str, Tensor], joined: str, parts: list[str]) -> None:
-    """Stacks Linears of the same input; a bias that one of them lacks is zero."""
-    if f"{parts[0]}.weight" not in state:
+    """Stacks those of `parts` that there are, Linears of the same input; a bias that one of them lacks is zero."""
+    parts = [part for part in parts if f"{part}.weight" in state]
+    if not parts:
         return
-    weights = [state.pop(f"{part}.weight") for part in parts if f"{part}.weight" in state]
+    weights = [state.pop(f"{part}.weight") for part in parts]
     biases = [state.pop(f"{part}.bias", None) for part in parts]
     state[f"{joined}.weight"] = torch.cat(weights)
     if any(bias is not None for bias in biases):
@@ -92,6 +94,18 @@ def _split_projections(state: dict[str, Tensor]) -> None:
             state[projection] = state.pop(f"{projection}.weight").t().contiguous()
         if f"{projection}.bias" in state:
             state[f"{projection}_bias"] = state.pop(f"{projection}.bias")
+
+
+def _split_pooling(state: dict[str, Tensor]) -> None:
+    """PE's own files: the attention pooling's query is stacked with keys and values, the projection has no bias."""
+    if "image.pooling.qkv.weight" not in state:
+        return
+    for kind in ("weight", "bias"):
+        q, k, v = state.pop(f"image.pooling.qkv.{kind}").chunk(3)
+        state |= {f"image.pooling.q.{kind}": q, f"image.pooling.kv.{kind}": torch.cat([k, v])}
+    projection = state.get("image_projection")
+    if projection is not None:
+        state.setdefault("image_projection_bias", projection.new_zeros(projection.shape[1]))
 
 
 def _merge_first_positions(state: dict[str, Tensor]) -> None:

@@ -25,7 +25,8 @@ def fetch(repository: str, files: Sequence[str]) -> tuple[Path, str]:
     """The local path of the first of `files` that is in the cache, or else that the repository has; and its checksum.
 
     The checksum is the SHA-256 that the hub publishes for large files, "" where it is not known. Raises ConnectionError
-    if the hub does not answer, ModelError if it has no such repository for this user, and the errors of its client.
+    if the hub does not answer, ModelError if it has no such repository for this user or the repository none of the
+    files, and the errors of its client.
     """
     from huggingface_hub import hf_hub_download
 
@@ -36,7 +37,8 @@ def fetch(repository: str, files: Sequence[str]) -> tuple[Path, str]:
         for file in files:
             if (etag := _ask(repository, file)) is not None:
                 return Path(hf_hub_download(repository, file)), etag if is_sha256(etag) else ""
-        return Path(hf_hub_download(repository, files[-1])), ""  # which raises the client's error
+    message = f"{repository} has no {' or '.join(files)}; choose another repository, or give weights FILE"
+    raise ModelError(message, kind="no_weights", key="weights")
 
 
 def fetch_file(repository: str, file: str) -> Path | None:

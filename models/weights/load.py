@@ -126,11 +126,21 @@ def _published_address(address: str, path: Path, digest: str) -> str:
 
 
 def _at_resolution(config: BackboneConfig, resolution: int) -> BackboneConfig:
-    """The config for images of this size. Raises ModelError for images that are smaller than a patch."""
+    """The config for images of this size.
+
+    Raises ModelError for images that are smaller than a patch, and for parts of a cell where whole ones are needed. A
+    ResNet without an attention pool takes any size, as its cell is a pixel.
+    """
     cell = config.image.cell
     if resolution < cell:
         message = f"resolution {resolution} is less than a patch of {cell} pixels; choose a multiple of {cell}"
         raise ModelError(message, kind="resolution_below_a_patch", key="resolution")
+    if config.image.whole_cells and resolution % cell:
+        lower = resolution // cell * cell
+        message = f"resolution {resolution} is not a multiple of {cell}, which a {config.family} takes"
+        raise ModelError(
+            f"{message}; choose {lower} or {lower + cell}", kind="resolution_of_partial_cells", key="resolution"
+        )
     return dataclasses.replace(config, image=config.image.at(resolution))
 
 

@@ -9,24 +9,32 @@ from pathlib import Path
 
 from torch import Tensor
 
-from models.backbones.families import clip, open_clip, timm_resnet, timm_vit
+from models.backbones.families import clip, open_clip, timm_resnet, timm_vit, transformers_dino
 from models.backbones.naming import rename
 from models.backbones.tokenizer import VOCABULARY
 from models.weights.folding import fold
 from utils.errors import ModelError
 from utils.text import listed, shortened
 
-NAMINGS = (*clip.NAMINGS, *open_clip.NAMINGS, *timm_vit.NAMINGS, *timm_resnet.NAMINGS)
+NAMINGS = (
+    *clip.NAMINGS,
+    *open_clip.NAMINGS,
+    *timm_vit.NAMINGS,
+    *timm_resnet.NAMINGS,
+    *transformers_dino.NAMINGS,
+)
 # In the files, but not part of the towers: OpenAI's records of sizes and its causal mask, timm's ImageNet classifiers,
 # BatchNorm's count of training steps, tensors of DINO's training alone, and tables that follow from the sizes.
 NOT_WEIGHTS = re.compile(
     r"input_resolution|context_length|vocab_size|(.*\.)?attn_mask|(head|fc)\.(weight|bias)|.*\.num_batches_tracked"
-    r"|mask_token|local_cls_norm\.(weight|bias)|(.*\.)?rope(_embed)?\.(periods|bands|freqs_cos|freqs_sin)"
+    r"|(embeddings\.)?mask_token|local_cls_norm\.(weight|bias)|(.*\.)?rope(_embed)?\.(periods|bands|freqs_cos|freqs_sin)"
 )
-# modules that training programs put around a backbone: data parallelism, torch.compile, Lightning, DINO, MoCo
+# modules that training programs put around a backbone: data parallelism, torch.compile, Lightning, DINO, MoCo,
+# transformers' classifiers
 WRAPPERS = (
     "module.", "_orig_mod.", "model.", "backbone.", "encoder.", "image_encoder.", "net.", "network.", "teacher.",
     "student.", "encoder_q.", "encoder_k.", "base_encoder.", "momentum_encoder.", "online_encoder.", "target_encoder.",
+    "dinov2.", "dinov2_with_registers.",
 )  # fmt: skip
 MAX_WRAPPERS = 4
 # dimensions of tokens; timm's have more, of size 1

@@ -220,7 +220,13 @@ SCHEMA: dict[str, dict[str, Key]] = {
         ),
         "heads": Key(None, "int", "attention heads of the weights' image tower; None = from their description", min=1),
         "text_heads": Key(None, "int", "of their text tower; None = from their description, else width / 64", min=1),
-        "resolution": Key(None, "int", "side of the images, pixels; None = the backbone's own", min=1, max=SIDE),
+        "resolution": Key(
+            None,
+            "int",
+            "side of the images, pixels; None = the backbone's own, in a test that of its training",
+            min=1,
+            max=SIDE,
+        ),
         "mean": Key(
             None,
             "floats",

@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 # keys that a test may change
-TESTED_OTHERWISE = ("interpolation", "resize", "variant", "reducing_gap", "exif_orientation", "bit_depth")
+TESTED_OTHERWISE = ("resolution", "interpolation", "resize", "variant", "reducing_gap", "exif_orientation", "bit_depth")
 _WAYS = "|".join(("crops", "expand", "draws", "seed", *TESTED_OTHERWISE))
 # names of images that would read as another suffix
 _AMBIGUOUS = re.compile(rf"(tte\d*|draws\d+|fp16|bf16|fp32|({_WAYS})_\w+)(_|$)")

@@ -70,6 +70,20 @@ VIT: tuple[Rename, ...] = (
     ("visual.ln_post.", "image.norm.", ()),
     ("visual.proj", "image_projection", ()),
 )
+ATTENTION_POOLING: tuple[Rename, ...] = (  # of PE's own files (arXiv 2504.13181)
+    (
+        "visual.attn_pool.",
+        "image.pooling.",
+        (
+            (".probe", ".latent"),
+            (".attn.in_proj_", ".qkv."),
+            (".attn.out_proj.", ".proj."),
+            (".layernorm.", ".norm."),
+            (".mlp.c_fc.", ".mlp.fc1."),
+            (".mlp.c_proj.", ".mlp.fc2."),
+        ),
+    ),
+)
 BOTTLENECK = (
     (".conv1.", ".conv1_1x1.conv."),
     (".bn1.", ".conv1_1x1.bn."),
@@ -89,6 +103,6 @@ RESNET: tuple[Rename, ...] = (
     ("visual.attnpool.c_proj.", "image.net.head.proj.", ()),
 )
 NAMINGS = (
-    Naming("OpenAI's or open_clip's CLIP ViT", "visual.transformer.", VIT + TEXT),
+    Naming("OpenAI's or open_clip's CLIP ViT", "visual.transformer.", VIT + ATTENTION_POOLING + TEXT),
     Naming("OpenAI's or open_clip's CLIP ResNet", "visual.layer", RESNET + TEXT),
 )

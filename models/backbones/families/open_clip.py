@@ -23,7 +23,14 @@ TRUNK: tuple[Rename, ...] = (
     ("visual.head.proj.", "image_projection.", ()),
     *((f"visual.trunk.{upstream}", native, rest) for upstream, native, rest in timm_vit.VIT),
 )
-NAMINGS = (Naming("open_clip's CLIP with a transformer of timm", "visual.trunk.", TRUNK + clip.TEXT),)
+EVA_CLIP: tuple[Rename, ...] = (  # EVA02-CLIP's own files
+    ("visual.head.", "image_projection.", ()),
+    *((f"visual.{upstream}", native, rest) for upstream, native, rest in timm_vit.VIT),
+)
+NAMINGS = (
+    Naming("open_clip's CLIP with a transformer of timm", "visual.trunk.", TRUNK + clip.TEXT),
+    Naming("EVA-CLIP's own", "visual.blocks.", EVA_CLIP + clip.TEXT),
+)
 
 # keys that only training, loading and tokenizers read
 NOT_COMPUTED = {

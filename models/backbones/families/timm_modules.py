@@ -18,10 +18,8 @@ def build_module(name: str, kinds: dict[str, str], options: dict[str, Any]) -> A
     import timm  # heavy: imported where it is used
 
     if not timm.is_model(name):
-        message = (
-            f"timm {timm.__version__} has no architecture {shortened(name)}; choose another model, or upgrade timm"
-        )
-        raise ModelError(message, kind="unsupported_feature")
+        message = f"its architecture {shortened(name)} is unknown to timm {timm.__version__}; install a later timm"
+        raise ModelError(f"{message}, or choose another model", kind="unsupported_feature")
     file = timm.model_entrypoint(name).__module__.rpartition(".")[2]
     require(file in kinds, f"a tower of timm's kind {file}")
     with torch.device("meta"):
