@@ -84,11 +84,18 @@ class ViTConfig:
     def is_unmistakable(self) -> bool:
         """Whether no other known architecture has its tensors.
 
-        CLIP's ViTs and the plain ones of timm exist with several activations, heads and normalisations. DINOv2's are
-        the only ones with positions for images of 518 pixels.
+        CLIP's ViTs and the plain ones of timm exist with several activations, heads and normalisations.
         """
-        dinov2 = self.positions != "none" and self.resolution == DINOV2_RESOLUTION
-        return bool(dinov2 or self.registers or self.rotation or self.pooling.kind == "attention")
+        return self.is_known_by_resolution or self._has_rare_parts
+
+    @property
+    def is_known_by_resolution(self) -> bool:
+        """Whether only the resolution tells its tensors from others: DINOv2's have positions for 518 pixels."""
+        return self.positions != "none" and self.resolution == DINOV2_RESOLUTION and not self._has_rare_parts
+
+    @property
+    def _has_rare_parts(self) -> bool:
+        return bool(self.registers or self.rotation or self.pooling.kind == "attention")
 
     def at(self, resolution: int) -> "ViTConfig":
         return dataclasses.replace(self, resolution=resolution)

@@ -32,8 +32,10 @@ def require_family(name: str, config: BackboneConfig | None, found: Sizes, path:
 
 
 def _differing(found: Sizes, config: BackboneConfig | None) -> dict[str, tuple[Any, Any]]:
-    """{size: (in the tensors, in the config)} where they differ, but for the resolution, which can be any."""
-    wanted = {key: size for key, size in sizes_of(config).items() if key != "resolution"} if config else {}
+    """{size: (in the tensors, in the config)} where they differ; the resolution can be any if it is not their sign."""
+    wanted = sizes_of(config) if config else {}
+    if config and not config.image.is_known_by_resolution:
+        wanted.pop("resolution", None)
     return {key: (found[key], size) for key, size in wanted.items() if key in found and found[key] != size}
 
 

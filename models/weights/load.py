@@ -70,6 +70,7 @@ def load_backbone(
     known = (given or Description()).or_else(known)
     config = complete(sizes, known, of_name.config, path)
     config = with_class_token(config, BACKBONES.get(name)) or config
+    own = sizes.get("resolution", config.image.resolution)
     config = _at_resolution(config, resolution or known.resolution or config.image.resolution)
 
     # the module, which every tensor must fit
@@ -98,7 +99,7 @@ def load_backbone(
         notes.append(f"{shown}: the tensors under {content.section} are read" + _not_read(content.others))
     if not (is_own and name in BACKBONES and BACKBONES[name].config):
         notes.append(f"{shown}: {_in_words(config, known)}")
-    notes += _notes_on_resolution(shown, sizes.get("resolution"), config)
+    notes += _notes_on_resolution(shown, own, config)
     if file.record and (note := file.record.write(digest)):
         notes.append(note)
     return backbone, Weights(path, shown, digest, is_own, tuple(notes))
@@ -144,10 +145,10 @@ def _at_resolution(config: BackboneConfig, resolution: int) -> BackboneConfig:
     return dataclasses.replace(config, image=config.image.at(resolution))
 
 
-def _notes_on_resolution(shown: str, own: int | None, config: BackboneConfig) -> list[str]:
-    """A note where the images have not the size that the learnt positions were made for, and for pixels not read."""
+def _notes_on_resolution(shown: str, own: int, config: BackboneConfig) -> list[str]:
+    """A note where the images do not have the size that the tower was made for, and for pixels that are not read."""
     resolution = config.image.resolution
-    made_for = f"made for images of {own} pixels, " if own not in (None, resolution) else ""
+    made_for = f"made for images of {own} pixels, " if own != resolution else ""
     rest = resolution % config.image.cell
     beyond = f", whose last {rest} rows and columns are not read" if rest else ""
     return [f"{shown}: {made_for}used at {resolution}{beyond}"] if made_for or beyond else []
