@@ -1,6 +1,5 @@
 """All published weights of timm and open_clip: each runs, or is refused by the name of a feature."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -47,13 +46,26 @@ def test_each_is_described_or_refused(published):
     assert all((each.config is None) == bool(each.refused) for each in published)
 
 
-def test_each_that_runs_has_the_tensors_of_its_module(published):
-    modules = {}
+SIZES = {"dim", "depth", "patch", "resolution", "heads", "hidden", "stages", "width", "joint", "context", "vocabulary"}
+
+
+def features_of(config):
+    """A config without its sizes."""
+    towers = [config.image, *([config.text] if config.text else [])]
+    found = [tuple((name, value) for name, value in vars(tower).items() if name not in SIZES) for tower in towers]
+    return str((found, config.image_projection, config.text_projection, config.image_bias, config.logit_bias))
+
+
+def test_the_smallest_with_each_set_of_features_has_the_tensors_of_its_module(published):
+    """Named backbones are compared one by one, in test_named.py."""
+    smallest = {}
     for each in published:
         if each.config is not None:
-            modules.setdefault((re.split("[./]", each.address)[0], each.config), each.address)
-    assert len(modules) > 250
-    for (_, config), address in modules.items():
+            smallest.setdefault((each.address.partition(":")[0], features_of(each.config)), []).append(each)
+    assert len(smallest) > 40
+    for group in smallest.values():
+        each = min(group, key=lambda each: each.config.image.dim * each.config.image.depth)
+        address, config = each.address, each.config
         try:
             assert_same(library_module(address), config)
         except AssertionError as error:
