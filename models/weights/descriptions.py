@@ -61,6 +61,7 @@ class Description:
     resize: str | None = None
     resolution: int | None = None
     licence: str = ""
+    remark: str = ""  # of the library on these weights, for the log
     source: str = ""
 
     def or_else(self, other: "Description") -> "Description":
@@ -217,6 +218,7 @@ def describe_timm(
         resize=resize,
         resolution=LIFT_RESOLUTION if dinov2 else None,
         licence=published.get("license") or "",
+        remark="; ".join(map(str, published.get("notes") or ())),
         source=source,
     )
 

@@ -99,6 +99,8 @@ def load_backbone(
         notes.append(f"{shown}: the tensors under {content.section} are read" + _not_read(content.others))
     if not (is_own and name in BACKBONES and BACKBONES[name].config):
         notes.append(f"{shown}: {_in_words(config, known)}")
+    if known.remark:
+        notes.append(f"{shown}: timm remarks: {shortened(known.remark)}")
     notes += _notes_on_resolution(shown, own, config)
     if file.record and (note := file.record.write(digest)):
         notes.append(note)

@@ -296,6 +296,20 @@ def test_timms_registry(name, heads, mean):
     found = describe_timm(name, timm_entry(name), f"timm:{name}")
     image = found.config.image
     assert (image.activation, image.heads, found.mean) == ("gelu" if heads else None, heads, mean)
+    assert not found.remark
+
+
+@torch.no_grad()
+def test_timms_remark_on_weights_is_logged(save):
+    import timm
+
+    name = "vit_base_patch16_clip_224"
+    assert describe(f"timm:{name}.openai").remark.startswith("natively QuickGELU")
+    args = {"img_size": 32, "embed_dim": 64, "depth": 1, "num_heads": 1}
+    published = timm_entry(f"{name}.openai") | {"input_size": [3, 32, 32]}
+    content = {"architecture": name, "model_args": args, "pretrained_cfg": published}
+    _, found = load_backbone("vit", save(timm.create_model(name, **args), content, "config.json"))
+    assert "timm remarks: natively QuickGELU" in " ".join(found.notes)
 
 
 @pytest.mark.parametrize(
