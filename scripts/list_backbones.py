@@ -120,7 +120,7 @@ def _try(address: str, vit: bool) -> Published:
     except ModelError as error:
         if error.kind not in ("unsupported_feature", "unknown_weights"):
             raise
-        found = re.search(r": it has (.*), which the towers here lack", str(error))
+        found = re.search(r": it has (.*), which is not supported here", str(error))
         refused = found[1].partition(" {")[0] if found else NO_WEIGHTS
     return Published(address.partition(":")[0], address, config, refused, vit)
 

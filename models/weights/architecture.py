@@ -103,8 +103,11 @@ def _how_to_describe(path: Path, unknown: list[str], config: BackboneConfig) -> 
     """The message for properties that the tensors of a file do not determine: their names, and how to give them."""
     json = "open_clip_config.json" if config.text else "config.json (timm's)"
     dim = config.image.dim
+    gelu, quick_gelu = "most of timm's", "CLIP towers named quickgelu"
+    if config.text:
+        gelu, quick_gelu = "LAION, DataComp, BioCLIP", "OpenAI, MetaCLIP, most of DFN"
     keys = {
-        "activation": "activation gelu (LAION, DataComp, BioCLIP) or quick_gelu (OpenAI, MetaCLIP, most of DFN)",
+        "activation": f"activation gelu ({gelu}) or quick_gelu ({quick_gelu})",
         "heads": f"heads N (width {dim}: {dim // HEAD_DIM} if they are {HEAD_DIM} wide)",
         "mean": "mean clip, imagenet, half or [R,G,B]",
         "std": "std likewise" if "mean" not in unknown else "",

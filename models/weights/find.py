@@ -151,7 +151,7 @@ def _find_open_clip(name: str, published: dict[str, Any], address: str, notes: t
     url, on_hub = published.get("url", ""), published.get("hf_hub", "")
     repository, _, file = on_hub.rpartition("/")
     files = hub.alternatives(file or "open_clip_pytorch_model.bin")
-    with _downloading(name, url or f"{repository} ({' or '.join(files)})", notes):
+    with _downloading(name, url or f"{repository} ({' or '.join(files)}, and its JSON files)", notes):
         if on_hub:
             path, published_sum = hub.fetch(repository, files)
         else:
@@ -178,7 +178,9 @@ def find_description(address: str) -> Path:
     if problem := addresses.problem_of(address):
         raise ModelError(f"{shortened(address)} {problem}", kind="bad_address", key="weights")
     repository = address.partition(":")[2]
-    with _downloading(repository, f"{repository} ({OPEN_CLIP_JSON} or {TIMM_JSON}, and its weights)"):
+    files = f"{repository} ({OPEN_CLIP_JSON} or {TIMM_JSON}, and its weights)"
+    # the address needs the hub's JSON even for a local file; a family reads the one beside the file
+    with _downloading(repository, files, remedy="give both in one folder: -b clip_vit (or vit) weights FILE"):
         for file in WEIGHTS_OF:
             try:
                 found = hub.fetch_file(repository, file)
@@ -202,8 +204,13 @@ def _find_on_hub(repository: str, address: str) -> WeightFile:
 
 
 @contextlib.contextmanager
-def _downloading(name: str, source: str, notes: tuple[str, ...] = ()) -> Iterator[None]:
-    """Raises a ModelError where the download of the block fails; source: the files to fetch in another way."""
+def _downloading(
+    name: str, source: str, notes: tuple[str, ...] = (), remedy: str = "give its path: weights FILE"
+) -> Iterator[None]:
+    """Raises a ModelError where the download of the block fails.
+
+    source: the files to fetch in another way. remedy: what to do with them.
+    """
     try:
         yield
     except ModelError:
@@ -213,7 +220,7 @@ def _downloading(name: str, source: str, notes: tuple[str, ...] = ()) -> Iterato
         beside = f", and {notes[0]}" if notes else ""
         raise ModelError(
             f"the weights of {name} could not be downloaded ({type(error).__name__}: {reason}){beside}; "
-            f"fetch {source} on another machine and give its path: weights FILE",
+            f"fetch {source} on another machine and {remedy}",
             kind="download_failed",
             key="weights",
         ) from error

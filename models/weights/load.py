@@ -136,7 +136,8 @@ def _at_resolution(config: BackboneConfig, resolution: int) -> BackboneConfig:
     """
     cell = config.image.cell
     if resolution < cell:
-        message = f"resolution {resolution} is less than a patch of {cell} pixels; choose a multiple of {cell}"
+        larger = f"a multiple of {cell}" if config.image.whole_cells else f"{cell} or more"
+        message = f"resolution {resolution} is less than a patch of {cell} pixels; choose {larger}"
         raise ModelError(message, kind="resolution_below_a_patch", key="resolution")
     if config.image.whole_cells and resolution % cell:
         lower = resolution // cell * cell

@@ -1,4 +1,4 @@
-"""Features of published architectures that the towers here lack: each is refused by its name."""
+"""Features of published architectures that are not supported here: each is refused by its name."""
 
 from utils.errors import ModelError
 
@@ -6,5 +6,5 @@ from utils.errors import ModelError
 def require(condition: bool, feature: str, key: str | None = None) -> None:
     """Raises ModelError with the feature, in words, unless the condition holds. key: of the description."""
     if not condition:
-        message = f"it has {feature}, which the towers here lack; choose another model"
+        message = f"it has {feature}, which is not supported here; choose another model"
         raise ModelError(message, kind="unsupported_feature", key=key)

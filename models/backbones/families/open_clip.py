@@ -57,7 +57,7 @@ POOLS = {"argmax": "end", "last": "last"}
 def backbone_config(model: dict[str, Any]) -> BackboneConfig:
     """The config of a model in open_clip's terms. Missing keys have open_clip's defaults.
 
-    Raises ModelError for a feature that the towers here lack, and KeyError, TypeError, ValueError for a dict that is
+    Raises ModelError for a feature that is not supported here, and KeyError, TypeError, ValueError for a dict that is
     not such a configuration.
     """
     _require_known(model, {}, MODEL_KEYS, "")
