@@ -98,7 +98,7 @@ def test_every_family_trains_and_tests_and_needs_the_hub_once(name, online, run)
     assert (settings["interpolation"], settings["resize"]) == described(name)
     assert (settings["mean"], settings["std"], settings["heads"]) == (MEAN, STD, 2)
     log = Path("output/run/log.txt").read_text()
-    assert f"backbone  hf-hub:test/{name} (hf-hub:test/{name}), 32 pixels" in log
+    assert f"backbone  hf-hub:test/{name}, 32 pixels" in log
     assert "mean 0.4 0.5 0.6" in log
     assert (name in OPEN_CLIP) or "licence mit" in log
 
@@ -178,7 +178,7 @@ def test_a_run_at_another_resolution(name, online, run):
         results = run(name, "resolution", 48, "prec_test", "fp32")
     log = Path("output/run/log.txt").read_text()
     assert "made for images of 32 pixels, used at 48" in log
-    assert f"(hf-hub:test/{name}), 48 pixels" in log
+    assert f"hf-hub:test/{name}, 48 pixels" in log
     tested = run(name, "resolution", 48, "prec_test", "fp32", "test_only", "True", file="results_test.json")
     assert tested["accuracy"] == results["accuracy"]
 

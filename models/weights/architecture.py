@@ -16,7 +16,9 @@ from utils.errors import ModelError
 
 def require_family(name: str, config: BackboneConfig | None, found: Sizes, path: Path) -> None:
     """Raises ModelError unless a file of these sizes fits the backbone's name. config: that of the name."""
-    family = config.family if config else FAMILIES[name]
+    family = config.family if config else FAMILIES.get(name)
+    if family is None:  # a name whose description the hub has, and the file its own
+        return
     clip, resnet = "joint" in found, "stages" in found
     kind = "ResNet" if resnet else "ViT"
     found_family = f"CLIP {kind}" if clip else f"{kind} without a text tower"

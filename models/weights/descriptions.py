@@ -20,13 +20,14 @@ from models.backbones.families.timm_vit import vit_config
 from models.backbones.named import Source
 from models.backbones.text import TextConfig
 from models.backbones.vit import DINOV2_RESOLUTION, ViTConfig
-from models.weights.find import OPEN_CLIP_JSON, TIMM_JSON, find_description, open_clip_entry, timm_entry
+from models.weights.find import OPEN_CLIP_JSON, TIMM_JSON, find_description, open_clip_entry, timm_entry, without_tag
 from utils.config.parsing import NORMALISATIONS
 from utils.errors import ModelError, amended
 from utils.files import write_text
 from utils.text import shortened
 
 CLIP_MEAN, CLIP_STD = NORMALISATIONS["clip"]
+UNREACHABLE = ("download_failed", "gated_repository", "no_access", "unknown_repository")  # kinds of errors of the hub
 JSON_BYTES = 2**20  # of a description; real ones have a few thousand
 LIFT_RESOLUTION = 224  # a step at DINOv2's own takes 7 times as long
 OPENAI_SHA256 = {  # of OpenAI's own files, as in their addresses (open_clip.pretrained)
@@ -80,16 +81,33 @@ def describe_backbone(name: str, weights: str | None = None) -> Description:
 
     name: of BACKBONES, or an address; any other name describes nothing. Raises ModelError.
     """
-    of_name = describe_name(name)
+    return describe_both(name, weights)[0]
+
+
+def describe_both(name: str, weights: str | None = None) -> tuple[Description, Description]:
+    """`describe_backbone`, and the description of the name alone: an empty one where the hub cannot be asked for it.
+
+    Raises ModelError.
+    """
+    of_weights = (describe(weights) or beside(Path(weights))) if weights else Description()
+    try:
+        of_name = describe_name(name)
+    except ModelError as error:
+        if of_weights.config is None or error.kind not in UNREACHABLE:
+            raise
+        row = find_source(name)
+        return dataclasses.replace(of_weights, licence=row.licence if row else of_weights.licence), Description()
     if not weights:
-        return of_name
-    known = describe(weights) or beside(Path(weights))
+        return of_name, of_name
     # the name describes any file with such tensors
-    return known.or_else(of_name) if of_name.config and of_name.config.image.is_unmistakable else known
+    is_unmistakable = of_name.config is not None and of_name.config.image.is_unmistakable
+    return of_weights.or_else(of_name) if is_unmistakable else of_weights, of_name
 
 
 def describe_name(name: str) -> Description:
     """The description of a backbone by its name or address; an empty one for a family. Raises ModelError."""
+    if name.startswith("timm:") and "." not in name:
+        raise without_tag(name)
     row = find_source(name)
     known = describe(row.address if row else name) or Description()
     if row is None:

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from models.weights import checksums, hub
 from utils.config import addresses
+from utils.config.suggestions import nearest_name
 from utils.errors import ModelError
 from utils.files import sha256
 from utils.formats import FormatError, require_file
-from utils.text import shortened
+from utils.text import listed, shortened
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 OPENAI_CACHE = Path(os.path.expanduser("~/.cache/clip"))  # where openai-clip kept its downloads
@@ -108,10 +109,11 @@ def open_clip_entry(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     listed = ":" not in name  # with a scheme, open_clip would look elsewhere
     config, published = (get_model_config(model), get_pretrained_cfg(model, tag)) if listed else (None, None)
     if not config or not published:
-        message = (
-            f"open_clip publishes no weights {shortened(name)}; write open_clip:MODEL/TAG, "
-            "open_clip.list_pretrained() lists all"
-        )
+        from open_clip import list_pretrained
+
+        names = [f"{each}/{its_tag}" for each, its_tag in list_pretrained()]
+        hint = _hint(name, [each for each in names if each.startswith(f"{model}/")], names)
+        message = f"open_clip publishes no weights {shortened(name)}; {hint or 'open_clip.list_pretrained() lists all'}"
         raise ModelError(message, kind="unknown_weights", key="weights")
     return config, published
 
@@ -125,9 +127,41 @@ def timm_entry(model: str) -> dict[str, Any]:
     except RuntimeError:  # a known model, an unknown tag
         published = None
     if published is None or not published.hf_hub_id:
-        message = f"timm has no weights named {shortened(model)} on the hub; timm.list_pretrained() lists all names"
+        hint = _hint(model, _with_tags(model), _list_timm())
+        message = (
+            f"timm has no weights named {shortened(model)} on the hub; {hint or 'timm.list_pretrained() lists all'}"
+        )
         raise ModelError(message, kind="unknown_weights", key="weights")
     return published.to_dict()
+
+
+def without_tag(address: str) -> ModelError:
+    """The error for timm:MODEL, whose weights would change with timm's default tag."""
+    hint = _hint(address, _with_tags(address.partition(":")[2]), [])
+    return ModelError(
+        f"{shortened(address)} does not name its weights; {hint or 'write timm:MODEL.TAG'}",
+        kind="no_tag",
+        key="backbone",
+    )
+
+
+def _list_timm() -> list[str]:
+    import timm
+
+    return timm.list_pretrained()
+
+
+def _with_tags(model: str) -> list[str]:
+    """The names MODEL.TAG of a model of timm."""
+    return [name for name in _list_timm() if name.partition(".")[0] == model.partition(".")[0]]
+
+
+def _hint(name: str, of_model: list[str], names: list[str]) -> str:
+    """The names of a model's weights, or the name that was meant, as the end of a sentence; "" for neither."""
+    if of_model:
+        return f"there are {listed(of_model)}"
+    nearest = nearest_name(name, names)
+    return f"did you mean {nearest}?" if nearest else ""
 
 
 def _find_openai(model: str, address: str) -> WeightFile:

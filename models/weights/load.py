@@ -16,8 +16,7 @@ from models.weights.descriptions import (
     OPENAI_SHA256,
     Description,
     describe,
-    describe_backbone,
-    describe_name,
+    describe_both,
     with_class_token,
 )
 from models.weights.find import ASSETS, SCHEMES, find_weights
@@ -53,9 +52,8 @@ def load_backbone(
     if name in FAMILIES and not weights:
         message = f"{name} takes files of any size; give one: weights FILE, or timm:MODEL.TAG, open_clip:MODEL/TAG"
         raise ModelError(message, kind="weights_required", key="weights")
-    of_name = describe_name(name)
+    known, of_name = describe_both(name, weights)  # before a download, which may be unnecessary
     address = weights or (BACKBONES[name].address if name in BACKBONES else name)
-    known = describe_backbone(name, weights)  # before a download, which may be unnecessary
 
     # the tensors, and the architecture that they and the descriptions determine
     file = find_weights(address)

@@ -104,12 +104,14 @@ def banner(about: dict[str, Any], data: str, resolution: int, notes: set[str]) -
     """The first lines of a log; `about` as in the results, `data` and `notes` in words."""
     params, settings = about["params"], about["settings"]
     processes = f", {about['processes']} processes" if about["processes"] > 1 else ""
+    weights = about["weights"]["name"]
+    weights = "" if weights == settings["backbone"] else f" ({weights})"  # an address
     precision = f"precision in training {settings['precision']}, in testing {about['test']['precision']}"
     lines = [
         f"device    {about['device']}{processes}; {precision}",
         *(f"          {note}" for note in sorted(notes)),
         "data      " + data.replace("\n", "\n          "),
-        f"backbone  {settings['backbone']} ({about['weights']['name']}), {resolution} pixels",
+        f"backbone  {settings['backbone']}{weights}, {resolution} pixels",
         f"training  {params['trained']:,} of {params['total']:,} parameters: "
         f"{params['peft']:,} in the backbone, {params['head']:,} in the head",
     ]
