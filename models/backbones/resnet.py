@@ -32,6 +32,7 @@ class ResNetConfig:
     heads = activation = None  # no choice
     num_first = 1  # positions of the attention pool before those of the feature map
     is_unmistakable = False
+    norms_pooled = False
     computed: ClassVar[dict[str, Any]] = {}
     whole_cells = True  # the two branches of a block differ in size where a stage halves an odd number of pixels
 

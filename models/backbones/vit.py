@@ -90,6 +90,11 @@ class ViTConfig:
         dinov2 = self.positions != "none" and self.resolution == DINOV2_RESOLUTION
         return bool(dinov2 or self.registers or self.rotation or self.pooling.kind == "attention")
 
+    @property
+    def norms_pooled(self) -> bool:
+        """Whether the last norm is of a feature that is not the class token."""
+        return self.final_norm == "feature" and self.pooling.kind != "token"
+
     def at(self, resolution: int) -> "ViTConfig":
         return dataclasses.replace(self, resolution=resolution)
 

@@ -346,6 +346,28 @@ def test_timms_json_may_have_the_size_of_the_images_among_the_published_values(s
     assert ours.image.resolution == 48
 
 
+def test_a_norm_of_a_mean_needs_a_description_with_a_mean(save):
+    import timm
+
+    args = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "global_pool": "avg", "img_size": 32}
+    theirs = randomize(timm.create_model("vit_tiny_patch16_224", **args)).eval()
+    path = save(theirs)
+    with refused(ModelError, kind="undetermined", path=path):
+        load_backbone("vit", path, Description("gelu", heads=2, mean=HALF, std=HALF))
+
+
+def test_two_norms_after_the_blocks_are_not_taken_for_one(save):
+    import timm
+
+    args = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "global_pool": "avg", "img_size": 32}
+    theirs = randomize(timm.create_model("vit_tiny_patch16_224", **args)).eval()
+    content = {"architecture": "vit_tiny_patch16_224", "model_args": args}
+    path = save(theirs, content | {"pretrained_cfg": {"mean": HALF, "std": HALF}}, "config.json")
+    save_file(weights_of(theirs) | {"norm.weight": torch.ones(64), "norm.bias": torch.zeros(64)}, path)
+    with refused(ModelError, kind="several_backbones", path=path):
+        load_backbone("vit", path)
+
+
 def test_timms_json_of_another_patch_is_refused(save):
     import timm
 
