@@ -426,3 +426,20 @@ def test_a_checkpoint_belongs_to_a_description_of_its_weights(config, tmp_path):
     train(config(*options, "activation", "gelu", method="lp"))
     with refused(CheckpointError):
         train(config(*options, "activation", "quick_gelu", "test_only", "True", method="lp"))
+
+
+@pytest.mark.parametrize("pools", [("avg", "tok"), ("tok", "avg")])
+def test_a_checkpoint_belongs_to_the_pooling_in_the_description(pools, save, config):
+    described = open_clip_config(quick_gelu=True, head_width=32)
+    path = Path(save(open_clip_model(described)))
+
+    def run(pool, *options):
+        described["vision_cfg"] |= {"pool_type": pool, "final_ln_after_pool": True}
+        path.with_name("open_clip_config.json").write_text(json.dumps({"model_cfg": described}))
+        train(config("weights", path, "output_dir", "run", "num_epochs", 1, *options, method="lp"))
+
+    run(pools[0])
+    with refused(CheckpointError, kind="other_identity", key="architecture"):
+        run(pools[1], "test_only", "True")
+    with refused(CheckpointError, kind="other_identity", key="architecture"):
+        run(pools[1])
