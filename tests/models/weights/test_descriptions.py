@@ -202,6 +202,21 @@ def test_whole_numbers_may_be_floats(save):
     assert (type(config.image.heads), type(config.text_heads)) == (int, int)
 
 
+@torch.no_grad()
+def test_a_square_may_have_two_sides(save):
+    described = open_clip_config(quick_gelu=True)
+    described["vision_cfg"] |= {"image_size": [32, 32], "patch_size": [8, 8]}
+    theirs = open_clip_model(described)
+    path = save(theirs, {"model_cfg": described})
+    ours, _ = load_backbone("clip_vit", path)
+    images = normal_images(2, 32)
+    assert_near(ours.image(images) @ ours.image_projection, theirs.encode_image(images))
+    described["vision_cfg"]["image_size"] = [32, 64]
+    save(theirs, {"model_cfg": described})
+    with refused(ModelError, kind="unsupported_feature", key="image_size"):
+        load_backbone("clip_vit", path)
+
+
 def test_another_resnets_description_is_refused(tmp_path):
     model = open_clip_resnet()
     save_file({n: v for n, v in weights_of(model).items() if n != "attn_mask"}, tmp_path / "w.safetensors")
