@@ -83,8 +83,10 @@ def describe_backbone(name: str, weights: str | None = None) -> Description:
     if not weights:
         return of_name
     known = describe(weights) or beside(Path(weights))
-    # the name describes any file with such tensors
-    return known.or_else(of_name) if of_name.config and of_name.config.image.is_unmistakable else known
+    if not (of_name.config and of_name.config.image.is_unmistakable):
+        return known
+    # the name describes any file with such tensors; its resolution is that of its own config
+    return known.or_else(dataclasses.replace(of_name, resolution=None) if known.config else of_name)
 
 
 def describe_name(name: str) -> Description:

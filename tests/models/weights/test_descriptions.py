@@ -383,6 +383,16 @@ def test_two_norms_after_the_blocks_are_not_taken_for_one(save):
         load_backbone("vit", path)
 
 
+@pytest.mark.parametrize(("described", "used"), [(28, 28), (518, 224)])
+def test_a_file_of_dinov2_is_used_at_the_resolution_of_its_own_description(described, used, save):
+    import timm
+
+    args = {"img_size": described}
+    theirs = timm.create_model("vit_small_patch14_dinov2", **args)
+    path = save(theirs, {"architecture": "vit_small_patch14_dinov2", "model_args": args}, "config.json")
+    assert load_backbone("dinov2_vit_s14", path)[0].image.resolution == used
+
+
 def test_timms_json_of_another_patch_is_refused(save):
     import timm
 
