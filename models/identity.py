@@ -7,7 +7,7 @@ from models.backbones.text import HEAD_DIM, TextConfig
 from models.backbones.vit import ViTConfig
 from models.peft.aft import entries_fingerprint
 from models.weights.load import Weights
-from utils.run.checkpoint import ENTRIES
+from utils.run.checkpoint import ARCHITECTURE, ENTRIES
 
 
 class Identity(NamedTuple):
@@ -27,9 +27,9 @@ def build_identity(cfg, model, backbone: Backbone, weights: Weights, classes: st
     config = backbone.config
     described: dict[str, Any] = {"mean": list(mean), "std": list(std), "activation": config.activation}
     described |= {"heads": config.image.heads, "text_heads": config.text_heads}
-    if unusual := _unusual(config):
-        described["architecture"] = unusual
     fits = {"backbone": cfg.backbone, "weights": weights.sha256, "classes": classes} | described
+    if unusual := _unusual(config):
+        fits[ARCHITECTURE] = unusual
     if (entries := entries_fingerprint(model)) is not None:
         fits[ENTRIES] = entries
     computed = {key: cfg[key] for key in ("classifier", "classifier_scale", "coop_cls_pos")}

@@ -31,7 +31,7 @@ class ResNetConfig:
     kind = "ResNet"
     heads = activation = None  # no choice
     num_first = 1  # positions of the attention pool before those of the feature map
-    is_unmistakable = is_known_by_resolution = False
+    is_unmistakable = is_known_by_resolution = norms_pooled = False
     computed: ClassVar[dict[str, Any]] = {}
     whole_cells = True  # the two branches of a block differ in size where a stage halves an odd number of pixels
 

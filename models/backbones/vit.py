@@ -97,6 +97,11 @@ class ViTConfig:
     def _has_rare_parts(self) -> bool:
         return bool(self.registers or self.rotation or self.pooling.kind == "attention")
 
+    @property
+    def norms_pooled(self) -> bool:
+        """Whether the last norm is of a feature that is not the class token."""
+        return self.final_norm == "feature" and self.pooling.kind != "token"
+
     def at(self, resolution: int) -> "ViTConfig":
         return dataclasses.replace(self, resolution=resolution)
 

@@ -99,9 +99,11 @@ def describe_both(name: str, weights: str | None = None) -> tuple[Description, D
         return dataclasses.replace(of_weights, licence=row.licence if row else of_weights.licence), Description()
     if not weights:
         return of_name, of_name
-    # the name describes any file with such tensors
-    is_unmistakable = of_name.config is not None and of_name.config.image.is_unmistakable
-    return of_weights.or_else(of_name) if is_unmistakable else of_weights, of_name
+    if not (of_name.config and of_name.config.image.is_unmistakable):
+        return of_weights, of_name
+    # the name describes any file with such tensors; a config of the file's own has its resolution, too
+    fallback = dataclasses.replace(of_name, resolution=None) if of_weights.config else of_name
+    return of_weights.or_else(fallback), of_name
 
 
 def describe_name(name: str) -> Description:

@@ -1,6 +1,7 @@
 """Loads the weights of the backbones, strictly: sizes are read from the tensors, and every tensor must fit."""
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +73,7 @@ def load_backbone(
     config = _at_resolution(config, resolution or known.resolution or config.image.resolution)
 
     # the module, which every tensor must fit
+    _require_pooled(content.tensors.keys(), config, path)
     if sizes.get("resolution") != config.image.resolution:
         _resample(state, config)
     with torch.device("meta"):
@@ -166,6 +168,16 @@ def _resample(state: dict[str, Tensor], config: BackboneConfig) -> None:
 
 
 # ---- the tensors ----
+
+
+def _require_pooled(names: Collection[str], config: BackboneConfig, path: Path) -> None:
+    """Raises ModelError for timm's fc_norm, the norm of a pooled feature, where the config has no such norm."""
+    if any(name.endswith("fc_norm.weight") for name in names) and not config.image.norms_pooled:
+        message = (
+            f"{path} has timm's fc_norm, the norm of a feature that is not the class token, which its description "
+            "lacks; put its config.json (timm's) beside it"
+        )
+        raise ModelError(message, kind="undetermined", path=path, key="backbone")
 
 
 def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, name: str) -> None:

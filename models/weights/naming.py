@@ -61,7 +61,9 @@ def convert_state_dict(state: dict[str, Tensor], path: Path | str = "the file") 
         )
         raise ModelError(message, kind="unknown_naming", path=path)
     # open_clip's models with a separate text module have one prefix more
-    state = {rename(name.removeprefix("text."), naming.renames): value for name, value in state.items()}
+    renames = {name: rename(name.removeprefix("text."), naming.renames) for name in state}
+    _require_one_of_each(renames, path)
+    state = {renames[name]: value for name, value in state.items()}
     state = {name: _with_dimensions(value, TOKENS.get(name)) for name, value in state.items()}
     return _expand_vocabulary(fold(state, path), path)
 
@@ -111,15 +113,20 @@ def _contains_known(name: str, wrapper: str) -> bool:
 
 def _without_prefix(state: dict[str, Tensor], prefix: str, path: Path | str) -> dict[str, Tensor]:
     """The tensors without a prefix. Raises ModelError if two had one name then."""
-    renamed = {name.removeprefix(prefix): value for name, value in state.items()}
-    if len(renamed) < len(state):
-        name = next(name for name in state if name.startswith(prefix) and name.removeprefix(prefix) in state)
-        message = (
-            f"{path} has {shortened(name)} and {shortened(name.removeprefix(prefix))}, two tensors of one name; "
-            "save one backbone alone"
-        )
-        raise ModelError(message, kind="several_backbones", path=path)
-    return renamed
+    _require_one_of_each({name: name.removeprefix(prefix) for name in state}, path)
+    return {name.removeprefix(prefix): value for name, value in state.items()}
+
+
+def _require_one_of_each(renames: dict[str, str], path: Path | str) -> None:
+    """Raises ModelError if two names would become one."""
+    first: dict[str, str] = {}
+    for name, new in renames.items():
+        if (other := first.setdefault(new, name)) != name:
+            message = (
+                f"{path} has {shortened(max(name, other, key=len))} and {shortened(min(name, other, key=len))}, "
+                "two tensors of one name; save one backbone alone"
+            )
+            raise ModelError(message, kind="several_backbones", path=path)
 
 
 def to_openai_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -26,6 +26,8 @@ from utils.run.results import same_images
 MOVES_STATISTICS = "moves_statistics"  # attribute of a module whose buffers move in training, and are saved with it
 UPSTREAM = ".tar"  # suffix of LIFT's and LIFT+'s own files
 ENTRIES = "aft entries"
+ARCHITECTURE = "architecture"
+SOMETIMES = (ENTRIES, ARCHITECTURE)  # keys of an identity that many models do not have, which then means None
 # settings whose values are hashes
 FINGERPRINTS = {"weights", "classes", "training images", "prompt file", "start", ENTRIES}
 OPTIMIZER = "optimizer"  # begins the names of the optimizer's state in a progress file
@@ -199,7 +201,7 @@ def restore(
     tensors, about = load(path)
     require_finite(tensors, path)
     if identity.get(ENTRIES) != about.get(ENTRIES):  # before the shapes, which may differ for this reason
-        check_identity(about, {ENTRIES: identity.get(ENTRIES)}, path)
+        check_identity(about, {key: identity.get(key) for key in SOMETIMES}, path)
     copy_into(saved_tensors(model), tensors, path)
     check_identity(about, identity, path, absent)
 
@@ -237,9 +239,12 @@ def check_identity(
 ) -> None:
     """Raises a CheckpointError if the file records another value for any key of `identity`; its `key` is the first.
 
+    A key of SOMETIMES that only the file has differs, too.
+
     absent: values that a file without a key means. A key that is not there either means its value in UNRECORDED, as
     the file is older than the key.
     """
+    identity = identity | {key: None for key in SOMETIMES if key in about and key not in identity}
     meant = UNRECORDED | (absent or {})
     recorded = {key: about.get(key, meant.get(key)) for key in identity}
     differing = [

@@ -121,8 +121,8 @@ def _vit(vision: dict[str, Any], quick: bool) -> ViTConfig:
     return ViTConfig(
         dim=dim,
         depth=whole(vision, "layers", 12),
-        patch=whole(vision, "patch_size", 16),
-        resolution=whole(vision, "image_size", 224),
+        patch=_side(vision, "patch_size", 16),
+        resolution=_side(vision, "image_size", 224),
         heads=dim // head_width,
         activation=_activation(vision, quick),
         hidden=_hidden(vision, dim),
@@ -141,7 +141,7 @@ def _resnet(vision: dict[str, Any], joint: int) -> ResNetConfig:
     head_width = whole(vision, "head_width", 64)
     require(head_width == clip.HEAD_DIM, f"heads {head_width} wide in the attention pool", "head_width")
     stages = tuple(whole({"layers": blocks}, "layers") for blocks in vision["layers"])
-    return ResNetConfig(stages, whole(vision, "width", 768), whole(vision, "image_size", 224), joint)
+    return ResNetConfig(stages, whole(vision, "width", 768), _side(vision, "image_size", 224), joint)
 
 
 def _trunk(vision: dict[str, Any], joint: int) -> tuple[ViTConfig, bool, bool]:
@@ -186,6 +186,15 @@ def whole(section: dict[str, Any], key: str, default: int | None = None) -> int:
         message = f"{key} takes a whole number above 0, found {shortened(repr(value))}; correct it"
         raise ModelError(message, kind="bad_size", key=key)
     return int(value)
+
+
+def _side(section: dict[str, Any], key: str, default: int) -> int:
+    """The side of a square, which may be given twice. Raises ModelError for another rectangle, too."""
+    value = section.get(key, default)
+    if not isinstance(value, (list, tuple)):
+        return whole(section, key, default)
+    require(len(value) == 2 and value[0] == value[1], f"a rectangular {key}, {shortened(str(value))}", key)
+    return whole({key: value[0]}, key)
 
 
 def _hidden(section: dict[str, Any], dim: int) -> int | None:

@@ -61,6 +61,7 @@ def vit_config(model: Any) -> ViTConfig:
     pooling = _pooling(model)
     has_norm = [not isinstance(norm, nn.Identity) for norm in (model.norm, model.fc_norm)]
     require(not all(has_norm), "two norms after the blocks")
+    require(pooling.kind != "token" or not has_norm[1], "a norm of the class token under timm's name fc_norm")
     final_norm = "tokens" if has_norm[0] else "feature" if has_norm[1] else "none"
     if pooling.kind == "token" and final_norm == "tokens":
         final_norm = "feature"  # the same, as a norm takes each token by itself

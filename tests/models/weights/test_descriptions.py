@@ -202,6 +202,21 @@ def test_whole_numbers_may_be_floats(save):
     assert (type(config.image.heads), type(config.text_heads)) == (int, int)
 
 
+@torch.no_grad()
+def test_a_square_may_have_two_sides(save):
+    described = open_clip_config(quick_gelu=True)
+    described["vision_cfg"] |= {"image_size": [32, 32], "patch_size": [8, 8]}
+    theirs = open_clip_model(described)
+    path = save(theirs, {"model_cfg": described})
+    ours, _ = load_backbone("clip_vit", path)
+    images = normal_images(2, 32)
+    assert_near(ours.image(images) @ ours.image_projection, theirs.encode_image(images))
+    described["vision_cfg"]["image_size"] = [32, 64]
+    save(theirs, {"model_cfg": described})
+    with refused(ModelError, kind="unsupported_feature", key="image_size"):
+        load_backbone("clip_vit", path)
+
+
 def test_another_resnets_description_is_refused(tmp_path):
     model = open_clip_resnet()
     save_file({n: v for n, v in weights_of(model).items() if n != "attn_mask"}, tmp_path / "w.safetensors")
@@ -360,6 +375,38 @@ def test_timms_json_may_have_the_size_of_the_images_among_the_published_values(s
     assert ours.image.resolution == 48
 
 
+def test_a_norm_of_a_mean_needs_a_description_with_a_mean(save):
+    import timm
+
+    args = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "global_pool": "avg", "img_size": 32}
+    theirs = randomize(timm.create_model("vit_tiny_patch16_224", **args)).eval()
+    path = save(theirs)
+    with refused(ModelError, kind="undetermined", path=path):
+        load_backbone("vit", path, Description("gelu", heads=2, mean=HALF, std=HALF))
+
+
+def test_two_norms_after_the_blocks_are_not_taken_for_one(save):
+    import timm
+
+    args = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "global_pool": "avg", "img_size": 32}
+    theirs = randomize(timm.create_model("vit_tiny_patch16_224", **args)).eval()
+    content = {"architecture": "vit_tiny_patch16_224", "model_args": args}
+    path = save(theirs, content | {"pretrained_cfg": {"mean": HALF, "std": HALF}}, "config.json")
+    save_file(weights_of(theirs) | {"norm.weight": torch.ones(64), "norm.bias": torch.zeros(64)}, path)
+    with refused(ModelError, kind="several_backbones", path=path):
+        load_backbone("vit", path)
+
+
+@pytest.mark.parametrize(("described", "used"), [(28, 28), (518, 224)])
+def test_a_file_of_dinov2_is_used_at_the_resolution_of_its_own_description(described, used, save):
+    import timm
+
+    args = {"img_size": described}
+    theirs = timm.create_model("vit_small_patch14_dinov2", **args)
+    path = save(theirs, {"architecture": "vit_small_patch14_dinov2", "model_args": args}, "config.json")
+    assert load_backbone("dinov2_vit_s14", path)[0].image.resolution == used
+
+
 def test_timms_json_of_another_patch_is_refused(save):
     import timm
 
@@ -418,3 +465,20 @@ def test_a_checkpoint_belongs_to_a_description_of_its_weights(config, tmp_path):
     train(config(*options, "activation", "gelu", method="lp"))
     with refused(CheckpointError):
         train(config(*options, "activation", "quick_gelu", "test_only", "True", method="lp"))
+
+
+@pytest.mark.parametrize("pools", [("avg", "tok"), ("tok", "avg")])
+def test_a_checkpoint_belongs_to_the_pooling_in_the_description(pools, save, config):
+    described = open_clip_config(quick_gelu=True, head_width=32)
+    path = Path(save(open_clip_model(described)))
+
+    def run(pool, *options):
+        described["vision_cfg"] |= {"pool_type": pool, "final_ln_after_pool": True}
+        path.with_name("open_clip_config.json").write_text(json.dumps({"model_cfg": described}))
+        train(config("weights", path, "output_dir", "run", "num_epochs", 1, *options, method="lp"))
+
+    run(pools[0])
+    with refused(CheckpointError, kind="other_identity", key="architecture"):
+        run(pools[1], "test_only", "True")
+    with refused(CheckpointError, kind="other_identity", key="architecture"):
+        run(pools[1])
