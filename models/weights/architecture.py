@@ -14,8 +14,13 @@ from models.weights.sizes import Sizes, sizes_of
 from utils.errors import ModelError
 
 
-def require_family(name: str, config: BackboneConfig | None, found: Sizes, path: Path) -> None:
-    """Raises ModelError unless a file of these sizes fits the backbone's name. config: that of the name."""
+def require_family(
+    name: str, config: BackboneConfig | None, found: Sizes, path: Path, is_described: bool = False
+) -> None:
+    """Raises ModelError unless a file of these sizes fits the backbone's name.
+
+    config: that of the name. is_described: whether the file has a description of its own.
+    """
     family = config.family if config else FAMILIES.get(name)
     if family is None:  # a name whose description the hub has, and the file its own
         return
@@ -26,6 +31,8 @@ def require_family(name: str, config: BackboneConfig | None, found: Sizes, path:
         message = f"{name} is a {family}, but {path} contains a {found_family}; choose the backbone that fits the file"
         raise ModelError(message, kind="wrong_family", path=path)
     differing = _differing(found, config)
+    if is_described:
+        differing.pop("resolution", None)
     if differing:
         words = ", ".join(f"{key} {size} (not {wanted})" for key, (size, wanted) in differing.items())
         other = next(key for key, value in FAMILIES.items() if value == family)

@@ -62,7 +62,7 @@ def load_backbone(
     content = read_section(path)
     state = convert_state_dict(content.tensors, path)
     sizes = read_sizes(state, path)
-    require_family(name, of_name.config, sizes, path)
+    require_family(name, of_name.config, sizes, path, is_described=known.source != of_name.source)
     published = _published_address(address, path, digest)
     if published != address:  # a file that equals a published one
         known = describe(published) or known

@@ -25,12 +25,14 @@ import main as cli
 from models.backbones import BACKBONES
 from models.backbones.families.clip import clip_vit
 from models.backbones.tokenizer import tokenize
+from models.weights import descriptions
 from models.weights import load as loading
 from models.weights.descriptions import (
     OPENAI_SHA256,
     Description,
     beside,
     describe,
+    describe_backbone,
     describe_open_clip,
     describe_timm,
 )
@@ -296,6 +298,32 @@ def test_features_that_the_towers_lack_are_refused_before_a_download(name, key, 
 def test_unknown_weights_of_open_clip(name):
     with refused(ModelError, kind="unknown_weights", key="weights"):
         open_clip_entry(name)
+
+
+def test_a_model_of_timm_without_a_tag_lists_its_tags():
+    with refused(ModelError, kind="no_tag", key="backbone"):
+        describe_backbone("timm:vit_tiny_patch16_224")
+
+
+def test_a_misspelt_address_names_the_near_one():
+    with refused(ModelError, kind="unknown_weights", key="weights"):
+        describe("timm:vit_bse_patch14_dinov2.lvd142m")
+    with refused(ModelError, kind="unknown_weights", key="weights"):
+        describe("open_clip:ViT-B-16-SigLIP2/weblii")
+
+
+def test_the_json_beside_a_file_describes_it_where_the_hub_cannot_be_asked(save, monkeypatch):
+    def offline(address):
+        raise ModelError("no network", kind="download_failed")
+
+    monkeypatch.setattr(descriptions, "find_description", offline)
+    config = open_clip_config()
+    path = save(open_clip_model(config), {"model_cfg": config})
+    ours, _ = load_backbone("bioclip_vit_b16", path)
+    assert ours.config.image.dim == 128
+    Path(path).with_name("open_clip_config.json").unlink()
+    with refused(ModelError, kind="download_failed"):
+        load_backbone("bioclip_vit_b16", path)
 
 
 @pytest.mark.parametrize(
