@@ -1,6 +1,6 @@
 """Measures the image towers of B size, and prints the Markdown that docs/backbones.md shows.
 
-    python benchmarks/backbones.py --batch 4
+    python benchmarks/backbones.py --batch 8
 
 Images of a forward pass in float32 with random weights, per second of one core, relative to clip_vit_b16. The towers
 take turns in one process, and the time is that of the process, so that other work on the machine matters little.
