@@ -38,12 +38,12 @@ class BackboneConfig:
 
     @property
     def activation(self) -> str | None:
-        """Of the image tower, or of the text tower beside a ResNet."""
+        """The activation of the image tower, or of the text tower beside a ResNet."""
         return self.image.activation or (self.text.activation if self.text else None)
 
     @property
     def text_heads(self) -> int | None:
-        """Of the text tower."""
+        """The heads of the text tower."""
         return self.text.heads if self.text else None
 
 

@@ -17,8 +17,8 @@ from models.backbones.transformer import ACTIVATIONS, LayerNorm, Linear, Mlp
 class Pooling:
     """kind: "token" (the class token), "mean" (of the patches) or "attention".
 
-    Of attention pooling: heads, hidden width and activation of its MLP, and whether it attends to the first tokens,
-    too.
+    Attention pooling has heads, the hidden width and the activation of its MLP, and attends to the first tokens, too,
+    or not.
     """
 
     kind: str = "token"

@@ -17,13 +17,20 @@ from models.backbones.families.features import require
 from models.backbones.families.timm_modules import RESNETS, TRANSFORMERS, build_module
 from models.backbones.families.timm_resnet import resnet_config
 from models.backbones.families.timm_vit import vit_config
-from models.backbones.named import Source
 from models.backbones.text import TextConfig
 from models.backbones.vit import DINOV2_RESOLUTION, ViTConfig
-from models.weights.find import OPEN_CLIP_JSON, TIMM_JSON, find_description, open_clip_entry, timm_entry, without_tag
+from models.weights.find import (
+    OPEN_CLIP_JSON,
+    TIMM_JSON,
+    find_description,
+    open_clip_entry,
+    openai_entry,
+    timm_entry,
+    without_tag,
+)
 from utils.config.parsing import NORMALISATIONS
 from utils.errors import ModelError, amended
-from utils.files import write_text
+from utils.files import read_json, write_text
 from utils.text import shortened
 
 CLIP_MEAN, CLIP_STD = NORMALISATIONS["clip"]
@@ -90,6 +97,7 @@ def describe_both(name: str, weights: str | None = None) -> tuple[Description, D
     Raises ModelError.
     """
     of_weights = (describe(weights) or beside(Path(weights))) if weights else Description()
+    of_weights = _with_class_token(of_weights, name)
     try:
         of_name = describe_name(name)
     except ModelError as error:
@@ -114,15 +122,15 @@ def describe_name(name: str) -> Description:
     known = describe(row.address if row else name) or Description()
     if row is None:
         return known
-    config = with_class_token(known.config, BACKBONES.get(name))
-    return dataclasses.replace(known, licence=row.licence or known.licence, config=config)
+    return _with_class_token(dataclasses.replace(known, licence=row.licence or known.licence), name)
 
 
-def with_class_token(config: BackboneConfig | None, row: Source | None) -> BackboneConfig | None:
-    """The config whose feature is the class token, if the backbone's row says so."""
-    if config is None or row is None or not row.class_token:
-        return config
-    return dataclasses.replace(config, image=config.image.with_class_token())
+def _with_class_token(known: Description, name: str) -> Description:
+    """The description whose feature is the class token, if the row of the backbone's name has it so."""
+    if known.config is None or name not in BACKBONES or not BACKBONES[name].class_token:
+        return known
+    config = dataclasses.replace(known.config, image=known.config.image.with_class_token())
+    return dataclasses.replace(known, config=config)
 
 
 def describe(address: str) -> Description | None:
@@ -133,13 +141,7 @@ def describe(address: str) -> Description | None:
         mean, std = NORMALISATIONS[str(named.normalisation)]
         return Description(config=named.config, mean=mean, std=std, source=address)
     if kind == "clip":  # OpenAI's own
-        from open_clip import get_model_config
-
-        config = get_model_config(model)
-        if config is None:
-            message = f"open_clip publishes no OpenAI weights for {shortened(model)}"
-            raise ModelError(message, kind="unknown_weights", key="weights")
-        return describe_open_clip(config | {"quick_gelu": True}, {}, address)
+        return describe_open_clip(openai_entry(model)[0] | {"quick_gelu": True}, {}, address)
     if kind == "timm":
         return describe_timm(model, timm_entry(model), address)
     if kind == "open_clip":
@@ -167,9 +169,7 @@ def beside(path: Path) -> Description:
 def read(file: Path, source: str) -> Description | None:
     """The description in a JSON of open_clip's or timm's; None for a config.json of another library."""
     try:
-        if file.stat().st_size > JSON_BYTES:
-            raise ValueError(f"more than {JSON_BYTES:,} bytes")
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = read_json(file, JSON_BYTES)
         with amended(path=file):
             if file.name == OPEN_CLIP_JSON:
                 return describe_open_clip(content["model_cfg"], content.get("preprocess_cfg") or {}, source)

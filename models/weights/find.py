@@ -106,8 +106,8 @@ def open_clip_entry(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     from open_clip import get_model_config, get_pretrained_cfg
 
     model, _, tag = name.partition("/")
-    listed = ":" not in name  # with a scheme, open_clip would look elsewhere
-    config, published = (get_model_config(model), get_pretrained_cfg(model, tag)) if listed else (None, None)
+    is_name = ":" not in name  # with a scheme, open_clip would look elsewhere
+    config, published = (get_model_config(model), get_pretrained_cfg(model, tag)) if is_name else (None, None)
     if not config or not published:
         from open_clip import list_pretrained
 
@@ -116,6 +116,17 @@ def open_clip_entry(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         message = f"open_clip publishes no weights {shortened(name)}; {hint or 'open_clip.list_pretrained() lists all'}"
         raise ModelError(message, kind="unknown_weights", key="weights")
     return config, published
+
+
+def openai_entry(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """open_clip's configurations of MODEL and of OpenAI's weights for it. Raises ModelError."""
+    from open_clip import get_model_config, get_pretrained_cfg
+
+    published = get_pretrained_cfg(model, "openai")
+    if not published:
+        message = f"open_clip publishes no OpenAI weights for {shortened(model)}"
+        raise ModelError(message, kind="unknown_weights", key="weights")
+    return get_model_config(model), published
 
 
 def timm_entry(model: str) -> dict[str, Any]:
@@ -165,12 +176,7 @@ def _hint(name: str, of_model: list[str], names: list[str]) -> str:
 
 
 def _find_openai(model: str, address: str) -> WeightFile:
-    from open_clip import get_pretrained_cfg
-
-    published = get_pretrained_cfg(model, "openai")
-    if not published:
-        message = f"open_clip publishes no OpenAI weights for {shortened(model)}"
-        raise ModelError(message, kind="unknown_weights", key="weights")
+    published = openai_entry(model)[1]
     earlier = OPENAI_CACHE / Path(published["url"]).name
     notes: tuple[str, ...] = ()
     if earlier.is_file():

@@ -18,7 +18,6 @@ from models.weights.descriptions import (
     Description,
     describe,
     describe_both,
-    with_class_token,
 )
 from models.weights.find import ASSETS, SCHEMES, find_weights
 from models.weights.naming import convert_state_dict
@@ -68,7 +67,6 @@ def load_backbone(
         known = describe(published) or known
     known = (given or Description()).or_else(known)
     config = complete(sizes, known, of_name.config, path)
-    config = with_class_token(config, BACKBONES.get(name)) or config
     own = sizes.get("resolution", config.image.resolution)
     config = _at_resolution(config, resolution or known.resolution or config.image.resolution)
 

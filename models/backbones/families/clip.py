@@ -11,9 +11,9 @@ from models.backbones.text import HEAD_DIM, TextConfig
 from models.backbones.vit import ViTConfig
 
 
-def text_tower(dim: int, depth: int, activation: str = "quick_gelu") -> TextConfig:
+def text_tower(dim: int, depth: int) -> TextConfig:
     """OpenAI's text tower."""
-    return TextConfig(dim, depth, heads=max(dim // HEAD_DIM, 1), activation=activation)
+    return TextConfig(dim, depth, heads=max(dim // HEAD_DIM, 1), activation="quick_gelu")
 
 
 def clip_vit(

@@ -149,11 +149,8 @@ def _trunk(vision: dict[str, Any], joint: int) -> tuple[ViTConfig, bool, bool]:
     from open_clip.model import CLIPVisionCfg
 
     _require_known(vision, vars(CLIPVisionCfg()), TRUNK_KEYS | VIT_KEYS, "vision_cfg.")
-    name, pool, projection = (
-        vision["timm_model_name"],
-        vision.get("timm_pool", "avg"),
-        vision.get("timm_proj", "linear"),
-    )
+    name, pool = vision["timm_model_name"], vision.get("timm_pool", "avg")
+    projection = vision.get("timm_proj", "linear")
     require(projection in (None, "", "none", "linear"), f"the image projection '{projection}'")
     require(pool not in ("abs_attn", "rot_attn"), f"pooling '{pool}'")
     if projection == "linear":

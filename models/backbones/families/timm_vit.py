@@ -15,7 +15,7 @@ from models.backbones.pooling import Pooling
 from models.backbones.rotation import Rotation
 from models.backbones.vit import ViTConfig
 
-# of timm, and of the programs that it converts: DINOv2's and DINOv3's own, EVA's, that of Hugging Face for DINOv3
+# names of timm, and of programs whose files it converts: DINOv2's and DINOv3's own, EVA's
 BLOCK = (
     (".gamma_1", ".ls1.gamma"),
     (".gamma_2", ".ls2.gamma"),
