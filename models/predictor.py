@@ -160,7 +160,7 @@ class Predictor(Extractor):
 def load_run(
     directory: str | os.PathLike[str],
     device: str | torch.device | None = None,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     precision: str | None = None,
     batch_size: int | None = None,
     num_workers: int | None = None,
@@ -174,7 +174,7 @@ def load_run(
     computed at once; None = as in the run's test. num_workers: processes that read pictures; None = one a core.
     """
     saved = read_run(Path(directory))
-    given = {"weights": weights, "prec_test": precision}
+    given = {"weights": None if weights is None else os.fspath(weights), "prec_test": precision}
     cfg = changed(saved.cfg, {key: value for key, value in given.items() if value is not None})
     if not weights and is_missing_file(cfg.weights):
         message = (

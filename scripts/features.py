@@ -119,7 +119,7 @@ def find_images(args: argparse.Namespace, cfg: Config) -> tuple["Images", "np.nd
 
 
 def run(arguments: list[str]) -> int:
-    """Computes and writes the features; returns the exit status. Raises UserErrors and WriteError."""
+    """Computes and writes the features; returns the exit status. Raises UserErrors, and WriteError."""
     args = parse(arguments)
     cfg = build_config(args)
     require_folder(args.out)

@@ -2,14 +2,13 @@
 
 import argparse
 import errno
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from utils import terminal
 from utils.config.schema import PRECISIONS
-from utils.files import write_errors
+from utils.errors import ConfigError
 from utils.text import visible
 
 UNREAD = 3  # exit status of a script that is done, but for pictures that could not be read
@@ -46,10 +45,13 @@ def note_unread(path: str, reason: str) -> None:
 
 
 def require_folder(path: Path) -> None:
-    """Tries, before an hour of work, whether a file can be written beside `path`. Raises WriteError."""
-    with write_errors(path):
+    """Tries, before an hour of work, whether a file can be written at `path`. Raises ConfigError."""
+    try:
         if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
         if not path.exists() or path.is_file():  # no device, such as /dev/stdout
             with tempfile.TemporaryFile(dir=path.parent):
                 pass
+    except OSError as error:
+        message = f"{path} cannot be written ({error.strerror}); choose a file in a folder that exists and is yours"
+        raise ConfigError(message, kind="cannot_write", path=path) from error

@@ -120,7 +120,7 @@ def predictions(model: "Predictor", paths: list[str], top: int) -> Iterator[list
 
 
 def run(arguments: list[str]) -> int:
-    """Classifies, prints or writes the predictions; returns the exit status. Raises UserErrors and WriteError."""
+    """Classifies, prints or writes the predictions; returns the exit status. Raises UserErrors, and WriteError."""
     args = parse(arguments)
 
     # heavy imports come late: --help answers at once
