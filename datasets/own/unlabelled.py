@@ -14,6 +14,7 @@ from datasets.own.folder import pictures_below
 from datasets.own.lists import PATHS
 from datasets.own.tables import LIST_BYTES, read_rows, read_text
 from utils.errors import DataError
+from utils.text import listed
 
 TABLES = (".csv", ".tsv")
 LISTS = (".txt", *TABLES)
@@ -29,8 +30,8 @@ def find_pictures(arguments: Iterable[str], read_input: Callable[[], bytes], not
     arguments = list(arguments)
     paths = [path for argument in arguments for path in _pictures_of(argument, read_input, note)]
     if not paths:
-        given = ", ".join(arguments[:3]) + (f" and {len(arguments) - 3:,} more" if len(arguments) > 3 else "")
-        message = f"no pictures are in {given or 'the arguments'}; give files, folders with pictures, lists or -"
+        searched = ["the standard input" if argument == STANDARD_INPUT else argument for argument in arguments]
+        message = f"no pictures are in {listed(searched)}; give files, folders or lists of pictures"
         raise DataError(message, kind="no_pictures")
     return paths
 
