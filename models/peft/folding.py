@@ -1,7 +1,7 @@
 """Folds fine-tuning methods into the weights of a tower: a bare tower that computes the same features."""
 
 import copy
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from models.peft import METHODS
 from utils.errors import ModelError
 
 AnyTower = TypeVar("AnyTower", bound=Tower)
-OTHER_FORMATS = "export it to onnx or torch, which take every method"
+OTHER_FORMATS = "export to onnx or torch, which take every method"
 
 
 @torch.no_grad()
@@ -25,9 +25,9 @@ def folded(tower: AnyTower) -> AnyTower:
     require_foldable([name for name, layers in getattr(tower, "attached", {}).items() if layers])
     tower = copy.deepcopy(tower).float()
     tower.set_precision(torch.float32)
-    for parent in list(tower.modules()):
-        for name, layer in list(parent.named_children()):
-            if hasattr(layer, "fold") and parent is not tower:
+    for block in tower.blocks:
+        for parent in [module for module in block.modules() if not hasattr(module, "fold")]:
+            for name, layer in list(parent.named_children()):
                 setattr(parent, name, _plain(layer))
     if tower.kind == "resnet":
         _fold_after(cast(ResNet, tower))
@@ -38,20 +38,21 @@ def require_foldable(methods: list[str]) -> None:
     """Raises ModelError if one of these methods cannot be folded."""
     for name in methods:
         if not METHODS[name].folds:
-            message = f"{name} computes what no weights of the bare backbone compute, so it cannot be merged"
+            message = f"{name} adds layers or tokens to the backbone, so it cannot be merged into its weights"
             raise ModelError(f"{message}; {OTHER_FORMATS}", kind="unmergeable_method", key=name)
 
 
-def _plain(layer: nn.Module) -> Linear | LayerNorm:
+def _plain(layer: Any) -> Linear | LayerNorm:
     """The layer within its wrappers, with their formulas in its weight and bias, from the innermost one."""
     if not hasattr(layer, "fold"):
-        return cast(Linear, layer)
+        return layer
     plain = _plain(layer.wrapped)
     _fold_into(plain, layer)
     return plain
 
 
-def _fold_into(plain: nn.Module, wrapper: nn.Module) -> None:
+def _fold_into(plain: Any, wrapper: Any) -> None:
+    """Puts the formula of what is around a layer into its weight and bias."""
     weight, bias = wrapper.fold(plain.weight, plain.bias)
     plain.weight, plain.bias = nn.Parameter(weight), nn.Parameter(bias)
 

@@ -80,7 +80,7 @@ def invert(state: dict[str, Tensor], like: dict[str, Tensor], library: str) -> d
 
     like: a state dict of that module: its names and shapes, and the values of what is not converted. library: for
     messages. Raises ModelError if the module has no place for a tensor, or for its values, as for a bias that its
-    Linears lack.
+    Linears lack and a method has trained.
     """
     renames = _renames(like, library)
     parts = unfold(state, set(renames.values()))
@@ -91,7 +91,7 @@ def invert(state: dict[str, Tensor], like: dict[str, Tensor], library: str) -> d
         kept = {name: value for name, value in state.items() if not NOT_WEIGHTS.fullmatch(name)}
         missing = [name for name in kept.keys() | again.keys() if not _are_equal(kept.get(name), again.get(name))]
     if missing:
-        message = f"{library} has no place for what was trained in {listed(sorted(missing))}; export it to onnx or torch"
+        message = f"{library} has no place for the values of {listed(sorted(missing))}; export to onnx or torch"
         raise ModelError(message, kind="unmergeable_tensors")
     return found
 
