@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from models import Model
 from models.backbones.backbone import Backbone
 from models.backbones.tokenizer import class_prompts
 from models.backbones.transformer import Zero
 from models.export.comparison import Comparison, batches, compare_features
 from models.heads.text_similarity import TextSimilarity, project
 from models.heads.texts import TextEncoderFeatures
+from models.model import Model
 from models.peft.folding import folded, require_foldable
 from models.weights.naming import invert
 from models.weights.upstream import Upstream
-from utils.files import write_text
+from utils.files import atomic_write, write_text
 
 HEAD = "head.safetensors"
 PROJECTIONS = ("image_projection", "image_projection_bias", "text_projection", "text_projection_bias")
@@ -83,9 +84,14 @@ def write(
     state = invert(merged.state_dict(), module.state_dict(), upstream.name)
     weights, description = upstream.files
     tensors = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / weights, {"format": "pt"})
+    _save({name: value.contiguous() for name, value in tensors.items()}, folder / weights)
+    _save(head_tensors(head), folder / HEAD)
     write_text(folder / description, json.dumps(about, indent=1) + "\n")
-    save_file(head_tensors(head), folder / HEAD, {"format": "pt"})
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    with atomic_write(path) as file:
+        file.write(serialize(tensors, {"format": "pt"}))  # as timm and open_clip expect it
 
 
 @torch.no_grad()

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models import Model
 from models.heads.text_similarity import TextSimilarity
 from models.heads.texts import CachedTextFeatures
+from models.model import Model
 from models.precision import FrozenWeights
 
 

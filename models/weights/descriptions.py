@@ -125,6 +125,15 @@ def describe_name(name: str) -> Description:
     return _with_class_token(dataclasses.replace(known, licence=row.licence or known.licence), name)
 
 
+def licence_of(name: str) -> str:
+    """The licence of a backbone's weights: of its row, or of its description; OpenAI's and ours are MIT."""
+    row = find_source(name)
+    if row is None:
+        return describe_name(name).licence
+    library, _, model = row.address.partition(":")
+    return row.licence or (timm_entry(model)["license"] if library == "timm" else "mit")
+
+
 def _with_class_token(known: Description, name: str) -> Description:
     """The description whose feature is the class token, if the row of the backbone's name has it so."""
     if known.config is None or name not in BACKBONES or not BACKBONES[name].class_token:
