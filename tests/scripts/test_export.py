@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 export, sharing = (importlib.import_module(name) for name in ("export", "sharing"))
 
+MERGED = ("open_clip_model.safetensors", "open_clip_config.json", "head.safetensors")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -151,8 +153,8 @@ def test_a_merged_clip_and_its_head_give_the_runs_logits(run, tmp_path, digits):
 
 
 def test_a_deviation_leaves_nothing(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(comparison.PROBABILITY_BOUNDS, "fp32", -1.0)
-    assert export_to("torch", run, tmp_path / "export") == 1
+    monkeypatch.setitem(comparison.FEATURE_BOUNDS, "fp32", -1.0)
+    assert export_to("merged", run, tmp_path / "export") == 1
     assert "where -1 is allowed; nothing was exported" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -162,23 +164,23 @@ def test_only_an_earlier_export_is_replaced(run, tmp_path, capsys):
     folder.mkdir()
     (folder / "model.json").write_text('{"program": "LIFT+"}')
     (folder / "old").touch()
-    assert export_to("torch", run, folder) == 0
-    assert {path.name for path in folder.iterdir()} == {"model.pt2", "model.json", "README.md"}
+    assert export_to("merged", run, folder) == 0
+    assert {path.name for path in folder.iterdir()} == {*MERGED, "model.json", "README.md"}
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     capsys.readouterr()
 
     for content in ('{"program": "another"}', "[]", "not JSON"):
         (folder / "model.json").write_text(content)
-        assert export_to("torch", run, folder) == 2
+        assert export_to("merged", run, folder) == 2
         assert_one_sentence(capsys.readouterr().err)
     assert (folder / "model.json").read_text() == "not JSON"
     (folder / "model.json").unlink()
-    assert export_to("torch", run, folder) == 2
+    assert export_to("merged", run, folder) == 2
     assert_one_sentence(capsys.readouterr().err)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
-    assert export_to("torch", tmp_path / "nothing", tmp_path / "export") == 2
+    assert export_to("merged", tmp_path / "nothing", tmp_path / "export") == 2
     assert_one_sentence(capsys.readouterr().err)
 
 
@@ -188,10 +190,10 @@ def test_a_copy_whose_data_is_elsewhere_is_compared_on_random_images(run, tmp_pa
 
     monkeypatch.setattr("exporting.build_data", fail)
     copy = shutil.copytree(run, tmp_path / "copy")
-    assert export.main([str(copy), "--to", "torch"]) == 0
+    assert export.main([str(copy), "--to", "merged"]) == 0
     out = capsys.readouterr().out
     assert "comparing on 32 random images: the test images cannot be read (the folder data is missing)" in out
-    about = json.loads((copy / "export_torch_fp32" / "model.json").read_text())
+    about = json.loads((copy / "export_merged_fp32" / "model.json").read_text())
     assert about["checked_on"] == "32 random images"
 
 
@@ -245,7 +247,7 @@ def test_an_export_is_uploaded_with_its_card(run, tmp_path, use_hub, capsys):
     folder = tmp_path / "export"
     with hub() as (address, requests):
         use_hub(address)
-        assert export_to("torch", run, folder, "--push", "me/digits", "--private") == 0
+        assert export_to("merged", run, folder, "--push", "me/digits", "--private") == 0
     assert f"uploaded  {address}/me/digits" in capsys.readouterr().out
     tokens = {token for path, _, token in requests if path.endswith(("create", "main"))}
     assert tokens == {"Bearer hf_secret"}
@@ -263,7 +265,7 @@ def test_an_export_is_uploaded_with_its_card(run, tmp_path, use_hub, capsys):
     _, head, text = (folder / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(head) == {
         "pipeline_tag": "image-classification",
-        "library_name": "pytorch",
+        "library_name": "open_clip",
         "license": "mit",
         "tags": ["image-classification", "long-tailed-recognition"],
     }
