@@ -205,7 +205,7 @@ def describe(predictor: Predictor) -> dict[str, Any]:
             "mean": (model.mean.flatten() / 255).tolist(),
             "std": (model.std.flatten() / 255).tolist(),
         },
-        "adjustment": None if adjustment.is_identity else _plain(vars(adjustment)),
+        "adjustment": None if adjustment.is_identity else _numbers_of(adjustment),
         "head": type(model.head).__name__,
         "methods": {part: found for part, found in methods.items() if found},
         "backbone": {"name": cfg.backbone, "weights": weights.name, "sha256": weights.sha256, "licence": known},
@@ -213,6 +213,7 @@ def describe(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with arrays as lists, for JSON."""
+def _numbers_of(adjustment: Any) -> dict[str, Any]:
+    """The numbers of an adjustment, for JSON."""
+    values = {name: getattr(adjustment, name) for name in ("temperature", "scale", "bias", "zero_shot")}
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}

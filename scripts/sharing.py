@@ -63,17 +63,16 @@ def model_card(about: dict[str, Any], results: dict[str, Any]) -> str:
     methods = [f"`{name}` ({part})" for part, found in about["methods"].items() for name in found]
     span = f", {sum(counts):,} training images, {min(counts):,} to {max(counts):,} a class" if counts else ""
     known = "The licence of the backbone's weights applies." if backbone["licence"] else "Their licence is not known."
+    named = {"name": about["run"], "backbone": backbone["name"], "weights": backbone["weights"]}
+    named["data"] = results.get("data", {}).get("name") or "not recorded"
     return CARD.format(
         head="\n".join(f"{key}: {json.dumps(value)}" for key, value in _head(about).items()),
-        name=visible(about["run"]),
+        **{field: visible(text) for field, text in named.items()},
         num_classes=f"{len(about['classes']):,}",
         format=about["format"],
         precision=about["precision"],
-        backbone=backbone["name"],
-        weights=backbone["weights"],
         methods=", ".join(methods) or "none",
         classifier=about["head"],
-        data=visible(results.get("data", {}).get("name") or "not recorded"),
         counts=span,
         adjustment="- the logits are adjusted, as `model.json` describes\n" if about["adjustment"] else "",
         accuracy=_accuracy(results),

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import dataclasses
 import http.server
 import importlib
 import json
@@ -99,26 +100,54 @@ def test_model_json_describes_the_run(run, onnx_folder):
     assert str(run.parent) not in json.dumps(about)
 
 
+def predict_onnx(folder, *paths):
+    """What predict_onnx.py prints, without torch and our modules: for each picture, {class: probability}."""
+    blocked = "torch", "torchvision", "timm", "open_clip", "models", "datasets", "utils"
+    program = (
+        f"import sys, runpy; sys.modules.update(dict.fromkeys({blocked})); sys.argv = {['', *map(str, paths)]}; "
+        f"runpy.run_path({str(folder / 'predict_onnx.py')!r})"
+    )
+    result = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert [line[0] for line in lines] == [str(path) for path in paths]
+    assert {len(line) for line in lines} == {6}
+    return [{name: float(p) for name, p in (each.rsplit(" ", 1) for each in line[1:])} for line in lines]
+
+
 @pytest.mark.slow
 def test_predict_onnx_needs_no_torch_and_agrees_with_the_run(run, onnx_folder, tmp_path):
     picture = Image.fromarray(photograph())
-    picture.save(tmp_path / "wide.png")
-    picture.rotate(90, expand=True).convert("L").save(tmp_path / "tall and grey.jpg", quality=95)
-    paths = [str(tmp_path / name) for name in ("wide.png", "tall and grey.jpg")]
-    blocked = "torch", "torchvision", "timm", "open_clip", "models", "datasets", "utils"
-    program = (
-        f"import sys, runpy; sys.modules.update(dict.fromkeys({blocked})); sys.argv = {['', *paths]}; "
-        f"runpy.run_path({str(onnx_folder / 'predict_onnx.py')!r})"
-    )
-    command = [sys.executable, "-I", "-c", program]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    for line, expected in zip(result.stdout.splitlines(), load_run(run, "cpu").predict(paths), strict=True):
-        path, *top = line.split("\t")
-        assert path == expected.path
-        assert len(top) == 5
-        found = {name: float(number) for name, number in (each.rsplit(" ", 1) for each in top)}
-        for name, probability in [(ranked.classname, ranked.probability) for ranked in expected.top[:2]]:
-            assert found[name] == pytest.approx(probability, abs=0.02)  # Pillow's arithmetic
+    paths = [tmp_path / "wide.png", tmp_path / "tall and grey.jpg"]
+    picture.save(paths[0])
+    picture.rotate(90, expand=True).convert("L").save(paths[1], quality=95)
+    found = predict_onnx(onnx_folder, *paths)
+    for probabilities, expected in zip(found, load_run(run, "cpu").predict(paths), strict=True):
+        for ranked in expected.top[:2]:
+            assert probabilities[ranked.classname] == pytest.approx(ranked.probability, abs=0.02)  # Pillow's arithmetic
+
+
+@pytest.mark.slow
+def test_predict_onnx_turns_and_squashes_as_model_json_says(run, onnx_folder, tmp_path):
+    folder = shutil.copytree(onnx_folder, tmp_path / "export")
+    about = json.loads((folder / "model.json").read_text())
+    about["images"] |= {"rule": "squash", "exif_orientation": True}
+    (folder / "model.json").write_text(json.dumps(about))
+    picture = Image.fromarray(photograph("flower.jpg"))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    picture.save(tmp_path / "turned.png", exif=exif)
+    (found,) = predict_onnx(folder, tmp_path / "turned.png")
+
+    pixels = torch.from_numpy(np.array(picture.rotate(-90, expand=True))).permute(2, 0, 1)
+    predictor = load_run(run, "cpu", precision="fp32")
+    crops = dataclasses.replace(predictor.crops, resize="squash")
+    with torch.no_grad():
+        expected = predictor.model(crops(pixels)).softmax(1)[0]
+    best = int(expected.argmax())
+    assert found[predictor.classnames[best]] == pytest.approx(float(expected[best]), abs=0.02)
+    with torch.no_grad():
+        other = predictor.model(predictor.crops(pixels)).softmax(1)[0]
+    assert abs(float(other[best] - expected[best])) > 0.04  # another rule would be seen
 
 
 # ---- torch and merged ----
