@@ -35,6 +35,7 @@ INNER_ARROWS = {
     "datasets.check": {"datasets.decoding", "datasets.loading"},
     "models.backbones": {"models.backbones.families"},
     "models.backbones.families": {"models.backbones"},
+    "models.export": {"models.backbones", "models.heads", "models.peft", "models.weights"},
     "models.heads": {"models.backbones"},
     "models.peft": {"models.backbones", "models.heads"},
     "models.weights": {"models.backbones", "models.backbones.families", "models.peft"},
