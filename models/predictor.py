@@ -8,6 +8,7 @@ This is the one module of models/ that knows how images are read (datasets/).
 """
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,11 +31,13 @@ from models.outputs import mean_logits, top_predictions
 from models.precision import FrozenWeights
 from models.weights.lift import convert_upstream
 from models.weights.load import Weights
+from utils.adjustment import Adjustment, read_adjustment
 from utils.config import Config, changed, completed
 from utils.config.schema import KEYS, METHODS
 from utils.device.device import prepare_cpu
 from utils.device.precision import pick_precision
 from utils.run import checkpoint
+from utils.run.directory import RunDir
 from utils.run.saved import SavedRun, read_run
 
 
@@ -91,6 +94,7 @@ class Predictor:
     precision: torch.dtype
     device: torch.device
     num_workers: int | None = None  # processes that read pictures; None = one a core
+    adjustment: Adjustment = Adjustment()  # of the logits, for predictions
 
     @property
     def classnames(self) -> list[str]:
@@ -107,7 +111,12 @@ class Predictor:
         off = {key: False for name in METHODS for key in (name, f"v.{name}", f"l.{name}") if key in KEYS}
         cfg = changed(self.cfg, off | {"zero_shot": True, "classifier": None, "prompt": "default"})
         saved = dataclasses.replace(self.saved, checkpoint=None, checksum=None, cfg=cfg)
-        return build_predictor(cfg, saved, self.device, self.batch_size, self.num_workers)
+        alone = build_predictor(cfg, saved, self.device, self.batch_size, self.num_workers)
+        return dataclasses.replace(alone, crops=self.crops)
+
+    @functools.cached_property
+    def _added(self) -> "Predictor":
+        return self.zero_shot()
 
     # ---- new pictures ----
 
@@ -135,14 +144,26 @@ class Predictor:
             advance(len(rows))
         return out.cpu().numpy()
 
+    def adjusted_logits(
+        self,
+        images: Images,
+        advance: Callable[[int], None] = lambda count: None,
+        log: Callable[[str], None] = warnings.warn,
+    ) -> np.ndarray:
+        """The logits whose softmax are the probabilities of the run's adjustment, float32 [n, C]; see `logits`."""
+        logits = self.logits(images, advance, log)
+        if not self.adjustment.zero_shot:
+            return self.adjustment.scaled(logits)
+        return self.adjustment.scaled(logits, self._added.logits(images, log=log))
+
     def predict(self, paths: Sequence[str | os.PathLike[str]], top: int = 5) -> list[Prediction]:
         """The predictions for picture files, in their order, with the `top` most probable classes of each."""
         pictures = self.pictures(paths)
-        logits = self.logits(pictures)
+        logits = self.adjusted_logits(pictures)
         return self.predictions(pictures, logits, top)
 
     def predictions(self, pictures: NewPictures, logits: np.ndarray, top: int = 5) -> list[Prediction]:
-        """The predictions for pictures whose logits, float32 [n, C], were computed."""
+        """The predictions for pictures whose (adjusted) logits, float32 [n, C], were computed."""
         problems = pictures.problems()
         classes, probabilities = top_predictions(torch.from_numpy(logits), min(top, len(self.classnames)))
         found = []
@@ -172,7 +193,9 @@ def load_run(
     saved = read_run(Path(directory))
     given = {"weights": weights, "prec_test": precision}
     cfg = changed(saved.cfg, {key: value for key, value in given.items() if value is not None})
-    return build_predictor(cfg, saved, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    adjustment = read_adjustment(RunDir(saved.directory).adjustment, len(saved.classnames), saved.checksum)
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return dataclasses.replace(build_predictor(cfg, saved, chosen), adjustment=adjustment)
 
 
 def build_predictor(

@@ -54,9 +54,14 @@ class Adjustment:
             raise ValueError("this adjustment adds the logits of the zero-shot model; pass zero_shot_logits")
         return adjusted + zero_shot_logits
 
+    def scaled(self, logits: np.ndarray, zero_shot_logits: np.ndarray | None = None) -> np.ndarray:
+        """The adjusted logits over the temperature, float32 [n, C]; see `apply`."""
+        adjusted = self.apply(logits, zero_shot_logits)
+        return adjusted if self.temperature == 1 else adjusted / np.float32(self.temperature)
+
     def probabilities(self, logits: np.ndarray, zero_shot_logits: np.ndarray | None = None) -> np.ndarray:
         """The probabilities, float32 [n, C], of `logits`; see `apply`."""
-        scaled = self.apply(logits, zero_shot_logits) / np.float32(self.temperature)
+        scaled = self.scaled(logits, zero_shot_logits)
         exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
 
