@@ -52,6 +52,13 @@ def number_or(word: str, least: float = -math.inf):
     return parse
 
 
+def fitting_split(text: str) -> str:
+    """The type of --on."""
+    if text not in ("val", "train"):
+        raise argparse.ArgumentTypeError(f"takes val or train, as test images choose nothing, found '{text}'")
+    return text
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = terminal.Parser(
@@ -66,7 +73,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--gla", action="store_true", help="add zero-shot CLIP, without its label bias")
     parser.add_argument("--temperature", type=number_or("fit", 0), metavar="fit|T", help="divides the logits")
     images = parser.add_mutually_exclusive_group()
-    images.add_argument("--on", choices=("val", "train"), help="fitting images; default: val, if the run has them")
+    images.add_argument(
+        "--on", type=fitting_split, metavar="val|train", help="fitting images; default: val, if the run has them"
+    )
     images.add_argument("--logits", type=Path, metavar="FILE", help="fitting images: a file of save_logits True")
     parser.add_argument("--dry-run", action="store_true", help="show the numbers, and write nothing")
     parser.add_argument("--reset", action="store_true", help="remove the adjustment")

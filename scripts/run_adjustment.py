@@ -5,8 +5,8 @@ import csv
 import dataclasses
 import functools
 import io
+import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -23,7 +23,7 @@ from models.losses import build_loss
 from models.predictor import Predictor, build_predictor
 from utils import posthoc, terminal
 from utils.adjustment import CHECKPOINT, Adjustment, read_adjustment, write_adjustment
-from utils.errors import CheckpointError, ConfigError, DataError, ModelError, UserError
+from utils.errors import CheckpointError, ConfigError, DataError, ModelError, UserError, amended
 from utils.evaluators import ClassInfo, evaluate
 from utils.files import read_limited, write_errors
 from utils.metrics import expected_calibration_error
@@ -35,6 +35,7 @@ from utils.run.saved import read_run
 from utils.text import shortened
 
 PRIOR_BYTES = 10_000_000
+LARGEST_SHARE = 1e100  # so that sums are finite
 
 
 class Images(NamedTuple):
@@ -99,7 +100,11 @@ class Run:
         if split == "val" and same_images(images.fingerprint(data.root), data.test.fingerprint(data.root)):
             message = f"the validation images of {data.name} are its test images, and fitting on these is refused"
             raise ConfigError(message, kind="fits_on_test")
-        zero_shot = self._compute(self.predictor.zero_shot(), images.images, split) if with_zero_shot else None
+        zero_shot = None
+        if with_zero_shot:
+            with amended("--gla adds zero-shot CLIP: "):
+                alone = self.predictor.zero_shot()
+            zero_shot = self._compute(alone, images.images, split)
         return Images(split, self._compute(self.predictor, images.images, split), images.labels, zero_shot)
 
     def _compute(self, predictor: Predictor, images: Any, split: str) -> np.ndarray:
@@ -201,7 +206,7 @@ def read_prior(path: Path, classnames: Sequence[str]) -> np.ndarray:
         reason = getattr(error, "strerror", None) or "it is not CSV in UTF-8"
         message = f"{path} cannot be read as a class prior ({reason}); --target takes uniform, training or a CSV file"
         raise DataError(message, kind="unreadable_prior", path=path) from error
-    if rows and len(rows[0][1]) == 2 and _number(rows[0][1][1]) is None:
+    if rows and len(rows[0][1]) == 2 and not _is_number(rows[0][1][1]):
         del rows[0]
 
     # names first, as a class may be called "3"
@@ -209,7 +214,7 @@ def read_prior(path: Path, classnames: Sequence[str]) -> np.ndarray:
     numbers |= {name: number for number, name in enumerate(classnames) if list(classnames).count(name) == 1}
     values = np.full(len(classnames), np.nan)
     for line, row in rows:
-        label, value = (numbers.get(row[0].strip()), _number(row[1])) if len(row) == 2 else (None, None)
+        label, value = (numbers.get(row[0].strip()), _share(row[1])) if len(row) == 2 else (None, None)
         if label is None or value is None or not np.isnan(values[label]):
             message = (
                 f"{path}, line {line}: '{shortened(','.join(row))}' is not CLASS,SHARE of another class; a line has "
@@ -226,13 +231,18 @@ def read_prior(path: Path, classnames: Sequence[str]) -> np.ndarray:
     return values
 
 
-def _number(text: str) -> float | None:
-    """A finite number of at least 0; None for other texts."""
+def _share(text: str) -> float | None:
+    """A share or a count; None for other texts."""
+    value = float(text) if _is_number(text) else math.nan
+    return value if 0 <= value < LARGEST_SHARE else None
+
+
+def _is_number(text: str) -> bool:
     try:
-        value = float(text)
+        float(text)
     except ValueError:
-        return None
-    return value if 0 <= value <= sys.float_info.max / 1e9 else None
+        return False
+    return True
 
 
 # ---- fitting ----

@@ -11,6 +11,7 @@ from run_images import build_run_data, own_images, pick_device, with_options
 from torch import Tensor
 
 from models import Model, build_backbone, build_model, described_values
+from models.earlier_run import take_tensors
 from models.predictor import build_predictor
 from trainer import Trainer
 from utils import terminal
@@ -68,14 +69,14 @@ def write(out: Path, average: Average, sources: list[Source]) -> None:
     """Writes the run directory, whole or not at all. Raises WriteError."""
     names = [source.run.directory.resolve().name for source in sources]
     about = averaging.describe_average([source.about for source in sources], average.weights, average.how, names)
-    with write_errors(out):
+    with write_errors(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-            partial = RunDir(Path(folder) / out.name)
-            partial.path.mkdir()
-            write_text(partial.config, changed(sources[0].run.cfg, {"output_dir": str(out)}).dump())
-            checkpoint.save(partial.checkpoint, average.tensors, about)
-            os.rename(partial.path, out)
+    with write_errors(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        partial = RunDir(Path(folder) / out.name)
+        partial.path.mkdir()
+        write_text(partial.config, changed(sources[0].run.cfg, {"output_dir": str(out)}).dump())
+        checkpoint.save(partial.checkpoint, average.tensors, about)
+        os.rename(partial.path, out)
 
 
 # ---- WiSE-FT ----
@@ -95,23 +96,32 @@ def _start_of(source: Source, args: argparse.Namespace) -> tuple[Mapping[str, Te
     if averaging.AVERAGED in source.about:
         message = f"{source.path} is an average, which has no start; give a run that was trained"
         raise CheckpointError(message, kind="no_start", path=source.path)
-    if earlier := source.about.get("training", {}).get("started_from"):
-        tensors, _ = checkpoint.load(_earlier_checkpoint(source, Path(earlier)))
-        return tensors, f"the run that it started from, {earlier}, not zero-shot CLIP"
+    training = source.about.get("training", {})
+    earlier, settings = training.get("started_from"), training.get("settings", {})
+    words = f"{earlier}, from which the run started, not zero-shot CLIP"
+    if earlier and checkpoint.INIT not in settings:
+        path = RunDir(Path(earlier)).checkpoint
+        _require_start(source, path, path.is_file() and sha256(path) == settings.get("start"))
+        return checkpoint.load(path)[0], words
+
     cfg = with_options(source.run.cfg, args)
-    model, words = _first_model(cfg, source.run.classnames), "zero-shot CLIP"
-    if cfg.classifier is not None and cfg.classifier_init != "semantic":
+    model = _first_model(cfg, source.run.classnames)
+    if earlier:
+        run = read_run(Path(earlier))
+        _require_start(source, Path(earlier), run.checksum == settings[checkpoint.INIT])
+        take_tensors(model, run, source.run.classnames, source.about)
+    elif cfg.classifier is not None and cfg.classifier_init != "semantic":
         words = f"a head of classifier_init {cfg.classifier_init}, not zero-shot CLIP"
+    else:
+        words = "zero-shot CLIP"
     return {name: tensor.detach().cpu() for name, tensor in checkpoint.saved_tensors(model).items()}, words
 
 
-def _earlier_checkpoint(source: Source, directory: Path) -> Path:
-    """The checkpoint that a training has started from. Raises CheckpointError if it is not there as it was."""
-    path = RunDir(directory).checkpoint
-    if not path.is_file() or sha256(path) != source.about["training"]["settings"].get("start"):
-        message = f"{source.path} started from {directory}, whose checkpoint is not there as it was; restore it"
+def _require_start(source: Source, path: Path, is_there: bool) -> None:
+    """Raises a CheckpointError where the checkpoint from which a training has started is not there as it was."""
+    if not is_there:
+        message = f"{source.path} started from {path}, which is not there as it was; restore it from a copy"
         raise CheckpointError(message, kind="no_start", path=path)
-    return path
 
 
 def _first_model(cfg: Config, classnames: list[str]) -> Model:
@@ -120,7 +130,7 @@ def _first_model(cfg: Config, classnames: list[str]) -> Model:
         cfg = completed(cfg, described_values(cfg))
         return build_model(cfg, build_backbone(cfg)[0], classnames)
     with tempfile.TemporaryDirectory() as folder:
-        elsewhere = {"output_dir": folder, "model_dir": None, "compile": "never", "accum_step": 1}
+        elsewhere = {"output_dir": folder, "model_dir": None, "init_from": None, "compile": "never", "accum_step": 1}
         with Trainer(changed(cfg, elsewhere), "scripts/average.py") as trainer:
             return trainer.model
 
