@@ -58,7 +58,7 @@ def output_directory(args: argparse.Namespace) -> Path:
     """The directory to write. Raises a ConfigError if it exists already."""
     first = args.runs[0] if args.runs[0].name not in ("", "..") else args.runs[0].resolve()
     soup = f"{'greedy_' if args.greedy else ''}soup_of_{len(args.runs)}"
-    out = args.out or first.with_name(f"{first.name}_{f'alpha_{args.alpha:g}' if len(args.runs) == 1 else soup}")
+    out = args.out or Path(f"{first}_{f'alpha_{args.alpha:g}' if len(args.runs) == 1 else soup}")
     if os.path.lexists(out):
         message = f"{out} exists already; delete it, or name another one: --out DIR"
         raise ConfigError(message, kind="output_exists", path=out)

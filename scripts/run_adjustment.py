@@ -7,6 +7,7 @@ import functools
 import io
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -211,7 +212,8 @@ def read_prior(path: Path, classnames: Sequence[str]) -> np.ndarray:
 
     # names first, as a class may be called "3"
     numbers = {str(number): number for number in range(len(classnames))}
-    numbers |= {name: number for number, name in enumerate(classnames) if list(classnames).count(name) == 1}
+    times = Counter(classnames)
+    numbers |= {name: number for number, name in enumerate(classnames) if times[name] == 1}
     values = np.full(len(classnames), np.nan)
     for line, row in rows:
         label, value = (numbers.get(row[0].strip()), _share(row[1])) if len(row) == 2 else (None, None)
@@ -281,9 +283,12 @@ def fit(run: Run, images: Images) -> Fit:
 def _fit_tau(run: Run, images: Images) -> Fit:
     """z - tau log pi (Menon et al. 2021, arXiv 2007.07314, equation 9)."""
     log_pi = posthoc.training_log_prior(run.counts)
-    tau, lines = _chosen(run.args.tau, posthoc.TAUS, lambda tau: images.logits - tau * log_pi, images)
-    log_prior = log_softmax(run.log_source()[0] - tau * log_pi)
-    return Fit(Adjustment(bias=-tau * log_pi), log_prior, {"tau": tau}, lines)
+
+    def shifted(tau: float) -> Adjustment:
+        return Adjustment(bias=-tau * log_pi)
+
+    tau, lines = _chosen(run.args.tau, posthoc.TAUS, lambda tau: shifted(tau).apply(images.logits), images)
+    return Fit(shifted(tau), log_softmax(run.log_source()[0] - tau * log_pi), {"tau": tau}, lines)
 
 
 def _fit_tau_norm(run: Run, images: Images) -> Fit:
@@ -385,8 +390,8 @@ def adjust(args: argparse.Namespace) -> None:
         terminal.say(line)
     if images.split == "train":
         terminal.say(
-            "note      the model was trained on these images, so it is right and sure more often than on new ones; "
-            "a validation set (val_fraction 0.1) fits better"
+            "note      the model was trained on these images, so it is right and sure more often than on new ones, and "
+            "a fitted temperature is too low; validation images (val_fraction 0.1) fit better"
         )
 
     # everything is chosen: now the test images
