@@ -34,8 +34,8 @@ from utils.home import ensure_home
 CHOSEN = ("tau", "target", "tau_norm", "gla", "temperature")  # options that make an adjustment
 
 
-def number_or(word: str, least: float = -math.inf):
-    """The type of an option: `word`, which chooses a number, or a finite number above `least`."""
+def number_or(word: str, least: float, most: float):
+    """The type of an option: `word`, which chooses a number, or a number from `least` to `most`."""
 
     def parse(text: str) -> str | float:
         if text == word:
@@ -44,12 +44,14 @@ def number_or(word: str, least: float = -math.inf):
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and value > least):
-            above = "" if least == -math.inf else f" above {least:g}"
-            raise argparse.ArgumentTypeError(f"takes {word} or a number{above}, found '{text}'")
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"takes {word}, or a number from {least:g} to {most:g}, found '{text}'")
         return value
 
     return parse
+
+
+TAU = number_or("sweep", -10, 10)
 
 
 def fitting_split(text: str) -> str:
@@ -66,12 +68,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     priors = parser.add_mutually_exclusive_group()
-    priors.add_argument("--tau", type=number_or("sweep"), metavar="sweep|TAU", help="post-hoc logit adjustment")
-    priors.add_argument("--tau-norm", type=number_or("sweep"), metavar="sweep|TAU", help="tau-normalisation")
+    priors.add_argument("--tau", type=TAU, metavar="sweep|TAU", help="post-hoc logit adjustment")
+    priors.add_argument("--tau-norm", type=TAU, metavar="sweep|TAU", help="tau-normalisation")
     priors.add_argument("--target", metavar="uniform|training|FILE", help="class prior of the pictures to predict")
     parser.add_argument("--source", metavar="uniform|training|FILE", help="the model's prior; default: by its loss")
     parser.add_argument("--gla", action="store_true", help="add zero-shot CLIP, without its label bias")
-    parser.add_argument("--temperature", type=number_or("fit", 0), metavar="fit|T", help="divides the logits")
+    parser.add_argument("--temperature", type=number_or("fit", 0.001, 1000), metavar="fit|T", help="divides the logits")
     images = parser.add_mutually_exclusive_group()
     images.add_argument(
         "--on", type=fitting_split, metavar="val|train", help="fitting images; default: val, if the run has them"

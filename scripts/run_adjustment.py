@@ -23,8 +23,8 @@ from models.heads.classifiers import LinearClassifier
 from models.losses import build_loss
 from models.predictor import Predictor, build_predictor
 from utils import posthoc, terminal
-from utils.adjustment import CHECKPOINT, Adjustment, read_adjustment, write_adjustment
-from utils.errors import CheckpointError, ConfigError, DataError, ModelError, UserError, amended
+from utils.adjustment import CHECKPOINT, LARGEST, Adjustment, read_adjustment, write_adjustment
+from utils.errors import CheckpointError, ConfigError, DataError, ModelError, UserError
 from utils.evaluators import ClassInfo, evaluate
 from utils.files import read_limited, write_errors
 from utils.metrics import expected_calibration_error
@@ -36,6 +36,7 @@ from utils.run.saved import read_run
 from utils.text import shortened
 
 PRIOR_BYTES = 10_000_000
+SMALLEST_NORM = 1e-12  # of a row of the head
 LARGEST_SHARE = 1e100  # so that sums are finite
 
 
@@ -103,10 +104,18 @@ class Run:
             raise ConfigError(message, kind="fits_on_test")
         zero_shot = None
         if with_zero_shot:
-            with amended("--gla adds zero-shot CLIP: "):
-                alone = self.predictor.zero_shot()
-            zero_shot = self._compute(alone, images.images, split)
+            zero_shot = self._compute(self._zero_shot(), images.images, split)
         return Images(split, self._compute(self.predictor, images.images, split), images.labels, zero_shot)
+
+    def _zero_shot(self) -> Predictor:
+        """CLIP alone. Raises ModelError."""
+        try:
+            return self.predictor.zero_shot()
+        except ModelError as error:
+            if error.kind != "no_text_tower":
+                raise
+            message = f"--gla adds zero-shot CLIP, and {self.cfg.backbone} has no text tower; leave --gla out"
+            raise ModelError(message, kind="no_text_tower") from error
 
     def _compute(self, predictor: Predictor, images: Any, split: str) -> np.ndarray:
         with tqdm(total=len(images), desc=WORDS[split], leave=False, file=terminal.BARS, disable=None) as bar:
@@ -277,6 +286,9 @@ def fit(run: Run, images: Images) -> Fit:
         found = Fit(Adjustment(), run.log_source()[0], {}, [])
     if args.temperature is not None:
         _fit_temperature(found, images, args.temperature)
+    vectors = [vector for vector in (found.adjustment.scale, found.adjustment.bias) if vector is not None]
+    if not all((np.abs(vector) < LARGEST).all() for vector in vectors):
+        raise ConfigError("the adjusted logits leave the range of float32; choose a smaller tau", kind="too_large")
     return found
 
 
@@ -300,7 +312,7 @@ def _fit_tau_norm(run: Run, images: Images) -> Fit:
         message = f"--tau-norm takes the length out of a linear head's weights, and the head is {name}; leave it out"
         raise ModelError(message, kind="head_is_not_linear", key="classifier")
     head = cast(LinearClassifier, run.predictor.model.head)
-    norms = head.weight.detach().double().norm(dim=1).cpu().numpy()
+    norms = np.maximum(head.weight.detach().double().norm(dim=1).cpu().numpy(), SMALLEST_NORM)
     offset = head.bias.detach().double().cpu().numpy()
 
     def normalised(tau: float) -> Adjustment:
