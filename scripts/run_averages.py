@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from run_images import build_run_data, own_images, pick_device, with_options
+from run_images import build_run_data, count_trained_on, own_images, pick_device, with_options
 from torch import Tensor
 
+from datasets import overlap
 from models import Model, build_backbone, build_model, described_values
 from models.earlier_run import take_tensors
 from models.predictor import build_predictor
 from trainer import Trainer
 from utils import terminal
 from utils.config import Config, changed, completed
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, DataError
 from utils.evaluators import ClassInfo, evaluate
 from utils.files import sha256, write_errors, write_text
 from utils.run import averaging, checkpoint
@@ -52,7 +53,8 @@ def read_source(directory: Path) -> Source:
         raise CheckpointError(message, kind="no_tensors", path=directory)
     tensors, _ = checkpoint.load(run.checkpoint)
     checkpoint.require_finite(tensors, run.checkpoint)
-    about = {"classnames": run.classnames, "shot_groups": run.shot_groups} | checkpoint.describe(run.checkpoint)
+    older = {"classnames": run.classnames, "shot_groups": run.shot_groups, "trained_on": [overlap.UNKNOWN]}
+    about = older | checkpoint.describe(run.checkpoint)
     return Source(run, run.checkpoint, tensors, about)
 
 
@@ -158,6 +160,13 @@ def _choose(sources: list[Source], args: argparse.Namespace) -> list[int]:
     fingerprints = RunDir(first.run.directory).training_record(first.path).fingerprints
     data = build_run_data(cfg, with_validation=True)
     images = own_images(data, "val", fingerprints)
+    for source in sources:
+        if count := count_trained_on(images, data, source.about["trained_on"]):
+            message = (
+                f"{source.run.directory} was trained on {count:,} of the {len(images):,} validation images of "
+                f"{first.run.directory}, which would favour it; give runs with the same validation images"
+            )
+            raise DataError(message, kind="validation_was_trained_on", path=source.run.directory)
     predictor = build_predictor(cfg, first.run, pick_device(args))
     classes = ClassInfo(first.run.classnames, data.class_counts, data.groups)
 

@@ -2,10 +2,11 @@
 
 import argparse
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from datasets import build_data
+from datasets import build_data, overlap
 from datasets.base import DataSet
 from datasets.images import ImageList
 from utils.config import Config, changed
@@ -51,3 +52,8 @@ def own_images(data: DataSet, split: str, fingerprints: Mapping[str, str]) -> Im
         )
         raise DataError(message, kind="other_images")
     return images
+
+
+def count_trained_on(images: ImageList, data: DataSet, records: list[dict[str, Any]] | None) -> int:
+    """How many of the images are in the records of a checkpoint's training images; 0 where that is not known."""
+    return overlap.count_shared(images, data.root, records or [overlap.UNKNOWN]) or 0

@@ -171,7 +171,7 @@ def test_logits_of_the_run_are_read_where_they_are_of_its_checkpoint(adjust, run
     for options in (("test_train", "True"), ("test_only", "True")):
         assert cli.main(flags("la", "output_dir", "la", "save_logits", "True", *options)) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("run_adjustment.build_predictor", None)  # nothing is computed
+        patch.setattr("run_logits.build_predictor", None)  # nothing is computed
         read, again = adjust("la", "--temperature", "fit")
         assert (read.temperature, again) == (computed.temperature, out)
 
@@ -201,6 +201,18 @@ def test_the_adjustment_of_an_earlier_checkpoint_is_refused(adjust, runs, call):
     assert status == 2
     assert_one_sentence(error)
     assert call("adjust", runs / "la1", "--tau", 1)[0] == 0  # it can be fitted again
+
+
+def test_validation_images_are_compared_with_those_of_training_and_test(call, runs, monkeypatch):
+    """A list of training images is reported, and the list of test images refused."""
+    monkeypatch.setattr("run_logits.build_run_data", lambda *_, **__: DATA)
+    for split, lines in (("train", "the run was trained on 171 of the 171 validation images"), ("test", None)):
+        listed = getattr(DATA, split)
+        monkeypatch.setattr("run_logits.own_images", lambda data, *_, images=listed: images)
+        status, out, error = call("adjust", runs / "la", "--tau", 1, "--on", "val")
+        assert status == (0 if lines else 2)
+        assert (lines or "") in out
+    assert_one_sentence(error)
 
 
 # ---- refusals ----

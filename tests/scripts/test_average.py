@@ -155,6 +155,14 @@ def test_the_greedy_soup_is_chosen_by_validation_images(average, runs, monkeypat
     assert about["averaged"]["training"]["averaged"] == f"greedy soup of {sum(chosen)} of 2 runs"
 
 
+def test_the_greedy_soup_takes_no_run_that_was_trained_on_the_validation_images(call, runs, monkeypatch):
+    monkeypatch.setattr(run_averages, "own_images", lambda *_: DATA.train)
+    monkeypatch.setattr(run_averages, "build_run_data", lambda *_, **__: DATA)
+    status, _, error = call("average", runs / "la", runs / "la1", "--greedy", "--out", runs / "new")
+    assert status == 2
+    assert_one_sentence(error)
+
+
 # ---- refusals ----
 
 

@@ -21,7 +21,6 @@ AVERAGED = "averaged"  # key of the `about` of an average, in the place of "trai
 OF_TEXTS = ("prompt", "prompt file")  # settings that change the logits of CLIP's own head
 # keys of an `about` that are not the identity of its model
 RECORDS = ("data", "trained_on", "training", AVERAGED, "model", "classnames", "shot_groups", "format", "sha256")
-UNKNOWN_IMAGES = {"kind": "unknown"}  # as datasets/overlap.py records training images that are not known
 FIRST_OF_ALL = ("backbone", "weights", "classes")  # differences that explain others
 
 
@@ -114,9 +113,9 @@ def describe_average(
 ) -> dict[str, Any]:
     """The `about` of an average.
 
-    abouts: of the averaged checkpoints; weights: of each in the average; how: in words; names: of the runs. It has no
-    record of a training, as nothing was trained: its record of the average holds the values that all runs share. Its
-    training images are those of all runs.
+    abouts: of the averaged checkpoints, each with its "trained_on"; weights: of each in the average; how: in words;
+    names: of the runs. It has no record of a training, as nothing was trained: its record of the average holds the
+    values that all runs share. Its training images are those of all runs.
     """
     trainings = [training_of(about) for about in abouts]
     sources = [
@@ -128,7 +127,7 @@ def describe_average(
     record = {"training": shared | {AVERAGED: how}, "sources": sources}
     images: list[dict[str, Any]] = []
     for about in abouts:
-        images += [each for each in about.get("trained_on") or [UNKNOWN_IMAGES] if each not in images]
+        images += [each for each in about["trained_on"] if each not in images]
     kept = {key: value for key, value in abouts[0].items() if key not in ("training", "format", "sha256")}
     return kept | {"trained_on": images, AVERAGED: record}
 

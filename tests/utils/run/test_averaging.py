@@ -120,7 +120,11 @@ def test_other_tensors_are_refused_by_the_first_difference(more):
 
 
 def test_the_record_of_an_average_has_its_sources_and_what_they_share():
-    runs = [about(0), about(1, lr=0.1, trained_on=[{"kind": "a"}, {"kind": "b"}]), about(2, trained_on=None)]
+    runs = [
+        about(0),
+        about(1, lr=0.1, trained_on=[{"kind": "a"}, {"kind": "b"}]),
+        about(2, trained_on=[{"kind": "unknown"}]),
+    ]
     found = describe_average(runs, [0.2, 0.3, 0.5], "a soup", ["x", "y", "z"])
     assert "training" not in found and "sha256" not in found and "format" not in found
     assert [(each["run"], each["checkpoint"], each["weight"]) for each in found["averaged"]["sources"]] == [
