@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -215,6 +216,12 @@ def test_validation_images_are_compared_with_those_of_training_and_test(call, ru
     assert_one_sentence(error)
 
 
+def test_training_again_removes_the_adjustment_of_the_earlier_checkpoint(adjust, runs):
+    adjust("linear", "--tau", 1)
+    assert cli.main(flags("linear", "output_dir", "linear")) == 0
+    assert not (runs / "linear/adjustment.json").exists()
+
+
 # ---- refusals ----
 
 
@@ -260,6 +267,16 @@ def test_wrong_options_are_refused(arguments, call, runs, capsys):
         call("adjust", runs / "la", *arguments)
     assert caught.value.code == 2
     assert_one_sentence(capsys.readouterr().err.splitlines()[-1], "scripts/adjust.py: error: ")
+
+
+def test_gla_without_a_text_tower_is_refused(call, runs, tmp_path):
+    helpers.vit_pair(tmp_path)
+    weights = ["weights", str(tmp_path / "vit.safetensors"), "activation", "gelu", "heads", "2", "mean", "half"]
+    options = ["classifier_init", "None", "num_epochs", "1", "num_workers", "0", "output_dir", "vit"]
+    assert cli.main(["-d", "digits_lt", "-b", "vit", "-m", "lp", *weights, *options]) == 0
+    status, _, error = call("adjust", runs / "vit", "--gla")
+    assert status == 2
+    assert_one_sentence(error)
 
 
 def test_fitting_on_the_test_set_is_refused(call, runs, tmp_path):
