@@ -64,6 +64,7 @@ from utils.files import sha256, sha256_of_code, write_text
 from utils.optim import OPTIMIZERS
 from utils.predictions import TOP, Predictions, write_csv
 from utils.run import checkpoint, results
+from utils.run.averaging import AVERAGED
 from utils.run.directory import RunDir
 from utils.run.log import RunLog
 from utils.run.mode import TESTED_OTHERWISE, Mode
@@ -594,6 +595,8 @@ class Trainer:
                 f"warning   {path} is not the checkpoint that the run in its folder saved: it is of "
                 f"{self._describe_foreign()}, and the results say so"
             )
+        if AVERAGED in self.record.training:
+            self.log.info(f"          it is an average: {self.record.training[AVERAGED]}")
         if not self.mode.trains:
             for key, (then, now) in build_differences(self.cfg, self.record).items():
                 self.log.info(f"note      the run was trained with {key} {then}; this test takes {key} {now}")

@@ -8,6 +8,7 @@ This module and models/extractor.py alone of models/ know how images are read (d
 """
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -29,11 +30,13 @@ from models.model import build_model
 from models.outputs import mean_logits, top_predictions
 from models.weights.find import is_missing_file
 from models.weights.lift import convert_upstream
+from utils.adjustment import Adjustment, read_adjustment
 from utils.config import Config, changed
 from utils.config.schema import KEYS, METHODS
 from utils.device.device import find_device
 from utils.errors import ModelError
 from utils.run import checkpoint
+from utils.run.directory import RunDir
 from utils.run.saved import SavedRun, read_run
 
 
@@ -82,6 +85,7 @@ class Predictor(Extractor):
     saved: SavedRun
     cfg: Config
     shot_groups: list[str]
+    adjustment: Adjustment = Adjustment()  # of the logits, for predictions
 
     @property
     def classnames(self) -> list[str]:
@@ -98,7 +102,12 @@ class Predictor(Extractor):
         off = {key: False for name in METHODS for key in (name, f"v.{name}", f"l.{name}") if key in KEYS}
         cfg = changed(self.cfg, off | {"zero_shot": True, "classifier": None, "prompt": "default"})
         saved = dataclasses.replace(self.saved, checkpoint=None, checksum=None, cfg=cfg)
-        return build_predictor(cfg, saved, self.device, self.batch_size, self.num_workers)
+        alone = build_predictor(cfg, saved, self.device, self.batch_size, self.num_workers)
+        return dataclasses.replace(alone, crops=self.crops)
+
+    @functools.cached_property
+    def _added(self) -> "Predictor":
+        return self.zero_shot()
 
     # ---- images ----
 
@@ -131,7 +140,7 @@ class Predictor(Extractor):
         """The predictions for pictures, a batch at a time: memory does not grow with their number."""
         k, start = min(top, len(self.classnames)), 0
         for crops in self.read(pictures, log):
-            logits = self._logits(crops)
+            logits = self._adjusted(crops)
             classes, probabilities = (values.tolist() for values in top_predictions(logits, k))
             finite = logits.isfinite().all(1).tolist()
             yield [
@@ -139,6 +148,21 @@ class Predictor(Extractor):
                 for row, values in enumerate(zip(classes, probabilities, finite, strict=True))
             ]
             start += len(crops)
+
+    def adjusted_logits(
+        self, images: Images, advance: Callable[[int], None] = lambda count: None, log: Log = warnings.warn
+    ) -> np.ndarray:
+        """The logits whose softmax are the probabilities of the run's adjustment, float32 [n, C]; see `logits`."""
+        added = self._added.logits(images, log=log) if self.adjustment.zero_shot else None
+        return self.adjustment.scaled(self.logits(images, advance, log), added)
+
+    def _adjusted(self, crops: Tensor) -> Tensor:
+        """The adjusted logits of a batch, float32 [b, C]."""
+        logits = self._logits(crops)
+        if self.adjustment.is_identity:
+            return logits
+        added = self._added._logits(crops).cpu().numpy() if self.adjustment.zero_shot else None
+        return torch.from_numpy(self.adjustment.scaled(logits.cpu().numpy(), added))
 
     def _logits(self, crops: Tensor) -> Tensor:
         """The logits of a batch, float32 [b, C]; means over its crops [b, K, 3, R, R]."""
@@ -182,7 +206,9 @@ def load_run(
             "they are: --weights FILE (from Python weights=FILE)"
         )
         raise ModelError(message, kind="moved_weights", path=cfg.weights, key="weights")
-    return build_predictor(cfg, saved, find_device(device), batch_size, num_workers)
+    adjustment = read_adjustment(RunDir(saved.directory).adjustment, len(saved.classnames), saved.checksum)
+    predictor = build_predictor(cfg, saved, find_device(device), batch_size, num_workers)
+    return dataclasses.replace(predictor, adjustment=adjustment)
 
 
 def build_predictor(

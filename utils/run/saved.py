@@ -7,7 +7,7 @@ from typing import Any
 from utils.config import Config, restored_config
 from utils.config.files import flatten
 from utils.errors import CheckpointError, ConfigError
-from utils.run import checkpoint, results
+from utils.run import averaging, checkpoint, results
 from utils.run.directory import RunDir
 from utils.text import listed
 
@@ -46,7 +46,7 @@ def read_run(directory: Path) -> SavedRun:
     path = None if is_zero_shot else _find_checkpoint(run_dir)
     about = checkpoint.describe(path) if path else {}
     try:
-        settings = about.get("training", {}).get("settings") or content.get("settings") or {}
+        settings = averaging.training_of(about).get("settings") or content.get("settings") or {}
         model = content.get("model", {}) | about.get("model", {})  # the first alone has paths
         options = {key: value for key, value in settings.items() if key not in NOT_VALUES}
         recorded = dict(flatten(config)) | options | model
