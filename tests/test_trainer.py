@@ -442,8 +442,8 @@ def test_tensorboard_reads_the_curves(config):
 
     run, _ = train(config("print_freq", 5))
     events = EventAccumulator(str(run.run_dir.path)).Reload()
-    assert {"loss", "lr", "accuracy", "images_per_second"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("loss")] == [5, 10, 15, 20, 22, 27, 32, 37, 42, 44]
+    assert {"train/loss", "train/lr", "train/accuracy", "train/images_per_second"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("train/loss")] == [5, 10, 15, 20, 22, 27, 32, 37, 42, 44]
 
 
 @pytest.mark.slow

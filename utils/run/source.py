@@ -49,7 +49,8 @@ def build_named_mode(cfg, record: TrainingRecord, data: str, fingerprints: dict[
 
 def build_images_name(cfg, run: TrainingRecord, data: str, fingerprint: str) -> str | None:
     """The name of the tested images in the names of files; None for those of the run itself."""
-    split, list_file = ("train", cfg.train_list) if cfg.test_train else ("test", cfg.test_list)
+    split = build_mode(cfg).split
+    list_file = cfg[f"{split}_list"]
     if cfg.zero_shot and run.name not in (None, data):
         return cfg.test_name or data  # its shot groups are another data set's, whatever the tested images
     if cfg.test_name or same_images(run.fingerprints.get(split, fingerprint), fingerprint):
