@@ -87,7 +87,7 @@ class RunLog:
         self._write_curves(step, {f"train/{name}": value for name, value in values.items()})
 
     def validation(self, step: int, epoch: int, scores: Scores) -> None:
-        """Writes the scores after an epoch, counted from 1: a line of metrics.jsonl, and curves val/NAME."""
+        """Writes the validation after an epoch, counted from 1: a line of metrics.jsonl, and curves val/NAME."""
         curves = {f"val/{name}": value for name, value in scores.items()}
         self._write_line({"step": step, "epoch": epoch, **curves})
         self._write_curves(step, curves)
@@ -153,15 +153,15 @@ class RunLog:
             reason = terminal.describe(error)
             self.info(f"warning   the tracker failed ({reason}); it gets no more numbers, the run itself continues")
 
-    def start_curves(self, directory: RunDir, step: int) -> None:
-        """Writes the numbers of later steps to `directory`.
+    def start_curves(self, directory: RunDir, step: int, epoch: int) -> None:
+        """Writes the numbers of later steps and of validations after later epochs to `directory`.
 
-        Those after `step` are removed: of steps that are trained again, or with step 0 of an earlier run.
+        Those after `step` and `epoch` are removed: they are computed again, or with step 0 of an earlier run.
         """
         self.curves_dir, path = directory, directory.metrics
         if path.is_file() and self.enabled:
             lines = read_limited(path, METRICS_BYTES).decode("utf-8", "replace").splitlines(keepends=True)
-            write_text(path, "".join(line for line in lines if _step_of(line) <= step))
+            write_text(path, "".join(line for line in lines if _is_of(line, step, epoch)))
         for events in directory.curves() if step == 0 and self.enabled else ():
             events.unlink()
         self.first_step = step + 1
@@ -220,11 +220,13 @@ class RunLog:
         self.close()
 
 
-def _step_of(line: str) -> float:
+def _is_of(line: str, step: int, epoch: int) -> bool:
+    """Whether a line of metrics.jsonl is of a step, or of a validation after an epoch, up to these."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # the line during which the run was killed, or a damaged one
-        return math.inf
+        content = json.loads(line)
+        return float(content["step"]) <= step and float(content.get("epoch", 0)) <= epoch
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):  # the line of a kill, or a damaged one
+        return False
 
 
 class EpochProgress:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.schema import UNRECORDED
+from utils.errors import ConfigError
 from utils.run.directory import RunDir, TrainingRecord
 from utils.run.mode import TESTED_OTHERWISE, Mode, build_mode
 from utils.run.results import same_images
@@ -28,6 +29,24 @@ def build_source(cfg) -> Source:
     checkpoint = directory.find_checkpoint() if (tests or cfg.model_dir) and not cfg.zero_shot else None
     record = directory.training_record(checkpoint) if tests or checkpoint else TrainingRecord()
     return Source(checkpoint, record)
+
+
+def build_val_fraction(cfg, record: TrainingRecord) -> float | None:
+    """The val_fraction of a command; a test without one takes that of its run, if it is on the same data set.
+
+    Raises ConfigError where a test would validate on images that its run was trained on.
+    """
+    trained = record.settings
+    if not (cfg.test_only or cfg.test_train) or trained.get("dataset") != cfg.dataset or cfg.val_list:
+        return cfg.val_fraction
+    fraction = trained.get("val_fraction")
+    if cfg.val_fraction not in (None, fraction):
+        message = (
+            f"the run was trained with val_fraction {fraction}, and val_fraction {cfg.val_fraction} would hold out "
+            "other images; leave it out, so that the test takes that of the run"
+        )
+        raise ConfigError(message, kind="other_val_fraction", key="val_fraction")
+    return fraction
 
 
 def build_named_mode(cfg, record: TrainingRecord, data: str, fingerprints: dict[str, str]) -> Mode:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils.run.checkpoint import FINGERPRINTS
+
 PROJECT = "lift_plus"  # under which a tracker shows the runs
 Option = str | int | float | bool
 
@@ -21,8 +23,9 @@ class Tracker(NamedTuple):
 
 
 def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Option]:
-    """The settings that are on, as types that all trackers and TensorBoard take: None and False are left out."""
-    chosen = {key: value for key, value in settings.items() if value is not None and value is not False}
+    """The settings without hashes and without those that are off, as types that all trackers and TensorBoard take."""
+    named = {key: value for key, value in settings.items() if key not in FINGERPRINTS}
+    chosen = {key: value for key, value in named.items() if value is not None and value is not False}
     return {key: value if isinstance(value, Option) else str(value) for key, value in chosen.items()}
 
 
