@@ -42,8 +42,8 @@ def build_val_fraction(cfg, record: TrainingRecord) -> float | None:
     fraction = trained.get("val_fraction")
     if cfg.val_fraction not in (None, fraction):
         message = (
-            f"the run was trained with val_fraction {fraction}, and val_fraction {cfg.val_fraction} would hold out "
-            "other images; leave it out, so that the test takes that of the run"
+            f"val_fraction {cfg.val_fraction} would validate on images that the run was trained on, as it has "
+            f"val_fraction {fraction}; leave it out, so that the test takes that of the run"
         )
         raise ConfigError(message, kind="other_val_fraction", key="val_fraction")
     return fraction
