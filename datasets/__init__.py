@@ -102,11 +102,10 @@ def load_data(
             "lower it"
         )
         raise DataError(message, kind="overlapping_thresholds", key="few_threshold")
-    # a folder val/ is read beside val_fraction, too, to refuse both; a published list is the default of two choices
-    if name in VALIDATION_SETS and (validation or val_fraction) and (name == "folder" or not val_fraction):
-        data = DATASETS[name](name, root, validation=True, **own)
-    else:
-        data = DATASETS[name](name, root, **own)
+    # val_fraction takes the place of a published list; beside a folder val/, which is read to notice it, it is refused
+    reads = bool(validation or val_fraction) if name == "folder" else validation and not val_fraction
+    more = {"validation": True} if reads and name in VALIDATION_SETS else {}
+    data = DATASETS[name](name, root, **own, **more)
     data = dataclasses.replace(
         data,
         many_threshold=many_threshold,

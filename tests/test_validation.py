@@ -1,6 +1,7 @@
 """Validation while training: no bit changes by it, the best epoch is kept, and tests of the validation images."""
 
 import dataclasses
+import importlib
 import json
 import os
 import signal
@@ -185,7 +186,7 @@ def kill():
     raise Killed
 
 
-def test_a_signal_before_a_validation_saves_at_once(val_config, best):
+def test_a_signal_before_a_validation_saves_at_once(val_config, best, monkeypatch):
     """And the validation follows when the run is resumed."""
     whole, _ = best
     stopping, seen = Stopping(), iter(range(100))
@@ -201,6 +202,12 @@ def test_a_signal_before_a_validation_saves_at_once(val_config, best):
     about = checkpoint.load(run.run_dir.progress)[1]
     assert (about["epoch"], about["step"]) == (0, 3)
     assert lines(run, "validation") == []
+    run = Trainer(val_config(*BEST, "output_dir", "warned"))
+    with run, monkeypatch.context() as patch:  # its line is written twice, and is there once in the end
+        stop(run, "validation 1", patch)
+        with pytest.raises(Killed):
+            run.fit()
+    assert len(lines(run, "validation")) == 1
     resumed, _ = train(val_config("output_dir", "warned", *BEST))
     assert resumed.run_dir.checkpoint.read_bytes() == whole.run_dir.checkpoint.read_bytes()
     assert lines(resumed, "validation") == lines(whole, "validation")
@@ -252,7 +259,7 @@ def test_another_val_fraction_than_that_of_the_run_is_refused(val_config, plain)
             train(val_config(*MODEL_DIR, *options))
 
 
-def test_a_training_may_be_tested_on_validation_images(val_config, plain):
+def test_a_training_may_be_tested_on_validation_images(val_config, plain, monkeypatch):
     run, results = train(val_config("val_fraction", 0.3, "output_dir", "unseen", "test_split", "val"))
     assert (results["data"]["split"], results["test"]) == ("val", plain[1]["test"])
     assert run.run_dir.predictions(run.mode).name == "predictions_val.csv"
@@ -262,6 +269,12 @@ def test_a_training_may_be_tested_on_validation_images(val_config, plain):
     fingerprints = run.data.fingerprints
     assert run.run_dir.find_results(run.mode, command, fingerprints) == run.run_dir.results()
     assert run.run_dir.find_results(dataclasses.replace(run.mode, split="test"), command, fingerprints) is None
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    collect_results = importlib.import_module("collect_results")
+    found = [directory.run_dir.results() for directory in (run, plain[0])]
+    rows = collect_results.collect(found, Path("output"))
+    assert {row.test for row in rows} == {"1 crop", "1 crop, val images"}  # one seed, and never one row
+    assert [row.runs[0].usual for row in rows if "val" in row.test] == [False]
 
 
 def test_validation_images_that_were_trained_on_are_reported(val_config, monkeypatch):
