@@ -63,7 +63,10 @@ def lines(run, kind):
 # ---- nothing changes by it ----
 
 
-@pytest.mark.parametrize("options", [(), ("optimizer", "AdamW", "accum_step", 2, "num_workers", 1, "lr", 0.01)])
+OTHER = ("optimizer", "AdamW", "accum_step", 2, "num_workers", 1, "lr", 0.01, "prec_test", "bf16")
+
+
+@pytest.mark.parametrize("options", [(), OTHER])
 def test_validation_changes_no_bit_of_the_training(val_config, plain, options):
     options = ("val_fraction", 0.3, *options)
     without, results = plain if len(options) == 2 else train(val_config(*options, "output_dir", "without"))
