@@ -23,7 +23,8 @@ ARROWS = {
     "models": {"utils"},
     "utils": set(),
 }
-BEYOND = {"models.predictor": {"datasets"}}  # joins a model with the reading of new pictures
+# they join a model with the reading of new pictures
+BEYOND = {"models.extractor": {"datasets"}, "models.predictor": {"datasets"}}
 EVERYBODY = {"utils.errors", "utils.files", "utils.terminal", "utils.text"}
 # within a folder, the same between its folders
 INNER_ARROWS = {

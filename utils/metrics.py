@@ -49,8 +49,12 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
     return float(100 * (num_classes - behind.sum(axis=1) < k).mean())
 
 
-def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
+def expected_calibration_error(
+    logits: np.ndarray, labels: np.ndarray, num_bins: int = 15, weights: np.ndarray | None = None
+) -> float:
     """Mean distance of confidence and accuracy, in bins of equal width weighted by their images, percent.
+
+    weights: of the images, float64 [n]; None = 1.
 
     The confidence of an image is the largest probability of the softmax of its logits [n, C] (Guo et al. 2017).
     Bin m of M covers the confidences in ((m - 1) / M, m / M].
@@ -63,5 +67,6 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, num_bins:
 
     edges = np.linspace(0, 1, num_bins + 1)
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
-    distance = np.bincount(bins, correct, num_bins) - np.bincount(bins, confidence, num_bins)
-    return float(100 * np.abs(distance).sum() / len(labels))
+    weights = np.ones(len(labels)) if weights is None else weights
+    distance = np.bincount(bins, weights * correct, num_bins) - np.bincount(bins, weights * confidence, num_bins)
+    return float(100 * np.abs(distance).sum() / weights.sum())
