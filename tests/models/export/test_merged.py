@@ -1,6 +1,7 @@
 """Merged towers: methods folded into plain weights, under the names of timm and open_clip, loaded by their modules."""
 
 import copy
+import dataclasses
 import json
 
 import open_clip
@@ -32,11 +33,12 @@ from helpers import (
 from safetensors.torch import load_file
 
 from models import Model, peft
+from models.backbones.tokenizer import class_prompts
 from models.export import merged
 from models.export.comparison import Deviation, compare_features
 from models.peft import METHODS
 from models.peft.folding import folded
-from models.weights.descriptions import Description, describe_open_clip, describe_timm
+from models.weights.descriptions import Description, describe_name, describe_open_clip, describe_timm
 from models.weights.load import load_backbone
 from models.weights.naming import convert_state_dict, invert
 from models.weights.upstream import upstream_of
@@ -188,6 +190,26 @@ def test_the_module_of_a_plain_form_needs_no_description(family, tmp_path):
     assert {key: value.shape for key, value in found.items()} == {key: value.shape for key, value in expected.items()}
 
 
+@pytest.mark.parametrize(
+    "name", ["clip_vit_b16", "clip_rn50", "in21k_vit_l16", "in1k_rn101", "siglip2_vit_b16", "dinov3_vit_s16"]
+)
+def test_named_backbones_have_a_module(name):
+    """In full size, without weights; DINOv3 with its class token, DINOv2's and DINOv3's at our resolution."""
+    known = describe_name(name)
+    upstream = upstream_of(known.config, known)
+    assert upstream.library == ("open_clip" if known.config.text else "timm")
+
+
+def test_another_activation_is_another_module():
+    """The user's keys go before the library's description, which then is not the backbone's."""
+    config, known = pair("OpenAI").ours.config, description("OpenAI")
+    image, text = (dataclasses.replace(part, activation="gelu") for part in (config.image, config.text))
+    upstream = upstream_of(dataclasses.replace(config, image=image, text=text), known)
+    assert (upstream.model["model_cfg"]["quick_gelu"], known.upstream["model_cfg"]["quick_gelu"]) == (False, True)
+    with refused(ModelError, kind="no_upstream_model"):
+        upstream_of(dataclasses.replace(config, image=image), known)  # of one tower
+
+
 def test_a_trunk_of_open_clip_at_another_resolution_is_refused():
     with small_trunks(), refused(ModelError, kind="no_upstream_model"):
         upstream_of(pair("SigLIP").other.config, description("SigLIP"))
@@ -235,8 +257,7 @@ def test_open_clip_loads_a_merged_clip(text_methods, tmp_path):
         assert comparison.require().largest < 1e-5
 
     theirs = open_clip.create_model(f"local-dir:{tmp_path}").eval()
-    tokens = backbone.tokenizer([f"a photo of a {name.replace('_', ' ')}." for name in NAMES])
-    logits, _ = theirs.get_logits(normalised(images), tokens)
+    logits, _ = theirs.get_logits(normalised(images), backbone.tokenizer(class_prompts(NAMES)))
     expected = model(images)
     assert_near(logits, expected)
     head = load_file(tmp_path / "head.safetensors")
@@ -244,6 +265,23 @@ def test_open_clip_loads_a_merged_clip(text_methods, tmp_path):
     assert_near(head["scale"] * features @ head["weight"].T + head["bias"], expected)
     content = json.loads((tmp_path / "open_clip_config.json").read_text())
     assert content["preprocess_cfg"]["std"] == [0.25] * 3
+
+
+@pytest.mark.parametrize("name", ["LayerScale", "SigLIP 2", "PE-Core", "EVA02-CLIP"])
+@torch.no_grad()
+def test_open_clip_loads_merged_towers_of_every_kind(name, tmp_path):
+    backbone = pair(name).ours
+    model = trained(backbone, {"lora": {"dim": 2}}, None)
+    images = random_pixels(backbone)
+    with small_trunks():
+        upstream = upstream_of(backbone.config, description(name))
+        about = upstream.content(backbone, "bicubic", "squash")
+        merged.write(merged.merge(model, backbone), model.head, upstream, about, torch.float16, tmp_path)
+        (comparison,) = merged.compare(model, backbone, upstream, tmp_path, images, "fp16")
+        theirs = open_clip.create_model(f"local-dir:{tmp_path}").eval()
+    assert 1e-5 < comparison.require().largest < 5e-3  # as fp16 has it
+    logits, _ = theirs.get_logits(normalised(images), backbone.tokenizer(class_prompts(NAMES)))
+    assert_near(logits, model(images), 5e-3)
 
 
 @pytest.mark.parametrize("method", ["coop", "clip_adapter"])
