@@ -58,10 +58,25 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, num_bins:
     chunks = np.array_split(logits, len(logits) // ROWS + 1)
     largest = [chunk.max(axis=1, keepdims=True) for chunk in chunks]
     sums = [np.exp(chunk - top).sum(axis=1, dtype=np.float64) for chunk, top in zip(chunks, largest, strict=True)]
-    confidence = 1 / np.concatenate(sums)
-    correct = logits.argmax(axis=1) == labels
+    return confidence_bins(1 / np.concatenate(sums), logits.argmax(axis=1) == labels, num_bins).error
 
+
+class ConfidenceBins(NamedTuple):
+    """Images by their confidence, in M bins of equal width: bin m covers ((m - 1) / M, m / M]. Arrays [M]."""
+
+    images: np.ndarray  # int64
+    correct: np.ndarray  # sums of correct images, float64
+    confidence: np.ndarray  # sums of confidences, float64
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error, percent."""
+        return float(100 * np.abs(self.correct - self.confidence).sum() / self.images.sum())
+
+
+def confidence_bins(confidence: np.ndarray, correct: np.ndarray, num_bins: int = 15) -> ConfidenceBins:
+    """Bins of images by confidence [n], the probability of the predicted class; correct: bool [n]."""
     edges = np.linspace(0, 1, num_bins + 1)
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
-    distance = np.bincount(bins, correct, num_bins) - np.bincount(bins, confidence, num_bins)
-    return float(100 * np.abs(distance).sum() / len(labels))
+    images, right, sums = (np.bincount(bins, weights, num_bins) for weights in (None, correct, confidence))
+    return ConfidenceBins(images, right, sums)
