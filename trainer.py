@@ -12,6 +12,7 @@ steps. `run` executes a command line.
 import contextlib
 import functools
 import math
+import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from datasets.loading.crops import AnyTestCrops, build_centre_crop, build_test_c
 from datasets.loading.loader import TEST_BATCH, Loader
 from datasets.loading.sampler import TrainBatchSampler, sequential_batches
 from datasets.loading.workers import workers_note
+from datasets.long_tail import group_of_class
 from datasets.replaced import require_same_images
 from models import (
     Model,
@@ -45,6 +47,7 @@ from models.backbones.backbone import Backbone
 from models.features import cached_features
 from models.identity import build_identity
 from models.losses import build_loss
+from models.outputs import label_probabilities, mean_logits, top_predictions
 from models.weights.load import Weights
 from utils.cache import TensorCache
 from utils.config import Config, completed, training_options
@@ -57,6 +60,7 @@ from utils.errors import ConfigError, ModelError, amended
 from utils.evaluators import ClassInfo, evaluate, need_logits
 from utils.files import sha256, sha256_of_code, write_text
 from utils.optim import OPTIMIZERS
+from utils.predictions import TOP, Predictions, write_csv
 from utils.run import checkpoint, results
 from utils.run.directory import RunDir
 from utils.run.log import RunLog
@@ -240,7 +244,8 @@ class Trainer:
                 data = {"name": self.data.name, "fingerprint": self.fingerprints}
                 data |= {"counts": self.data.class_counts.tolist()}
                 about = self.identity.fits | self.identity.computed | {"data": data, "trained_on": self.trained_images}
-                about["training"] = self._describe_training()
+                about |= {"training": self._describe_training(), "model": self._describe_model()}
+                about |= {"classnames": self.data.classnames, "shot_groups": group_of_class(self.data.groups)}
                 tensors = checkpoint.saved_tensors(self.model)
                 self.checksum = checkpoint.save(self.files.checkpoint, tensors, about)
 
@@ -404,11 +409,13 @@ class Trainer:
 
         With test-time ensembling they are means over the crops.
         """
-        return self.outputs(split, logits=True)
+        logits = self.test(split, logits=True).logits
+        assert logits is not None
+        return logits
 
     def evaluate(self, split: str = "test") -> dict[str, Any]:
         """The scores of the model on a split: see utils/evaluators.py. Nothing is written."""
-        return self.score(split, self.outputs(split))
+        return self.score(split, self.test(split))
 
     @torch.inference_mode()
     def features(self, split: str = "test") -> np.ndarray:
@@ -419,27 +426,44 @@ class Trainer:
         return self._infer(self.model, images, np.arange(len(images)), self.test_crops, out, _stack).cpu().numpy()
 
     @torch.inference_mode()
-    def outputs(self, split: str, logits: bool | None = None) -> np.ndarray:
-        """The logits, float32 [n, C], of the images of a split, or their predicted classes, int64 [n].
+    def test(self, split: str, logits: bool | None = None) -> Predictions:
+        """The predictions for the images of a split.
 
-        logits: None = where they are saved, or read by an evaluator; classes take less memory.
+        logits: whether they are kept; None = where they are saved, or read by an evaluator, as they take memory.
         """
         images, start = self._prepare_test(split), time.perf_counter()
         if logits is None:
             logits = self.cfg.save_logits or need_logits(self.cfg.evaluators)
-        shape = (len(images), len(self.data.classnames)) if logits else (len(images),)
-        out = torch.zeros(shape, dtype=torch.float32 if logits else torch.int64, device=self.device)
-        indices = np.arange(len(images))
-        outputs = self._infer(self.model, images, indices, self.test_crops, out, _mean_logits).cpu().numpy()
+        num_classes = len(self.data.classnames)
+        top = min(TOP, num_classes)
+        width = 2 * top + 1 + (num_classes if logits else 0)  # classes, their probabilities, the label's, logits
+        out = torch.zeros(len(images), width, device=self.device)
+
+        def summary(head: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
+            values = mean_logits(head, features)
+            classes, probabilities = top_predictions(values, top)  # float32 has every number below 2^24
+            own = label_probabilities(values, labels)[:, None]
+            own = own.where(values.isfinite().all(1, keepdim=True), torch.nan)
+            return torch.cat([classes, probabilities, own, values][: 4 if logits else 3], 1)
+
+        rows = self._infer(self.model, images, np.arange(len(images)), self.test_crops, out, summary).cpu().numpy()
+        classes, probabilities, own, values = np.split(rows, (top, 2 * top, 2 * top + 1), axis=1)
         self.seconds["test"] = time.perf_counter() - start
         self.images_per_second["test"] = None if self.features_cached else len(images) / self.seconds["test"]
-        return outputs
+        return Predictions(
+            images.images.paths or None,
+            images.labels,
+            classes.astype(np.int64),
+            probabilities,
+            own[:, 0],
+            values if logits else None,
+        )
 
-    def score(self, split: str, outputs: np.ndarray) -> dict[str, Any]:
-        """The scores of outputs of this split."""
+    def score(self, split: str, predictions: Predictions) -> dict[str, Any]:
+        """The scores of the predictions for this split."""
         floor = LIFT_HARMONIC_FLOOR if self.cfg.variant == "lift" else 0.0
         classes = ClassInfo(self.data.classnames, self.data.class_counts, self.data.groups, floor)
-        return evaluate(self.cfg.evaluators, outputs, self.data.split(split).labels, classes)
+        return evaluate(self.cfg.evaluators, predictions.outputs, self.data.split(split).labels, classes)
 
     def _prepare_test(self, split: str) -> ImageList:
         self.frozen.cast(self.test_dtype)
@@ -453,11 +477,11 @@ class Trainer:
         indices: np.ndarray,
         crops: AnyTestCrops,
         out: Tensor,
-        reduce: Callable[[nn.Module, Tensor], Tensor],
+        reduce: Callable[[nn.Module, Tensor, Tensor], Tensor],
     ) -> Tensor:
-        """Fills `out` [n, ...], zeros, with reduce(head, features [K, b, D]) of images[indices]; by all ranks.
+        """Fills `out` [n, ...], zeros, with reduce(head, features [K, b, D], labels [b]) of images[indices].
 
-        Integer `out` [n] gets the classes of the largest values. Raises FloatingPointError if a value is not finite.
+        All ranks take part. Raises FloatingPointError if a value is not finite.
         """
         rank, ranks, size = self.distributed.rank, self.distributed.size, max(self.cfg.batch_size, TEST_BATCH)
         steps = sequential_batches(indices[rank::ranks], size)
@@ -468,11 +492,12 @@ class Trainer:
         sizes = [len(step) for step in steps]
         features, self.features_cached = cached_features(model, batches, sizes, crops.count, self.cache, key)
         not_finite = torch.zeros(len(indices), dtype=torch.int64, device=self.device)
-        own_rows = zip(out[rank::ranks].split(size), not_finite[rank::ranks].split(size), strict=True)
+        labels = torch.from_numpy(images.labels[indices]).to(self.device)
+        own_rows = zip(*(tensor[rank::ranks].split(size) for tensor in (out, not_finite, labels)), strict=True)
         with self.log.progress(len(indices), "testing") as bar:
-            for batch, (rows, marks) in zip(features, own_rows, strict=False):  # a rank may have none
-                values = reduce(model.head, batch)
-                rows.copy_(values if out.is_floating_point() else values.argmax(1))
+            for batch, (rows, marks, y) in zip(features, own_rows, strict=False):  # a rank may have none
+                values = reduce(model.head, batch, y)
+                rows.copy_(values)
                 marks.copy_(values.flatten(1).isfinite().all(1).logical_not())
                 bar.update(batch.shape[1] * ranks)
             found = np.flatnonzero(self.distributed.sum(not_finite, self.device).cpu().numpy())
@@ -510,15 +535,15 @@ class Trainer:
         model = Model(backbone.image, nn.Identity(), *backbone.normalisation).to(self.device).eval()
         out = torch.zeros(len(indices), backbone.image.dim, device=self.device)
         crop = build_centre_crop(self.cfg, self.resolution)
-        features = self._infer(model, images, indices, crop, out, _mean_logits)
+        features = self._infer(model, images, indices, crop, out, _mean)
         return features, torch.from_numpy(images.labels[indices]).to(self.device)
 
-    def write_results(self, scores: dict[str, Any], outputs: np.ndarray) -> dict[str, Any]:
-        """Writes logits, where they are asked for, and the results file, and logs its table; returns its content."""
+    def write_results(self, scores: dict[str, Any], predictions: Predictions) -> dict[str, Any]:
+        """Writes predictions, results, and logits where they are asked for; logs a table, returns the results."""
         # ---- content ----
         content = scores | self.about | {"seconds": self.seconds, "images_per_second": self.images_per_second}
         content["epochs"] = self.cfg.num_epochs if self.trainable else 0
-        content["checkpoint"] = self.checksum
+        content["checkpoint"], content["model"] = self.checksum, self._describe_model() | self._describe_model_files()
         content["data"] = self.about["data"] | self._describe_tested()
         logits = self.files.logits(self.mode) if self.cfg.save_logits else None
         content["logits"] = logits.name if logits else None
@@ -531,13 +556,16 @@ class Trainer:
 
         # ---- files ----
         if self.distributed.is_main:
-            self.run_dir.remove_partials(self.run_dir.results(self.mode), self.run_dir.logits(self.mode))
-            if logits:
-                results.save_logits(logits, outputs, self.data.split(self.mode.split).labels, self._describe_logits())
+            listed = self.files.predictions(self.mode)
+            self.run_dir.remove_partials(*(self.run_dir.path / path.name for path in (listed, logits) if path))
+            self.run_dir.remove_partials(self.run_dir.results(self.mode))
+            write_csv(listed, predictions, self.data.classnames)
+            if logits and predictions.logits is not None:
+                results.save_logits(logits, predictions.logits, predictions.labels, self._describe_logits())
             if self.mode.trains:
                 self.log.end_curves()
                 if self.trainable:
-                    self.run_dir.forget_earlier(logits)
+                    self.run_dir.forget_earlier(listed, logits)
                 self.run_dir.publish()
             results.write_json(self.run_dir.results(self.mode), content)
             if self.mode.trains:
@@ -593,6 +621,22 @@ class Trainer:
         """The record of a training in its checkpoint, equal to that in its results."""
         start = {"started_from": self.cfg.model_dir} if self.cfg.model_dir else {}
         return {"seed": self.cfg.seed, "epochs": self.cfg.num_epochs, "settings": self.settings} | start
+
+    def _describe_model(self) -> dict[str, Any]:
+        """The record of what predictions for new images need beside the model's identity, settings and classes."""
+        cfg, images = self.cfg, self.data.test.images
+        return {
+            "resolution": self.resolution,
+            "expand": cfg.expand,
+            "prec_test": cfg.prec_test,
+            "exif_orientation": images.exif_orientation,
+            "bit_depth": images.bit_depth,
+        }
+
+    def _describe_model_files(self) -> dict[str, Any]:
+        """The files that the model is built from: absolute paths, so for results, and not for a checkpoint."""
+        files = {key: self.cfg[key] for key in ("weights", "prompt_file")}
+        return {key: os.path.abspath(value) if os.path.exists(value or "") else value for key, value in files.items()}
 
     def _describe(self, weights: Weights) -> dict[str, Any]:
         """The results beside scores and times."""
@@ -685,15 +729,15 @@ class Trainer:
         return about | {"groups": [cfg.many_threshold, cfg.few_threshold, cfg.shot_groups]}
 
 
-# ---- from features [K, b, D] of K crops to outputs [b, ...] ----
+# ---- from features [K, b, D] of K crops and labels [b] to rows [b, ...] ----
 
 
-def _stack(head: nn.Module, features: Tensor) -> Tensor:
+def _stack(head: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
     return features.transpose(0, 1)
 
 
-def _mean_logits(head: nn.Module, features: Tensor) -> Tensor:
-    return sum(head(crop) for crop in features) / len(features)
+def _mean(head: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
+    return mean_logits(head, features)
 
 
 # ---- the command line ----
@@ -707,8 +751,8 @@ def train_and_test(trainer: Trainer) -> dict[str, Any]:
 
 def test(trainer: Trainer) -> dict[str, Any]:
     """Tests on the images of the mode; returns the content of the results file."""
-    outputs = trainer.outputs(trainer.mode.split)
-    return trainer.write_results(trainer.score(trainer.mode.split, outputs), outputs)
+    predictions = trainer.test(trainer.mode.split)
+    return trainer.write_results(trainer.score(trainer.mode.split, predictions), predictions)
 
 
 MODES: dict[str, Callable[[Trainer], dict[str, Any]]] = {

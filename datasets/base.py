@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,11 @@ from utils.text import visible
 __all__ = ["SPLITS", "DataSet", "ImageList"]
 
 SPLITS = {"train": "training", "test": "test"}  # fields of a data set, and the words for them
+
+
+def classes_fingerprint(classnames: Sequence[str]) -> str:
+    """SHA-256 (16 hex digits) of class names: the same classes in the same order."""
+    return hashlib.sha256("\0".join(classnames).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +60,8 @@ class DataSet:
 
     @property
     def classes_fingerprint(self) -> str:
-        """SHA-256 (16 hex digits) of the class names: the same classes in the same order."""
-        return hashlib.sha256("\0".join(self.classnames).encode()).hexdigest()[:16]
+        """The fingerprint of the class names."""
+        return classes_fingerprint(self.classnames)
 
     def counted_as(self, counts: list[int], name: str) -> "DataSet":
         """This data set with the training counts [C] of a run that was trained on `name`, for its shot groups."""

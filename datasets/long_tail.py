@@ -1,6 +1,6 @@
 """Long tails and shot groups: class counts, and the images that make up a tail. The same in every run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,6 +12,12 @@ def shot_groups(class_counts: np.ndarray, many: int = 100, few: int = 20) -> dic
         "medium": (class_counts >= few) & (class_counts <= many),
         "few": class_counts < few,
     }
+
+
+def group_of_class(groups: Mapping[str, np.ndarray]) -> list[str]:
+    """The name of each class's shot group; groups: masks [C], of which each class is in one."""
+    masks = np.stack(list(groups.values()))
+    return [list(groups)[number] for number in masks.argmax(0)]
 
 
 def long_tail_counts(largest: int, num_classes: int, imbalance_factor: float) -> list[int]:

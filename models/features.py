@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import Model
+from models.model import Model
 from utils.cache import LARGEST_BYTES, TensorCache
 
 # images x crops x parameters of the encoder, from which on the cache is faster: 233 images with ViT-B/16, 8 TFLOP

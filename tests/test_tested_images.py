@@ -451,7 +451,7 @@ def test_a_checkpoint_has_no_path_in_it(run, pictures):
     run("root", pictures)
     about = json.dumps(checkpoint.load(RUN / "checkpoint.safetensors")[1])
     assert os.fspath(pictures) not in about
-    assert "bus" not in about
+    assert "/" not in about.replace(os.sep, "/")
 
 
 # ---- class counts ----

@@ -402,7 +402,8 @@ def test_the_files_of_a_run(config):
     files = {path.name for path in run.run_dir.path.iterdir()}
     events = {name for name in files if name.startswith("events.out.tfevents")}
     assert len(events) == 1
-    assert files - events == {"config.yaml", "log.txt", "metrics.jsonl", "checkpoint.safetensors", "results.json"}
+    curves = {"log.txt", "metrics.jsonl"}
+    assert files - events == {"config.yaml", "checkpoint.safetensors", "results.json", "predictions_test.csv"} | curves
     assert json.loads((run.run_dir.path / "results.json").read_text()) == results
     assert (run.run_dir.path / "config.yaml").read_text() == run.cfg.dump()
     assert {

@@ -20,17 +20,20 @@ from utils.config.files import config_names, flatten, read_files
 from utils.config.legacy_keys import LIFT_DEFAULTS, LIFT_KEYS, apply_lift_rules
 from utils.config.merging import Layer, merge, pair_options
 from utils.config.naming import OUTPUT, run_directory
-from utils.config.schema import KEYS, SCHEMA
+from utils.config.parsing import parse_value
+from utils.config.schema import KEYS, SCHEMA, UNRECORDED
 from utils.errors import ConfigError
 
 __all__ = [
     "OUTPUT",
     "Config",
+    "changed",
     "completed",
     "config_names",
     "help_text",
     "load_config",
     "pair_options",
+    "restored_config",
     "training_options",
 ]
 
@@ -121,10 +124,24 @@ def _frozen(values: dict[str, Any]) -> Config:
     return cfg
 
 
+def changed(cfg: Config, values: Mapping[str, Any]) -> Config:
+    """A frozen copy of `cfg` with these values."""
+    return _frozen(dict(flatten(cfg)) | dict(values))
+
+
 def completed(cfg: Config, values: Mapping[str, Any]) -> Config:
     """A frozen copy of `cfg`, where each key of `values` that is None has the value there."""
     given = dict(flatten(cfg))
-    return _frozen(given | {key: value for key, value in values.items() if given[key] is None})
+    return changed(cfg, {key: value for key, value in values.items() if given[key] is None})
+
+
+def restored_config(recorded: Mapping[str, Any]) -> Config:
+    """The frozen configuration of an earlier run, from its recorded values by key. Raises ConfigError.
+
+    Keys of other versions are left out. A key that is not recorded has the value that it had before it was recorded.
+    """
+    values = UNRECORDED | {key: parse_value(key, KEYS[key], value) for key, value in recorded.items() if key in KEYS}
+    return _frozen(values)
 
 
 def training_options(cfg: Config) -> dict[str, Any]:

@@ -5,7 +5,10 @@
     metrics.jsonl, events.*   curves
     progress.safetensors      while it trains: the last saved step
     checkpoint.safetensors    the trained tensors
+    predictions_SUFFIX.csv    the predictions of a test, image by image
     logits_SUFFIX.npz         with save_logits
+    report.html               a page about the run; report_SUFFIX.html about a test
+    adjustment.json           the adjustment of its logits, of scripts/adjust.py
     results.json              written last: a run that has it is complete; results_SUFFIX.json of a test
     unfinished/               while a complete run is trained again: the new files, published when all of them are there
 
@@ -108,6 +111,19 @@ class RunDir:
         """The logits of the tested images."""
         return self.path / f"logits_{mode.suffix}.npz"
 
+    def predictions(self, mode: Mode = TRAINING) -> Path:
+        """The predictions for the tested images: utils/predictions.py."""
+        return self.path / f"predictions_{mode.suffix}.csv"
+
+    def report(self, mode: Mode = TRAINING) -> Path:
+        """The page about the run, or about a test."""
+        return self.path / f"report{mode.file_suffix}.html"
+
+    @property
+    def adjustment(self) -> Path:
+        """The adjustment of the run's logits: utils/adjustment.py."""
+        return self.path / "adjustment.json"
+
     def curves(self) -> list[Path]:
         """TensorBoard's files."""
         return sorted(self.path.glob("events.out.*"))
@@ -205,6 +221,12 @@ class RunDir:
         )
         return TrainingRecord(data.get("name"), data.get("fingerprint", {}))
 
+    def newest_test(self) -> dict[str, Any]:
+        """The content of the newest results file of a test on the test images; {} if there is none."""
+        files = sorted(self.path.glob("results_*.json"), key=os.path.getmtime, reverse=True)
+        contents = (results.read(path) for path in files)
+        return next((content for content in contents if content.get("data", {}).get("split") == "test"), {})
+
     # ---- what may be replaced ----
 
     def require_same_run(self, settings: dict[str, Any], test_images: str, absent: dict[str, Any]) -> None:
@@ -259,10 +281,12 @@ class RunDir:
             for partial in self.path.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
                 partial.unlink(missing_ok=True)
 
-    def forget_earlier(self, logits: Path | None) -> None:
-        """Removes the tests of an earlier run with these settings, and its logits unless they are the new ones."""
-        for old in (*self.path.glob("results_*.json"), *self.path.glob("logits_*.npz")):
-            if logits is None or old.name != logits.name:
+    def forget_earlier(self, *new: Path | None) -> None:
+        """Removes the tests of an earlier run with these settings, and what was made of it, but for the `new` files."""
+        names = {path.name for path in new if path}
+        of_tests = ("results_*.json", "logits_*.npz", "predictions_*.csv", "report*.html", self.adjustment.name)
+        for old in [path for pattern in of_tests for path in self.path.glob(pattern)]:
+            if old.name not in names:
                 old.unlink()
 
     def publish(self) -> None:

@@ -1,0 +1,123 @@
+"""The predictions of a test, image by image: predictions_SUFFIX.csv of a run.
+
+    path, label, class, predicted_label, predicted_class, label_probability, class_1, probability_1, ..., probability_5
+
+A row is an image, in the order of the tested list. Images in memory have an index in place of a path. Probabilities are
+the softmax of the logits, without the run's adjustment; label_probability is that of the label.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import DataError
+from utils.files import atomic_write, read_limited
+
+TOP = 5  # classes of an image whose probabilities are recorded
+BYTES = 2_000_000_000  # of a file; a row takes 250
+FIRST = ("label", "class", "predicted_label", "predicted_class", "label_probability")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """The predictions for n images, in the order of their list. k = min(TOP, classes).
+
+    paths: of the files; None for images in memory. labels: int64 [n]. top_classes: int64 [n, k], the most probable
+    first, equal ones by their numbers; top_probabilities: float32 [n, k]. label_probability: float32 [n].
+    logits: float32 [n, C], or None where they were not asked for.
+    """
+
+    paths: list[str] | None
+    labels: np.ndarray
+    top_classes: np.ndarray
+    top_probabilities: np.ndarray
+    label_probability: np.ndarray
+    logits: np.ndarray | None = None
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most probable class of each image, int64 [n]."""
+        return self.top_classes[:, 0]
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The probability of the predicted class of each image, float32 [n]."""
+        return self.top_probabilities[:, 0]
+
+    @property
+    def outputs(self) -> np.ndarray:
+        """Logits, or without them the predicted classes, as evaluators take them."""
+        return self.predicted if self.logits is None else self.logits
+
+
+def number(value: float) -> str:
+    """A float32 in the fewest digits, at most nine, that always give it back."""
+    return f"{value:.9g}"
+
+
+def write_csv(path: Path, predictions: Predictions, classnames: Sequence[str]) -> None:
+    """Writes the file of a test, whole or not at all."""
+    with atomic_write(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")  # names of files may be any bytes
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_header(predictions))
+        writer.writerows(_rows(predictions, classnames))
+        text.flush()
+        text.detach()
+
+
+def _header(predictions: Predictions) -> list[str]:
+    places = range(1, predictions.top_classes.shape[1] + 1)
+    top = [column for place in places for column in (f"class_{place}", f"probability_{place}")]
+    return ["index" if predictions.paths is None else "path", *FIRST, *top]
+
+
+def _rows(predictions: Predictions, classnames: Sequence[str]) -> Iterator[list[object]]:
+    names = predictions.paths or range(len(predictions.labels))
+    columns = (
+        predictions.labels.tolist(),
+        predictions.label_probability.tolist(),
+        predictions.top_classes.tolist(),
+        predictions.top_probabilities.tolist(),
+    )
+    for name, label, own, classes, probabilities in zip(names, *columns, strict=True):
+        row = [name, label, classnames[label], classes[0], classnames[classes[0]], number(own)]
+        for c, probability in zip(classes, probabilities, strict=True):
+            row += [classnames[c], number(probability)]
+        yield row
+
+
+def read_csv(path: Path, classnames: Sequence[str]) -> Predictions:
+    """The predictions in a file of `write_csv`. Raises a DataError for another or a damaged file.
+
+    classnames: of the run. Of classes with the same name, all but the predicted one are read as the first.
+    """
+    first: dict[str, int] = {}
+    for c, name in enumerate(classnames):
+        first.setdefault(name, c)
+    try:
+        text = read_limited(path, BYTES).decode("utf-8", "surrogateescape")
+        header, *rows = csv.reader(io.StringIO(text, newline=""))
+        size = (len(header) - 1 - len(FIRST)) // 2
+        if tuple(header[1 : 1 + len(FIRST)]) != FIRST or size < 1 or any(len(row) != len(header) for row in rows):
+            raise ValueError("it has other columns")
+        classes = [[int(row[3]), *(first[name] for name in row[8::2])] for row in rows]
+        found = Predictions(
+            paths=[row[0] for row in rows] if header[0] == "path" else None,
+            labels=np.array([row[1] for row in rows]).astype(np.int64),
+            top_classes=np.array(classes, np.int64).reshape(-1, size),
+            top_probabilities=np.array([row[7::2] for row in rows]).astype(np.float32).reshape(-1, size),
+            label_probability=np.array([row[5] for row in rows]).astype(np.float32),
+        )
+        for numbers in (found.labels, found.predicted):
+            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(classnames):
+                raise ValueError("it has other classes")
+    except (OSError, ValueError, KeyError, OverflowError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or (f"no class '{error}'" if isinstance(error, KeyError) else error)
+        message = f"{path} does not have the predictions of this run ({reason}); test it again: test_only True"
+        raise DataError(message, kind="damaged_predictions", path=path) from error
+    return found

@@ -1,0 +1,72 @@
+"""The records of a run from which its model can be built again, without its data set."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from utils.config import Config, restored_config
+from utils.config.files import flatten
+from utils.errors import CheckpointError, ConfigError
+from utils.run import checkpoint, results
+from utils.run.directory import RunDir
+
+NOT_VALUES = ("weights", "prompt_file")  # settings of these names are hashes
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """A run, as its checkpoint describes it; checkpoints of earlier versions as config.yaml and results.json do.
+
+    checkpoint: None of zero-shot CLIP, whose run has none. checksum: of its content. settings: those of the training,
+    with the identity of its model. shot_groups, counts [C]: of each class; [] where they are not recorded.
+    results: the content of results.json, or of the newest test; {} if there is none.
+    """
+
+    directory: Path
+    checkpoint: Path | None
+    checksum: str | None
+    cfg: Config
+    settings: dict[str, Any]
+    classnames: list[str]
+    shot_groups: list[str]
+    counts: list[int]
+    results: dict[str, Any]
+
+
+def read_run(directory: Path) -> SavedRun:
+    """The run in a directory. Raises CheckpointError where it has none, or too little is recorded of it."""
+    run_dir = RunDir(directory)
+    if not directory.is_dir():
+        message = f"{directory} is not a folder; give the run directory of a training, as output/NAME"
+        raise CheckpointError(message, kind="no_run", path=directory)
+    content = results.read(run_dir.results()) or run_dir.newest_test()
+    config = dict(flatten(run_dir.saved_config()))
+    is_zero_shot = (content.get("settings") or config).get("zero_shot") is True
+    path = None if is_zero_shot else run_dir.find_checkpoint()
+    about = checkpoint.describe(path) if path else {}
+    try:
+        settings = about.get("training", {}).get("settings") or content.get("settings") or {}
+        model = content.get("model", {}) | about.get("model", {})  # the first alone has paths
+        recorded = config | {key: value for key, value in settings.items() if key not in NOT_VALUES} | model
+        rows = content.get("per_class", [])
+        classnames = about.get("classnames") or [row["name"] for row in rows]
+        counts = about.get("data", {}).get("counts") or [int(row["train"]) for row in rows]
+        if not (recorded and classnames and all(isinstance(name, str) for name in classnames)):
+            raise KeyError("classnames")
+        return SavedRun(
+            directory,
+            path,
+            about.get("sha256"),
+            restored_config(recorded),
+            settings,
+            classnames,
+            about.get("shot_groups", []),
+            counts if len(counts) == len(classnames) else [],
+            content,
+        )
+    except (KeyError, TypeError, AttributeError, ValueError, ConfigError) as error:
+        message = (
+            f"{directory} does not record how its model is built ({error}); test it once with the -d, -b, -m and "
+            f"options that it was trained with, and test_only True model_dir {directory}"
+        )
+        raise CheckpointError(message, kind="unrecorded_run", path=directory) from error
