@@ -24,9 +24,9 @@ from utils.config.files import flatten
 from utils.errors import ConfigError, UserError
 from utils.files import WriteError, write_text
 from utils.home import ensure_home
-from utils.report import build_page
 from utils.report.comparison import compare
 from utils.report.pictures import Thumbnails, no_thumbnails
+from utils.report.run_page import build_page
 from utils.report.source import Run, read_run
 from utils.run.directory import RunDir
 from utils.run.stopping import Stopping

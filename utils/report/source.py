@@ -144,7 +144,8 @@ class Run:
 
     def find(self, path: Path) -> Test:
         """The test with this results file. Raises a DataError where that is damaged or missing."""
-        return next((test for test in self.tests if test.path == path), None) or read_test(path)
+        found = next((test for test in self.tests if test.path == path), None)
+        return found if found else read_test(path)  # which raises the reason
 
     def training_predictions(self) -> tuple[Test, Predictions] | None:
         """The predictions for the training images, and their test; None where there are none."""

@@ -9,8 +9,8 @@ import subprocess
 import pytest
 from report_runs import NAMES, make_run, random_predictions
 
-from utils.report import build_page
 from utils.report.comparison import compare
+from utils.report.run_page import build_page
 from utils.report.source import read_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -11,8 +11,9 @@ from helpers import refused
 from report_runs import NAMES, SETTINGS, make_run, random_predictions, softmax_predictions
 
 from utils.errors import DataError
-from utils.report import build_page, write_report
+from utils.report import tables, write_report
 from utils.report.comparison import compare, difference
+from utils.report.run_page import build_page
 from utils.report.source import read_curves, read_run
 
 HOSTILE = [
@@ -85,6 +86,15 @@ def test_the_page_has_the_numbers_of_the_results(predictions, tmp_path):
     assert classes["train"] == [row["train"] for row in results["per_class"]]
     assert np.sum(page.content["confusion"]["matrix"]) == 200
     assert sum(page.content["bins"]["images"]) == 200
+
+
+def test_a_published_value_is_shown_beside_ours(predictions, tmp_path, monkeypatch):
+    run_dir = make_run(tmp_path / "run", predictions, NAMES[:10])
+    assert "published" not in page_of(run_dir).words
+    monkeypatch.setattr(tables, "find_published", lambda result, values: (78.3, "LIFT, arXiv 2309.10019"))
+    words = page_of(run_dir).words
+    assert "published overall" in words
+    assert "78.3LIFT, arXiv 2309.10019" in words
 
 
 def test_the_explanation_of_the_training_accuracy_belongs_to_losses_with_a_prior(predictions, tmp_path):
