@@ -40,6 +40,7 @@ from models import (
     convert_upstream,
     count_parameters,
     described_values,
+    earlier_run,
     entries_fingerprint,
     precision,
     prompt_notes,
@@ -68,6 +69,7 @@ from utils.run import checkpoint, results
 from utils.run.directory import RunDir
 from utils.run.log import RunLog
 from utils.run.mode import TESTED_OTHERWISE, Mode
+from utils.run.saved import SavedRun
 from utils.run.source import build_differences, build_named_mode, build_source
 from utils.run.stopping import AFTER_SAVING, Stopped, Stopping
 from utils.schedule import SCHEDULES
@@ -144,6 +146,8 @@ class Trainer:
             self.mode = self._mode_for_logits()
             if self.source.checkpoint and self.trainable:
                 self._restore(self.source.checkpoint)
+            if self.source.earlier:
+                self._start_from(self.source.earlier)
             self.trained_images = self._list_trained_images()
             self.trained_on = self._count_trained_on()
 
@@ -553,8 +557,8 @@ class Trainer:
         if not self.mode.trains and self.trainable:  # its settings are those of the training, if these are known
             content |= self.record.training or {"unknown_training": True}
             content |= {"other_checkpoint": True} if self.record.is_foreign else {}
-        elif self.cfg.model_dir and self.trainable:
-            content["started_from"] = self.cfg.model_dir
+        elif self._started_from and self.trainable:
+            content["started_from"] = self._started_from
         content["peak_memory_mb"] = memory.peak_mb(self.device)
 
         # ---- files ----
@@ -619,6 +623,17 @@ class Trainer:
             for key, (then, now) in build_differences(self.cfg, self.record).items():
                 self.log.info(f"note      the run was trained with {key} {then}; this test takes {key} {now}")
 
+    def _start_from(self, earlier: SavedRun) -> None:
+        """Takes the tensors of an earlier run that fit the model. Raises CheckpointError and ModelError."""
+        taken = earlier_run.take_tensors(self.model, earlier, self.data.classnames, self.identity.fits)
+        lines = earlier_run.describe(taken, earlier, self.about["weights"]["sha256"], self.cfg.classifier_init)
+        self.log.info("\n".join(lines))
+
+    @property
+    def _started_from(self) -> str | None:
+        """The folder of the run that training starts from."""
+        return self.cfg.model_dir or self.cfg.init_from
+
     def _describe_foreign(self) -> str:
         """The training of a checkpoint that another run saved, as far as it differs from the one of this command."""
         theirs = self.record.settings
@@ -633,12 +648,14 @@ class Trainer:
         """The settings that identify a run, beside its options and its model."""
         files = {"prompt file": self.cfg.prompt_file, "start": self.source.checkpoint if self.mode.trains else None}
         same = {"precision": precision_name(self.train_dtype), "training images": self.fingerprints["train"]}
+        if self.source.earlier and self.source.earlier.checksum:
+            same[checkpoint.INIT] = self.source.earlier.checksum
         return same | {name: sha256(Path(file)) for name, file in files.items() if file}
 
     def _describe_training(self) -> dict[str, Any]:
         """The record of a training in its checkpoint, equal to that in its results."""
-        start = {"started_from": self.cfg.model_dir} if self.cfg.model_dir else {}
-        return {"seed": self.cfg.seed, "epochs": self.cfg.num_epochs, "settings": self.settings} | start
+        training = {"seed": self.cfg.seed, "epochs": self.cfg.num_epochs, "settings": self.settings}
+        return training | ({"started_from": self._started_from} if self._started_from else {})
 
     def _describe_model(self) -> dict[str, Any]:
         """The record of what predictions for new images need beside the model's identity, settings and classes."""
@@ -704,7 +721,7 @@ class Trainer:
             return []
         if self.mode.trains:
             own, inherited = overlap.record(self.data.train, self.data.root), self.record.images
-            return [own, *([] if not self.source.checkpoint else [overlap.UNKNOWN] if inherited is None else inherited)]
+            return [own, *([] if not self._started_from else [overlap.UNKNOWN] if inherited is None else inherited)]
         if self.record.images:
             return self.record.images
         # of an older version, or of LIFT+: known if it is the list of this command

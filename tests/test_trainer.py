@@ -25,7 +25,7 @@ from trainer import Trainer
 from utils.config.schema import LOSSES as LOSS_ROWS
 from utils.device.device import THREADS, pick_threads
 from utils.device.precision import precision_name
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import CheckpointError, ConfigError, ModelError
 from utils.run import checkpoint
 from utils.run.directory import RunDir
 from utils.run.log import RunLog
@@ -621,3 +621,63 @@ def test_another_start_is_another_run(config, few_images):
 def test_a_start_that_is_not_there(config):
     with refused(CheckpointError):
         train(config("model_dir", "nowhere"))
+
+
+def test_tensors_of_an_earlier_run_with_other_classes(config, few_images, monkeypatch):
+    """Rows go to the classes of their names, in whatever order; a new class starts as without init_from."""
+    first, _ = train(config("num_epochs", 1))
+    digits = DATASETS["digits_lt"]
+
+    def other_classes(*args):
+        data = digits(*args)
+        return dataclasses.replace(data, classnames=["nine", "sprocket", *data.classnames[2:9], "zero"])
+
+    monkeypatch.setitem(DATASETS, "digits_lt", other_classes)
+    options = ("num_epochs", 1, "lr", 0)
+    fresh, _ = train(config(*options, "output_dir", "fresh"))
+    second, content = train(config(*options, "init_from", first.run_dir.path))
+    assert second.run_dir.path.name.endswith(f"_init_from_{first.run_dir.path.name}")
+    assert content["started_from"] == str(first.run_dir.path)
+
+    earlier, plain, found = (checkpoint.load(run.run_dir.checkpoint)[0] for run in (first, fresh, second))
+    expected = earlier["head.weight"][[9, 1, *range(2, 9), 0]]
+    expected[1] = plain["head.weight"][1]
+    assert torch.equal(found.pop("head.weight"), expected)
+    assert found.keys() == earlier.keys() - {"head.weight"}
+    assert all(torch.equal(value, earlier[name]) for name, value in found.items())
+    assert "new classes, which start as classifier_init semantic: sprocket" in second.run_dir.log().read_text()
+
+    # other sizes, another head and other entries are left out, by name
+    options = (*options, "output_dir", "third", "v.adaptformer_dim", 5, "classifier", "LinearClassifier")
+    third, _ = train(config(*options, "init_from", first.run_dir.path))
+    log = third.run_dir.log().read_text()
+    assert "head.bias (another head)" in log
+    assert "[2, 128] there, [5, 128] here" in log
+    with refused(CheckpointError, kind="no_run"):
+        train(config(*options, "init_from", "output/nothing"))
+    with refused(ModelError, kind="not_a_start"):
+        others = (
+            "v.adaptformer",
+            "False",
+            "v.lora",
+            "True",
+            "classifier",
+            "None",
+            "coop",
+            "True",
+            "prec_train",
+            "fp32",
+        )
+        train(config(*options[:4], *others, "init_from", first.run_dir.path, "output_dir", "fourth"))
+
+
+def test_a_changed_earlier_run_is_another_run(config, few_images):
+    first, _ = train(config("num_epochs", 1))
+    options = ("num_epochs", 1, "init_from", first.run_dir.path, "output_dir", "second")
+    train(config(*options))
+    tensors, about = checkpoint.load(first.run_dir.checkpoint)
+    checkpoint.save(first.run_dir.checkpoint, {name: value + 1 for name, value in tensors.items()}, about)
+    for other in (options, options[:2] + options[4:]):
+        with pytest.raises(CheckpointError) as caught:
+            train(config(*other))
+        assert (caught.value.kind, caught.value.key) == ("other_identity", "init")

@@ -15,7 +15,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from utils.config.checking import check, warn_without_effect
-from utils.config.deriving import resolve_model_dir, resolve_normalisation, resolve_seed
+from utils.config.deriving import resolve_normalisation, resolve_runs, resolve_seed
 from utils.config.files import config_names, flatten, read_files
 from utils.config.legacy_keys import LIFT_DEFAULTS, LIFT_KEYS, apply_lift_rules
 from utils.config.merging import Layer, merge, pair_options
@@ -89,7 +89,7 @@ def load_config(
 
     # the run: its seed and its directory
     resolve_seed(values, warn)
-    resolve_model_dir(values)
+    resolve_runs(values)
     name = "_".join(part for part in (data, backbone, method) if part)
     values["output_dir"] = str(run_directory(name, before.values, values, warn))
     return _frozen(values)

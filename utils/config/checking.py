@@ -96,6 +96,17 @@ def _methods_in_use(values: Values) -> tuple[list[str], list[str]]:
     return image, [name for name in on if name.startswith("l.") or name in methods_of("head")]
 
 
+def one_start(values: Values) -> None:
+    """Training starts from one earlier run, and zero-shot CLIP from none."""
+    other = "zero_shot" if values["zero_shot"] else "model_dir"
+    tests = values["test_only"] or values["test_train"]
+    if values["init_from"] and values[other] and not (other == "model_dir" and tests):
+        message = (
+            f"init_from starts a training from an earlier run, which {other} does not allow; leave one of them out"
+        )
+        raise ConfigError(message, kind="one_start", key="init_from")
+
+
 # ---- weights, images and texts ----
 
 
@@ -157,6 +168,7 @@ RULES: Sequence[Callable[[Values], None]] = (
     descriptor_has_its_file,
     prompts_need_fixed_texts,
     warmup_ends_before_the_run,
+    one_start,
 )
 
 

@@ -46,8 +46,9 @@ def resolve_seed(values: dict[str, Any], warn: Callable[[str], None]) -> None:
     warn(f"seed None: this run draws seed {seed}; 'seed {seed}' resumes, tests or repeats it")
 
 
-def resolve_model_dir(values: dict[str, Any]) -> None:
-    """Looks for model_dir in the working directory, then below output/."""
-    model_dir = values["model_dir"]
-    if model_dir and not os.path.isdir(model_dir) and (OUTPUT / model_dir).is_dir():
-        values["model_dir"] = str(OUTPUT / model_dir)
+def resolve_runs(values: dict[str, Any]) -> None:
+    """Looks for model_dir and init_from in the working directory, then below output/."""
+    for key in ("model_dir", "init_from"):
+        folder = values[key]
+        if folder and not os.path.isdir(folder) and (OUTPUT / folder).is_dir():
+            values[key] = str(OUTPUT / folder)

@@ -42,18 +42,23 @@ def run_directory(
         was_default = before[key] is None and value == former.get(key)
         if KEYS[key].affects_training and value != before[key] and not (from_weights or was_default):
             name += f"_{key}_{_in_name(key, value)}"
-    for key in NAMED_BY_FILE:
-        if values[key] != before[key]:
-            name += f"_{key}_{Path(values[key] or 'None').stem}"
-    weights = values["weights"]
-    if weights and has_known_scheme(weights) and weights != before["weights"]:
-        name += f"_weights_{weights}"  # published weights; the position of a file on disk changes nothing
-    if values["model_dir"]:
-        name += f"_from_{Path(values['model_dir']).name}"
-    directory = OUTPUT / _shortened(as_directory(name))
+    directory = OUTPUT / _shortened(as_directory(name + _sources(before, values)))
     if _leads_elsewhere(directory):
         warn(f"{directory} is a link, so the run is written to {os.path.realpath(directory)}")
     return directory
+
+
+def _sources(before: dict[str, Any], values: dict[str, Any]) -> str:
+    """The end of a run directory's name: files, published weights and earlier runs from which its training starts."""
+    files = {key: Path(values[key] or "None").stem for key in NAMED_BY_FILE if values[key] != before[key]}
+    name = "".join(f"_{key}_{stem}" for key, stem in files.items())
+    weights = values["weights"]
+    if weights and has_known_scheme(weights) and weights != before["weights"]:
+        name += f"_weights_{weights}"  # published weights; the position of a file on disk changes nothing
+    for key, word in (("model_dir", "from"), ("init_from", "init_from")):
+        if values[key]:
+            name += f"_{word}_{Path(values[key]).name}"
+    return name
 
 
 def as_directory(name: str) -> str:

@@ -435,6 +435,12 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "model_dir": _runtime(
             None, "path", "folder of another run: with test_only the run to test, without it the start of training"
         ),
+        "init_from": _runtime(
+            None,
+            "path",
+            "folder of an earlier run, whose classes and sizes may differ: training starts from its tensors of equal "
+            "names and shapes, and from its head's rows by class name; new classes start as classifier_init says",
+        ),
         "output_dir": _runtime(
             None, "path", "run directory below output/, or an absolute path; None = output/ and a name from the options"
         ),

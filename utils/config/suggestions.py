@@ -37,7 +37,7 @@ OTHER_KEYS = _by_other_name(
         "imbalance": "imbalance_ratio imb_ratio imbalance_factor",
         "output_dir": "output out outdir save_dir log_dir work_dir result_dir results_dir run_dir exp_dir exp_name "
         "experiment_name run_name",
-        "model_dir": "checkpoint ckpt load load_from checkpoint_path ckpt_path resume_from model_path init_from",
+        "model_dir": "checkpoint ckpt load load_from checkpoint_path ckpt_path resume_from model_path",
         "test_only": "eval evaluate test eval_only evaluate_only test_mode",
         "test_train": "eval_train evaluate_train",
         "seed": "random_seed manual_seed random_state rng_seed",

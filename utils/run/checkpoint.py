@@ -27,9 +27,10 @@ MOVES_STATISTICS = "moves_statistics"  # attribute of a module whose buffers mov
 UPSTREAM = ".tar"  # suffix of LIFT's and LIFT+'s own files
 ENTRIES = "aft entries"
 ARCHITECTURE = "architecture"
-SOMETIMES = (ENTRIES, ARCHITECTURE)  # keys of an identity that many models do not have, which then means None
+INIT = "init"  # the checksum of the run that init_from names
+SOMETIMES = (ENTRIES, ARCHITECTURE, INIT)  # keys of an identity that many models do not have, which then means None
 # settings whose values are hashes
-FINGERPRINTS = {"weights", "classes", "training images", "prompt file", "start", ENTRIES}
+FINGERPRINTS = {"weights", "classes", "training images", "prompt file", "start", INIT, ENTRIES}
 OPTIMIZER = "optimizer"  # begins the names of the optimizer's state in a progress file
 EXTRA = "extra"  # begins the names of tensors beside it that are none of the model's
 FORMAT = 2  # of a file; from 2 on it has a checksum

@@ -8,17 +8,20 @@ from utils.config.schema import UNRECORDED
 from utils.run.directory import RunDir, TrainingRecord
 from utils.run.mode import TESTED_OTHERWISE, Mode, build_mode
 from utils.run.results import same_images
+from utils.run.saved import SavedRun, read_run
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
     """checkpoint: to test or to start from; None for zero-shot CLIP, and for a training from the beginning.
 
-    record: of the training of that run; empty where nothing is tested or started from.
+    record: of the training of that run; empty where nothing is tested or started from. earlier: the run of init_from,
+    of which a training takes what fits.
     """
 
     checkpoint: Path | None
     record: TrainingRecord
+    earlier: SavedRun | None = None
 
 
 def build_source(cfg) -> Source:
@@ -27,7 +30,10 @@ def build_source(cfg) -> Source:
     directory = RunDir(Path(cfg.model_dir or cfg.output_dir))
     checkpoint = directory.find_checkpoint() if (tests or cfg.model_dir) and not cfg.zero_shot else None
     record = directory.training_record(checkpoint) if tests or checkpoint else TrainingRecord()
-    return Source(checkpoint, record)
+    if tests or not cfg.init_from:
+        return Source(checkpoint, record)
+    earlier = read_run(Path(cfg.init_from))
+    return Source(checkpoint, RunDir(earlier.directory).training_record(earlier.checkpoint), earlier)
 
 
 def build_named_mode(cfg, record: TrainingRecord, data: str, fingerprints: dict[str, str]) -> Mode:

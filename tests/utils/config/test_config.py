@@ -704,7 +704,7 @@ def test_a_test_run_finds_its_training_run():
 
 
 def test_every_option_that_changes_training_enters_the_name():
-    by_name_of_file = {"train_list", "classnames", "prompt_file", "model_dir"}
+    by_name_of_file = {"train_list", "classnames", "prompt_file", "model_dir", "init_from"}
     never = {*HOW, *WHAT, *by_name_of_file, "output_dir", "dataset", "backbone"}
     assert {name for name, key in KEYS.items() if not key.affects_training} == never
 
@@ -722,6 +722,7 @@ def test_other_published_weights_enter_the_name_safely():
 
 def test_a_start_from_another_run_enters_the_name():
     assert load("model_dir", "elsewhere/first").output_dir == "output/digits_lt_clip_tiny_lift+_from_first"
+    assert load("init_from", "elsewhere/first").output_dir == "output/digits_lt_clip_tiny_lift+_init_from_first"
 
 
 def test_a_known_normalisation_has_a_name():
