@@ -46,6 +46,7 @@ from models import (
     prompt_notes,
 )
 from models.backbones.backbone import Backbone
+from models.extractor import feature_key, weights_key
 from models.features import cached_features
 from models.identity import build_identity
 from models.losses import build_loss
@@ -66,6 +67,7 @@ from utils.optim import OPTIMIZERS
 from utils.predictions import TOP, Predictions, write_csv
 from utils.report import main_images, write_report
 from utils.run import checkpoint, results
+from utils.run.averaging import AVERAGED
 from utils.run.directory import RunDir
 from utils.run.log import RunLog
 from utils.run.mode import TESTED_OTHERWISE, Mode
@@ -129,7 +131,7 @@ class Trainer:
             prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
             backbone.to(self.device)
             self.cache, self.features_cached = TensorCache("features", cfg.feature_cache, self.log.info), False
-            self.weights_key = f"{weights.sha256} {backbone.config}"  # activation and heads are not in the file
+            self.weights_key = weights_key(weights, backbone)
             features = functools.partial(self._class_features, backbone)
             model = build_model(cfg, backbone, self.data.classnames, features, start=self.source.checkpoint is None)
             self.model = model.to(self.device)
@@ -522,16 +524,8 @@ class Trainer:
 
     def _feature_key(self, images: ImageList, indices: np.ndarray, crops: AnyTestCrops) -> dict[str, Any]:
         """The key of cached features, beside the model: see models/features.py."""
-        root = Path(__file__).parent
-        return {
-            "weights": self.weights_key,
-            "images": images.images.digest(indices.tolist()),
-            "exif_orientation": images.images.exif_orientation,
-            "bit_depth": images.images.bit_depth,
-            "crops": repr(crops),
-            "environment": environment(self.device, self.distributed.size),
-            "code": sha256_of_code(root / "models", root / "datasets"),
-        }
+        machine = environment(self.device, self.distributed.size)
+        return feature_key(self.weights_key, images.images, indices, crops, machine)
 
     @torch.inference_mode()
     def _class_features(self, backbone: Backbone) -> tuple[Tensor, Tensor]:
@@ -619,6 +613,8 @@ class Trainer:
                 f"warning   {path} is not the checkpoint that the run in its folder saved: it is of "
                 f"{self._describe_foreign()}, and the results say so"
             )
+        if AVERAGED in self.record.training:
+            self.log.info(f"          it is an average: {self.record.training[AVERAGED]}")
         if not self.mode.trains:
             for key, (then, now) in build_differences(self.cfg, self.record).items():
                 self.log.info(f"note      the run was trained with {key} {then}; this test takes {key} {now}")

@@ -35,6 +35,14 @@ class CrossEntropy(nn.Module):
         """The divisor of the sum of a step's losses: here the number of its samples."""
         return len(labels)
 
+    def softmax_log_prior(self, class_counts: Tensor) -> Tensor:
+        """Log of the class prior for which softmax(z) is the posterior where the loss is least, float64 [C], up to a
+        constant: here of the training prior. Focal and LDAM have no closed form, and inherit it as an approximation.
+
+        A class without images counts as one with a single image.
+        """
+        return class_counts.double().clamp(min=1).log()
+
 
 class Focal(CrossEntropy):
     """(1 - p_y)^gamma CE, p = softmax(z) (Lin et al. 2017, arXiv 1708.02002, gamma = 2)."""
@@ -83,6 +91,9 @@ class _Weighted(CrossEntropy):
     def total_weight(self, labels: Tensor) -> Tensor:
         return self.weights[labels].sum()
 
+    def softmax_log_prior(self, class_counts: Tensor) -> Tensor:
+        return super().softmax_log_prior(class_counts) + self.weights.double().log()
+
 
 class ClassBalanced(_Weighted):
     """w_y CE, w_c = (1 - beta) / (1 - beta^n_c): one over the effective number of images (Cui et al. 2019, arXiv
@@ -117,6 +128,9 @@ class LogitAdjusted(CrossEntropy):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         return super().forward(logits + self.tau * self.log_prior, labels)
+
+    def softmax_log_prior(self, class_counts: Tensor) -> Tensor:
+        return (1 - self.tau) * super().softmax_log_prior(class_counts)
 
 
 class BalancedSoftmax(LogitAdjusted):

@@ -49,8 +49,12 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
     return float(100 * (num_classes - behind.sum(axis=1) < k).mean())
 
 
-def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
+def expected_calibration_error(
+    logits: np.ndarray, labels: np.ndarray, num_bins: int = 15, weights: np.ndarray | None = None
+) -> float:
     """Mean distance of confidence and accuracy, in bins of equal width weighted by their images, percent.
+
+    weights: of the images, float64 [n]; None = 1.
 
     The confidence of an image is the largest probability of the softmax of its logits [n, C] (Guo et al. 2017).
     Bin m of M covers the confidences in ((m - 1) / M, m / M].
@@ -58,15 +62,15 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, num_bins:
     chunks = np.array_split(logits, len(logits) // ROWS + 1)
     largest = [chunk.max(axis=1, keepdims=True) for chunk in chunks]
     sums = [np.exp(chunk - top).sum(axis=1, dtype=np.float64) for chunk, top in zip(chunks, largest, strict=True)]
-    return confidence_bins(1 / np.concatenate(sums), logits.argmax(axis=1) == labels, num_bins).error
+    return confidence_bins(1 / np.concatenate(sums), logits.argmax(axis=1) == labels, num_bins, weights).error
 
 
 class ConfidenceBins(NamedTuple):
-    """Images by their confidence, in M bins of equal width: bin m covers ((m - 1) / M, m / M]. Arrays [M]."""
+    """Images by their confidence, in M bins of equal width: bin m covers ((m - 1) / M, m / M]. Sums, float64 [M]."""
 
-    images: np.ndarray  # int64
-    correct: np.ndarray  # sums of correct images, float64
-    confidence: np.ndarray  # sums of confidences, float64
+    images: np.ndarray  # their number, or the sum of their weights
+    correct: np.ndarray  # of these, the correct ones
+    confidence: np.ndarray
 
     @property
     def error(self) -> float:
@@ -74,9 +78,15 @@ class ConfidenceBins(NamedTuple):
         return float(100 * np.abs(self.correct - self.confidence).sum() / self.images.sum())
 
 
-def confidence_bins(confidence: np.ndarray, correct: np.ndarray, num_bins: int = 15) -> ConfidenceBins:
-    """Bins of images by confidence [n], the probability of the predicted class; correct: bool [n]."""
+def confidence_bins(
+    confidence: np.ndarray, correct: np.ndarray, num_bins: int = 15, weights: np.ndarray | None = None
+) -> ConfidenceBins:
+    """Bins of images by confidence [n], the probability of the predicted class.
+
+    correct: bool [n]. weights: of the images, float64 [n]; None = 1.
+    """
     edges = np.linspace(0, 1, num_bins + 1)
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
-    images, right, sums = (np.bincount(bins, weights, num_bins) for weights in (None, correct, confidence))
-    return ConfidenceBins(images, right, sums)
+    weights = np.ones(len(correct)) if weights is None else weights
+    sums = (np.bincount(bins, values, num_bins) for values in (weights, weights * correct, weights * confidence))
+    return ConfidenceBins(*sums)

@@ -107,7 +107,7 @@ def bin_columns(bins: ConfidenceBins) -> Json:
     """Images, accuracy and mean confidence of each bin."""
     images = np.maximum(bins.images, 1)
     return {
-        "images": bins.images.tolist(),
+        "images": bins.images.astype(int).tolist(),
         "accuracy": rounded(100 * bins.correct / images),
         "confidence": rounded(100 * bins.confidence / images),
     }

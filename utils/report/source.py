@@ -74,10 +74,6 @@ class Test:
             message = f"{self.predictions_path} is missing; test the run again: test_only True"
             raise DataError(message, kind="no_predictions", path=self.predictions_path)
         found, classes = read_csv(self.predictions_path, self.classes.names), self.classes
-        probabilities = np.append(found.top_probabilities, found.label_probability)
-        if not (probabilities.min(initial=0) >= 0 and probabilities.max(initial=0) <= 1.0001):  # nor NaN
-            message = f"{self.predictions_path} has numbers that are not probabilities; test the run again"
-            raise DataError(message, kind="damaged_predictions", path=self.predictions_path)
         hits = found.labels[found.labels == found.predicted]
         counts = (np.bincount(labels, minlength=len(classes)) for labels in (found.labels, hits))
         if any(not np.array_equal(*pair) for pair in zip(counts, (classes.images, classes.correct), strict=True)):

@@ -30,7 +30,7 @@ import yaml
 
 from utils.errors import CheckpointError, ConfigError, amended
 from utils.files import PARTIAL, open_to_append, read_limited, write_errors
-from utils.run import checkpoint, results
+from utils.run import averaging, checkpoint, results
 from utils.run.lock import lock
 from utils.run.mode import Mode
 
@@ -188,7 +188,7 @@ class RunDir:
         """The training run, from its results and from `trained`, its checkpoint. Raises CheckpointError."""
         content = results.read(self.results())
         about = checkpoint.describe(trained) if trained else {}
-        recorded, own = results.training_of(content), about.get("training", {})
+        recorded, own = results.training_of(content), averaging.training_of(about)
         is_foreign = self._is_foreign(content, about) if trained else False
         data = about.get("data", {}) if is_foreign else results.data_of(content) or about.get("data", {})
         return TrainingRecord(
@@ -208,7 +208,7 @@ class RunDir:
         """
         if checksum := content.get("checkpoint"):
             return checksum != about.get("sha256")
-        recorded, own = results.training_of(content), about.get("training")
+        recorded, own = results.training_of(content), averaging.training_of(about)
         return bool(recorded and own) and recorded != own
 
     def first_test(self, split: str) -> TrainingRecord:
@@ -247,6 +247,9 @@ class RunDir:
                 raise CheckpointError(message, kind="damaged_results", path=self.results())
             elif self.checkpoint.exists():
                 about = checkpoint.describe(self.checkpoint)
+                if averaging.AVERAGED in about:
+                    message = f"{self.checkpoint} is an average of runs, which a training would replace"
+                    raise CheckpointError(message, kind="averaged_run", path=self.checkpoint)
                 recorded = about["training"]["settings"] if "training" in about else about
                 known = settings if "training" in about else {key: settings[key] for key in settings.keys() & about}
                 checkpoint.check_identity(recorded, known, self.checkpoint, absent)

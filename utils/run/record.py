@@ -25,6 +25,8 @@ OLDER_FILES = {
     "clip_rn50": {"RN50.pt"},
     "clip_rn101": {"RN101.pt"},
 }
+# keys of results whose checkpoint is not that of a training from the beginning
+OTHER_TRAININGS = ("started_from", "averaged", "unknown_training", "other_checkpoint")
 OLDER_DOWNLOADS = {"model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"}
 
 
@@ -56,7 +58,7 @@ def read(path: Path, output: Path) -> Result:
     backbone, seed = settings["backbone"], settings.pop("seed")
     test, usual = how_tested(path, content)
     tested = {key: value for key, value in _test_of(content).items() if key not in ("precision", "seed")}
-    tested |= {"groups": groups_of(data), "started_from": content.get("started_from")}
+    tested |= {"groups": groups_of(data)} | {key: content.get(key) for key in ("started_from", "averaged")}
     weights, published = weights_of(content, backbone)
     rows = content.get("per_class", [])
     accuracy = {key: content["accuracy"][key] for key in ACCURACIES}
@@ -68,7 +70,7 @@ def read(path: Path, output: Path) -> Result:
         test=test,
         crops=content["test"]["crops"],
         images=data.get("fingerprint", {}).get(data["split"], ""),
-        usual=usual and not any(content.get(key) for key in ("started_from", "unknown_training", "other_checkpoint")),
+        usual=usual and not any(content.get(key) for key in OTHER_TRAININGS),
         seed=seed,
         settings=settings,
         tested=tested,
@@ -135,6 +137,8 @@ def _images_in_words(content: dict[str, Any]) -> list[str]:
         words.append("checkpoint of unknown training")
     elif content.get("other_checkpoint"):
         words.append("checkpoint of another run")
+    if content.get("averaged"):
+        words.append(content["averaged"])
     if data["split"] != "test":
         words.append(f"{data['split']} images")
     if content["settings"].get("dataset") not in (None, data["name"]):

@@ -1,0 +1,86 @@
+"""Averages the trained tensors of runs into a new run directory, without training.
+
+    python scripts/average.py RUN [--alpha A]              WiSE-FT: from the run's start (0) to its end (1); default 0.5
+    python scripts/average.py RUN RUN ... [--greedy]       a soup: the mean of the runs, or of those that a greedy
+                                                           choice by validation images accepts
+    python scripts/average.py RUN RUN --out output/SOUP
+
+WiSE-FT (arXiv 2109.01903) moves a fine-tuned model towards the zero-shot one: (1 - alpha) theta_0 + alpha theta_1. The
+trained tensors before the first step, theta_0, are made again from the run's configuration. Soups (arXiv 2203.05482)
+need runs of one backbone, method and classes; they may differ in seed, learning rate or loss.
+
+The new directory is tested as any run, with the flags of the first one: main.py ... test_only True model_dir OUT.
+Images of the run are read for --greedy, and for a head that started from training images.
+
+Exit status: 0 done, 1 it failed, 2 wrong input (DEBUG=1 shows where), 130 Ctrl-C, 143 SIGTERM.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import command
+
+from utils import terminal
+from utils.errors import ConfigError
+from utils.home import ensure_home
+
+WISE_FT_ALPHA = 0.5  # the paper's choice where nothing is known about the test images (section 4)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = terminal.Parser(
+        prog="scripts/average.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories")
+    parser.add_argument("--alpha", type=float, metavar="A", help=f"one run: share of its end; default {WISE_FT_ALPHA}")
+    parser.add_argument("--greedy", action="store_true", help="several runs: choose them by validation images")
+    parser.add_argument("--score", default="mean_class", choices=("mean_class", "overall"), help="accuracy of --greedy")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the new directory; default: beside the first run")
+    command.add_options(parser)
+    args = parser.parse_args(arguments)
+    if len(args.runs) > 1 and args.alpha is not None:
+        parser.error("--alpha is for one run, between its start and its end; several runs make a soup")
+    if len(args.runs) == 1 and args.greedy:
+        parser.error("--greedy chooses among several runs; give more of them")
+    args.alpha = WISE_FT_ALPHA if args.alpha is None else args.alpha
+    if not 0 <= args.alpha <= 1:
+        parser.error(f"--alpha takes a number from 0 to 1, found {args.alpha:g}")
+    return args
+
+
+def output_directory(args: argparse.Namespace) -> Path:
+    """The directory to write. Raises a ConfigError if it exists already."""
+    first = args.runs[0] if args.runs[0].name not in ("", "..") else args.runs[0].resolve()
+    soup = f"{'greedy_' if args.greedy else ''}soup_of_{len(args.runs)}"
+    out = args.out or Path(f"{first}_{f'alpha_{args.alpha:g}' if len(args.runs) == 1 else soup}")
+    if os.path.lexists(out):
+        message = f"{out} exists already; delete it, or name another one: --out DIR"
+        raise ConfigError(message, kind="output_exists", path=out)
+    return out
+
+
+def run(arguments: list[str]) -> int:
+    """Averages, and writes the new run directory; returns the exit status. Raises UserErrors."""
+    args = parse(arguments)
+    out = output_directory(args)
+
+    import run_averages  # heavy, so after the checks that do without: --help answers at once
+
+    sources = [run_averages.read_source(directory) for directory in args.runs]
+    run_averages.require_alike(sources)
+    average = run_averages.wise_ft(sources[0], args) if len(sources) == 1 else run_averages.soup(sources, args)
+    run_averages.write(out, average, sources)
+    terminal.say(f"{average.how}\nwritten   {out}; test it with main.py ... test_only True model_dir {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    terminal.protect()
+    ensure_home()
+    sys.exit(command.execute(run, sys.argv[1:], "nothing was written"))

@@ -1,0 +1,223 @@
+"""Fits and writes the adjustment of a run, for scripts/adjust.py."""
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from class_priors import model_log_prior, named_log_prior, uniform
+from run_logits import Images, Run
+from scipy.special import log_softmax
+
+from models.heads.classifiers import LinearClassifier
+from utils import posthoc, terminal
+from utils.adjustment import CHECKPOINT, LARGEST, Adjustment, read_adjustment, write_adjustment
+from utils.errors import CheckpointError, ConfigError, ModelError, UserError
+from utils.evaluators import evaluate
+from utils.files import write_errors
+from utils.metrics import expected_calibration_error
+from utils.run.directory import RunDir
+from utils.run.saved import read_run
+from utils.text import shortened
+
+SMALLEST_NORM = 1e-12  # of a row of the head
+
+
+# ---- fitting ----
+
+
+@dataclasses.dataclass
+class Fit:
+    """An adjustment that is being put together.
+
+    log_prior: of the classes, [C], for which its probabilities stand. chosen: the numbers that were chosen, for its
+    record. lines: the same in words.
+    """
+
+    adjustment: Adjustment
+    log_prior: np.ndarray
+    chosen: dict[str, Any]
+    lines: list[str]
+
+
+def fit(run: Run, images: Images) -> Fit:
+    """The adjustment that the options ask for. Raises UserErrors."""
+    args = run.args
+    if args.tau is not None:
+        found = _fit_tau(run, images)
+    elif args.tau_norm is not None:
+        found = _fit_tau_norm(run, images)
+    elif args.target or args.gla:
+        found = _fit_prior(run, images)
+    else:
+        found = Fit(Adjustment(), _log_source(run)[0], {}, [])
+    if args.temperature is not None:
+        _fit_temperature(found, images, args.temperature)
+    vectors = [vector for vector in (found.adjustment.scale, found.adjustment.bias) if vector is not None]
+    if not all((np.abs(vector) < LARGEST).all() for vector in vectors):
+        raise ConfigError("the adjusted logits leave the range of float32; choose a smaller tau", kind="too_large")
+    return found
+
+
+def _log_source(run: Run) -> tuple[np.ndarray, str]:
+    """The log of the prior of the run's model, [C], and what it follows from: --source, or its loss."""
+    if given := run.args.source:
+        return named_log_prior(given, run.counts, run.saved.classnames), given
+    return model_log_prior(run.cfg, run.counts)
+
+
+def _fit_tau(run: Run, images: Images) -> Fit:
+    """z - tau log pi (Menon et al. 2021, arXiv 2007.07314, equation 9)."""
+    log_pi = posthoc.training_log_prior(run.counts)
+
+    def shifted(tau: float) -> Adjustment:
+        return Adjustment(bias=-tau * log_pi)
+
+    tau, lines = _chosen(run.args.tau, posthoc.TAUS, lambda tau: shifted(tau).apply(images.logits), images)
+    return Fit(shifted(tau), log_softmax(_log_source(run)[0] - tau * log_pi), {"tau": tau}, lines)
+
+
+def _fit_tau_norm(run: Run, images: Images) -> Fit:
+    """<w_c, f> / |w_c|^tau, without the bias (Kang et al. 2020, arXiv 1910.09217, section 4.2). It aims at classes that
+    count equally. Raises ModelError for a head that is not linear.
+    """
+    if run.cfg.classifier != "LinearClassifier":
+        name = run.cfg.classifier or "the similarity to texts"
+        message = f"--tau-norm takes the length out of a linear head's weights, and the head is {name}; leave it out"
+        raise ModelError(message, kind="head_is_not_linear", key="classifier")
+    head = cast(LinearClassifier, run.predictor.model.head)
+    norms = np.maximum(head.weight.detach().double().norm(dim=1).cpu().numpy(), SMALLEST_NORM)
+    offset = head.bias.detach().double().cpu().numpy()
+
+    def normalised(tau: float) -> Adjustment:
+        scale = norms**-tau
+        return Adjustment(scale=scale, bias=-offset * scale)
+
+    tau, lines = _chosen(run.args.tau_norm, posthoc.NORM_TAUS, lambda tau: normalised(tau).apply(images.logits), images)
+    return Fit(normalised(tau), uniform(len(norms)), {"tau_norm": tau}, lines)
+
+
+def _chosen(
+    given: float | str, taus: np.ndarray, adjusted: Callable[[float], np.ndarray], images: Images
+) -> tuple[float, list[str]]:
+    """The given number, or the best of a sweep; and a line about it."""
+    if given != "sweep":
+        return float(given), [f"tau       {given:g}, as given"]
+    tau, curve = posthoc.sweep(taus, adjusted, images.labels)
+    best = max(accuracy for _, accuracy in curve)
+    return tau, [f"tau       {tau:g}, of {len(taus)} the best for mean class accuracy ({best:.2f} % of {images.words})"]
+
+
+def _fit_prior(run: Run, images: Images) -> Fit:
+    """z + log target - log source, and with GLA z_zs - log q beside it."""
+    (log_source, source), target = _log_source(run), run.args.target or "uniform"
+    log_prior = named_log_prior(target, run.counts, run.saved.classnames)
+    bias, chosen = log_prior - log_source, {"source": source, "target": target}
+    lines = [f"prior     from {source}, to {target}"]
+    if run.args.gla:
+        # zero-shot CLIP itself has the one set of logits
+        log_q = posthoc.fit_label_bias(images.logits if images.zero_shot is None else images.zero_shot, images.labels)
+        bias, chosen["log_q"] = bias - log_q, log_q.tolist()
+        most, least = (run.saved.classnames[number] for number in (log_q.argmax(), log_q.argmin()))
+        low, high = np.exp([log_q.min(), log_q.max()])
+        lines.append(f"label bias of zero-shot CLIP: {low:.3g} ({shortened(least)}) to {high:.3g} ({shortened(most)})")
+    return Fit(Adjustment(bias=bias, zero_shot=images.zero_shot is not None), log_prior, chosen, lines)
+
+
+def _fit_temperature(found: Fit, images: Images, given: float | str) -> None:
+    """Adds a temperature, fitted to images that are weighted to the class prior of the adjusted model."""
+    adjusted = found.adjustment.apply(images.logits, images.zero_shot)
+    weights = posthoc.class_weights(images.labels, found.log_prior)
+    temperature = posthoc.fit_temperature(adjusted, images.labels, weights) if given == "fit" else float(given)
+    found.adjustment = dataclasses.replace(found.adjustment, temperature=temperature)
+    found.chosen["temperature"] = temperature
+    how = f"of the lowest NLL on {images.words}" if given == "fit" else "as given"
+    found.lines.append(f"temperature {temperature:.4g}, {how}")
+
+
+# ---- showing ----
+
+HEADER = ("images", "", "overall", "mean class", "many", "medium", "few", "NLL", "ECE")
+
+
+def table(run: Run, found: Fit, sets: Sequence[Images]) -> str:
+    """The scores before and after, in Markdown; accuracies and ECE in percent.
+
+    NLL and ECE of the fitting images, the first ones, are weighted to the class prior of the adjusted model.
+    """
+    lines = ["| " + " | ".join(HEADER) + " |", "|---|---|" + "---:|" * (len(HEADER) - 2)]
+    for images in sets:
+        weights = None if images.split == "test" else posthoc.class_weights(images.labels, found.log_prior)
+        for word, adjustment in (("before", Adjustment()), ("after", found.adjustment)):
+            logits = adjustment.scaled(images.logits, images.zero_shot)
+            accuracy = evaluate((), logits, images.labels, run.classes)["accuracy"]
+            numbers = ["-" if value is None else f"{value:.2f}" for value in accuracy.values()]
+            numbers.append(f"{posthoc.nll(logits, images.labels, weights):.4f}")
+            numbers.append(f"{expected_calibration_error(logits, images.labels, weights=weights):.2f}")
+            lines.append("| " + " | ".join([images.words, word, *numbers]) + " |")
+    lines.append(f"NLL and ECE of the {sets[0].words} are weighted to the class shares of the adjusted model's prior.")
+    return "\n".join(lines)
+
+
+# ---- the commands ----
+
+
+def adjust(args: argparse.Namespace) -> None:
+    """Fits, shows, and writes the adjustment of a run. Raises UserErrors."""
+    run = Run(args)
+    with_zero_shot = args.gla and not run.cfg.zero_shot
+    if args.logits and with_zero_shot:
+        message = "--gla computes the logits of zero-shot CLIP for the fitting images, so it takes --on, not --logits"
+        raise ConfigError(message, kind="logits_with_gla", path=args.logits)
+    split = args.on or ("val" if "val" in run.record.fingerprints else "train")
+    images = run.given_images(args.logits) if args.logits else run.images(split, with_zero_shot)
+    found = fit(run, images)
+    for line in found.lines:
+        terminal.say(line)
+    if images.split == "train":
+        terminal.say(
+            "note      the model was trained on these images, so it is right and sure more often than on new ones, and "
+            "a fitted temperature is too low; validation images (val_fraction 0.1) fit better"
+        )
+
+    # everything is chosen: now the test images
+    sets = [images]
+    try:
+        sets.append(run.images("test", with_zero_shot))
+    except UserError as error:
+        terminal.say(f"note      the test images are left out: {error}")
+    terminal.say(table(run, found, sets))
+    if args.dry_run:
+        terminal.say("nothing was written (--dry-run)")
+        return
+    about = found.chosen | {"images": images.words, "fingerprint": run.record.fingerprints.get(images.split or "")}
+    about[CHECKPOINT] = run.saved.checksum
+    write_adjustment(run.directory.adjustment, dataclasses.replace(found.adjustment, about=about))
+    terminal.say(f"written   {run.directory.adjustment}; predictions and exports use it (--reset removes it)")
+
+
+def show(directory: Path) -> None:
+    """Prints the adjustment of a run. Raises CheckpointError."""
+    saved = read_run(directory)
+    path = RunDir(directory).adjustment
+    found = read_adjustment(path, len(saved.classnames), saved.checksum)
+    if found.is_identity:
+        terminal.say(f"{directory} has no adjustment; --help lists the ways to make one")
+        return
+    chosen = {key: value for key, value in found.about.items() if key not in (CHECKPOINT, "fingerprint", "log_q")}
+    terminal.say(f"{path}\n" + "\n".join(f"{key:12}{shortened(str(value))}" for key, value in chosen.items()))
+
+
+def reset(directory: Path) -> None:
+    """Removes the adjustment of a run. Raises CheckpointError where there is no run."""
+    path = RunDir(directory).adjustment
+    if not directory.is_dir():
+        message = f"{directory} is not a folder; give the run directory of a training, as output/NAME"
+        raise CheckpointError(message, kind="no_run", path=directory)
+    was_there = os.path.lexists(path)
+    with write_errors(path):
+        path.unlink(missing_ok=True)
+    terminal.say(f"removed   {path}" if was_there else f"{directory} has no adjustment")
