@@ -1,4 +1,4 @@
-# make demo       trains LIFT+ on scikit-learn's digits and shows a table; no GPU, no download beyond the packages
+# make demo       trains LIFT+ on scikit-learn's digits, ends with a table and a report; no GPU, no other download
 # make test       the whole test suite, in parallel (JOBS=1: one test after another)
 # make test-fast  the tests without whole runs, other processes and large cases
 # make faults     every fault that tests/faults can try, in an hour (SEED=1: other random ones; docs/reliability.md)

@@ -31,6 +31,7 @@ from datasets.loading.sampler import TrainBatchSampler, sequential_batches
 from datasets.loading.workers import workers_note
 from datasets.long_tail import group_of_class
 from datasets.replaced import require_same_images
+from datasets.thumbnails import thumbnails_of
 from models import (
     Model,
     build_backbone,
@@ -51,6 +52,7 @@ from models.identity import build_identity
 from models.losses import build_loss
 from models.outputs import label_probabilities, mean_logits, top_predictions
 from models.weights.load import Weights
+from utils import terminal
 from utils.cache import TensorCache
 from utils.config import Config, completed, training_options
 from utils.config.schema import KEEPING
@@ -64,6 +66,7 @@ from utils.evaluators import ClassInfo, evaluate, measures, need_logits
 from utils.files import sha256, sha256_of_code, write_text
 from utils.optim import OPTIMIZERS
 from utils.predictions import TOP, Predictions, write_csv
+from utils.report import main_images, write_report
 from utils.run import checkpoint, results
 from utils.run.averaging import AVERAGED
 from utils.run.best import NAME as BEST
@@ -638,6 +641,21 @@ class Trainer:
             self.log.info(f"\n{results.table(content)}\nresults   {self.run_dir.results(self.mode)}")
         return content
 
+    def write_report(self) -> None:
+        """Writes the page of this test, and renews that of the run; a failure is a warning. See utils/report."""
+        if not (self.cfg.report and self.distributed.is_main):
+            return
+        try:
+            self.run_dir.remove_partials(self.run_dir.report(self.mode), self.run_dir.report())
+            pictures, tested = thumbnails_of(self.data, self.fingerprints), self.run_dir.results(self.mode)
+            path = write_report(self.run_dir, None if self.mode.trains else tested, pictures)
+            if not self.mode.trains and pictures(main_images(self.run_dir), []) is not None:
+                write_report(self.run_dir, None, pictures)
+            self.log.info(f"report    {path}")
+        except Exception as error:  # of whatever kind: the results are there
+            reason = terminal.describe(error)
+            self.log.info(f"warning   the report could not be written ({reason}); scripts/report.py writes it again")
+
     # ---- records of the run ----
 
     def _restore(self, path: Path) -> None:
@@ -837,7 +855,9 @@ def train_and_test(trainer: Trainer) -> dict[str, Any]:
 def test(trainer: Trainer) -> dict[str, Any]:
     """Tests on the images of the mode; returns the content of the results file."""
     predictions = trainer.test(trainer.mode.split)
-    return trainer.write_results(trainer.score(trainer.mode.split, predictions), predictions)
+    content = trainer.write_results(trainer.score(trainer.mode.split, predictions), predictions)
+    trainer.write_report()
+    return content
 
 
 MODES: dict[str, Callable[[Trainer], dict[str, Any]]] = {

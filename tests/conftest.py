@@ -66,7 +66,7 @@ def config(random_clip, tmp_path, monkeypatch):
 
     def make(*options, method="lift+"):
         base = ["weights", random_clip, "prec_train", "fp32", "prec_test", "fp32", "num_workers", 0, "num_epochs", 2]
-        base += ["batch_size", 16, "print_freq", 10]
+        base += ["batch_size", 16, "print_freq", 10, "report", "False"]  # a page of each run would take a minute in all
         return load_config("digits_lt", "clip_vit", method, [str(o) for o in (*base, *options)])
 
     return make

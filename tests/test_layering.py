@@ -41,6 +41,7 @@ INNER_ARROWS = {
     "models.weights": {"models.backbones", "models.backbones.families", "models.peft"},
     "utils.config": set(),
     "utils.device": set(),
+    "utils.report": {"utils.config", "utils.run"},
     "utils.run": {"utils.config"},
 }
 

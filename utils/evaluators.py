@@ -116,8 +116,8 @@ def evaluate(names: Iterable[str], outputs: np.ndarray, labels: np.ndarray, clas
     """The numbers of these evaluators, by section and measure, and a row for each class.
 
     "accuracy" is always among the evaluators. outputs, labels: see Evaluator.
-    Returns {"accuracy": {...}, "more": {...}, ..., "per_class": [{name, train, test, accuracy}]}, images
-    of training and test, and accuracy None without test images.
+    Returns {"accuracy": {...}, "more": {...}, ..., "per_class": [{name, train, test, accuracy, group}]}:
+    images of training and test, accuracy None without test images, shot group.
     """
     results: dict[str, Any] = {}
     for name in dict.fromkeys(("accuracy", *names)):
@@ -129,4 +129,7 @@ def evaluate(names: Iterable[str], outputs: np.ndarray, labels: np.ndarray, clas
         {"name": name, "train": int(train), "test": int(test), "accuracy": float(value) if test else None}
         for name, train, test, value in zip(classes.names, classes.counts, scores.images, scores.accuracy, strict=True)
     ]
+    for group, mask in classes.groups.items():
+        for c in np.flatnonzero(mask):
+            results["per_class"][c]["group"] = group
     return results

@@ -62,11 +62,31 @@ def expected_calibration_error(
     chunks = np.array_split(logits, len(logits) // ROWS + 1)
     largest = [chunk.max(axis=1, keepdims=True) for chunk in chunks]
     sums = [np.exp(chunk - top).sum(axis=1, dtype=np.float64) for chunk, top in zip(chunks, largest, strict=True)]
-    confidence = 1 / np.concatenate(sums)
-    correct = logits.argmax(axis=1) == labels
+    return confidence_bins(1 / np.concatenate(sums), logits.argmax(axis=1) == labels, num_bins, weights).error
 
+
+class ConfidenceBins(NamedTuple):
+    """Images by their confidence, in M bins of equal width: bin m covers ((m - 1) / M, m / M]. Sums, float64 [M]."""
+
+    images: np.ndarray  # their number, or the sum of their weights
+    correct: np.ndarray  # of these, the correct ones
+    confidence: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error, percent."""
+        return float(100 * np.abs(self.correct - self.confidence).sum() / self.images.sum())
+
+
+def confidence_bins(
+    confidence: np.ndarray, correct: np.ndarray, num_bins: int = 15, weights: np.ndarray | None = None
+) -> ConfidenceBins:
+    """Bins of images by confidence [n], the probability of the predicted class.
+
+    correct: bool [n]. weights: of the images, float64 [n]; None = 1.
+    """
     edges = np.linspace(0, 1, num_bins + 1)
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
-    weights = np.ones(len(labels)) if weights is None else weights
-    distance = np.bincount(bins, weights * correct, num_bins) - np.bincount(bins, weights * confidence, num_bins)
-    return float(100 * np.abs(distance).sum() / weights.sum())
+    weights = np.ones(len(correct)) if weights is None else weights
+    sums = (np.bincount(bins, values, num_bins) for values in (weights, weights * correct, weights * confidence))
+    return ConfidenceBins(*sums)

@@ -54,4 +54,5 @@ def test_an_earlier_run_is_replaced_only_when_the_new_one_is_complete(place):
     late = operations[replacement(operations) :]
     assert any(done[:2] == ("rename", f"{RUN}/results.json") for done in late)
     written = {path for kind, path, _ in late if kind in ("write", "create")}
-    assert written <= {f"{RUN}/log.txt", f"{RUN}/results.json.*.partial"}
+    page = f"{RUN}/report.html.*.partial"  # after the results
+    assert written <= {f"{RUN}/log.txt", f"{RUN}/results.json.*.partial", page}

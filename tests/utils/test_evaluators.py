@@ -94,7 +94,7 @@ def test_an_untested_class_counts_nowhere():
     assert found["accuracy"] == {"overall": 75, "mean_class": 75, "many": 50, "medium": 100, "few": None}
     assert found["more"]["worst_class"] == 50
     assert found["more"]["harmonic_mean"] == pytest.approx(200 / 3)
-    assert found["per_class"][1] == {"name": "b", "train": 5, "test": 0, "accuracy": None}
+    assert found["per_class"][1] == {"name": "b", "train": 5, "test": 0, "accuracy": None, "group": "few"}
 
 
 def test_shot_groups_at_their_borders():

@@ -489,6 +489,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "measures of a test, like accuracy,top5; accuracy is always among them, calibration = its expected error",
             tuple(EVALUATORS),
         ),
+        "report": _runtime(True, "bool", "write report.html, a page about the run, after each test"),
         "save_logits": _runtime(False, "bool", "write the test's logits and labels to logits_SUFFIX.npz"),
         "save_minutes": _runtime(
             10.0,

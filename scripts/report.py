@@ -1,0 +1,115 @@
+"""Writes the report of a run again, or a page that compares runs.
+
+    python scripts/report.py RUN             report.html in the run directory
+    python scripts/report.py RUN --all       and report_SUFFIX.html of each of its tests
+    python scripts/report.py RUN RUN ...     output/comparison.html: tables, sign tests against the first run, charts
+
+RUN is a run directory, such as output/NAME; runs of earlier versions do, too. The images are read for thumbnails only,
+from where the run had them; without them the pages have names. --out FILE names another file for the page.
+
+Exit status: 0 done, 2 wrong input, 3 it failed (DEBUG=1 shows where), 130 Ctrl-C, 143 SIGTERM.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils import terminal
+from utils.config import OUTPUT, restored_config
+from utils.config.files import flatten
+from utils.errors import ConfigError, UserError
+from utils.files import WriteError, write_text
+from utils.home import ensure_home
+from utils.report.comparison import compare
+from utils.report.pictures import Thumbnails, no_thumbnails
+from utils.report.run_page import build_page
+from utils.report.source import Run, read_run
+from utils.run.directory import RunDir
+from utils.run.stopping import Stopping
+from utils.text import visible
+
+COMPARISON = "comparison.html"
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = terminal.Parser(
+        prog="scripts/report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("--all", action="store_true", help="the page of each test, too")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the file of the page")
+    return parser.parse_args(arguments)
+
+
+def thumbnails_for(run: Run) -> Thumbnails:
+    """The thumbnails of a run's images; none, with a note, where these are not there any more."""
+    from datasets import build_data  # heavy: imported where it is used
+    from datasets.thumbnails import thumbnails_of
+
+    try:
+        config = run.directory.saved_config()
+        if not config:
+            raise ConfigError(f"{run.directory.config} is missing or damaged", kind="no_configuration")
+        data = build_data(restored_config(dict(flatten(config))))
+    except UserError as error:
+        terminal.say(f"note: no thumbnails: {error}", error=True)
+        return no_thumbnails
+    return thumbnails_of(data, data.fingerprints(contents=False))
+
+
+def write_pages(run: Run, all_tests: bool, out: Path | None) -> list[Path]:
+    """Writes the page of a run, and with `all_tests` those of its tests; returns their paths."""
+    thumbnails = thumbnails_for(run)
+    pages = {out or run.directory.report(): run.main}
+    if all_tests:
+        pages |= {run.directory.path / f"report{test.suffix}.html": test for test in run.tests if test.suffix}
+    for path, test in pages.items():
+        write_text(path, build_page(run, test, thumbnails))
+    return list(pages)
+
+
+def run(arguments: list[str]) -> int:
+    """Writes the pages and names them; returns the exit status. Raises UserErrors."""
+    args = parse(arguments)
+    runs = [read_run(RunDir(path)) for path in args.runs]
+    if len(runs) == 1:
+        paths = write_pages(runs[0], args.all, args.out)
+    elif args.all:
+        raise ConfigError("--all is for one run; leave it out, or give one run", kind="all_of_several_runs")
+    else:
+        paths = [args.out or OUTPUT / COMPARISON]
+        if args.out is None:
+            OUTPUT.mkdir(exist_ok=True)
+        write_text(paths[0], compare(runs))
+    for path in paths:
+        terminal.say(f"report    {visible(str(path))}")
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Executes a command line; returns its exit status."""
+    try:
+        with Stopping("the pages that were written stay").handled():
+            return run(arguments)
+    except KeyboardInterrupt:
+        terminal.say("interrupted; the pages that were written stay", error=True)
+        return 130
+    except Exception as error:
+        if os.environ.get("DEBUG") == "1":
+            raise
+        if isinstance(error, (UserError, WriteError)):
+            terminal.say(f"error: {error}", error=True)
+            return 2
+        terminal.say(f"failed: {terminal.describe(error)} (DEBUG=1 shows where)", error=True)
+        return 3
+
+
+if __name__ == "__main__":
+    terminal.protect()
+    ensure_home()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,40 @@
+"""From content to a page: one HTML file with its style, its script and its data, that asks for nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).with_name("templates")
+MARKUP = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+
+
+def embedded(content: Any) -> str:
+    """Content as JSON that may stand in a script element: no character in it ends the element."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate(MARKUP)
+
+
+def render(template: str, scripts: tuple[str, ...], data: dict[str, Any], **content: Any) -> str:
+    """The page of a template. data: for its scripts; content: for the template, escaped where it is inserted."""
+    import jinja2  # imported where it is used
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.globals["style"] = _read("style.css")
+    environment.globals["script"] = "\n".join(_read(name) for name in scripts)
+    return environment.get_template(template).render(data=embedded(data), **content)
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A percentage for the page; a dash for None."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _read(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")

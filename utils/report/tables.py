@@ -1,0 +1,199 @@
+"""The head of a report: what was trained and how, its accuracies with their uncertainty, and the findings in words."""
+
+import dataclasses
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from utils.config.schema import LOSSES, METHODS, loss_key
+from utils.report import measures
+from utils.report.source import GROUPS, Test
+from utils.run.published import find_published, read_published
+from utils.text import duration, rate, visible
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """An accuracy, percent; None where no class has test images. error: its standard error; low, high: its interval."""
+
+    value: float | None
+    error: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A test in the table of accuracies, by the names in ACCURACIES."""
+
+    name: str
+    images: int
+    accuracies: dict[str, Accuracy]
+    is_shown: bool
+    published: float | None
+    source: str
+
+
+def accuracies(test: Test) -> dict[str, Accuracy]:
+    """The accuracies of a test with their uncertainty over test images."""
+    recorded, classes = test.result.accuracy, test.classes
+    error = measures.standard_error(int(classes.correct.sum()), int(classes.images.sum()))
+    found = {"overall": Accuracy(recorded["overall"], error)}
+    tested = classes.images > 0
+    masks = {"mean_class": tested} | {name: tested & (classes.group == g) for g, name in enumerate(GROUPS)}
+    for name, mask in masks.items():
+        bounds = (
+            measures.bootstrap_interval(classes.images[mask], classes.correct[mask]) if mask.any() else (None, None)
+        )
+        found[name] = Accuracy(recorded[name], None, *bounds)
+    return found
+
+
+def accuracy_rows(tests: list[Test], shown: Test) -> list[Row]:
+    """A row for each test, beside the published value of a run that was trained and tested as in its paper."""
+    values = read_published()
+    return [
+        Row(
+            test.name,
+            int(test.classes.images.sum()),
+            accuracies(test),
+            test is shown,
+            *find_published(test.result, values),
+        )
+        for test in tests
+    ]
+
+
+# ---- what was trained ----
+
+
+def method_of(test: Test) -> str:
+    """The method or model of the command; where it names none, that of the run directory."""
+    given = re.findall(r" -m (\S+)", test.result.command)
+    return given[-1] if given else test.result.run
+
+
+def title_of(test: Test) -> str:
+    """The method and the data set."""
+    return f"{method_of(test)} on {test.result.data}"
+
+
+def subtitle(test: Test) -> str:
+    """The backbone, the size of the data, and the test."""
+    classes = test.classes
+    return (
+        f"{test.result.backbone}, {classes.train.sum():,} training images in {len(classes):,} classes; "
+        f"tested on {classes.images.sum():,} images, {test.name}"
+    )
+
+
+def more_scores(test: Test) -> list[tuple[str, str]]:
+    """The other scores of the results file, in words."""
+    scores = _numbers(_of(test.content, "more"))
+    return [(visible(name.replace("_", " ")), f"{value:.2f}") for name, value in scores.items()]
+
+
+def fine_tuning(settings: Mapping[str, Any]) -> str:
+    """The parts that were trained, in words."""
+    if settings.get("zero_shot"):
+        return "none: zero-shot, by the texts of the class names"
+    towers = {"v.": "image tower", "l.": "text tower", "": "head"}
+    found = []
+    for prefix, tower in towers.items():
+        names = [name for name in METHODS if settings.get(prefix + name) is True]
+        found += [f"{', '.join(names)} in the {tower}"] if names else []
+    if classifier := settings.get("classifier"):
+        found.append(f"{classifier} (begins as {settings.get('classifier_init') or 'random'})")
+    return "; ".join(found) or "none"
+
+
+def facts(test: Test) -> list[tuple[str, str]]:
+    """What was trained, on what, how and where: terms and their texts. What the file does not record is left out."""
+    content, classes, settings = test.content, test.classes, test.result.settings
+    counts = classes.train
+    found = [
+        (
+            "Data",
+            f"{test.result.data}: {counts.sum():,} training images in {len(classes):,} classes "
+            f"of {counts.max():,} to {counts.min():,}",
+        ),
+        ("Tested on", f"{classes.images.sum():,} images: {test.name}"),
+        ("Backbone", f"{test.result.backbone} ({test.result.weights or 'weights not recorded'})"),
+        ("Fine-tuning", fine_tuning(settings)),
+        ("Loss", _loss(content.get("epochs", 0), settings)),
+        ("Optimisation", _optimisation(content, settings)),
+        ("Parameters", _parameters(content)),
+        ("Time", _time(content)),
+        ("Device", _device(content)),
+        ("Seed", str(content.get("seed", ""))),
+        ("Finished", time.strftime("%Y-%m-%d %H:%M", time.localtime(test.finished))),
+        ("Versions", _versions(content)),
+    ]
+    return [(term, visible(text)) for term, text in found if text]
+
+
+def _of(content: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """A section of results; {} where it is not one."""
+    found = content.get(section)
+    return found if isinstance(found, dict) else {}
+
+
+def _numbers(section: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in section.items() if isinstance(value, (int, float))}
+
+
+def _loss(epochs: int, settings: Mapping[str, Any]) -> str:
+    if not epochs:
+        return ""
+    loss = str(settings.get("loss_type") or "")
+    keys = [loss_key(loss, option) for option in LOSSES[loss].options] if loss in LOSSES else []
+    return ", ".join([loss, *(f"{key} {settings[key]}" for key in keys if key in settings)])
+
+
+def _optimisation(content: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    if not content.get("epochs"):
+        return ""
+    keys = {"batch_size": "batch size", "lr": "learning rate", "schedule": "schedule", "weight_decay": "weight decay"}
+    parts = [f"{words} {settings[key]}" for key, words in keys.items() if settings.get(key) is not None]
+    return ", ".join([f"{content['epochs']} epochs", str(settings.get("optimizer") or ""), *parts])
+
+
+def _parameters(content: Mapping[str, Any]) -> str:
+    params = _numbers(_of(content, "params"))
+    if not {"trained", "total", "peft", "head"} <= params.keys():
+        return ""
+    return (
+        f"{params['trained']:,} of {params['total']:,} trained: "
+        f"{params['peft']:,} in the backbone, {params['head']:,} in the head"
+    )
+
+
+def _time(content: Mapping[str, Any]) -> str:
+    seconds, speeds = (_numbers(_of(content, section)) for section in ("seconds", "images_per_second"))
+    words = {"train": "training", "test": "testing"}
+    return "; ".join(
+        f"{word} {duration(seconds[key])}" + (f" ({rate(speeds[key])})" if speeds.get(key) else "")
+        for key, word in words.items()
+        if seconds.get(key)
+    )
+
+
+def _device(content: Mapping[str, Any]) -> str:
+    if not content.get("device"):
+        return ""
+    processes, test = content.get("processes", 1), _of(content, "test")
+    memory = _numbers(content).get("peak_memory_mb")
+    return ", ".join(
+        [
+            str(content["device"]),
+            *([f"{processes} processes"] if processes != 1 else []),
+            *([f"tested in {test['precision']}"] if "precision" in test else []),
+            *([f"at most {memory:,.0f} MB of memory"] if memory else []),
+        ]
+    )
+
+
+def _versions(content: Mapping[str, Any]) -> str:
+    versions = _of(content, "versions")
+    return ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "timm", "numpy") if name in versions)
