@@ -45,6 +45,7 @@ from models import (
     prompt_notes,
 )
 from models.backbones.backbone import Backbone
+from models.extractor import feature_key, weights_key
 from models.features import cached_features
 from models.identity import build_identity
 from models.losses import build_loss
@@ -127,7 +128,7 @@ class Trainer:
             prepare_cpu(sum(p.numel() for p in backbone.image.parameters()))
             backbone.to(self.device)
             self.cache, self.features_cached = TensorCache("features", cfg.feature_cache, self.log.info), False
-            self.weights_key = f"{weights.sha256} {backbone.config}"  # activation and heads are not in the file
+            self.weights_key = weights_key(weights, backbone)
             features = functools.partial(self._class_features, backbone)
             model = build_model(cfg, backbone, self.data.classnames, features, start=self.source.checkpoint is None)
             self.model = model.to(self.device)
@@ -520,16 +521,8 @@ class Trainer:
 
     def _feature_key(self, images: ImageList, indices: np.ndarray, crops: AnyTestCrops) -> dict[str, Any]:
         """The key of cached features, beside the model: see models/features.py."""
-        root = Path(__file__).parent
-        return {
-            "weights": self.weights_key,
-            "images": images.images.digest(indices.tolist()),
-            "exif_orientation": images.images.exif_orientation,
-            "bit_depth": images.images.bit_depth,
-            "crops": repr(crops),
-            "environment": environment(self.device, self.distributed.size),
-            "code": sha256_of_code(root / "models", root / "datasets"),
-        }
+        machine = environment(self.device, self.distributed.size)
+        return feature_key(self.weights_key, images.images, indices, crops, machine)
 
     @torch.inference_mode()
     def _class_features(self, backbone: Backbone) -> tuple[Tensor, Tensor]:

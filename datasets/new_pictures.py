@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.decoding.problems import ImageError
 from datasets.images import ImagePaths, no_report
 from datasets.loading.crops import Crop, Sample
-from utils.errors import DataError
 from utils.processes import Advance
 
 
@@ -28,19 +28,22 @@ class NewPictures(ImagePaths):
         for row, sample in enumerate(samples):
             try:
                 super().read_crops([sample], crop, crops[row : row + 1], advance)
-            except DataError:
+            except ImageError:
                 crops[row] = 0
                 self.unreadable[sample[1]] = 1
                 advance()
         return crops
 
+    def problem(self, index: int) -> str | None:
+        """The reason why a file could not be read, without its path; None if it could. Known once it has been read."""
+        if not self.unreadable[index]:
+            return None
+        try:
+            self.read(index)
+        except ImageError as error:
+            return error.reason
+        return "could not be read, and now can; try again"
+
     def problems(self) -> dict[int, str]:
         """The reasons why files could not be read, by index; known once all of them have been read."""
-        found = {}
-        for index in np.flatnonzero(self.unreadable).tolist():
-            try:
-                self.read(index)
-                found[index] = f"{self.describe(index)} could not be read, and now can; try again"
-            except DataError as error:
-                found[index] = str(error)
-        return found
+        return {index: self.problem(index) or "" for index in np.flatnonzero(self.unreadable).tolist()}

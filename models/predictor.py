@@ -4,38 +4,37 @@
     for found in model.predict(["a.jpg", "b.png"]):
         print(found.path, found.classname, found.probability)
 
-This is the one module of models/ that knows how images are read (datasets/).
+This module and models/extractor.py alone of models/ know how images are read (datasets/).
 """
 
 import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from datasets.base import classes_fingerprint
-from datasets.images import ImageList, Images
-from datasets.loading.crops import AnyTestCrops, build_test_crops
-from datasets.loading.loader import TEST_BATCH, Loader
-from datasets.loading.sampler import sequential_batches
+from datasets.images import Images
+from datasets.loading.crops import build_test_crops
 from datasets.long_tail import group_of_class, shot_groups
 from datasets.new_pictures import NewPictures
+from models.extractor import Extractor, Log, build_extractor_of, build_loaded_backbone
 from models.identity import build_identity
-from models.model import Model, build_backbone, build_model, described_values
+from models.model import build_model
 from models.outputs import mean_logits, top_predictions
-from models.precision import FrozenWeights
+from models.weights.find import is_missing_file
 from models.weights.lift import convert_upstream
-from models.weights.load import Weights
 from utils.adjustment import Adjustment, read_adjustment
-from utils.config import Config, changed, completed
+from utils.config import Config, changed
 from utils.config.schema import KEYS, METHODS
-from utils.device.device import prepare_cpu
-from utils.device.precision import pick_precision
+from utils.device.device import find_device
+from utils.errors import ModelError
 from utils.run import checkpoint
 from utils.run.directory import RunDir
 from utils.run.saved import SavedRun, read_run
@@ -76,24 +75,16 @@ class Prediction(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Predictor:
+class Predictor(Extractor):
     """A trained model, and what it takes to read pictures as its test does.
 
     model: uint8 [B, 3, R, R] -> logits, float32 [B, C]. cfg: the run's configuration. shot_groups: of each class, []
-    where they are not recorded. crops: of a picture. batch_size: pictures in a batch; the same pictures in the same
-    batches get the same bits as in a test.
+    where they are not recorded.
     """
 
-    model: Model
     saved: SavedRun
     cfg: Config
-    weights: Weights
     shot_groups: list[str]
-    crops: AnyTestCrops
-    batch_size: int
-    precision: torch.dtype
-    device: torch.device
-    num_workers: int | None = None  # processes that read pictures; None = one a core
     adjustment: Adjustment = Adjustment()  # of the logits, for predictions
 
     @property
@@ -111,91 +102,105 @@ class Predictor:
         off = {key: False for name in METHODS for key in (name, f"v.{name}", f"l.{name}") if key in KEYS}
         cfg = changed(self.cfg, off | {"zero_shot": True, "classifier": None, "prompt": "default"})
         saved = dataclasses.replace(self.saved, checkpoint=None, checksum=None, cfg=cfg)
-        alone = build_predictor(cfg, saved, self.device, self.batch_size, self.num_workers)
-        return dataclasses.replace(alone, crops=self.crops)
+        return build_predictor(cfg, saved, self.device, self.batch_size, self.num_workers)
 
     @functools.cached_property
-    def _added(self) -> "Predictor":
+    def _zero_shot(self) -> "Predictor":
         return self.zero_shot()
 
-    # ---- new pictures ----
+    # ---- images ----
 
-    def pictures(self, paths: Sequence[str | os.PathLike[str]]) -> NewPictures:
+    def pictures(self, paths: Iterable[str | bytes | os.PathLike[str]]) -> NewPictures:
         """These files, to be read as the pictures of the run's test were."""
         turned = self.cfg.dataset == "folder" if self.cfg.exif_orientation is None else self.cfg.exif_orientation
-        return NewPictures([os.fspath(path) for path in paths], turned, self.cfg.bit_depth)
+        return NewPictures([os.fsdecode(path) for path in paths], turned, self.cfg.bit_depth)
 
     @torch.inference_mode()
     def logits(
-        self,
-        images: Images,
-        advance: Callable[[int], None] = lambda count: None,
-        log: Callable[[str], None] = warnings.warn,
+        self, images: Images, advance: Callable[[int], None] = lambda count: None, log: Log = warnings.warn
     ) -> np.ndarray:
-        """The logits of n images, float32 [n, C]; means over the crops. advance: called with the size of each batch."""
-        count = len(images)
-        unlabelled = ImageList(images, np.zeros(count, np.int64))
-        batches = sequential_batches(np.arange(count), self.batch_size)
-        loader = Loader(unlabelled, self.crops, batches, self.device, self.num_workers, self.cfg.worker_timeout, log)
-        out = torch.zeros(count, len(self.classnames), device=self.device)
-        for (crops, _), rows in zip(loader, out.split(self.batch_size), strict=False):
-            features = torch.stack([self.model.features(crop) for crop in crops.unbind(1)])
-            rows.copy_(mean_logits(self.model.head, features))
+        """The logits of n images, float32 [n, C]; means over the crops. advance: called with the size of each batch.
+
+        NewPictures that cannot be read have the logits of a black image, and `images.problems()` has the reasons.
+        """
+        out = torch.zeros(len(images), len(self.classnames), device=self.device)
+        parts = out.split(self.batch_size)
+        for crops, rows in zip(self.read(images, log), parts, strict=False):  # of no images, one part and no batch
+            rows.copy_(self._logits(crops))
             advance(len(rows))
         return out.cpu().numpy()
 
-    def adjusted_logits(
-        self,
-        images: Images,
-        advance: Callable[[int], None] = lambda count: None,
-        log: Callable[[str], None] = warnings.warn,
-    ) -> np.ndarray:
-        """The logits whose softmax are the probabilities of the run's adjustment, float32 [n, C]; see `logits`."""
-        logits = self.logits(images, advance, log)
-        if not self.adjustment.zero_shot:
-            return self.adjustment.scaled(logits)
-        return self.adjustment.scaled(logits, self._added.logits(images, log=log))
-
-    def predict(self, paths: Sequence[str | os.PathLike[str]], top: int = 5) -> list[Prediction]:
+    def predict(self, paths: Iterable[str | bytes | os.PathLike[str]], top: int = 5) -> list[Prediction]:
         """The predictions for picture files, in their order, with the `top` most probable classes of each."""
-        pictures = self.pictures(paths)
-        logits = self.adjusted_logits(pictures)
-        return self.predictions(pictures, logits, top)
+        return [found for batch in self.stream(self.pictures(paths), top) for found in batch]
 
-    def predictions(self, pictures: NewPictures, logits: np.ndarray, top: int = 5) -> list[Prediction]:
-        """The predictions for pictures whose (adjusted) logits, float32 [n, C], were computed."""
-        problems = pictures.problems()
-        classes, probabilities = top_predictions(torch.from_numpy(logits), min(top, len(self.classnames)))
-        found = []
-        for index, path in enumerate(pictures.paths):
-            if index in problems:
-                found.append(Prediction(path, error=problems[index]))
-                continue
-            pairs = zip(classes[index].tolist(), probabilities[index].tolist(), strict=True)
-            ranked = tuple(Ranked(c, self.classnames[c], probability) for c, probability in pairs)
-            found.append(Prediction(path, ranked))
-        return found
+    @torch.inference_mode()
+    def stream(self, pictures: NewPictures, top: int = 5, log: Log = warnings.warn) -> Iterator[list[Prediction]]:
+        """The predictions for pictures, a batch at a time: memory does not grow with their number."""
+        k, start = min(top, len(self.classnames)), 0
+        for crops in self.read(pictures, log):
+            logits = self._adjusted(crops)
+            classes, probabilities = (values.tolist() for values in top_predictions(logits, k))
+            finite = logits.isfinite().all(1).tolist()
+            yield [
+                self._prediction(pictures, start + row, *values)
+                for row, values in enumerate(zip(classes, probabilities, finite, strict=True))
+            ]
+            start += len(crops)
+
+    def _logits(self, crops: Tensor) -> Tensor:
+        """The logits of a batch, float32 [b, C]; means over its crops [b, K, 3, R, R]."""
+        features = torch.stack([self.model.features(crop) for crop in crops.unbind(1)])
+        return mean_logits(self.model.head, features)
+
+    def _adjusted(self, crops: Tensor) -> Tensor:
+        """The logits of a batch whose softmax are the probabilities of the run's adjustment."""
+        logits = self._logits(crops)
+        if self.adjustment.is_identity:
+            return logits
+        added = self._zero_shot._logits(crops).cpu().numpy() if self.adjustment.zero_shot else None
+        return torch.from_numpy(self.adjustment.scaled(logits.cpu().numpy(), added))
+
+    def _prediction(
+        self, pictures: NewPictures, index: int, classes: list[int], probabilities: list[float], is_finite: bool
+    ) -> Prediction:
+        path, problem = pictures.path(index), pictures.problem(index)
+        if problem is None and not is_finite:
+            problem = "the model's output for it is not finite; try the precision fp32"
+        if problem is not None:
+            return Prediction(path, error=problem)
+        pairs = zip(classes, probabilities, strict=True)
+        return Prediction(path, tuple(Ranked(c, self.classnames[c], probability) for c, probability in pairs))
 
 
 def load_run(
     directory: str | os.PathLike[str],
     device: str | torch.device | None = None,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
     precision: str | None = None,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
 ) -> Predictor:
-    """The model of the run in `directory`, for new pictures. Raises CheckpointError and ModelError.
+    """The model of the run in `directory`, for new pictures. Raises CheckpointError, ModelError and ConfigError.
 
         load_run("output/RUN").predict(["a.jpg"])
 
     device: None = the GPU, or the CPU where there is none. weights: file or address of the backbone's weights, where
-    they are elsewhere now. precision: fp16, bf16 or fp32; None = that of the run's test.
+    they are elsewhere now. precision: fp16, bf16 or fp32; None = that of the run's test. batch_size: pictures that are
+    computed at once; None = as in the run's test. num_workers: processes that read pictures; None = one a core.
     """
     saved = read_run(Path(directory))
-    given = {"weights": weights, "prec_test": precision}
+    given = {"weights": None if weights is None else os.fspath(weights), "prec_test": precision}
     cfg = changed(saved.cfg, {key: value for key, value in given.items() if value is not None})
+    if not weights and is_missing_file(cfg.weights):
+        message = (
+            f"the weights that the run in {directory} was trained with are not at {cfg.weights} any more; say where "
+            "they are: --weights FILE (from Python weights=FILE)"
+        )
+        raise ModelError(message, kind="moved_weights", path=cfg.weights, key="weights")
     adjustment = read_adjustment(RunDir(saved.directory).adjustment, len(saved.classnames), saved.checksum)
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return dataclasses.replace(build_predictor(cfg, saved, chosen), adjustment=adjustment)
+    model = build_predictor(cfg, saved, find_device(device), batch_size, num_workers)
+    return dataclasses.replace(model, adjustment=adjustment)
 
 
 def build_predictor(
@@ -206,35 +211,16 @@ def build_predictor(
     num_workers: int | None = None,
 ) -> Predictor:
     """The model that `cfg` describes, with the tensors of the saved run. Raises CheckpointError and ModelError."""
-    cfg = completed(cfg, described_values(cfg))
-    backbone, weights = build_backbone(cfg)
-    resolution = backbone.image.resolution
-    prepare_cpu(sum(parameter.numel() for parameter in backbone.image.parameters()))
-    backbone.to(device)
+    cfg, backbone, weights = build_loaded_backbone(cfg, device)
     model = build_model(cfg, backbone, saved.classnames, start=False).to(device)
-
-    # ---- tensors ----
     identity = build_identity(cfg, model, backbone, weights, classes_fingerprint(saved.classnames))
     if saved.checkpoint:
         required, absent = identity.fits | identity.computed, identity.absent | saved.settings
         checkpoint.restore(model, saved.checkpoint, required, convert_upstream, absent)
-    dtype, _ = pick_precision(cfg.prec_test, device)
-    FrozenWeights(model, dtype)
-    model.eval()
 
     groups = saved.shot_groups
     if not groups and saved.counts:
         masks = shot_groups(np.array(saved.counts), cfg.many_threshold, cfg.few_threshold)
         groups = group_of_class(masks)
-    return Predictor(
-        model,
-        saved,
-        cfg,
-        weights,
-        groups,
-        build_test_crops(changed(cfg, {"tte": False}), resolution),
-        batch_size or max(cfg.batch_size, TEST_BATCH),
-        dtype,
-        device,
-        num_workers,
-    )
+    extractor = build_extractor_of(cfg, model, backbone, weights, device, batch_size, num_workers)
+    return Predictor(**vars(extractor), saved=saved, cfg=cfg, shot_groups=groups)

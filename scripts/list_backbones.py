@@ -21,8 +21,7 @@ from torch import nn
 from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone, BackboneConfig
 from models.backbones.families.timm_modules import TRANSFORMERS
-from models.weights.descriptions import Description, describe, describe_name
-from models.weights.find import timm_entry
+from models.weights.descriptions import Description, describe, describe_name, licence_of
 from utils import terminal
 from utils.errors import ModelError
 from utils.home import ensure_home
@@ -42,13 +41,6 @@ MOST_KINDS = 8  # that a row names
 def describe_named(name: str) -> Description:
     """The description of a named backbone, or one of its sizes. Raises ModelError."""
     return describe_name(SIZED_LIKE.get(name, name))
-
-
-def licence_of(name: str) -> str:
-    """The licence of a named backbone's weights: of its row, or of timm's registry; OpenAI's and ours are MIT."""
-    row = BACKBONES[name]
-    library, _, model = row.address.partition(":")
-    return row.licence or (timm_entry(model)["license"] if library == "timm" else "mit")
 
 
 def _millions(module: nn.Module) -> str:

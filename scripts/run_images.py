@@ -4,34 +4,31 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from datasets import build_data, overlap
 from datasets.base import DataSet
 from datasets.images import ImageList
+from models.predictor import Predictor, build_predictor
 from utils.config import Config, changed
 from utils.config.parsing import parse_value
 from utils.config.schema import KEYS
-from utils.errors import ConfigError, DataError
+from utils.device.device import find_device
+from utils.errors import DataError
 from utils.run.results import same_images
+from utils.run.saved import SavedRun
 
 WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def with_options(cfg: Config, args: argparse.Namespace) -> Config:
-    """The configuration of a run with these options. Raises ConfigError."""
-    given = {key: getattr(args, key) for key in ("root", "weights", "num_workers")}
+    """The configuration of a run with the options of a command. Raises ConfigError."""
+    given = {"root": args.root, "weights": args.weights, "prec_test": args.precision}
     values = {key: parse_value(key, KEYS[key], value) for key, value in given.items() if value is not None}
     return changed(cfg, values)
 
 
-def pick_device(args: argparse.Namespace) -> torch.device:
-    """The device of the options. Raises ConfigError for an unknown one."""
-    try:
-        return torch.empty(0, device=args.device or ("cuda" if torch.cuda.is_available() else "cpu")).device
-    except (RuntimeError, AssertionError) as error:
-        message = f"--device takes cpu, or cuda or cuda:N where there is such a GPU, found '{args.device}'"
-        raise ConfigError(message, kind="no_such_device") from error
+def load_model(cfg: Config, run: SavedRun, args: argparse.Namespace) -> Predictor:
+    """The model of a run, computed as the options of a command say. Raises UserErrors."""
+    return build_predictor(cfg, run, find_device(args.device), args.batch_size, args.num_workers)
 
 
 def build_run_data(cfg: Config, with_validation: bool = False) -> DataSet:

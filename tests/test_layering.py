@@ -23,7 +23,8 @@ ARROWS = {
     "models": {"utils"},
     "utils": set(),
 }
-BEYOND = {"models.predictor": {"datasets"}}  # joins a model with the reading of new pictures
+# they join a model with the reading of new pictures
+BEYOND = {"models.extractor": {"datasets"}, "models.predictor": {"datasets"}}
 EVERYBODY = {"utils.errors", "utils.files", "utils.terminal", "utils.text"}
 # within a folder, the same between its folders
 INNER_ARROWS = {
@@ -34,6 +35,7 @@ INNER_ARROWS = {
     "datasets.check": {"datasets.decoding", "datasets.loading"},
     "models.backbones": {"models.backbones.families"},
     "models.backbones.families": {"models.backbones"},
+    "models.export": {"models.backbones", "models.heads", "models.peft", "models.weights"},
     "models.heads": {"models.backbones"},
     "models.peft": {"models.backbones", "models.heads"},
     "models.weights": {"models.backbones", "models.backbones.families", "models.peft"},

@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {"ruff", "pytest-xdist", "mypy", "types-pyyaml"}  # run by the Makefile, not imported
-PLUGINS = {"tensorboard"}  # imported as torch.utils.tensorboard
-OPTIONAL = {"onnx", "onnxscript", "onnxruntime", "peft", "torchmetrics"}  # export, and oracles of tests
+PLUGINS = {"tensorboard", "onnx", "onnxscript"}  # imported by torch: torch.utils.tensorboard, torch.onnx
+OPTIONAL = {"peft", "torchmetrics"}  # oracles of tests
 
 
 def is_ours(name):

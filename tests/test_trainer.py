@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from helpers import assert_near, execute, refused, train, weights
 from oracles import PlainClip
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score
 
 import trainer
 from datasets import DATASETS
@@ -26,6 +28,7 @@ from utils.config.schema import LOSSES as LOSS_ROWS
 from utils.device.device import THREADS, pick_threads
 from utils.device.precision import precision_name
 from utils.errors import CheckpointError, ConfigError, ModelError
+from utils.predictions import read_csv
 from utils.run import checkpoint
 from utils.run.directory import RunDir
 from utils.run.log import RunLog
@@ -392,6 +395,37 @@ def test_a_run_killed_while_testing_is_not_trained_again(config):
 def test_a_small_model_computes_in_one_thread():
     assert pick_threads(1_200_000) == 1
     assert pick_threads(86_000_000) == THREADS
+
+
+# ---- predictions ----
+
+
+@pytest.mark.parametrize("tte", [False, True])
+def test_predictions_are_those_of_the_logits(config, tte):
+    """The file of a test against softmax and argmax of the logits beside it, and scikit-learn's accuracy."""
+    run, results = train(config("save_logits", "True", "tte", tte))
+    with np.load(run.run_dir.logits(run.mode)) as file:
+        logits, labels = file["logits"], file["labels"]
+    found = read_csv(run.run_dir.predictions(run.mode), run.data.classnames)
+    order = np.argsort(-logits, 1, kind="stable")[:, :5]
+    probabilities = softmax(logits.astype(np.float64), 1)
+    assert found.paths is None
+    assert np.array_equal(found.labels, labels)
+    assert np.array_equal(found.top_classes, order)
+    assert found.top_probabilities == pytest.approx(np.take_along_axis(probabilities, order, 1), rel=1e-5)
+    assert found.label_probability == pytest.approx(probabilities[np.arange(len(labels)), labels], rel=1e-5)
+    assert results["accuracy"]["overall"] == pytest.approx(100 * accuracy_score(labels, found.predicted))
+    assert len(np.unique(found.predicted)) > 1
+
+
+def test_a_test_without_logits_keeps_the_predictions_alone(config, few_images):
+    with Trainer(config("num_epochs", 1)) as run:
+        run.fit()
+        found, full = run.test("test"), run.test("test", logits=True)
+        assert found.logits is None
+        assert np.array_equal(full.logits, run.predict("test"))
+        for field in ("labels", "top_classes", "top_probabilities", "label_probability"):
+            assert np.array_equal(getattr(found, field), getattr(full, field))
 
 
 # ---- what a run leaves ----

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import select
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,30 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 partial.unlink()
         _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `path` when the block ends. After an error nothing changes.
+
+    Folders above `path` are made. Raises WriteError, which names `path`.
+    """
+    partial, former = (path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}") for _ in range(2))
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+    except OSError as error:  # which may name a folder above
+        raise WriteError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+    try:
+        yield partial
+        with write_errors(path):
+            if path.exists():
+                os.replace(path, former)
+            os.replace(partial, path)
+            _sync_directory(path.parent)
+    finally:
+        for folder in (partial, former):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

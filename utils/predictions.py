@@ -19,6 +19,7 @@ from utils.files import atomic_write, read_limited
 
 TOP = 5  # classes of an image whose probabilities are recorded
 BYTES = 2_000_000_000  # of a file; a row takes 250
+LARGEST = 1 + 1e-6  # probability, as a softmax of float32 rounds it
 FIRST = ("label", "class", "predicted_label", "predicted_class", "label_probability")
 
 
@@ -71,13 +72,16 @@ def write_csv(path: Path, predictions: Predictions, classnames: Sequence[str]) -
 
 
 def _header(predictions: Predictions) -> list[str]:
-    places = range(1, predictions.top_classes.shape[1] + 1)
-    top = [column for place in places for column in (f"class_{place}", f"probability_{place}")]
-    return ["index" if predictions.paths is None else "path", *FIRST, *top]
+    return ["index" if predictions.paths is None else "path", *_columns(predictions.top_classes.shape[1])]
+
+
+def _columns(size: int) -> list[str]:
+    """The columns after the first one, with the `size` most probable classes."""
+    return [*FIRST, *(column for place in range(1, size + 1) for column in (f"class_{place}", f"probability_{place}"))]
 
 
 def _rows(predictions: Predictions, classnames: Sequence[str]) -> Iterator[list[object]]:
-    names = predictions.paths or range(len(predictions.labels))
+    names = range(len(predictions.labels)) if predictions.paths is None else predictions.paths
     columns = (
         predictions.labels.tolist(),
         predictions.label_probability.tolist(),
@@ -96,28 +100,44 @@ def read_csv(path: Path, classnames: Sequence[str]) -> Predictions:
 
     classnames: of the run. Of classes with the same name, all but the predicted one are read as the first.
     """
+    try:
+        text = read_limited(path, BYTES).decode("utf-8", "surrogateescape")
+        return _parse(list(csv.reader(io.StringIO(text, newline=""))), classnames)
+    except (OSError, ValueError, OverflowError, csv.Error) as error:
+        reason = error if isinstance(error, _Other) else getattr(error, "strerror", None) or "it is damaged"
+        message = f"{path} does not have the predictions of this run ({reason}); test it again: test_only True"
+        raise DataError(message, kind="damaged_predictions", path=path) from error
+
+
+class _Other(ValueError):
+    """A table of something else; the message is the reason."""
+
+
+def _parse(table: Sequence[list[str]], classnames: Sequence[str]) -> Predictions:
+    """The predictions in a table. Raises ValueError and OverflowError."""
+    header, rows = (table[0], table[1:]) if table else ([], [])
+    size = (len(header) - 1 - len(FIRST)) // 2
+    if size < 1 or header[1:] != _columns(size) or any(len(row) != len(header) for row in rows):
+        raise _Other("it has other columns")
     first: dict[str, int] = {}
     for c, name in enumerate(classnames):
         first.setdefault(name, c)
-    try:
-        text = read_limited(path, BYTES).decode("utf-8", "surrogateescape")
-        header, *rows = csv.reader(io.StringIO(text, newline=""))
-        size = (len(header) - 1 - len(FIRST)) // 2
-        if tuple(header[1 : 1 + len(FIRST)]) != FIRST or size < 1 or any(len(row) != len(header) for row in rows):
-            raise ValueError("it has other columns")
-        classes = [[int(row[3]), *(first[name] for name in row[8::2])] for row in rows]
-        found = Predictions(
-            paths=[row[0] for row in rows] if header[0] == "path" else None,
-            labels=np.array([row[1] for row in rows]).astype(np.int64),
-            top_classes=np.array(classes, np.int64).reshape(-1, size),
-            top_probabilities=np.array([row[7::2] for row in rows]).astype(np.float32).reshape(-1, size),
-            label_probability=np.array([row[5] for row in rows]).astype(np.float32),
-        )
-        for numbers in (found.labels, found.predicted):
-            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(classnames):
-                raise ValueError("it has other classes")
-    except (OSError, ValueError, KeyError, OverflowError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or (f"no class '{error}'" if isinstance(error, KeyError) else error)
-        message = f"{path} does not have the predictions of this run ({reason}); test it again: test_only True"
-        raise DataError(message, kind="damaged_predictions", path=path) from error
+    labels, predicted = (np.array([row[column] for row in rows], str).astype(np.int64) for column in (1, 3))
+    others = [[first.get(name, -1) for name in row[8::2]] for row in rows]
+    top = np.column_stack([predicted, np.array(others, np.int64).reshape(len(rows), size - 1)])
+    for numbers in (labels, top):
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(classnames):
+            raise _Other("it has other classes")
+    if any(row[6] != classnames[c] for row, c in zip(rows, predicted.tolist(), strict=True)):
+        raise _Other("it has other classes")
+    found = Predictions(
+        paths=[row[0] for row in rows] if header[0] == "path" else None,
+        labels=labels,
+        top_classes=top,
+        top_probabilities=np.array([row[7::2] for row in rows], str).astype(np.float32).reshape(len(rows), size),
+        label_probability=np.array([row[5] for row in rows], str).astype(np.float32),
+    )
+    for probabilities in (found.top_probabilities, found.label_probability):
+        if not ((probabilities >= 0) & (probabilities <= LARGEST)).all():
+            raise _Other("it has numbers that are not probabilities")
     return found

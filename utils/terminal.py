@@ -86,6 +86,16 @@ class _BarStream:
 BARS = _BarStream()  # the `file` of every progress bar
 
 
+def progress(total: int, title: str, done: int = 0, enabled: bool = True) -> tqdm:
+    """A bar over `total` images, `done` of them done, with images per second and time left.
+
+    There is none where no terminal would show it.
+    """
+    disable = None if enabled else True  # None: where there is no terminal
+    options: dict[str, Any] = {"unit": " images", "dynamic_ncols": True, "leave": False, "file": BARS}
+    return tqdm(total=total, desc=title, initial=done, disable=disable, **options)
+
+
 @contextlib.contextmanager
 def _bars_aside() -> Iterator[None]:
     """Clears the bars for the block, and draws them again after it."""

@@ -183,6 +183,22 @@ def _classes(split: Path, top: Path) -> LabeledPaths:
     return LabeledPaths(paths, classes, lambda i: Position(f"{split}/{classes[i]}"), notes=notes)
 
 
+def pictures_below(folder: str) -> tuple[list[str], tuple[str, ...]]:
+    """All pictures in a folder and its subfolders, and notes about other files in it. Raises DataError.
+
+    In the order of `_classes`: by the names in the folder, then by path. Pictures outside the subfolders are read, too.
+    """
+    paths: list[str] = []
+    seen = _Seen()
+    for entry in sorted(_entries(folder, seen), key=lambda entry: entry.name):
+        paths += sorted(_find(entry, seen)) if _is_folder(entry) else _if_picture(entry, seen)
+    conditional = (
+        (seen.others, f"skipped {_counted(seen.others)}"),
+        (seen.leftovers, f"passed over hidden names and leftovers of systems ({_counted(seen.leftovers)})"),
+    )
+    return paths, tuple(f"{folder}: {note}" for condition, note in conditional if condition)
+
+
 class _Seen:
     """Counts of what is not simply a picture in a class folder."""
 
@@ -208,17 +224,21 @@ def _find(folder: os.DirEntry, seen: _Seen, links: tuple[str, ...] = ()) -> Iter
             message = f"{folder.path} is a link that leads back to {target}, in a circle; remove it"
             raise DataError(message, kind="circular_link", path=folder.path)
     for entry in _entries(folder.path, seen):
-        suffix = _suffix(entry)
         if _is_folder(entry):
             if entry.name.lower() in SMALL_COPIES:
                 seen.copies[f"folders called {entry.name}"] += 1
             yield from _find(entry, seen, links)
-        elif suffix in EXTENSIONS and (
-            entry.is_file() or entry.is_symlink()
-        ):  # no pipe; broken links are reported later
-            yield entry.path
         else:
-            seen.others[suffix] += 1
+            yield from _if_picture(entry, seen)
+
+
+def _if_picture(entry: os.DirEntry, seen: _Seen) -> list[str]:
+    """The path of a file that is a picture; else none, and the file is counted."""
+    suffix = _suffix(entry)
+    if suffix in EXTENSIONS and (entry.is_file() or entry.is_symlink()):  # no pipe; broken links are reported later
+        return [entry.path]
+    seen.others[suffix] += 1
+    return []
 
 
 def _entries(folder: str | Path, seen: _Seen) -> list[os.DirEntry]:

@@ -113,6 +113,11 @@ class ResNet(ImageTower):
         return [block for stage in self.stages for block in stage.children()]
 
     @property
+    def last_linear(self) -> nn.Module | None:
+        """The Linear whose output is the feature: the attention pool's projection; None for a mean."""
+        return self.net.get_submodule("head.proj") if self.config.joint else None
+
+    @property
     def batch_norms(self) -> list[nn.Module]:
         """Every BatchNorm of the tower, that of the stem first."""
         return [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]

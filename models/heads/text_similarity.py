@@ -57,15 +57,15 @@ class TextSimilarity(nn.Module):
         return self.texts().shape[1]
 
     def forward(self, features: Tensor) -> Tensor:
-        images = _project(features, self.image_projection, self.image_projection_bias)
-        texts = _project(self.texts(), self.text_projection, self.text_projection_bias)
+        images = project(features, self.image_projection, self.image_projection_bias)
+        texts = project(self.texts(), self.text_projection, self.text_projection_bias)
         images = F.normalize(images + self.image_adapter(images), dim=-1)
         texts = F.normalize(texts + self.text_adapter(texts), dim=-1)
         logits = self.scale * F.linear(images, texts)
         return logits if self.logit_bias is None else logits + self.logit_bias
 
 
-def _project(x: Tensor, matrix: Tensor | None, bias: Tensor | None) -> Tensor:
+def project(x: Tensor, matrix: Tensor | None, bias: Tensor | None) -> Tensor:
     """x M + b; None is the identity, or no bias."""
     x = x if matrix is None else x @ matrix
     return x if bias is None else x + bias

@@ -68,6 +68,10 @@ class PartlyTrainedLinear(nn.Module):
         weight, bias = self.wrapped.weight.to(x.dtype), self.wrapped.bias.to(x.dtype)
         return F.linear(x, self.weight(weight), self.bias(bias))
 
+    def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """W and b with the learnt entries in their positions."""
+        return self.weight(weight), self.bias(bias)
+
 
 def choose(count: int, ratio: float, generator: torch.Generator) -> Tensor:
     """int(ratio * count) different numbers below `count`, int64, ascending."""
@@ -137,4 +141,4 @@ def _innermost(blocks: Sequence[Block], loc: str) -> Iterator[tuple[nn.Module, s
             yield parent, name, linear
 
 
-METHOD = Method(attach, Options)
+METHOD = Method(attach, Options, folds=True)

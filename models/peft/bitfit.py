@@ -13,4 +13,4 @@ def attach(site: Site[nn.Module], options: BlockOptions) -> None:
                 parameter.requires_grad_(True)
 
 
-METHOD = Method(attach, BlockOptions, targets=("transformer", "resnet"))
+METHOD = Method(attach, BlockOptions, targets=("transformer", "resnet"), folds=True)

@@ -25,4 +25,4 @@ def attach(site: Site[nn.Module], options: NoOptions) -> None:
     tower.train(tower.training)
 
 
-METHOD = Method(attach, NoOptions, targets=("resnet",))
+METHOD = Method(attach, NoOptions, targets=("resnet",), folds=True)

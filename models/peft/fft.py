@@ -11,4 +11,4 @@ def attach(site: Site[nn.Module], options: BlockOptions) -> None:
         block.requires_grad_(True)
 
 
-METHOD = Method(attach, BlockOptions, targets=("transformer", "resnet"))
+METHOD = Method(attach, BlockOptions, targets=("transformer", "resnet"), folds=True)

@@ -11,4 +11,4 @@ def attach(site: Site[Block], options: BlockOptions) -> None:
         block.norm2.requires_grad_(True)
 
 
-METHOD = Method(attach, BlockOptions)
+METHOD = Method(attach, BlockOptions, folds=True)

@@ -6,6 +6,7 @@ A [d, r] is uniform in +-1/sqrt(r) (kaiming-uniform over its fan-in, which is r 
 fresh LoRA changes nothing.
 """
 
+import torch
 from torch import Tensor, nn
 
 from models.backbones.transformer import Block, Linear
@@ -26,6 +27,11 @@ class LowRank(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.up(self.down(x)) / self.rank
 
+    @property
+    def matrix(self) -> Tensor:
+        """The update of a Linear's weight, (1/r) (A B)^T, [out, in]."""
+        return self.up.weight @ self.down.weight / self.rank
+
 
 class LoraQKV(nn.Module):
     """Wraps the qkv Linear of an attention: [B, N, D] -> [B, N, 3 D]."""
@@ -43,6 +49,11 @@ class LoraQKV(nn.Module):
         qkv[..., -self.dim :] += self.v(x)
         return qkv
 
+    def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """W_q + (1/r) (A_q B_q)^T, W_k, W_v + (1/r) (A_v B_v)^T."""
+        q, k, v = weight.split(self.dim)
+        return torch.cat([q + self.q.matrix, k, v + self.v.matrix]), bias
+
 
 def attach(site: Site[Block], options: SizedOptions) -> None:
     """Wraps the qkv Linear of every block."""
@@ -56,4 +67,4 @@ def default_rank(site: Site[Block]) -> int:
     return site.default_size(share=2 if site.variant == "lift" else 4)
 
 
-METHOD = Method(attach, SizedOptions)
+METHOD = Method(attach, SizedOptions, folds=True)

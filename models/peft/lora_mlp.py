@@ -23,6 +23,10 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.wrapped(x) + self.lora(x)
 
+    def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """W + (1/r) (A B)^T."""
+        return weight + self.lora.matrix, bias
+
 
 def attach(site: Site[Block], options: SizedOptions) -> None:
     """Wraps fc1 and fc2 of every block."""
@@ -33,4 +37,4 @@ def attach(site: Site[Block], options: SizedOptions) -> None:
             setattr(parent, name, layer)
 
 
-METHOD = Method(attach, SizedOptions)
+METHOD = Method(attach, SizedOptions, folds=True)

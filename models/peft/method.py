@@ -63,11 +63,15 @@ class Method(NamedTuple):
     Options: a frozen dataclass, whose fields are the options by name, with defaults.
     targets: the kinds of the modules that the method can take: "transformer" and "resnet" (towers), "head" (CLIP's own)
     and "texts" (its texts).
+    folds: whether a tower with it is equal to a bare one with other weights. Then each module that it wraps around a
+    layer has a function `fold` from the layer's weight and bias to those of one layer that computes the same; see
+    models/peft/folding.py.
     """
 
     attach: Callable[[Any, Any], None]
     Options: type
     targets: tuple[str, ...] = ("transformer",)
+    folds: bool = False
 
 
 def default_size(num_classes: int, num_blocks: int, share: int) -> int:

@@ -36,6 +36,10 @@ class ScaleShift(nn.Module):
         y = self.wrapped(x)
         return y * self.scale.to(y.dtype) + self.shift.to(y.dtype)
 
+    def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """diag(scale) W, scale * b + shift; the weight of a norm is the diagonal of its matrix."""
+        return weight * self.scale.view(-1, *[1] * (weight.ndim - 1)), bias * self.scale + self.shift
+
 
 def attach(site: Site[Block], options: Options) -> None:
     """Wraps the Linears of every block; in a ResNet it fills the slot `after` the pooling, once."""
@@ -48,4 +52,4 @@ def attach(site: Site[Block], options: Options) -> None:
             setattr(parent, name, ScaleShift(getattr(parent, name), linear.out_features))
 
 
-METHOD = Method(attach, Options, targets=("transformer", "resnet"))
+METHOD = Method(attach, Options, targets=("transformer", "resnet"), folds=True)

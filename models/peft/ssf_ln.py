@@ -18,4 +18,4 @@ def attach(site: Site[Block], options: BlockOptions) -> None:
         block.norm2 = ScaleShift(block.norm2, block.dim)
 
 
-METHOD = Method(attach, BlockOptions)
+METHOD = Method(attach, BlockOptions, folds=True)

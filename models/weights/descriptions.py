@@ -8,7 +8,7 @@ description that asks for a feature which the towers lack is an error that names
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from models.backbones import BACKBONES, find_source
 from models.backbones.backbone import BackboneConfig
@@ -17,8 +17,7 @@ from models.backbones.families.features import require
 from models.backbones.families.timm_modules import RESNETS, TRANSFORMERS, build_module
 from models.backbones.families.timm_resnet import resnet_config
 from models.backbones.families.timm_vit import vit_config
-from models.backbones.text import TextConfig
-from models.backbones.vit import DINOV2_RESOLUTION, ViTConfig
+from models.backbones.vit import DINOV2_RESOLUTION
 from models.weights.find import (
     OPEN_CLIP_JSON,
     TIMM_JSON,
@@ -68,6 +67,7 @@ class Description:
     interpolation: str | None = None
     resize: str | None = None
     resolution: int | None = None
+    upstream: dict[str, Any] | None = None  # content of the library's JSON: config.json or open_clip_config.json
     licence: str = ""
     remark: str = ""  # of the library on these weights, for the log
     source: str = ""
@@ -123,6 +123,15 @@ def describe_name(name: str) -> Description:
     if row is None:
         return known
     return _with_class_token(dataclasses.replace(known, licence=row.licence or known.licence), name)
+
+
+def licence_of(name: str) -> str:
+    """The licence of a backbone's weights: of its row, or of its description; OpenAI's and ours are MIT."""
+    row = find_source(name)
+    if row is None:
+        return describe_name(name).licence
+    library, _, model = row.address.partition(":")
+    return row.licence or (timm_entry(model)["license"] if library == "timm" else "mit")
 
 
 def _with_class_token(known: Description, name: str) -> Description:
@@ -187,13 +196,7 @@ def read(file: Path, source: str) -> Description | None:
 
 def write_beside(path: Path, config: BackboneConfig) -> None:
     """Describes a CLIP of OpenAI's kind, with a ViT, in open_clip_config.json beside its weight file."""
-    image, text = cast(ViTConfig, config.image), cast(TextConfig, config.text)
-    vision: dict[str, Any] = {"image_size": image.resolution, "patch_size": image.patch}
-    vision |= {"layers": image.depth, "width": image.dim}
-    texts: dict[str, Any] = {"context_length": text.context, "vocab_size": text.vocabulary, "width": text.dim}
-    texts |= {"heads": text.heads, "layers": text.depth}
-    model = {"embed_dim": config.joint, "quick_gelu": True, "vision_cfg": vision, "text_cfg": texts}
-    content = {"model_cfg": model, "preprocess_cfg": {"mean": CLIP_MEAN, "std": CLIP_STD}}
+    content = {"model_cfg": open_clip.model_cfg(config), "preprocess_cfg": {"mean": CLIP_MEAN, "std": CLIP_STD}}
     write_text(path.with_name(OPEN_CLIP_JSON), json.dumps(content, indent=1) + "\n")
 
 
@@ -209,7 +212,15 @@ def describe_open_clip(model: dict[str, Any], preprocess: dict[str, Any], source
         config = open_clip.backbone_config(model)
         mean, std = _normalisation({"mean": CLIP_MEAN, "std": CLIP_STD} | preprocess)
         interpolation, resize = _resizing(preprocess.get("interpolation"), preprocess.get("resize_mode"))
-    return Description(config=config, mean=mean, std=std, interpolation=interpolation, resize=resize, source=source)
+    return Description(
+        config=config,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        resize=resize,
+        upstream={"model_cfg": model},
+        source=source,
+    )
 
 
 def describe_timm(
@@ -237,6 +248,7 @@ def describe_timm(
         interpolation=interpolation,
         resize=resize,
         resolution=LIFT_RESOLUTION if dinov2 else None,
+        upstream={"architecture": architecture.partition(".")[0], "model_args": options | (model_args or {})},
         licence=published.get("license") or "",
         remark="; ".join(map(str, published.get("notes") or ())),
         source=source,

@@ -62,6 +62,12 @@ def find_weights(address: str) -> WeightFile:
     return WeightFile(path, _sha256(path))
 
 
+def is_missing_file(address: str | None) -> bool:
+    """Whether an address is the path of a file that does not exist."""
+    is_path = address is not None and address.partition(":")[0] not in SCHEMES
+    return is_path and not os.path.lexists(os.path.expanduser(address or ""))
+
+
 def _regular(path: Path, address: str) -> Path:
     """The path of a regular file. Raises ModelError for anything else, at once, as nothing is opened."""
     try:

@@ -6,6 +6,7 @@ model lacks, such as that of the keys, become zeros. docs/backbones.md has the c
 """
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -39,6 +40,33 @@ def fold(state: dict[str, Tensor], path: Path | str = "the file") -> dict[str, T
         message = f"{path} has tensors whose shapes do not fit together ({reason}); copy or download it again"
         raise ModelError(message, kind="wrong_shapes", path=path) from error
     return state
+
+
+def unfold(state: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """The tensors that `fold` makes `state` of, where these are their names: its inverse, with LayerScales of one.
+
+    A name that `state` has no values for is left out. What `names` do not leave room for is lost: compare.
+    """
+    parts = dict(state)
+    for prefix in {match[0] for name in names if (match := BLOCK.match(name))}:
+        for kind in ("weight", "bias"):
+            _split(parts, f"{prefix}attn.qkv.{kind}", [f"{prefix}attn.{part}_proj.{kind}" for part in "qkv"])
+            _split(parts, f"{prefix}mlp.fc1.{kind}", [f"{prefix}mlp.fc1_{part}.{kind}" for part in "gx"])
+        _split(parts, f"{prefix}attn.qkv.bias", [f"{prefix}attn.{part}_bias" for part in "qkv"])
+        for number, linear in ((1, "attn.proj"), (2, "mlp.fc2")):
+            parts[f"{prefix}ls{number}.gamma"] = torch.ones(len(state[f"{prefix}{linear}.weight"]))
+    for projection in ("image_projection", "text_projection"):
+        if projection in state:
+            parts[f"{projection}.weight"] = state[projection].t().contiguous()
+        if f"{projection}_bias" in state:
+            parts[f"{projection}.bias"] = state[f"{projection}_bias"]
+    return {name: parts[name] for name in names if name in parts}
+
+
+def _split(state: dict[str, Tensor], joined: str, parts: list[str]) -> None:
+    """Adds equal parts of a tensor, if it is there."""
+    if joined in state:
+        state |= dict(zip(parts, state[joined].chunk(len(parts)), strict=True))
 
 
 def _join(state: dict[str, Tensor], joined: str, parts: list[str]) -> None:

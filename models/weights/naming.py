@@ -7,12 +7,13 @@ loaded strictly (models/weights/load.py). The tables are those of the families (
 import re
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from models.backbones.families import clip, open_clip, timm_resnet, timm_vit, transformers_dino
 from models.backbones.naming import rename
 from models.backbones.tokenizer import VOCABULARY
-from models.weights.folding import fold
+from models.weights.folding import fold, unfold
 from utils.errors import ModelError
 from utils.text import listed, shortened
 
@@ -52,20 +53,51 @@ HEADS = ("head.", "fc.", "classifier.", "projector.", "predictor.", "projection_
 def convert_state_dict(state: dict[str, Tensor], path: Path | str = "the file") -> dict[str, Tensor]:
     """Renames a state dict of OpenAI's, open_clip's or timm's naming. Raises ModelError for another naming."""
     state = unwrapped(state, path)
-    state = {name: value for name, value in state.items() if not NOT_WEIGHTS.fullmatch(name)}
-    naming = max(NAMINGS, key=lambda naming: sum(name.startswith(naming.prefix) for name in state))
-    if not any(name.startswith(naming.prefix) for name in state):
+    renames = _renames(state, path)
+    state = {new: state[name] for name, new in renames.items()}
+    state = {name: _with_dimensions(value, TOKENS.get(name)) for name, value in state.items()}
+    return _expand_vocabulary(fold(state, path), path)
+
+
+def _renames(state: dict[str, Tensor], path: Path | str) -> dict[str, str]:
+    """{upstream name: native name} of the weights of a state dict. Raises ModelError for an unknown naming."""
+    names = [name for name in state if not NOT_WEIGHTS.fullmatch(name)]
+    naming = max(NAMINGS, key=lambda naming: sum(name.startswith(naming.prefix) for name in names))
+    if not any(name.startswith(naming.prefix) for name in names):
         message = (
             f"{path} has none of the known namings ({', '.join(n.kind for n in NAMINGS)}); "
-            f"its first tensors are {listed(sorted(state)) or 'none'}"
+            f"its first tensors are {listed(sorted(names)) or 'none'}"
         )
         raise ModelError(message, kind="unknown_naming", path=path)
     # open_clip's models with a separate text module have one prefix more
-    renames = {name: rename(name.removeprefix("text."), naming.renames) for name in state}
+    renames = {name: rename(name.removeprefix("text."), naming.renames) for name in names}
     _require_one_of_each(renames, path)
-    state = {renames[name]: value for name, value in state.items()}
-    state = {name: _with_dimensions(value, TOKENS.get(name)) for name, value in state.items()}
-    return _expand_vocabulary(fold(state, path), path)
+    return renames
+
+
+def invert(state: dict[str, Tensor], like: dict[str, Tensor], library: str) -> dict[str, Tensor]:
+    """The state dict of another library's module, of which `convert_state_dict` makes the native `state` again.
+
+    like: a state dict of that module: its names and shapes, and the values of what is not converted. library: for
+    messages. Raises ModelError if the module has no place for a tensor, or for its values, as for a bias that its
+    Linears lack and a method has trained.
+    """
+    renames = _renames(like, library)
+    parts = unfold(state, set(renames.values()))
+    missing = [new for name, new in renames.items() if new not in parts or parts[new].numel() != like[name].numel()]
+    if not missing:
+        found = like | {name: parts[new].reshape(like[name].shape) for name, new in renames.items()}
+        again = convert_state_dict(found)
+        kept = {name: value for name, value in state.items() if not NOT_WEIGHTS.fullmatch(name)}
+        missing = [name for name in kept.keys() | again.keys() if not _are_equal(kept.get(name), again.get(name))]
+    if missing:
+        message = f"{library} has no place for the values of {listed(sorted(missing))}; export to onnx or torch"
+        raise ModelError(message, kind="unmergeable_tensors")
+    return found
+
+
+def _are_equal(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and torch.equal(one, other)
 
 
 def _with_dimensions(value: Tensor, wanted: int | None) -> Tensor:

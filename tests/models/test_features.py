@@ -17,6 +17,7 @@ import trainer
 from datasets import DATASETS
 from datasets.images import ImagePaths, ImagePixels
 from datasets.sets import digits_lt
+from models import extractor
 from models import features as module
 from models.features import cached_features
 from utils.cache import TensorCache
@@ -257,7 +258,7 @@ def test_a_test_in_another_way_computes_its_own_features(change, run, folder, mo
 def test_another_machine_computes_its_own_features(name, run, folder, monkeypatch):
     run(method="zs")
     if name == "code":
-        monkeypatch.setattr(trainer, "sha256_of_code", lambda *folders: "another version")
+        monkeypatch.setattr(extractor, "sha256_of_code", lambda *folders: "another version")
     elif name == "processes":
         monkeypatch.setattr(trainer, "environment", lambda device, size: environment.environment(device, 2))
     else:

@@ -12,6 +12,7 @@ from utils import files
 from utils.files import (
     PARTIAL,
     WriteError,
+    atomic_folder,
     atomic_write,
     open_to_append,
     read_limited,
@@ -93,6 +94,34 @@ def test_a_device_is_written_to_directly(tmp_path):
     write_text(path, "text")
     assert path.is_symlink()
     assert names(tmp_path) == ["link"]
+
+
+def test_a_folder_appears_once_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "folder"
+    for content in ("one", "two"):
+        with atomic_folder(path) as partial:
+            (partial / content).touch()
+            assert [other.name for other in path.parent.iterdir() if other.name == "folder"] == (
+                ["folder"] if content == "two" else []
+            )
+        assert names(path) == [content]
+        assert names(path.parent) == ["folder"]
+
+
+def test_an_error_leaves_the_earlier_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "folder") as partial:
+        (partial / "new").touch()
+        raise KeyError
+    assert names(tmp_path) == ["folder"]
+    assert names(tmp_path / "folder") == ["old"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match="folder cannot be written"), atomic_folder(tmp_path / "file" / "folder"):
+        pass
 
 
 def test_the_hash_of_code_follows_each_file(tmp_path):

@@ -36,6 +36,17 @@ def pick_device(gpu: int | None, distributed: Distributed) -> torch.device:
     return torch.device("cuda", gpu)
 
 
+def find_device(name: str | torch.device | None) -> torch.device:
+    """The device called cpu, cuda or cuda:N; None = the GPU, or the CPU where there is none. Raises ConfigError."""
+    try:
+        return torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch has no support for GPUs
+        count = torch.cuda.device_count()
+        there = f"this machine has {count} GPUs, numbered from 0" if count else "this machine has no GPU"
+        message = f"device '{name}' is not there; {there}: choose cpu{', cuda or cuda:N' if count else ''}"
+        raise ConfigError(message, kind="no_such_device", key="device") from error
+
+
 def prepare_cpu(num_parameters: int) -> None:
     """Sets threads and allocator for a model of this size. Call it once the weights are loaded."""
     torch.set_num_threads(pick_threads(num_parameters))

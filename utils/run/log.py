@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
 
@@ -122,9 +122,7 @@ class RunLog:
 
         There is none where no terminal would show it.
         """
-        disable = None if self.enabled else True  # None: where there is no terminal
-        options: dict[str, Any] = {"unit": " images", "dynamic_ncols": True, "leave": False, "file": terminal.BARS}
-        return tqdm(total=total, desc=title, initial=done, disable=disable, **options)
+        return terminal.progress(total, title, done, self.enabled)
 
     def epoch(
         self, epoch: int, num_epochs: int, num_images: int, num_steps: int, done: tuple[int, int] = (0, 0)

@@ -9,6 +9,7 @@ from utils.config.files import flatten
 from utils.errors import CheckpointError, ConfigError
 from utils.run import averaging, checkpoint, results
 from utils.run.directory import RunDir
+from utils.text import listed
 
 NOT_VALUES = ("weights", "prompt_file")  # settings of these names are hashes
 
@@ -40,19 +41,22 @@ def read_run(directory: Path) -> SavedRun:
         message = f"{directory} is not a folder; give the run directory of a training, as output/NAME"
         raise CheckpointError(message, kind="no_run", path=directory)
     content = results.read(run_dir.results()) or run_dir.newest_test()
-    config = dict(flatten(run_dir.saved_config()))
-    is_zero_shot = (content.get("settings") or config).get("zero_shot") is True
-    path = None if is_zero_shot else run_dir.find_checkpoint()
+    config = run_dir.saved_config()
+    is_zero_shot = _settings_of(content).get("zero_shot", config.get("zero_shot")) is True
+    path = None if is_zero_shot else _find_checkpoint(run_dir)
     about = checkpoint.describe(path) if path else {}
     try:
         settings = averaging.training_of(about).get("settings") or content.get("settings") or {}
         model = content.get("model", {}) | about.get("model", {})  # the first alone has paths
-        recorded = config | {key: value for key, value in settings.items() if key not in NOT_VALUES} | model
+        options = {key: value for key, value in settings.items() if key not in NOT_VALUES}
+        recorded = dict(flatten(config)) | options | model
         rows = content.get("per_class", [])
         classnames = about.get("classnames") or [row["name"] for row in rows]
         counts = about.get("data", {}).get("counts") or [int(row["train"]) for row in rows]
-        if not (recorded and classnames and all(isinstance(name, str) for name in classnames)):
+        if not (classnames and all(isinstance(name, str) for name in classnames)):
             raise KeyError("classnames")
+        if missing := {"backbone", "dataset"} - recorded.keys():
+            raise KeyError(min(missing))
         return SavedRun(
             directory,
             path,
@@ -70,3 +74,20 @@ def read_run(directory: Path) -> SavedRun:
             f"options that it was trained with, and test_only True model_dir {directory}"
         )
         raise CheckpointError(message, kind="unrecorded_run", path=directory) from error
+
+
+def _settings_of(content: dict[str, Any]) -> dict[str, Any]:
+    settings = content.get("settings")
+    return settings if isinstance(settings, dict) else {}
+
+
+def _find_checkpoint(run_dir: RunDir) -> Path:
+    """The checkpoint of a run. Raises CheckpointError, which names the unfinished run, or the runs in the folder."""
+    if run_dir.checkpoint.exists() or run_dir.upstream_checkpoint.exists():
+        return run_dir.find_checkpoint()
+    if run_dir.progress.exists():
+        message = f"the run in {run_dir.path} is not finished; give its training command again, which resumes it"
+        raise CheckpointError(message, kind="unfinished_run", path=run_dir.path)
+    inner = [path.parent.name for path in sorted(run_dir.path.glob(f"*/{run_dir.checkpoint.name}"))]
+    advice = f"it has these runs: {listed(inner)}" if inner else "give the run directory of a training, as output/NAME"
+    raise CheckpointError(f"{run_dir.path} has no checkpoint; {advice}", kind="no_run", path=run_dir.path)

@@ -3,7 +3,7 @@
 SigLIP (arXiv 2303.15343), SigLIP 2 (2502.14786), PE (2504.13181) and EVA02-CLIP (2303.15389) have a trunk of timm.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from models.backbones.backbone import BackboneConfig
 from models.backbones.families import clip, timm_vit
@@ -76,6 +76,30 @@ def backbone_config(model: dict[str, Any]) -> BackboneConfig:
     else:
         image, projects, has_bias = _vit(vision, quick), True, False
     return BackboneConfig(image, text, joint, projects, projects_texts, has_bias, logit_bias)
+
+
+def model_cfg(config: BackboneConfig) -> dict[str, Any]:
+    """open_clip's configuration of a CLIP with a plain ViT or a ResNet: `backbone_config` inverted for these.
+
+    A config of another form has another model.
+    """
+    image, text = config.image, cast(TextConfig, config.text)
+    vision: dict[str, Any] = {"image_size": image.resolution}
+    if isinstance(image, ResNetConfig):
+        vision |= {"layers": list(image.stages), "width": image.width, "patch_size": None}
+    else:
+        vision |= {"patch_size": image.patch, "layers": image.depth, "width": image.dim}
+        vision |= _ratio(image.hidden, image.dim)
+        head_width = image.dim // (image.heads or 1)
+        vision |= {"head_width": head_width} if head_width != clip.HEAD_DIM else {}
+    texts: dict[str, Any] = {"context_length": text.context, "vocab_size": text.vocabulary, "width": text.dim}
+    texts |= {"heads": text.heads, "layers": text.depth, **_ratio(text.hidden, text.dim)}
+    quick = config.activation == "quick_gelu"
+    return {"embed_dim": config.joint, "quick_gelu": quick, "vision_cfg": vision, "text_cfg": texts}
+
+
+def _ratio(hidden: int | None, dim: int) -> dict[str, float]:
+    return {"mlp_ratio": hidden / dim} if hidden else {}
 
 
 def text_config(text: dict[str, Any], quick: bool) -> TextConfig:

@@ -20,6 +20,12 @@ def plain_resnet(stages: tuple[int, ...], width: int = 64) -> BackboneConfig:
     return BackboneConfig(ResNetConfig(stages, width, RESOLUTION))
 
 
+def plain_terms(config: ResNetConfig) -> dict[str, Any]:
+    """timm's plain ResNet of these sizes, in the words of its config.json."""
+    channels = [config.width * 2**i for i in range(len(config.stages))]
+    return {"architecture": "resnet50", "model_args": {"layers": list(config.stages), "channels": channels}}
+
+
 def resnet_config(model: Any) -> ResNetConfig:
     """The config of timm's own ResNet. Raises ModelError for one with other layers than plain bottlenecks."""
     from timm.models.resnet import Bottleneck

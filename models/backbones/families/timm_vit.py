@@ -49,6 +49,14 @@ def plain_vit(dim: int, depth: int, patch: int, resolution: int) -> BackboneConf
     return BackboneConfig(ViTConfig(dim, depth, patch, resolution, heads=max(dim // HEAD_DIM, 1), activation="gelu"))
 
 
+def plain_terms(config: ViTConfig) -> dict[str, Any]:
+    """timm's plain ViT of these sizes, in the words of its config.json. A config of another form has another model."""
+    options: dict[str, Any] = {"patch_size": config.patch, "embed_dim": config.dim, "depth": config.depth}
+    options |= {"num_heads": config.heads, "act_layer": config.activation}
+    options |= {"mlp_ratio": config.hidden / config.dim} if config.hidden else {}
+    return {"architecture": "vit_base_patch16_224", "model_args": options}
+
+
 def vit_config(model: Any) -> ViTConfig:
     """The config of timm's VisionTransformer or Eva. Raises ModelError for a feature that the tower here lacks."""
     _require_plain_embedding(model.patch_embed)

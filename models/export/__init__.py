@@ -1,0 +1,9 @@
+"""A run's model for other programs.
+
+served.py      the module that is exported: images in, logits and probabilities out
+onnx.py        as ONNX, for onnxruntime
+program.py     as a program of torch.export
+merged.py      the backbone with what was trained folded in, for timm or open_clip
+comparison.py  the exported model beside the run's
+contents.py    model.json and the model card
+"""

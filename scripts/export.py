@@ -1,0 +1,86 @@
+"""Exports the model of a run for other programs.
+
+    python scripts/export.py RUN --to onnx            model.onnx, and predict_onnx.py, which needs no torch
+    python scripts/export.py RUN --to torch           model.pt2, a program of torch.export
+    python scripts/export.py RUN --to merged          the backbone with all that trained in it, for timm or open_clip
+    python scripts/export.py RUN --to onnx --precision fp16 --out FOLDER --push OWNER/NAME
+
+RUN is a run directory. The exported model is compared with the run's on test images, or on random ones where the data
+is elsewhere. Beside it are model.json (classes, images, origin) and README.md, a model card.
+
+Exit status: 0 done, 1 the exported model differs, and nothing was written, 2 wrong input, 3 it failed (DEBUG=1 shows
+where), 130 Ctrl-C, 143 SIGTERM.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils import terminal
+from utils.errors import UserError
+from utils.home import ensure_home
+from utils.run.stopping import Stopping
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = terminal.Parser(
+        prog="scripts/export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument("--to", choices=["onnx", "torch", "merged"], required=True)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: RUN/export_FORMAT_PRECISION")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="of the stored weights")
+    parser.add_argument("--weights", metavar="FILE", help="the backbone's weights, where they are elsewhere now")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload to this repository of the Hugging Face hub")
+    parser.add_argument("--private", action="store_true", help="with --push: make a private repository")
+    return parser.parse_args(arguments)
+
+
+def run(args: argparse.Namespace, stopping: Stopping) -> int:
+    """Exports, and uploads where that is asked for; returns the exit status. Raises UserErrors."""
+    # heavy imports come late: --help and a wrong argument answer at once
+    from exporting import export
+    from sharing import model_card, push
+
+    from models.export.comparison import Deviation
+
+    folder = args.out or args.run / f"export_{args.to}_{args.precision}"
+    try:
+        export(args.run, args.to, folder, args.precision, args.weights, model_card, stopping)
+    except Deviation as error:
+        terminal.say(f"error: {error}", error=True)
+        return 1
+    terminal.say(f"exported  {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    if args.push:
+        terminal.say(f"uploaded  {push(folder, args.push, args.private)}")
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns the exit status."""
+    stopping = Stopping("nothing was exported")
+    try:
+        with stopping.handled():
+            return run(parse(arguments), stopping)
+    except KeyboardInterrupt:
+        terminal.say("interrupted", error=True)
+        return 130
+    except Exception as error:
+        if os.environ.get("DEBUG") == "1":
+            raise
+        if isinstance(error, UserError):
+            terminal.say(f"error: {error}", error=True)
+            return 2
+        terminal.say(f"failed: {terminal.describe(error)} (DEBUG=1 shows where)", error=True)
+        return 3
+
+
+if __name__ == "__main__":
+    terminal.protect()
+    ensure_home()
+    sys.exit(main(sys.argv[1:]))
