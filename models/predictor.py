@@ -102,10 +102,11 @@ class Predictor(Extractor):
         off = {key: False for name in METHODS for key in (name, f"v.{name}", f"l.{name}") if key in KEYS}
         cfg = changed(self.cfg, off | {"zero_shot": True, "classifier": None, "prompt": "default"})
         saved = dataclasses.replace(self.saved, checkpoint=None, checksum=None, cfg=cfg)
-        return build_predictor(cfg, saved, self.device, self.batch_size, self.num_workers)
+        alone = build_predictor(cfg, saved, self.device, self.batch_size, self.num_workers)
+        return dataclasses.replace(alone, crops=self.crops)
 
     @functools.cached_property
-    def _zero_shot(self) -> "Predictor":
+    def _added(self) -> "Predictor":
         return self.zero_shot()
 
     # ---- images ----
@@ -148,18 +149,18 @@ class Predictor(Extractor):
             ]
             start += len(crops)
 
+    def _adjusted(self, crops: Tensor) -> Tensor:
+        """The adjusted logits of a batch, float32 [b, C]."""
+        logits = self._logits(crops)
+        if self.adjustment.is_identity:
+            return logits
+        added = self._added._logits(crops).cpu().numpy() if self.adjustment.zero_shot else None
+        return torch.from_numpy(self.adjustment.scaled(logits.cpu().numpy(), added))
+
     def _logits(self, crops: Tensor) -> Tensor:
         """The logits of a batch, float32 [b, C]; means over its crops [b, K, 3, R, R]."""
         features = torch.stack([self.model.features(crop) for crop in crops.unbind(1)])
         return mean_logits(self.model.head, features)
-
-    def _adjusted(self, crops: Tensor) -> Tensor:
-        """The logits of a batch whose softmax are the probabilities of the run's adjustment."""
-        logits = self._logits(crops)
-        if self.adjustment.is_identity:
-            return logits
-        added = self._zero_shot._logits(crops).cpu().numpy() if self.adjustment.zero_shot else None
-        return torch.from_numpy(self.adjustment.scaled(logits.cpu().numpy(), added))
 
     def _prediction(
         self, pictures: NewPictures, index: int, classes: list[int], probabilities: list[float], is_finite: bool
@@ -199,8 +200,8 @@ def load_run(
         )
         raise ModelError(message, kind="moved_weights", path=cfg.weights, key="weights")
     adjustment = read_adjustment(RunDir(saved.directory).adjustment, len(saved.classnames), saved.checksum)
-    model = build_predictor(cfg, saved, find_device(device), batch_size, num_workers)
-    return dataclasses.replace(model, adjustment=adjustment)
+    predictor = build_predictor(cfg, saved, find_device(device), batch_size, num_workers)
+    return dataclasses.replace(predictor, adjustment=adjustment)
 
 
 def build_predictor(

@@ -33,13 +33,11 @@ def load_model(cfg: Config, run: SavedRun, args: argparse.Namespace) -> Predicto
 
 def build_run_data(cfg: Config, with_validation: bool = False) -> DataSet:
     """The data set of a run; a validation list that is published apart is loaded if it is asked for."""
-    return build_data(changed(cfg, {"test_split": "val"}) if with_validation and "test_split" in KEYS else cfg)
+    return build_data(changed(cfg, {"test_split": "val"}) if with_validation else cfg)
 
 
 def own_images(data: DataSet, split: str, fingerprints: Mapping[str, str]) -> ImageList:
     """The list "train", "val" or "test". Raises DataError where it is not the one that the run recorded."""
-    if split == "val" and "test_split" not in KEYS:
-        raise DataError(f"{data.name} has no validation set", kind="no_validation_set")
     images = data.split(split)
     recorded = fingerprints.get(split)
     if recorded is not None and not same_images(recorded, images.fingerprint(data.root)):

@@ -211,6 +211,26 @@ def test_the_adjustment_of_an_earlier_checkpoint_is_refused(adjust, runs, call):
     assert call("adjust", runs / "la1", "--tau", 1)[0] == 0  # it can be fitted again
 
 
+def test_validation_images_are_preferred(adjust, runs):
+    assert cli.main(flags("la", "val_fraction", 0.3, "output_dir", "held")) == 0
+    adjustment, out = adjust("held", "--temperature", "fit")
+    assert adjustment.about["images"].endswith("validation images")
+    assert "was trained on" not in out
+    assert adjust("held", "--temperature", "fit", "--on", "train")[0].temperature != adjustment.temperature
+    options = ("val_fraction", 0.3, "test_only", "True", "test_split", "val", "save_logits", "True")
+    assert cli.main(flags("la", "output_dir", "held", *options)) == 0
+    with np.load(runs / "held/logits_val.npz") as file:
+        logits, labels = file["logits"].astype(float), file["labels"]
+    weights = 1 / np.bincount(labels)[labels]
+    columns = {"labels": np.arange(CLASSES), "sample_weight": weights}
+
+    def loss(temperature):
+        return log_loss(labels, special.softmax(logits / temperature, axis=1), **columns)
+
+    found = optimize.minimize_scalar(loss, bounds=(0.01, 10), method="bounded", options={"xatol": 1e-10})
+    assert adjustment.temperature == pytest.approx(found.x, rel=1e-3)
+
+
 def test_validation_images_are_compared_with_those_of_training_and_test(call, runs, monkeypatch):
     """A list of training images is reported, and the list of test images refused."""
     monkeypatch.setattr("run_logits.build_run_data", lambda *_, **__: DATA)
