@@ -149,13 +149,6 @@ class Predictor(Extractor):
             ]
             start += len(crops)
 
-    def adjusted_logits(
-        self, images: Images, advance: Callable[[int], None] = lambda count: None, log: Log = warnings.warn
-    ) -> np.ndarray:
-        """The logits whose softmax are the probabilities of the run's adjustment, float32 [n, C]; see `logits`."""
-        added = self._added.logits(images, log=log) if self.adjustment.zero_shot else None
-        return self.adjustment.scaled(self.logits(images, advance, log), added)
-
     def _adjusted(self, crops: Tensor) -> Tensor:
         """The adjusted logits of a batch, float32 [b, C]."""
         logits = self._logits(crops)

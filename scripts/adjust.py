@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import command
+from model_options import add_model_options
 
 from utils import terminal
 from utils.home import ensure_home
@@ -81,7 +82,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     images.add_argument("--logits", type=Path, metavar="FILE", help="fitting images: a file of save_logits True")
     parser.add_argument("--dry-run", action="store_true", help="show the numbers, and write nothing")
     parser.add_argument("--reset", action="store_true", help="remove the adjustment")
-    command.add_options(parser)
+    parser.add_argument("--root", metavar="FOLDER", help="folder of the images, where they are elsewhere now")
+    add_model_options(parser)
     args = parser.parse_args(arguments)
     given = [f"--{name.replace('_', '-')}" for name in CHOSEN if getattr(args, name) not in (None, False)]
     if args.reset and given:

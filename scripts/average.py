@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import command
+from model_options import add_model_options
 
 from utils import terminal
 from utils.errors import ConfigError
@@ -42,7 +43,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--greedy", action="store_true", help="several runs: choose them by validation images")
     parser.add_argument("--score", default="mean_class", choices=("mean_class", "overall"), help="accuracy of --greedy")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the new directory; default: beside the first run")
-    command.add_options(parser)
+    parser.add_argument("--root", metavar="FOLDER", help="folder of the images, where they are elsewhere now")
+    add_model_options(parser)
     args = parser.parse_args(arguments)
     if len(args.runs) > 1 and args.alpha is not None:
         parser.error("--alpha is for one run, between its start and its end; several runs make a soup")

@@ -1,20 +1,11 @@
-"""What the commands on earlier runs share: their options, and their errors as one sentence with an exit status."""
+"""The frame of a command: its errors are one sentence, and its exit status tells them apart."""
 
-import argparse
 import os
 from collections.abc import Callable
 
 from utils import terminal
 from utils.errors import UserError
 from utils.run.stopping import Stopping
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say where a run's images and weights are now, and how logits are computed."""
-    parser.add_argument("--root", metavar="FOLDER", help="folder of the images, where they are elsewhere now")
-    parser.add_argument("--weights", metavar="FILE", help="the backbone's weights, where they are elsewhere now")
-    parser.add_argument("--num_workers", type=int, metavar="N", help="processes that read images; default: one a core")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N; default: the GPU, if there is one")
 
 
 def execute(function: Callable[[list[str]], int], arguments: list[str], interrupted: str) -> int:

@@ -6,7 +6,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +24,7 @@ from models.export.served import Served, frozen_copy
 from models.weights.descriptions import describe_backbone, licence_of
 from models.weights.upstream import upstream_of
 from utils import terminal
+from utils.adjustment import Adjustment
 from utils.device.environment import versions
 from utils.device.precision import PRECISIONS
 from utils.errors import ConfigError, DataError
@@ -107,24 +107,16 @@ def crops_of(predictor: Predictor) -> TestCrops:
     return cast(TestCrops, predictor.crops)  # draws are for a test with ensembling
 
 
-IDENTITY = SimpleNamespace(temperature=1.0, scale=None, bias=None, zero_shot=False, is_identity=True)
-
-
-def adjustment_of(predictor: Predictor) -> Any:
-    """The adjustment of the run's logits."""
-    return getattr(predictor, "adjustment", IDENTITY)
-
-
 def served(predictor: Predictor, precision: str) -> Served:
     """The module that is exported, with the run's adjustment."""
-    dtype, adjustment = PRECISIONS[precision], adjustment_of(predictor)
-    zero_shot = frozen_copy(predictor.zero_shot().model, dtype) if adjustment.zero_shot else None
+    dtype, numbers = PRECISIONS[precision], _numbers_of(predictor.adjustment)
+    zero_shot = frozen_copy(predictor.zero_shot().model, dtype) if numbers["zero_shot"] else None
     model = frozen_copy(predictor.model, dtype)
     return Served(
         model,
-        temperature=adjustment.temperature,
-        scale=adjustment.scale,
-        bias=adjustment.bias,
+        temperature=numbers["temperature"],
+        scale=numbers["scale"],
+        bias=numbers["bias"],
         zero_shot=zero_shot,
     ).eval()
 
@@ -186,7 +178,7 @@ def export(
 def describe(predictor: Predictor) -> dict[str, Any]:
     """The part of model.json about the run."""
     cfg, crops, saved, weights = predictor.cfg, crops_of(predictor), predictor.saved, predictor.weights
-    model, adjustment = predictor.model, adjustment_of(predictor)
+    model, adjustment = predictor.model, predictor.adjustment
     known = licence_of(cfg.backbone) if weights.published else describe_backbone(cfg.backbone, cfg.weights).licence
     parts = {"image tower": cfg.v, "text tower": cfg.l, "head": cfg}
     methods = {part: peft.methods_from_keys(keys) for part, keys in parts.items()}
@@ -213,7 +205,7 @@ def describe(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _numbers_of(adjustment: Any) -> dict[str, Any]:
+def _numbers_of(adjustment: Adjustment) -> dict[str, Any]:
     """The numbers of an adjustment, for JSON."""
     values = {name: getattr(adjustment, name) for name in ("temperature", "scale", "bias", "zero_shot")}
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}

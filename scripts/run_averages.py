@@ -1,25 +1,23 @@
 """Averages of runs for scripts/average.py: WiSE-FT, uniform and greedy soups, and their run directory."""
 
 import argparse
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from run_images import build_run_data, count_trained_on, own_images, pick_device, with_options
+from run_images import build_run_data, count_trained_on, load_model, own_images, with_options
 from torch import Tensor
 
 from datasets import overlap
 from models import Model, build_backbone, build_model, described_values
 from models.earlier_run import take_tensors
-from models.predictor import build_predictor
 from trainer import Trainer
 from utils import terminal
 from utils.config import Config, changed, completed
 from utils.errors import CheckpointError, DataError
 from utils.evaluators import ClassInfo, evaluate
-from utils.files import sha256, write_errors, write_text
+from utils.files import atomic_folder, sha256, write_text
 from utils.run import averaging, checkpoint
 from utils.run.directory import RunDir
 from utils.run.saved import SavedRun, read_run
@@ -71,14 +69,10 @@ def write(out: Path, average: Average, sources: list[Source]) -> None:
     """Writes the run directory, whole or not at all. Raises WriteError."""
     names = [source.run.directory.resolve().name for source in sources]
     about = averaging.describe_average([source.about for source in sources], average.weights, average.how, names)
-    with write_errors(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    with write_errors(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        partial = RunDir(Path(folder) / out.name)
-        partial.path.mkdir()
+    with atomic_folder(out) as folder:
+        partial = RunDir(folder)
         write_text(partial.config, changed(sources[0].run.cfg, {"output_dir": str(out)}).dump())
         checkpoint.save(partial.checkpoint, average.tensors, about)
-        os.rename(partial.path, out)
 
 
 # ---- WiSE-FT ----
@@ -167,7 +161,7 @@ def _choose(sources: list[Source], args: argparse.Namespace) -> list[int]:
                 f"{first.run.directory}, which would favour it; give runs with the same validation images"
             )
             raise DataError(message, kind="validation_was_trained_on", path=source.run.directory)
-    predictor = build_predictor(cfg, first.run, pick_device(args))
+    predictor = load_model(cfg, first.run, args)
     classes = ClassInfo(first.run.classnames, data.class_counts, data.groups)
 
     def score(tensors: Mapping[str, Tensor]) -> float:

@@ -4,45 +4,40 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from datasets import build_data, overlap
 from datasets.base import DataSet
 from datasets.images import ImageList
+from models.predictor import Predictor, build_predictor
 from utils.config import Config, changed
 from utils.config.parsing import parse_value
 from utils.config.schema import KEYS
-from utils.errors import ConfigError, DataError
+from utils.device.device import find_device
+from utils.errors import DataError
 from utils.run.results import same_images
+from utils.run.saved import SavedRun
 
 WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def with_options(cfg: Config, args: argparse.Namespace) -> Config:
-    """The configuration of a run with these options. Raises ConfigError."""
-    given = {key: getattr(args, key) for key in ("root", "weights", "num_workers")}
+    """The configuration of a run with the options of a command. Raises ConfigError."""
+    given = {"root": args.root, "weights": args.weights, "prec_test": args.precision}
     values = {key: parse_value(key, KEYS[key], value) for key, value in given.items() if value is not None}
     return changed(cfg, values)
 
 
-def pick_device(args: argparse.Namespace) -> torch.device:
-    """The device of the options. Raises ConfigError for an unknown one."""
-    try:
-        return torch.empty(0, device=args.device or ("cuda" if torch.cuda.is_available() else "cpu")).device
-    except (RuntimeError, AssertionError) as error:
-        message = f"--device takes cpu, or cuda or cuda:N where there is such a GPU, found '{args.device}'"
-        raise ConfigError(message, kind="no_such_device") from error
+def load_model(cfg: Config, run: SavedRun, args: argparse.Namespace) -> Predictor:
+    """The model of a run, computed as the options of a command say. Raises UserErrors."""
+    return build_predictor(cfg, run, find_device(args.device), args.batch_size, args.num_workers)
 
 
 def build_run_data(cfg: Config, with_validation: bool = False) -> DataSet:
     """The data set of a run; a validation list that is published apart is loaded if it is asked for."""
-    return build_data(changed(cfg, {"test_split": "val"}) if with_validation and "test_split" in KEYS else cfg)
+    return build_data(changed(cfg, {"test_split": "val"}) if with_validation else cfg)
 
 
 def own_images(data: DataSet, split: str, fingerprints: Mapping[str, str]) -> ImageList:
     """The list "train", "val" or "test". Raises DataError where it is not the one that the run recorded."""
-    if split == "val" and "test_split" not in KEYS:
-        raise DataError(f"{data.name} has no validation set", kind="no_validation_set")
     images = data.split(split)
     recorded = fingerprints.get(split)
     if recorded is not None and not same_images(recorded, images.fingerprint(data.root)):

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from run_images import WORDS, build_run_data, count_trained_on, own_images, pick_device, with_options
-from tqdm import tqdm
+from run_images import WORDS, build_run_data, count_trained_on, load_model, own_images, with_options
 
 from datasets.base import DataSet, ImageList
 from datasets.long_tail import shot_groups
-from models.predictor import Predictor, build_predictor
+from models.predictor import Predictor
 from utils import terminal
 from utils.errors import CheckpointError, ConfigError, DataError, ModelError
 from utils.evaluators import ClassInfo
@@ -70,7 +69,7 @@ class Run:
     @functools.cached_property
     def predictor(self) -> Predictor:
         """The model of the run."""
-        return build_predictor(self.cfg, self.saved, pick_device(self.args), num_workers=self.cfg.num_workers)
+        return load_model(self.cfg, self.saved, self.args)
 
     @functools.cached_property
     def zero_shot(self) -> Predictor:
@@ -106,7 +105,7 @@ class Run:
             terminal.say(f"warning   the run was trained on {count:,} of the {len(images):,} validation images")
 
     def _compute(self, predictor: Predictor, images: Any, split: str) -> np.ndarray:
-        with tqdm(total=len(images), desc=WORDS[split], leave=False, file=terminal.BARS, disable=None) as bar:
+        with terminal.progress(len(images), WORDS[split]) as bar:
             logits = predictor.logits(images, bar.update, terminal.say)
         if not np.isfinite(logits).all():
             message = (
