@@ -6,7 +6,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,11 +24,11 @@ from models.export.served import Served, frozen_copy
 from models.weights.descriptions import describe_backbone, licence_of
 from models.weights.upstream import upstream_of
 from utils import terminal
+from utils.adjustment import Adjustment
 from utils.device.environment import versions
 from utils.device.precision import PRECISIONS
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_folder, read_json, write_text
-from utils.run.stopping import Stopping
 
 ABOUT, CARD = "model.json", "README.md"
 PROGRAM = "LIFT+"  # marks a model.json as ours
@@ -71,7 +70,7 @@ def export_onnx(predictor: Predictor, images: Images, precision: str, folder: Pa
     """Writes model.onnx, and a program that runs it."""
     path = folder / "model.onnx"
     onnx.write(served(predictor, precision), images.pixels.shape[-1], path)
-    shutil.copyfile(ROOT / "assets/predict_onnx.py", folder / "predict_onnx.py")
+    shutil.copyfile(onnx.PROGRAM, folder / onnx.PROGRAM.name)
     found, expected = onnx.run(path, images.pixels, precision), run_probabilities(predictor, images)
     return "onnx", [compare_probabilities(found, expected, precision)]
 
@@ -107,26 +106,11 @@ def crops_of(predictor: Predictor) -> TestCrops:
     return cast(TestCrops, predictor.crops)  # draws are for a test with ensembling
 
 
-IDENTITY = SimpleNamespace(temperature=1.0, scale=None, bias=None, zero_shot=False, is_identity=True)
-
-
-def adjustment_of(predictor: Predictor) -> Any:
-    """The adjustment of the run's logits."""
-    return getattr(predictor, "adjustment", IDENTITY)
-
-
 def served(predictor: Predictor, precision: str) -> Served:
     """The module that is exported, with the run's adjustment."""
-    dtype, adjustment = PRECISIONS[precision], adjustment_of(predictor)
+    dtype, adjustment = PRECISIONS[precision], predictor.adjustment
     zero_shot = frozen_copy(predictor.zero_shot().model, dtype) if adjustment.zero_shot else None
-    model = frozen_copy(predictor.model, dtype)
-    return Served(
-        model,
-        temperature=adjustment.temperature,
-        scale=adjustment.scale,
-        bias=adjustment.bias,
-        zero_shot=zero_shot,
-    ).eval()
+    return Served(frozen_copy(predictor.model, dtype), adjustment, zero_shot).eval()
 
 
 def run_probabilities(predictor: Predictor, images: Images) -> np.ndarray:
@@ -156,12 +140,11 @@ def export(
     precision: str,
     weights: str | None,
     card: Callable[[dict[str, Any], dict[str, Any]], str],
-    stopping: Stopping,
 ) -> None:
     """Writes the model of a run into `folder`, which is complete or as before. Raises UserErrors and Deviation.
 
     format: of EXPORTS. precision: of the stored weights. weights: of the backbone, where they are elsewhere now.
-    card: (content of model.json, results of the run) -> the model card. stopping: removes a folder that is not whole.
+    card: (content of model.json, results of the run) -> the model card.
     """
     require_free(folder)
     if format == "onnx":
@@ -170,7 +153,6 @@ def export(
     images = images_of(predictor)
     terminal.say(f"comparing on {images.words}{images.reason}")
     with atomic_folder(folder) as partial:
-        stopping.on_end.append(lambda reason: shutil.rmtree(partial, ignore_errors=True))
         library, comparisons = EXPORTS[format](predictor, images, precision, partial)
         for comparison in comparisons:
             terminal.say(str(comparison.require()))
@@ -186,7 +168,7 @@ def export(
 def describe(predictor: Predictor) -> dict[str, Any]:
     """The part of model.json about the run."""
     cfg, crops, saved, weights = predictor.cfg, crops_of(predictor), predictor.saved, predictor.weights
-    model, adjustment = predictor.model, adjustment_of(predictor)
+    model, adjustment = predictor.model, predictor.adjustment
     known = licence_of(cfg.backbone) if weights.published else describe_backbone(cfg.backbone, cfg.weights).licence
     parts = {"image tower": cfg.v, "text tower": cfg.l, "head": cfg}
     methods = {part: peft.methods_from_keys(keys) for part, keys in parts.items()}
@@ -213,7 +195,7 @@ def describe(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _numbers_of(adjustment: Any) -> dict[str, Any]:
+def _numbers_of(adjustment: Adjustment) -> dict[str, Any]:
     """The numbers of an adjustment, for JSON."""
     values = {name: getattr(adjustment, name) for name in ("temperature", "scale", "bias", "zero_shot")}
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
