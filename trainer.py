@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets import build_data, overlap
-from datasets.base import ImageList
+from datasets.base import SPLITS, ImageList
 from datasets.loading.crops import AnyTestCrops, build_centre_crop, build_test_crops, build_train_crop
 from datasets.loading.loader import TEST_BATCH, Loader
 from datasets.loading.sampler import TrainBatchSampler, sequential_batches
@@ -53,24 +53,28 @@ from models.outputs import label_probabilities, mean_logits, top_predictions
 from models.weights.load import Weights
 from utils.cache import TensorCache
 from utils.config import Config, completed, training_options
+from utils.config.schema import KEEPING
 from utils.device import memory
 from utils.device.device import make_deterministic, pick_device, prepare_cpu
 from utils.device.distributed import Distributed
 from utils.device.environment import changes, environment
 from utils.device.precision import pick_precision, precision_name
 from utils.errors import ConfigError, ModelError, amended
-from utils.evaluators import ClassInfo, evaluate, need_logits
+from utils.evaluators import ClassInfo, evaluate, measures, need_logits
 from utils.files import sha256, sha256_of_code, write_text
 from utils.optim import OPTIMIZERS
 from utils.predictions import TOP, Predictions, write_csv
 from utils.run import checkpoint, results
 from utils.run.averaging import AVERAGED
+from utils.run.best import NAME as BEST
+from utils.run.best import BestEpoch, better_of, read_best
 from utils.run.directory import RunDir
 from utils.run.log import RunLog
 from utils.run.mode import TESTED_OTHERWISE, Mode
 from utils.run.saved import SavedRun
-from utils.run.source import build_differences, build_named_mode, build_source
+from utils.run.source import build_differences, build_named_mode, build_source, build_val_fraction
 from utils.run.stopping import AFTER_SAVING, Stopped, Stopping
+from utils.run.trackers import hyperparameters
 from utils.schedule import SCHEDULES
 from utils.text import visible
 
@@ -103,19 +107,21 @@ class Trainer:
                 make_deterministic()
 
             # ---- data ----
+            self.source = build_source(cfg)
+            self.record = self.source.record
+            self.cfg = cfg = completed(cfg, {"val_fraction": build_val_fraction(cfg, self.record)})
             with self.distributed.main_process_first():
                 self.data = build_data(cfg)
             self.fingerprints = self.data.fingerprints()  # contents are read from the disk, so once
 
             # ---- run directory ----
             self.run_dir = RunDir(Path(cfg.output_dir))
-            self.source = build_source(cfg)
-            self.record = self.source.record
             if cfg.test_only or cfg.test_train:
                 self.cfg = cfg = completed(cfg, {"resolution": self.record.settings.get("resolution")})
             self.mode = build_named_mode(cfg, self.record, self.data.name, self.fingerprints)
             if self.source.checkpoint and self.record.counts and not self.mode.trains:
                 self.data = self.data.counted_as(self.record.counts, self.record.name or "")
+            self._require_keep_score()
             self.log = resources.enter_context(RunLog(self.run_dir, self.mode, enabled=self.distributed.is_main))
             self.stopping.on_end.append(self.log.end)
             self.log.info(f"$ {visible(command)}")
@@ -153,6 +159,7 @@ class Trainer:
             # ---- loss and optimizer ----
             self.epoch, self.step = 0, 0  # completed epochs, and completed steps of the next one
             self.started, self.in_epoch = False, False  # whether the run directory is this run's; within an epoch
+            self.best: BestEpoch | None = None  # with keep best
             self.files = self.run_dir  # where training writes
             self.checksum = self.record.checksum if self.source.checkpoint and not self.mode.trains else None
             self.micro_batch_size = cfg.batch_size
@@ -230,6 +237,8 @@ class Trainer:
             self.started = True
         if not self.trains:
             return
+        if cfg.tracker:
+            self.log.start_tracker(cfg.tracker, hyperparameters(self.settings))
 
         # ---- train ----
         last = cfg.num_epochs if num_epochs is None else min(num_epochs, cfg.num_epochs)
@@ -239,21 +248,12 @@ class Trainer:
             while self.epoch < last:
                 self.in_epoch = True
                 self._train_epoch(batches, num_steps)
+                self._validate(num_steps)
                 self.epoch, self.step, self.in_epoch = self.epoch + 1, 0, False
                 self.counters.zero_()
                 self._save_progress(due=True)
-
-        # ---- save ----
         if self.epoch == cfg.num_epochs:
-            self.images_per_second["train"] = cfg.num_epochs * len(self.data.train) / self.seconds["train"]
-            if self.distributed.is_main:
-                data = {"name": self.data.name, "fingerprint": self.fingerprints}
-                data |= {"counts": self.data.class_counts.tolist()}
-                about = self.identity.fits | self.identity.computed | {"data": data, "trained_on": self.trained_images}
-                about |= {"training": self._describe_training(), "model": self._describe_model()}
-                about |= {"classnames": self.data.classnames, "shot_groups": group_of_class(self.data.groups)}
-                tensors = checkpoint.saved_tensors(self.model)
-                self.checksum = checkpoint.save(self.files.checkpoint, tensors, about)
+            self._save_checkpoint()
 
     def train_batches(
         self, first_epoch: int = 0, num_epochs: int | None = None, first_step: int = 0
@@ -264,8 +264,7 @@ class Trainer:
         precision of training.
         """
         cfg = self.cfg
-        self.frozen.cast(self.train_dtype)
-        self.model.train()
+        self._prepare_training()
         steps = TrainBatchSampler(
             len(self.data.train),
             cfg.batch_size,
@@ -278,6 +277,10 @@ class Trainer:
         )
         crop = build_train_crop(cfg, self.resolution)
         yield from Loader(self.data.train, crop, steps, self.device, cfg.num_workers, cfg.worker_timeout, self.log.info)
+
+    def _prepare_training(self) -> None:
+        self.frozen.cast(self.train_dtype)
+        self.model.train()
 
     def _train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
         """Takes the steps of an epoch that are left, and saves the progress every save_minutes."""
@@ -325,6 +328,58 @@ class Trainer:
         self.optimizer.zero_grad()
         return counters
 
+    def _save_checkpoint(self) -> None:
+        """Saves the tensors of the last epoch, or of the best one, which the model has from here on."""
+        if self.best:
+            checkpoint.copy_into(checkpoint.saved_tensors(self.model), self.best.tensors, self.run_dir.progress)
+            score = f"{results.words(self.best.measure)} {results.percent(self.best.value)}"
+            self.log.info(f"kept      epoch {self.best.epoch}: {score} on the validation images")
+        self.images_per_second["train"] = self.cfg.num_epochs * len(self.data.train) / self.seconds["train"]
+        if self.distributed.is_main:
+            data = {"name": self.data.name, "fingerprint": self.fingerprints}
+            data |= {"counts": self.data.class_counts.tolist()}
+            about = self.identity.fits | self.identity.computed | {"data": data, "trained_on": self.trained_images}
+            about |= {"training": self._describe_training(), "model": self._describe_model()}
+            about |= {"classnames": self.data.classnames, "shot_groups": group_of_class(self.data.groups)}
+            tensors = checkpoint.saved_tensors(self.model)
+            self.checksum = checkpoint.save(self.files.checkpoint, tensors, about)
+
+    # ---- validation ----
+
+    def _validate(self, num_steps: int) -> None:
+        """Writes the scores on the validation images, if that is due after this epoch; keep best takes the best ones.
+
+        Training continues with the same bits. Its seconds and speed are without the validation.
+        """
+        cfg, epoch = self.cfg, self.epoch + 1
+        if not cfg.val_every or (epoch % cfg.val_every and epoch < cfg.num_epochs):
+            return
+        self._save_progress(due=False)  # a signal that asks for it may not leave the time for a validation
+        start = time.perf_counter()
+        scores = self.evaluate("val")
+        found, shown = measures(scores), dict(scores["accuracy"])
+        if cfg.keep == "best":
+            shown[cfg.keep_score] = found[cfg.keep_score]
+            self.best = better_of(self.best, epoch, cfg.keep_score, found[cfg.keep_score], self.model)
+        is_best = self.best is not None and self.best.epoch == epoch
+        numbers = "  ".join(f"{results.words(name)} {results.percent(value)}" for name, value in shown.items())
+        self.log.info(f"epoch {epoch}/{cfg.num_epochs}  validation  {numbers}{'  (best so far)' if is_best else ''}")
+        self.log.validation(epoch * num_steps, epoch, found)
+        self._prepare_training()
+        self.last_save += time.perf_counter() - start
+
+    def _require_keep_score(self) -> None:
+        """Raises a ConfigError if the validation does not have the score of keep best, or not on these images."""
+        if self.cfg.keep != "best" or not self.mode.trains or self.cfg.zero_shot:
+            return
+        images = len(self.data.split("val"))
+        blank = np.broadcast_to(np.float32(0), (images, len(self.data.classnames)))  # logits, in no memory
+        scores = measures(self._evaluate("val", blank))
+        if scores.get(self.cfg.keep_score) is None:
+            defined = ", ".join(name for name, value in scores.items() if value is not None)
+            message = f"keep_score {self.cfg.keep_score} is not a score of the validation images; choose from {defined}"
+            raise ConfigError(message, kind="unknown_keep_score", key="keep_score")
+
     def _pick_micro_batch_size(self, images: int) -> int:
         """How many of its `images` of a step this process computes at once."""
         model = self.model.train()
@@ -348,7 +403,7 @@ class Trainer:
             self.run_dir.require_same_run(self.settings, self.fingerprints["test"], self.identity.absent)
             self.run_dir.begin()
             self.files = self.run_dir.working()
-            self.log.start_curves(self.files, 0)
+            self.log.start_curves(self.files, 0, 0)
             write_text(self.files.config, self.cfg.dump())
 
     def _resume(self, num_steps: int) -> None:
@@ -364,11 +419,12 @@ class Trainer:
         self.scaler.load_state_dict(about["scaler"])
         self.seconds["train"] = about["seconds"]
         self.epoch, self.step = about["epoch"], about.get("step", 0)
+        self.best = read_best(about, progress.extra)
         if self.distributed.is_main:  # they are the sums over all processes
             self.counters += torch.tensor(about.get("counters", [0.0, 0.0]), device=self.device)
 
         self.files = self.run_dir.working()
-        self.log.start_curves(self.files, self.epoch * num_steps + self.step)
+        self.log.start_curves(self.files, self.epoch * num_steps + self.step, self.epoch)
         position = f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
         self.log.info(f"resuming after {position}, from {progress.path}")
         if elsewhere := changes(about.get("environment", self.environment), self.environment):
@@ -395,6 +451,8 @@ class Trainer:
             about |= {"seconds": self.seconds["train"], "scaler": self.scaler.state_dict()}
             about |= {"identity": self.settings, "environment": self.environment}
             extra = {} if self.image_states is None else {"images": torch.from_numpy(self.image_states)}
+            if self.best:
+                about, extra = about | {BEST: self.best.record}, extra | self.best.named_tensors
             try:
                 checkpoint.save_progress(self.run_dir.progress, self.model, self.optimizer, about, extra)
             except FloatingPointError as error:
@@ -411,7 +469,7 @@ class Trainer:
     # ---- testing ----
 
     def predict(self, split: str = "test") -> np.ndarray:
-        """The logits of the images of a split, "train" or "test": float32 [n, C], in the order of its list.
+        """The logits of the images of a split, "train", "test" or "val": float32 [n, C], in the order of its list.
 
         With test-time ensembling they are means over the crops.
         """
@@ -467,9 +525,12 @@ class Trainer:
 
     def score(self, split: str, predictions: Predictions) -> dict[str, Any]:
         """The scores of the predictions for this split."""
+        return self._evaluate(split, predictions.outputs)
+
+    def _evaluate(self, split: str, outputs: np.ndarray) -> dict[str, Any]:
         floor = LIFT_HARMONIC_FLOOR if self.cfg.variant == "lift" else 0.0
         classes = ClassInfo(self.data.classnames, self.data.class_counts, self.data.groups, floor)
-        return evaluate(self.cfg.evaluators, predictions.outputs, self.data.split(split).labels, classes)
+        return evaluate(self.cfg.evaluators, outputs, self.data.split(split).labels, classes)
 
     def _prepare_test(self, split: str) -> ImageList:
         self.frozen.cast(self.test_dtype)
@@ -550,6 +611,8 @@ class Trainer:
             content |= {"other_checkpoint": True} if self.record.is_foreign else {}
         elif self._started_from and self.trainable:
             content["started_from"] = self._started_from
+        if self.best:
+            content["kept"] = self.best.record
         content["peak_memory_mb"] = memory.peak_mb(self.device)
 
         # ---- files ----
@@ -561,6 +624,9 @@ class Trainer:
             if logits and predictions.logits is not None:
                 results.save_logits(logits, predictions.logits, predictions.labels, self._describe_logits())
             if self.mode.trains:
+                if self.trainable:
+                    step = self.cfg.num_epochs * math.ceil(len(self.data.train) / self.cfg.batch_size)
+                    self.log.end_scores(step, self.mode.split, measures(scores), hyperparameters(self.settings))
                 self.log.end_curves()
                 if self.trainable:
                     self.run_dir.forget_earlier(listed, logits)
@@ -628,12 +694,17 @@ class Trainer:
         same = {"precision": precision_name(self.train_dtype), "training images": self.fingerprints["train"]}
         if self.source.earlier and self.source.earlier.checksum:
             same[checkpoint.INIT] = self.source.earlier.checksum
+        if self.trains and self.cfg.keep == "best":  # what decides which epoch that is
+            same |= {key: self.cfg[key] for key in KEEPING}
+            same |= {"validation precision": precision_name(self.test_dtype)}
+            same |= {"validation images": self.fingerprints["val"]}
         return same | {name: sha256(Path(file)) for name, file in files.items() if file}
 
     def _describe_training(self) -> dict[str, Any]:
         """The record of a training in its checkpoint, equal to that in its results."""
         training = {"seed": self.cfg.seed, "epochs": self.cfg.num_epochs, "settings": self.settings}
-        return training | ({"started_from": self._started_from} if self._started_from else {})
+        training |= {"started_from": self._started_from} if self._started_from else {}
+        return training | ({"kept": self.best.record} if self.best else {})
 
     def _describe_model(self) -> dict[str, Any]:
         """The record of what predictions for new images need beside the model's identity, settings and classes."""
@@ -719,9 +790,9 @@ class Trainer:
         if own and self.data.shares_images and split == "test":
             records = records[1:]  # the set is tested as it was published
         count = overlap.count_shared(images, self.data.root, records)
-        if count and split == "test":
+        if count and split != "train":
             self.log.info(
-                f"warning   {count:,} of the {len(images):,} test images are training images of this run, "
+                f"warning   {count:,} of the {len(images):,} {SPLITS[split]} images are training images of this run, "
                 "so the accuracy is not that on new images"
             )
         return count
@@ -734,7 +805,8 @@ class Trainer:
         own = not self.mode.trains and results.same_images(tested, self.fingerprints["test"])
         if self.trainable and split == "test" and own:
             about["name"] = self.record.name  # the very images of the run, whatever they are called now
-        listed = self.mode.images or (Path(cfg.test_list).stem if cfg.test_list and split == "test" else None)
+        file = {"test": cfg.test_list, "val": cfg.val_list}.get(split)
+        listed = self.mode.images or (Path(file).stem if file else None)
         if listed:
             about["list"] = listed
         if self.trained_on is not None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from datasets.base import DataSet
 from datasets.check.bad_images import leave_out_bad
 from datasets.own import folder
+from datasets.own.splits import hold_out_validation
 from datasets.sets import cifar100_lt, digits_lt, imagenet_lt, inat2018, places_lt
 from utils.errors import DataError
 
@@ -38,13 +39,31 @@ DATASETS: dict[str, Callable[..., DataSet]] = {
     "digits_lt": digits_lt.build,
     "folder": folder.build,  # one's own pictures; takes FOLDER_KEYS, too
 }
-FOLDER_KEYS = ("train_list", "test_list", "test_fraction", "classnames", "imbalance", "outside_root")
+FOLDER_KEYS = ("train_list", "test_list", "val_list", "test_fraction", "classnames", "imbalance", "outside_root")
+VALIDATION_SETS = ("imagenet_lt", "places_lt", "folder")  # their builders take `validation`
+TESTS = ("test_only", "test_train", "zero_shot")  # keys of commands that train nothing
+# the keys of a configuration that choose the images
+IMAGE_KEYS = ("dataset", "root", *FOLDER_KEYS, "bad_images", "val_fraction", "test_split", "val_every", *TESTS)
 
 
-def build_data(cfg) -> DataSet:
-    """The data set that `cfg` describes. Raises DataError."""
+def build_data(cfg, validation: bool = False) -> DataSet:
+    """The data set that `cfg` describes, with a validation set if any key needs one. Raises DataError.
+
+    validation: also read one that no key needs, if there is one.
+    """
+    validates = cfg.test_split == "val" or (cfg.val_every is not None and not any(cfg[key] for key in TESTS))
     keys = ("many_threshold", "few_threshold", "shot_groups", "exif_orientation", "bit_depth", *FOLDER_KEYS)
-    return load_data(cfg.dataset, cfg.root, skip_bad=cfg.bad_images == "skip", **{key: cfg[key] for key in keys})
+    data = load_data(
+        cfg.dataset,
+        cfg.root,
+        skip_bad=cfg.bad_images == "skip",
+        val_fraction=cfg.val_fraction,
+        validation=validates or validation,
+        **{key: cfg[key] for key in keys},
+    )
+    if validates:
+        data.split("val")  # raises a DataError if there is none
+    return data
 
 
 def load_data(
@@ -57,6 +76,8 @@ def load_data(
     exif_orientation: bool | None = None,
     bit_depth: int | None = None,
     skip_bad: bool = False,
+    val_fraction: float | None = None,
+    validation: bool = False,
     **own: str | float | None,
 ) -> DataSet:
     """The data set `name`, a row of DATASETS, with the images below `root`. Raises DataError.
@@ -64,7 +85,9 @@ def load_data(
     many_threshold, few_threshold: borders of the shot groups, which are those of `shot_groups` if the data set has such
     (DataSet.group_choices). exif_orientation: None is the data set's own; published ones are read as stored. bit_depth:
     bits that pictures of 16 bits use; None is all. skip_bad: without the images that scripts/check_data.py found to be
-    bad. own: FOLDER_KEYS, for one's own pictures.
+    bad. val_fraction: share of each class's training images that is held out as the validation set. validation: read
+    the data set's own validation set, if it has one; that of val_list is read in any case. own: FOLDER_KEYS, for one's
+    own pictures.
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set '{name}'; choose from {', '.join(DATASETS)}", kind="unknown_data_set")
@@ -79,7 +102,10 @@ def load_data(
             "lower it"
         )
         raise DataError(message, kind="overlapping_thresholds", key="few_threshold")
-    data = DATASETS[name](name, root, **own)
+    # val_fraction takes the place of a published list; beside a folder val/, which is read to notice it, it is refused
+    reads = bool(validation or val_fraction) if name == "folder" else validation and not val_fraction
+    more = {"validation": True} if reads and name in VALIDATION_SETS else {}
+    data = DATASETS[name](name, root, **own, **more)
     data = dataclasses.replace(
         data,
         many_threshold=many_threshold,
@@ -87,9 +113,21 @@ def load_data(
         group_counts=data.group_choices.get(shot_groups),
     )
     if exif_orientation is not None:
-        train, test = (images.with_orientation(exif_orientation) for images in (data.train, data.test))
-        data = dataclasses.replace(data, train=train, test=test)
+        data = data.with_lists({k: images.with_orientation(exif_orientation) for k, images in data.lists.items()})
     if bit_depth is not None:
-        train, test = (images.with_bit_depth(bit_depth) for images in (data.train, data.test))
-        data = dataclasses.replace(data, train=train, test=test)
-    return leave_out_bad(data, {"root": root, **own}) if skip_bad else data
+        data = data.with_lists({k: images.with_bit_depth(bit_depth) for k, images in data.lists.items()})
+    if skip_bad:
+        data = leave_out_bad(data, {"root": root, **own})
+    return _with_held_out(data, val_fraction) if val_fraction else data
+
+
+def _with_held_out(data: DataSet, val_fraction: float) -> DataSet:
+    """The data set with a validation set from its training images. Raises DataError."""
+    if data.val is not None:
+        message = (
+            f"{data.name} has a validation set, {len(data.val):,} images in a folder val/ or in val_list, so "
+            "val_fraction has no effect; leave one of them out"
+        )
+        raise DataError(message, kind="needless_val_fraction", key="val_fraction")
+    train, val = hold_out_validation(data.train, val_fraction, data.root)
+    return dataclasses.replace(data, train=train, val=val)

@@ -1,4 +1,4 @@
-"""DataSet: two image lists with labels, class names, and the class counts that make the shot groups."""
+"""DataSet: image lists with labels, class names, and the class counts that make the shot groups."""
 
 import dataclasses
 import hashlib
@@ -8,11 +8,12 @@ import numpy as np
 
 from datasets.images import ImageList
 from datasets.long_tail import shot_groups
+from utils.errors import DataError
 from utils.text import visible
 
 __all__ = ["SPLITS", "DataSet", "ImageList"]
 
-SPLITS = {"train": "training", "test": "test"}  # fields of a data set, and the words for them
+SPLITS = {"train": "training", "test": "test", "val": "validation"}  # fields of a data set, and the words for them
 
 
 def classes_fingerprint(classnames: Sequence[str]) -> str:
@@ -22,13 +23,17 @@ def classes_fingerprint(classnames: Sequence[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """A training and a test list of the same classes. `class_counts` counts the training images; zeros are possible."""
+    """A training, a test and maybe a validation list of the same classes, without images in common.
+
+    `class_counts` counts the training images, without those that are held out; zeros are possible.
+    """
 
     name: str
     classnames: list[str]
     train: ImageList
     test: ImageList
     root: str | None = None
+    val: ImageList | None = None  # to choose epochs and settings by
     many_threshold: int = 100  # classes with more training images are many-shot
     few_threshold: int = 20  # classes with fewer training images are few-shot
     notes: tuple[str, ...] = ()  # for the user, about the images that were found
@@ -37,9 +42,24 @@ class DataSet:
     group_counts: np.ndarray | None = None  # class counts [C] that make the shot groups; None: class_counts
     group_choices: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # by name, other such counts
 
+    @property
+    def lists(self) -> dict[str, ImageList]:
+        """The lists by their names in SPLITS: train, test, and val if there is one."""
+        lists = {"train": self.train, "test": self.test}
+        return lists if self.val is None else lists | {"val": self.val}
+
+    def with_lists(self, lists: Mapping[str, ImageList]) -> "DataSet":
+        """This data set with other lists: train, test, and val or none."""
+        return dataclasses.replace(self, train=lists["train"], test=lists["test"], val=lists.get("val"))
+
     def split(self, name: str) -> ImageList:
-        """The list `name`: train or test."""
-        return {"train": self.train, "test": self.test}[name]
+        """The list `name`: train, test or val. Raises a DataError for a validation set that is missing."""
+        if name not in self.lists:
+            message = f"{self.name} has no validation set; hold out training images with val_fraction 0.1"
+            if self.name == "folder":
+                message += ", give a list with val_list FILE, or a folder val/ beside train/ and test/"
+            raise DataError(message, kind="no_validation_set", key="val_fraction")
+        return self.lists[name]
 
     @property
     def class_counts(self) -> np.ndarray:
@@ -55,8 +75,8 @@ class DataSet:
         return shot_groups(counts, self.many_threshold, self.few_threshold)
 
     def fingerprints(self, contents: bool = True) -> dict[str, str]:
-        """The fingerprints of both lists, {train, test}; see ImageList.fingerprint."""
-        return {split: self.split(split).fingerprint(self.root, contents) for split in SPLITS}
+        """The fingerprints of the lists, {train, test} and maybe val; see ImageList.fingerprint."""
+        return {split: images.fingerprint(self.root, contents) for split, images in self.lists.items()}
 
     @property
     def classes_fingerprint(self) -> str:
@@ -71,7 +91,7 @@ class DataSet:
         return dataclasses.replace(self, run_counts=np.array(counts, np.int64), notes=(*self.notes, note))
 
     def summary(self) -> str:
-        """The sizes of both lists, of the classes and of their shot groups, in one line; then a line for each note.
+        """The sizes of the lists, of the classes and of their shot groups, in one line; then a line for each note.
 
         Control characters and marks of direction in names are escaped.
         """
@@ -82,7 +102,14 @@ class DataSet:
         if self.group_counts is not None:
             groups += "; by the class counts of imbalance 100"
         sizes = (
-            f"{self.name}: {len(self.train):,} training and {len(self.test):,} test images, "
+            f"{self.name}: {len(self.train):,} training{self._validation()} and {len(self.test):,} test images, "
             f"{len(counts)} classes of {counts.max():,} to {counts.min():,} ({groups})"
         )
         return "\n".join(map(visible, [sizes, *self.notes]))
+
+    def _validation(self) -> str:
+        """The number of validation images, and of their classes where these are not all, as a part of `summary`."""
+        if self.val is None:
+            return ""
+        classes = len(np.unique(self.val.labels))
+        return f", {len(self.val):,} validation{f' (of {classes:,} classes)' if classes < len(self.classnames) else ''}"

@@ -10,14 +10,20 @@ from torch import Tensor
 from datasets.decoding.problems import ImageError
 from datasets.images import ImagePaths, no_report
 from datasets.loading.crops import Crop, Sample
+from utils.errors import DataError
 from utils.processes import Advance
 
 
 class NewPictures(ImagePaths):
-    """Image files; the crops of a file that cannot be read are black, and `problems` has the reason."""
+    """Image files; the crops of a file that cannot be read are black, and `problems` has the reason.
+
+    Raises DataError for a path that no file can have.
+    """
 
     def __init__(self, paths: Sequence[str], exif_orientation: bool = True, bit_depth: int | None = None):
         super().__init__(paths, exif_orientation, bit_depth)
+        if len(self) != len(paths):
+            raise DataError("a path has a zero byte in it, which no file has; leave it out", kind="zero_byte")
         # marks of unreadable files, in memory that forked workers share
         self.unreadable = np.frombuffer(mmap.mmap(-1, max(len(paths), 1)), np.uint8)
 

@@ -112,7 +112,7 @@ def run(arguments: list[str]) -> int:
     """Checks, writes the files, shows the report; returns the exit status. Raises ConfigError and DataError."""
     args = parse(arguments)
     cfg = load(args.data, args.options)
-    data = build_data(cfg)
+    data = build_data(cfg, validation=cfg.dataset == "folder")  # a published list would have to be downloaded
     checked = {key: cfg[key] for key in ("dataset", *LIST_KEYS)} | {"root": cfg.root and os.path.realpath(cfg.root)}
     folder = report_folder(args.data, dict(zip(args.options[::2], args.options[1::2], strict=True)), checked)
     prepare(folder)

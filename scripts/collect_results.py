@@ -263,7 +263,7 @@ def _images_in_words(content: dict[str, Any]) -> list[str]:
         words.append(f"trained on {content['settings']['dataset']}")
     if data.get("list"):
         words.append(f"list {data['list']}")
-    if data["split"] == "test" and data.get("trained_on"):
+    if data["split"] != "train" and data.get("trained_on"):
         count = sum(row["test"] for row in content.get("per_class", []))
         words.append(f"trained on {data['trained_on']:,} of these {f'{count:,} ' if count else ''}images")
     return words

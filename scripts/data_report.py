@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.base import DataSet
+from datasets.base import SPLITS, DataSet
 from datasets.check.bad_images import BAD_IMAGES, quoted
 from datasets.check.check import SMALL_SIDE, Check
 from utils.files import atomic_write
@@ -63,7 +63,8 @@ def _tail(check: Check) -> list[str]:
     columns = {"classes": np.ones_like(counts), "training": counts}
     if (check.good_counts < counts).any():
         columns["readable"] = check.good_counts  # of the training images
-    tests = columns["test"] = np.bincount(data.test.labels, minlength=len(data.classnames))
+    others = {SPLITS[split]: images for split, images in data.lists.items() if split != "train"}
+    columns |= {word: np.bincount(images.labels, minlength=len(counts)) for word, images in others.items()}
     lines = [f"{'':10}{''.join(f'{title:>12}' for title in columns)}"]
     for group, mask in data.groups.items():
         lines.append(f"{group:10}{''.join(f'{numbers[mask].sum():12,}' for numbers in columns.values())}")
@@ -79,7 +80,8 @@ def _tail(check: Check) -> list[str]:
         f"smallest  {some(present[5:][-5:] if len(present) > 5 else present[-1:])}",
         f"imbalance {factor:,.1f}",
     ]
-    for split, numbers in (("training", counts), ("test", tests)):
+    for split in ("training", *others):
+        numbers = columns[split]
         empty = [data.classnames[c] for c in np.flatnonzero(numbers == 0)]
         if empty:
             more = f" and {len(empty) - 5:,} more" if len(empty) > 5 else ""
@@ -94,7 +96,8 @@ def _problems(check: Check) -> list[str]:
     for kind in ("missing", "unreadable"):
         reasons = [f"{names[image]}: {found.reason}" for image, found in check.bad.items() if found.kind == kind]
         lines += _section(kind, reasons)
-    lines += _section("the same image in training and in test", _equal(check, check.leaks))
+    lists = " and in ".join(["training", "test"] if check.data.val is None else ["one list", "another"])
+    lines += _section(f"the same image in {lists}", _equal(check, check.leaks))
     lines += _section("the same image under two labels", _equal(check, check.contradictions))
     return [*lines, ""]
 

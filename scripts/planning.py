@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from datasets import FOLDER_KEYS, build_data
+from datasets import IMAGE_KEYS, build_data
 from main import parse
 from utils.config import OUTPUT, Config, load_config, pair_options
 from utils.errors import ConfigError, DataError, amended
@@ -62,8 +62,8 @@ def find_results(run: Run) -> Path | None:
 
 
 def fingerprints(cfg: Config) -> dict[str, str]:
-    """The fingerprints of the training and test list of -d folder; {} for other data, or if they cannot be read."""
-    key = tuple(cfg[name] for name in ("dataset", "root", *FOLDER_KEYS, "bad_images"))
+    """The fingerprints of the lists of -d folder; {} for other data, or if they cannot be read."""
+    key = tuple(cfg[name] for name in IMAGE_KEYS)
     if cfg.dataset == "folder" and key not in _fingerprints:
         try:
             _fingerprints[key] = build_data(cfg).fingerprints()

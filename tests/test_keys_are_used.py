@@ -48,7 +48,7 @@ def test_every_key_is_read(config, few_images, random_clip, tmp_path, monkeypatc
         config(*every_method, "test_only", "True", "tte", "True", "tte_draws", 1),
         config(*one_epoch, method="zs"),
         config(*one_epoch, *switches("l", TEXT_PEFT), "proj_tuning", "True", method="clip_adapter"),
-        config(*one_epoch, method="coop"),
+        config(*one_epoch, "val_fraction", 0.2, "val_every", 1, "keep", "best", method="coop"),
     ):
         train(Recording(cfg, read))
     for loss in LOSSES:

@@ -477,8 +477,33 @@ def test_tensorboard_reads_the_curves(config):
 
     run, _ = train(config("print_freq", 5))
     events = EventAccumulator(str(run.run_dir.path)).Reload()
-    assert {"loss", "lr", "accuracy", "images_per_second"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("loss")] == [5, 10, 15, 20, 22, 27, 32, 37, 42, 44]
+    assert {"train/loss", "train/lr", "train/accuracy", "train/images_per_second"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("train/loss")] == [5, 10, 15, 20, 22, 27, 32, 37, 42, 44]
+
+
+def test_tensorboard_has_options_and_scores_of_the_test(config):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    run, results = train(config("val_fraction", 0.1, "val_every", 1))
+    assert len(run.run_dir.curves()) == 1  # the hparams tab, too, which torch would write to a folder of its own
+    events = EventAccumulator(str(run.run_dir.path)).Reload()
+    groups = {tag.partition("/")[0] for tag in events.Tags()["scalars"]}
+    assert groups == {"train", "val", "test"}
+    for group, accuracy in (("test", results["accuracy"]), ("val", run.evaluate("val")["accuracy"])):
+        for name, value in accuracy.items():
+            last = events.Scalars(f"{group}/{name}")[-1]
+            assert (last.step, last.value) == (40, pytest.approx(value))  # 309 images in steps of 16, two epochs
+
+    def content(tag):
+        return HParamsPluginData.FromString(events.SummaryMetadata(f"_hparams_/{tag}").plugin_data.content)
+
+    options = content("session_start_info").session_start_info.hparams
+    assert options["lr"].number_value == 0.02
+    assert options["loss_type"].string_value == "LA"
+    assert "v.lora" not in options and "training images" not in options
+    metrics = {info.name.tag for info in content("experiment").experiment.metric_infos}
+    assert metrics >= {f"test/{name}" for name in results["accuracy"]}
 
 
 @pytest.mark.slow

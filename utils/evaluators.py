@@ -106,6 +106,12 @@ def need_logits(names: Iterable[str]) -> bool:
     return any(EVALUATORS[name].needs_logits for name in names)
 
 
+def measures(results: Mapping[str, Any]) -> dict[str, float | None]:
+    """The numbers of `evaluate` by measure, in their order, without those of single classes."""
+    sections = [section for name, section in results.items() if name != "per_class"]
+    return {measure: value for section in sections for measure, value in section.items()}
+
+
 def evaluate(names: Iterable[str], outputs: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> dict[str, Any]:
     """The numbers of these evaluators, by section and measure, and a row for each class.
 

@@ -40,20 +40,22 @@ def leave_out_bad(data: DataSet, options: dict[str, Any]) -> DataSet:
     report = _last_report(data, options.get("root"), command)
     path = report.with_name(BAD_IMAGES)
     bad = _read_names(path, command)
-    names = {split: image_names(data, split) for split in SPLITS}
-    _require_unchanged(data, names, _read(report)["bad"], bad, report.parent, command)
-    unknown = bad.difference(*names.values())
+    names = {split: image_names(data, split) for split in data.lists}
+    reported = _read(report)["bad"]
+    _require_unchanged(data, names, reported, bad, report.parent, command)
+    # a check reads a validation set that this run may not need
+    unknown = bad.difference(*names.values(), [image["image"] for image in reported if image.get("list") not in names])
     if unknown:
         name = shortened(min(unknown))
         message = f"{path} contains '{name}', which is in neither list; correct that line, or run {command}"
         raise DataError(message, kind="unknown_bad_image", path=path, key="bad_images")
-    kept = {split: np.flatnonzero([name not in bad for name in names[split]]) for split in SPLITS}
+    kept = {split: np.flatnonzero([name not in bad for name in names[split]]) for split in data.lists}
     for split, indices in kept.items():
         if not len(indices):
             message = f"bad_images skip leaves no image in the {split} list: all of them are in {path}"
             raise DataError(message, kind="no_image_left", path=path, key="bad_images")
-    train, test = data.train.subset(kept["train"]), data.test.subset(kept["test"])
-    return dataclasses.replace(data, train=train, test=test, notes=(*data.notes, _note(data, kept, path)))
+    lists = {split: data.lists[split].subset(indices) for split, indices in kept.items()}
+    return dataclasses.replace(data.with_lists(lists), notes=(*data.notes, _note(data, kept, path)))
 
 
 def image_names(data: DataSet, split: str) -> list[str]:
@@ -82,11 +84,11 @@ def unquoted(line: str) -> str:
 
 
 def _last_report(data: DataSet, root: str | None, command: str) -> Path:
-    """The newest report of a check of these very lists."""
+    """The newest report of a check of these very lists; a validation set may be in one of both only."""
     current, stale = data.fingerprints(contents=False), None
     for path in sorted(OUTPUT.glob(f"check_*/{REPORT}"), key=os.path.getmtime, reverse=True):
         report = _read(path)
-        if report.get("fingerprint") == current:
+        if _same_lists(report.get("fingerprint"), current):
             return path
         checked = report.get("checked", {})
         if checked.get("dataset") == data.name and checked.get("root") == (root and os.path.realpath(root)):
@@ -98,6 +100,13 @@ def _last_report(data: DataSet, root: str | None, command: str) -> Path:
         f"bad_images skip leaves out the images that a check has found, and {data.name} was not checked; run {command}"
     )
     raise DataError(message, kind="not_checked", key="bad_images")
+
+
+def _same_lists(checked: Any, current: dict[str, str]) -> bool:
+    """Whether fingerprints are those of the training and test list, and of the validation list if both have one."""
+    if not isinstance(checked, dict) or not {"train", "test"} <= checked.keys():
+        return False
+    return all(checked[split] == fingerprint for split, fingerprint in current.items() if split in checked)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -121,7 +130,7 @@ def _require_unchanged(
 ) -> None:
     """Raises a DataError if a bad file has another size now: it was replaced, and leaving it out would be wrong."""
     checked = {image["image"]: image["bytes"] for image in reported if image["image"] in bad}
-    for split in SPLITS if checked else ():
+    for split in data.lists if checked else ():
         images = data.split(split).images
         for index, name in enumerate(names[split]):
             if name in checked and images.file_bytes(index) != checked[name]:
@@ -134,7 +143,7 @@ def _require_unchanged(
 
 def _note(data: DataSet, kept: dict[str, np.ndarray], path: Path) -> str:
     before, after = data.class_counts, np.bincount(data.train.labels[kept["train"]], minlength=len(data.classnames))
-    parts = [f"{len(data.split(split)) - len(kept[split]):,} {word}" for split, word in SPLITS.items()]
+    parts = [f"{len(data.lists[split]) - len(indices):,} {SPLITS[split]}" for split, indices in kept.items()]
     lost = [data.classnames[c] for c in np.flatnonzero((before > 0) & (after == 0))]
     more = f"; no training image is left of {', '.join(lost[:5])}{' and others' if lost[5:] else ''}" if lost else ""
     return f"left out, as listed in {path}: {' and '.join(parts)} images{more}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from datasets.base import SPLITS, DataSet
+from datasets.base import DataSet
 from datasets.check.bad_images import image_names
 from datasets.check.inspect import ImageReport, inspect
 from datasets.check.processes import inspect_in_processes
@@ -21,7 +21,7 @@ SMALL_SIDE = 32  # pixels; a shorter side is suspicious: a thumbnail, an icon, a
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """The findings. Images are numbered through the training list, then the test list."""
+    """The findings. Images are numbered through the training list, then the test list, then a validation list."""
 
     data: DataSet
     bad: dict[int, ImageReport]
@@ -33,16 +33,17 @@ class Check:
     @property
     def labels(self) -> np.ndarray:
         """The labels of all images, int64 [n]."""
-        return np.concatenate([self.data.train.labels, self.data.test.labels])
+        return np.concatenate([images.labels for images in self.data.lists.values()])
 
     @property
     def names(self) -> list[str]:
         """The names of all images, as in bad_images.txt."""
-        return [name for split in SPLITS for name in image_names(self.data, split)]
+        return [name for split in self.data.lists for name in image_names(self.data, split)]
 
     def split(self, image: int) -> str:
         """The list that contains an image."""
-        return "train" if image < len(self.data.train) else "test"
+        ends = np.cumsum([len(images) for images in self.data.lists.values()])
+        return list(self.data.lists)[int(np.searchsorted(ends, image, side="right"))]
 
     @property
     def small(self) -> dict[int, list[int]]:
@@ -52,8 +53,8 @@ class Check:
 
     @property
     def leaks(self) -> list[list[int]]:
-        """Duplicates across train and test: tested images that were trained on."""
-        return [images for images in self.duplicates if len({self.split(image) for image in images}) == 2]
+        """Duplicates across lists: tested images that were trained on."""
+        return [images for images in self.duplicates if len({self.split(image) for image in images}) > 1]
 
     @property
     def contradictions(self) -> list[list[int]]:
@@ -116,7 +117,7 @@ class Check:
 
         return {
             "fingerprint": data.fingerprints(contents=False),
-            "images": {split: len(data.split(split)) for split in SPLITS},
+            "images": {split: len(images) for split, images in data.lists.items()},
             "bad": [
                 {**image(i), "kind": found.kind, "reason": found.reason, "bytes": found.size}
                 for i, found in self.bad.items()
@@ -141,11 +142,11 @@ class Check:
 
 
 def check_images(data: DataSet, processes: int, worker_timeout: float | None = None) -> Check:
-    """Decodes every image of both lists as in training, with a progress bar; processes 0 = in this one.
+    """Decodes every image of all lists as in training, with a progress bar; processes 0 = in this one.
 
     worker_timeout: seconds after which an image of a process without an answer is unreadable; None = never.
     """
-    start, total = time.perf_counter(), len(data.train) + len(data.test)
+    start, total = time.perf_counter(), sum(map(len, data.lists.values()))
     bad: dict[int, ImageReport] = {}
     sizes = np.zeros((total, 2), np.int32)
     largest: dict[int, int] = {}
@@ -171,7 +172,7 @@ def check_images(data: DataSet, processes: int, worker_timeout: float | None = N
 
 def _inspect_all(data: DataSet, processes: int, worker_timeout: float | None) -> Iterator[tuple[int, ImageReport]]:
     """(image, report) in any order."""
-    lists = (data.train.images, data.test.images)
+    lists = [images.images for images in data.lists.values()]
     if processes and not all(images.is_small for images in lists):
         yield from inspect_in_processes(lists, processes, worker_timeout)
     else:

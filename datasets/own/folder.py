@@ -1,12 +1,15 @@
 """Your own pictures, in class folders or by lists. docs/data.md shows each layout with its command.
 
 ROOT/train/CLASS/* and ROOT/test/CLASS/* (or val)   the folders' names are the class names
+ROOT/val/CLASS/* beside both                        the validation set, where one is asked for
 ROOT/CLASS/* with test_fraction                     the same; some pictures of each class are held out for testing
 train_list with test_list or test_fraction          lists of path,label or path,classname; paths are taken from ROOT
+val_list beside them                                the validation set
 
 Pictures are turned by their EXIF orientation, as every viewer shows them.
 """
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +23,7 @@ from datasets.long_tail import long_tail_counts
 from datasets.own.classnames import label_classes
 from datasets.own.lists import LabeledPaths, read_list, require_disjoint
 from datasets.own.pictures import EXTENSIONS, SMALL_COPIES, leftover
-from datasets.own.splits import hold_out, thin
+from datasets.own.splits import hold_out_test, thin
 from datasets.own.tables import Position, class_name
 from utils.errors import DataError
 
@@ -33,15 +36,20 @@ def build(
     root: str | None,
     train_list: str | None = None,
     test_list: str | None = None,
+    val_list: str | None = None,
     test_fraction: float | None = None,
     classnames: str | None = None,
     imbalance: float | None = None,
     outside_root: bool = False,
+    validation: bool = False,
 ) -> DataSet:
-    """The data set below `root`, by folders or by lists; main.py --help explains each key. Raises DataError."""
-    # pictures with class names as the user wrote them, training first
-    if train_list or test_list:
-        root, splits = _by_lists(root, train_list, test_list, test_fraction, outside_root)
+    """The data set below `root`, by folders or by lists; main.py --help explains each key. Raises DataError.
+
+    validation: read a folder val/ beside train/ and test/; val_list is read in any case.
+    """
+    # pictures with class names as the user wrote them, by split, training first
+    if train_list or test_list or val_list:
+        root, splits = _by_lists(root, train_list, test_list, val_list, test_fraction, outside_root)
     elif root is None:
         message = (
             "-d folder needs your pictures: add root FOLDER, with FOLDER/train/CLASS/ and FOLDER/test/CLASS/, "
@@ -49,12 +57,18 @@ def build(
         )
         raise DataError(message, kind="no_root", key="root")
     else:
-        root, splits = str(Path(root)), _by_folders(Path(root), test_fraction)
+        root, splits = str(Path(root)), _by_folders(Path(root), test_fraction, validation)
 
     # labels
-    names, labels, notes = label_classes(splits, classnames)
-    lists = [ImageList.of_paths(split.paths, y, exif_orientation=True) for split, y in zip(splits, labels, strict=True)]
-    train, test = hold_out(lists[0], test_fraction, root) if test_fraction else lists
+    found = list(splits.values())
+    names, labels, notes = label_classes(found, classnames)
+    lists = {
+        split: ImageList.of_paths(splits[split].paths, y, exif_orientation=True)
+        for split, y in zip(splits, labels, strict=True)
+    }
+    if test_fraction:
+        lists["train"], lists["test"] = hold_out_test(lists["train"], test_fraction, root)
+    train, test = lists["train"], lists["test"]
 
     # a long tail
     counts = np.bincount(train.labels, minlength=len(names))
@@ -72,8 +86,8 @@ def build(
         for problem, mask in lacking
         if mask.any()
     ]
-    notes = (*(note for split in splits for note in split.notes), *notes, *counted)
-    return DataSet(name, names, train, test, root, notes=notes)
+    notes = (*(note for split in found for note in split.notes), *notes, *counted)
+    return DataSet(name, names, train, test, root, lists.get("val"), notes=notes)
 
 
 def _some(names: Sequence[str], mask: Iterable[bool]) -> str:
@@ -93,21 +107,31 @@ def _alike(names: list[str]) -> np.ndarray:
 
 
 def _by_lists(
-    root: str | None, train_list: str | None, test_list: str | None, test_fraction: float | None, outside_root: bool
-) -> tuple[str | None, list[LabeledPaths]]:
-    """The folder of all images (None: they may be anywhere), and the training list, then the test list if any."""
+    root: str | None,
+    train_list: str | None,
+    test_list: str | None,
+    val_list: str | None,
+    test_fraction: float | None,
+    outside_root: bool,
+) -> tuple[str | None, dict[str, LabeledPaths]]:
+    """The folder of all images (None: they may be anywhere), and the lists by split, those that are given."""
+    files = {"train": train_list, "test": test_list, "val": val_list}
+    given = {split: file for split, file in files.items() if file}
     if train_list is None:
-        message = "test_list needs a train_list beside it, for the classes and their training images; add one"
-        raise DataError(message, kind="no_train_list", path=test_list, key="test_list")
+        key = f"{next(iter(given))}_list"
+        message = f"{key} needs a train_list beside it, for the classes and their training images; add one"
+        raise DataError(message, kind="no_train_list", path=next(iter(given.values())), key=key)
     if test_list is None and test_fraction is None:
         message = "train_list needs test_list FILE, or test_fraction 0.2 to hold some images out; add one of them"
         raise DataError(message, kind="no_test_list", path=train_list, key="train_list")
     if test_list is not None and test_fraction is not None:
         message = "test_list contains the tested images, so test_fraction has no effect; leave one of them out"
         raise DataError(message, kind="needless_test_fraction", path=test_list, key="test_fraction")
-    folders = {os.path.dirname(file) or "." for file in (train_list, test_list) if file}
+    folders = {os.path.dirname(file) or "." for file in given.values()}
     if root is None and len({os.path.abspath(folder) for folder in folders}) > 1:
-        message = f"train_list and test_list are in two folders, {' and '.join(sorted(folders))}; add root FOLDER"
+        names = " and ".join(f"{split}_list" for split in given)
+        number = {2: "two", 3: "three"}[len(folders)]
+        message = f"{names} are in {number} folders, {' and '.join(sorted(folders))}; add root FOLDER"
         raise DataError(message, kind="two_folders", key="root")
     root = str(Path(root or min(folders)))
     if not os.path.isdir(root):
@@ -116,23 +140,25 @@ def _by_lists(
         raise DataError(message, kind="not_a_folder", path=root, key="root")
     if outside_root:
         root = os.path.abspath(root)
-    splits = [read_list(file, root, outside_root) for file in (train_list, test_list) if file]
-    if test_list:
-        require_disjoint(*splits)
+    splits = {split: read_list(file, root, outside_root) for split, file in given.items()}
+    for one, other in itertools.combinations(splits, 2):
+        require_disjoint(splits, one, other)
     return (None if outside_root else root), splits
 
 
 # ---- folders ----
 
 
-def _by_folders(top: Path, test_fraction: float | None) -> list[LabeledPaths]:
-    """The pictures to train with, followed by those to test with unless they are to be held out."""
+def _by_folders(top: Path, test_fraction: float | None, validation: bool) -> dict[str, LabeledPaths]:
+    """The pictures by split: train, test unless they are to be held out, and with `validation` those of val/ if any."""
+    train, test, val = (top / split for split in ("train", "test", "val"))
     if test_fraction is None:
-        test = top / "val" if (top / "val").is_dir() and not (top / "test").is_dir() else top / "test"
-        return [_classes(top / "train", top), _classes(test, top)]
-    train = top / "train"
+        if val.is_dir() and not test.is_dir():
+            test, validation = val, False
+        folders = {"train": train, "test": test} | ({"val": val} if validation and val.is_dir() else {})
+        return {split: _classes(folder, top) for split, folder in folders.items()}
     if not train.is_dir() or not any(map(_is_folder, _entries(train, _Seen()))):  # 'train' may be a class
-        return [_classes(top, top)]
+        return {"train": _classes(top, top)}
     for entry in _entries(top, _Seen()):
         if entry.name.lower() in TEST_FOLDERS and _is_folder(entry):
             message = (
@@ -140,7 +166,7 @@ def _by_folders(top: Path, test_fraction: float | None) -> list[LabeledPaths]:
                 f"must be called test or val), or split only the training pictures with root {train}"
             )
             raise DataError(message, kind="needless_test_fraction", path=entry.path, key="test_fraction")
-    return [_classes(train, top)]
+    return {"train": _classes(train, top)}
 
 
 def _classes(split: Path, top: Path) -> LabeledPaths:

@@ -12,10 +12,11 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from datasets.base import SPLITS
 from datasets.own.pictures import EXTENSIONS, leftover, leftover_in
 from datasets.own.reasons import advice, another_name, is_total, reason_of, state_of
 from datasets.own.tables import LIST_BYTES, Position, Row, class_name, read_rows, read_text
@@ -89,18 +90,18 @@ def read_list(file: str, root: str, outside_root: bool = False) -> LabeledPaths:
     return dataclasses.replace(listed, notes=tuple(notes))
 
 
-def require_disjoint(train: LabeledPaths, test: LabeledPaths) -> None:
-    """Raises a DataError if an image is in both lists."""
-    both = set(train.paths) & set(test.paths)
+def require_disjoint(splits: Mapping[str, LabeledPaths], one: str, other: str) -> None:
+    """Raises a DataError if an image is in the lists of both splits."""
+    tested = splits[other]
+    both = set(splits[one].paths) & set(tested.paths)
     if both:
-        index = next(i for i, path in enumerate(test.paths) if path in both)
-        position = test.position(index)
+        index = next(i for i, path in enumerate(tested.paths) if path in both)
+        advice = " (test_train True tests the training images)" if (one, other) == ("train", "test") else ""
         message = (
-            f"{test.paths[index]} is a training image, too; {len(both):,} of "
-            f"{len(test.paths):,} test images are; remove them from one of the lists (test_train True tests the "
-            "training images)"
+            f"{tested.paths[index]} is a {SPLITS[one]} image, too; {len(both):,} of {len(tested.paths):,} "
+            f"{SPLITS[other]} images are; remove them from one of the lists{advice}"
         )
-        raise position.error("image_in_both_lists", message)
+        raise tested.position(index).error("image_in_both_lists", message)
 
 
 def _suitability(rows: Sequence[list[str]], root: str) -> tuple[bool, int, int]:

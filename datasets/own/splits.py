@@ -1,4 +1,4 @@
-"""Derives a held-out test set, or a long-tailed subset, from one list. Both are the same in every run."""
+"""Derives a held-out test or validation set, or a long-tailed subset, from one list. All are the same in every run."""
 
 import hashlib
 import os
@@ -10,24 +10,46 @@ from datasets.long_tail import tail_indices
 from utils.errors import DataError
 
 
-def hold_out(images: ImageList, fraction: float, root: str | None) -> tuple[ImageList, ImageList]:
-    """Splits every class into images to train and to test with, round(fraction * n) of n, but at least 1 of each.
+def hold_out(images: ImageList, fraction: float, root: str | None, min_images: int = 1) -> tuple[ImageList, ImageList]:
+    """Splits every class into images that remain and images that are held out.
 
-    A class of one image is trained on. A hash of the paths below root decides which images are tested, not the seed or
-    the other images: so all runs agree, and new pictures move few old ones. Raises a DataError if none can be held out.
+    round(fraction * n) of n images are held out, at least min_images, and never the last image of a class. A hash of
+    each image decides which ones, not the seed or the other images: so all runs agree, and new pictures move few old
+    ones. The hash is of a file's path below root, or of pixels in memory. None may be held out.
     """
     counts = np.bincount(images.labels)
-    wanted = np.floor(counts * fraction + 0.5).astype(int).clip(1).clip(max=counts - 1)
-    hashes = [hashlib.sha256(os.fsencode(path)).digest() for path in images.images.relative_paths(root)]
+    wanted = np.floor(counts * fraction + 0.5).astype(int).clip(min_images).clip(max=counts - 1)
+    if images.images.paths:
+        hashes = [hashlib.sha256(os.fsencode(path)).digest() for path in images.images.relative_paths(root)]
+    else:
+        hashes = [hashlib.sha256(images.images.content(index)).digest() for index in range(len(images))]
     order = np.lexsort((np.array(hashes), images.labels))
     labels = images.labels[order]
     rank = np.arange(len(order)) - np.searchsorted(labels, labels)  # within the class
     held = np.zeros(len(order), bool)
     held[order] = rank < wanted[labels]
-    if not held.any():
+    return images.subset(~held), images.subset(held)
+
+
+def hold_out_test(images: ImageList, fraction: float, root: str | None) -> tuple[ImageList, ImageList]:
+    """Images to train and to test with; of each class at least one is tested, if it has two. Raises DataError."""
+    train, test = hold_out(images, fraction, root)
+    if not len(test):
         message = "test_fraction found no class with two pictures, so none could be held out; add pictures"
         raise DataError(message, kind="nothing_to_hold_out", path=root, key="test_fraction")
-    return images.subset(~held), images.subset(held)
+    return train, test
+
+
+def hold_out_validation(images: ImageList, fraction: float, root: str | None) -> tuple[ImageList, ImageList]:
+    """Images to train and to validate with; classes so small that the share rounds to 0 lose none. Raises DataError."""
+    train, val = hold_out(images, fraction, root, min_images=0)
+    if not len(val):
+        message = (
+            f"val_fraction {fraction:g} holds out no image: the largest class has {np.bincount(images.labels).max():,} "
+            "training images; choose a larger one"
+        )
+        raise DataError(message, kind="nothing_to_hold_out", path=root, key="val_fraction")
+    return train, val
 
 
 def thin(images: ImageList, counts: np.ndarray) -> ImageList:

@@ -1,7 +1,7 @@
 """ImageNet-LT (Liu et al. 2019): 115,846 training and 50,000 test images of 1,000 classes, from 1,280 to 5 a class.
 
 ROOT/train/WNID/*.JPEG as ILSVRC 2012 has them; its validation images, which are the test set here, in ROOT/val/ or in
-ROOT/val/WNID/.
+ROOT/val/WNID/. The validation set here is 20 images a class of ILSVRC's training images that the long tail leaves out.
 """
 
 import os
@@ -9,7 +9,7 @@ import os
 from datasets.base import DataSet
 from datasets.images import ImageList
 from datasets.sets.layout import LayoutFix, class_folders, require_images, require_root
-from datasets.sets.published import KANG, PublishedFile, read_lists
+from datasets.sets.published import KANG, PublishedFile, read_splits
 
 LISTS = {
     "train": PublishedFile(f"{KANG}/ImageNet_LT/ImageNet_LT_train.txt", "a063f095fcd475db4cf8b0658c4b73955535bbf9"),
@@ -37,15 +37,19 @@ FIXES = (
 )
 
 
-def build(name: str, root: str | None) -> DataSet:
-    """The data set over the images below `root`; its lists are fetched on first use. Raises DataError."""
+def build(name: str, root: str | None, validation: bool = False) -> DataSet:
+    """The data set over the images below `root`; its lists are fetched on first use. Raises DataError.
+
+    validation: with the published validation list.
+    """
     from open_clip import IMAGENET_CLASSNAMES  # in the order of sorted WNIDs, as the labels
 
     root = require_root(root, "ImageNet-LT", LAYOUT)
-    train, test = read_lists((LISTS["train"], LISTS["test"]), root)
-    test = _as_on_disk(test, train, root)
-    require_images((train, test), root, LAYOUT, FIXES, usual=KAGGLE)
-    return DataSet(name, list(IMAGENET_CLASSNAMES), train, test, root)
+    lists = read_splits(LISTS, root, validation)
+    lists["test"] = _as_on_disk(lists["test"], lists["train"], root)
+    # the paths of the validation list are assumed to start with train/WNID/, as those of the training list do
+    require_images(list(lists.values()), root, LAYOUT, FIXES, usual=KAGGLE)
+    return DataSet(name, list(IMAGENET_CLASSNAMES), lists["train"], lists["test"], root, lists.get("val"))
 
 
 def _as_on_disk(test: ImageList, train: ImageList, root: str) -> ImageList:

@@ -1,11 +1,12 @@
 """Places-LT (Liu et al. 2019): 62,500 training and 36,500 test images of 365 scenes, from 4,980 to 5 a class.
 
-ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg, the "easy" layout of Places365-Standard (Zhou et al. 2017).
+ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg, the "easy" layout of Places365-Standard (Zhou et al. 2017). Test images
+are of val/; the validation set is 20 images a class, which the training list leaves out.
 """
 
 from datasets.base import DataSet
 from datasets.sets.layout import LayoutFix, class_folders, require_images, require_root
-from datasets.sets.published import KANG, PublishedFile, read_lists
+from datasets.sets.published import KANG, PublishedFile, read_splits
 
 LISTS = {
     "train": PublishedFile(f"{KANG}/Places_LT/Places_LT_train.txt", "6392252f8ae867bc8a5e841cc1b29e5b8ef4b636"),
@@ -23,10 +24,15 @@ FIXES = (
 )
 
 
-def build(name: str, root: str | None) -> DataSet:
-    """The data set over the images below `root`; its lists are fetched on first use. Raises DataError."""
+def build(name: str, root: str | None, validation: bool = False) -> DataSet:
+    """The data set over the images below `root`; its lists are fetched on first use. Raises DataError.
+
+    validation: with the published validation list.
+    """
     root = require_root(root, "Places-LT", LAYOUT)
-    train, test = read_lists((LISTS["train"], LISTS["test"]), root)
-    require_images((train, test), root, LAYOUT, FIXES, usual="places365_standard")
-    folders = class_folders(train)
-    return DataSet(name, [folders[label] for label in sorted(folders)], train, test, root)
+    # the paths of the validation list are assumed to start with train/CLASS/ or val/CLASS/, as those of the others do
+    lists = read_splits(LISTS, root, validation)
+    require_images(list(lists.values()), root, LAYOUT, FIXES, usual="places365_standard")
+    folders = class_folders(lists["train"])
+    classnames = [folders[label] for label in sorted(folders)]
+    return DataSet(name, classnames, lists["train"], lists["test"], root, lists.get("val"))

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,6 +171,12 @@ def read_lists(files: Sequence[PublishedFile], root: str) -> list[ImageList]:
         image_list(*parse_list(content, file.name), root, file.name)
         for file, content in zip(files, read_files(files, root), strict=True)
     ]
+
+
+def read_splits(files: Mapping[str, PublishedFile], root: str, validation: bool) -> dict[str, ImageList]:
+    """The lists train and test of a data set by their splits, and with `validation` its val. Raises DataError."""
+    splits = ("train", "test", "val") if validation else ("train", "test")
+    return dict(zip(splits, read_lists([files[split] for split in splits], root), strict=True))
 
 
 def parse_list(content: bytes, name: str) -> tuple[list[str], np.ndarray]:

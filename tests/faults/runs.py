@@ -24,7 +24,7 @@ COMMON = f"{MODEL} prec_train fp32 prec_test fp32 output_dir run print_freq 3"
 DIGITS = tuple(f"-d digits_lt {COMMON} num_epochs 2 batch_size 16 num_workers 0".split())
 PICTURES = tuple(f"-d folder {COMMON} root pictures batch_size 8 resolution 32".split())
 TEST = ("test_only", "True", "save_logits", "True")
-UNCOMPARED = ("seconds", "images_per_second", "peak_memory_mb", "command")  # of results.json
+UNCOMPARED = ("seconds", "images_per_second", "peak_memory_mb", "command", "model")  # of results.json; paths in model
 EARLIER = ("results.json", "checkpoint.safetensors", "metrics.jsonl", "config.yaml")  # of a run that is trained again
 # Unicode's marks of direction (UAX 9)
 TURNING = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.slow
 
 LONGER = (*DIGITS, "num_epochs", "5")
 OFTEN = (*LONGER, "save_minutes", "0")  # after every step
+OFTEN += ("val_fraction", "0.2", "val_every", "1", "keep", "best")  # so that each progress has the best epoch, too
 CHUNKS = 6
 
 

@@ -16,7 +16,7 @@ from datasets.images import ImagePaths
 from models import load_run
 from trainer import Trainer
 from utils.config import load_config
-from utils.errors import CheckpointError, ConfigError, ModelError
+from utils.errors import CheckpointError, ConfigError, DataError, ModelError
 from utils.predictions import read_csv
 from utils.run import checkpoint
 from utils.run.directory import RunDir
@@ -204,6 +204,11 @@ def test_a_checkpoint_of_the_authors_that_was_tested_once(run, home, tmp_path):
         load_run(theirs)
     train_in(home, theirs, "test_only", "True", method="lp")
     assert_same(load_run(theirs).predict(pictures_of(home)), directory)
+
+
+def test_a_path_that_no_file_can_have(trained):
+    with refused(DataError, kind="zero_byte"):
+        load_run(trained).predict(["a.jpg", "b\0.jpg"])
 
 
 def test_more_classes_than_there_are(trained, home):

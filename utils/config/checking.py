@@ -1,5 +1,6 @@
 """The rules between keys: one function for each, which raises a ConfigError, and a table of all of them."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -156,6 +157,43 @@ def warmup_ends_before_the_run(values: Values) -> None:
         raise ConfigError(message, kind="warmup_too_long", key="warmup_epochs")
 
 
+# ---- validation, tests and trackers ----
+
+
+def the_best_epoch_is_validated(values: Values) -> None:
+    """keep best chooses among validations."""
+    if values["keep"] == "best" and values["val_every"] is None:
+        message = (
+            "keep best takes the epoch with the best keep_score on validation images, so it needs val_every; add "
+            "val_every 1 to validate after every epoch"
+        )
+        raise ConfigError(message, kind="best_without_validation", key="keep")
+
+
+def a_validation_set_comes_from_one_place(values: Values) -> None:
+    """A list of validation images, or a share of the training images."""
+    if values["val_list"] and values["val_fraction"]:
+        message = "val_list contains the validation images, so val_fraction has no effect; leave one of them out"
+        raise ConfigError(message, kind="needless_val_fraction", key="val_fraction")
+
+
+def one_split_is_tested(values: Values) -> None:
+    """test_train tests the training images."""
+    if values["test_train"] and values["test_split"] != "test":
+        message = (
+            f"test_train tests the training images, and test_split {values['test_split']} other ones; leave one out"
+        )
+        raise ConfigError(message, kind="two_tested_splits", key="test_split")
+
+
+def tracker_is_installed(values: Values) -> None:
+    """A tracker is a package of its own, which only some users have."""
+    tracker = values["tracker"]
+    if tracker and importlib.util.find_spec(tracker) is None:
+        message = f"tracker {tracker} needs the package {tracker}: pip install {tracker}, or leave tracker out"
+        raise ConfigError(message, kind="no_tracker", key="tracker")
+
+
 RULES: Sequence[Callable[[Values], None]] = (
     accum_step_divides_batch_size,
     some_runs_take_whole_batches,
@@ -169,6 +207,10 @@ RULES: Sequence[Callable[[Values], None]] = (
     prompts_need_fixed_texts,
     warmup_ends_before_the_run,
     one_start,
+    the_best_epoch_is_validated,
+    a_validation_set_comes_from_one_place,
+    one_split_is_tested,
+    tracker_is_installed,
 )
 
 
@@ -177,19 +219,32 @@ RULES: Sequence[Callable[[Values], None]] = (
 
 def warn_without_effect(values: Values, before: Values, given: Sequence[str], warn: Callable[[str], None]) -> None:
     """A line to `warn` for each of the `given` keys without effect; before: the values without the command line."""
-    for name in given:
-        switch = _switch_of(name)
-        if switch and not values[switch] and values[name] != before[name]:
-            warn(f"{name} has no effect while {switch} is False")
+    _warn_of_switches(values, before, given, warn)
     if values["tte"] and values["tte_draws"] and "expand" in given:
         warn("expand has no effect on tte_draws, which are cut from the whole image")
     for loss, row in LOSSES.items():
         for name in {loss_key(loss, option) for option in row.options} & set(given):
             if loss != values["loss_type"] and values[name] != before[name]:
                 warn(f"{name} has no effect while loss_type is {values['loss_type']}")
-    for name, owner, value in (("momentum", "optimizer", "SGD"), ("warmup_epochs", "schedule", "warmup_cosine")):
+    owners = (
+        ("momentum", "optimizer", "SGD"),
+        ("warmup_epochs", "schedule", "warmup_cosine"),
+        ("keep_score", "keep", "best"),
+    )
+    for name, owner, value in owners:
         if name in given and values[owner] != value:
             warn(f"{name} has no effect with {owner} {values[owner]}; it is for {owner} {value}")
+    for name in ("val_every", "keep", "tracker"):
+        if name in given and values["zero_shot"]:
+            warn(f"{name} has no effect with zero_shot, which trains nothing")
+
+
+def _warn_of_switches(values: Values, before: Values, given: Sequence[str], warn: Callable[[str], None]) -> None:
+    """A line for each option of a method that is off."""
+    for name in given:
+        switch = _switch_of(name)
+        if switch and not values[switch] and values[name] != before[name]:
+            warn(f"{name} has no effect while {switch} is False")
 
 
 def _switch_of(name: str) -> str | None:

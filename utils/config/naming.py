@@ -9,7 +9,7 @@ from typing import Any
 
 from utils.config.addresses import has_known_scheme
 from utils.config.parsing import NORMALISATIONS
-from utils.config.schema import FORMER_VALUES, KEYS
+from utils.config.schema import FORMER_VALUES, KEEPING, KEYS
 from utils.errors import ConfigError
 from utils.text import visible
 
@@ -29,6 +29,8 @@ def run_directory(
 ) -> Path:
     """output/NAME_KEY_VALUE..., with the options that change training, in the schema's order; or output_dir.
 
+    With keep best, the options that decide which epoch is kept are among them.
+
     name: DATA_BACKBONE_METHOD; before: the values without the command line. `warn` gets a line for a directory
     elsewhere. Raises ConfigError.
     """
@@ -37,20 +39,26 @@ def run_directory(
     if values["model_dir"] and (values["test_only"] or values["test_train"]):
         return Path(values["model_dir"])
     former = FORMER_VALUES if values["backbone"] in FORMER_BACKBONES else {}
+    chooses = values["keep"] == "best"  # the epoch, by validation
     for key, value in values.items():
         from_weights = key in ("mean", "std") and value is None
         was_default = before[key] is None and value == former.get(key)
-        if KEYS[key].affects_training and value != before[key] and not (from_weights or was_default):
+        enters = KEYS[key].affects_training or (chooses and key in KEEPING)
+        if enters and value != before[key] and not (from_weights or was_default):
             name += f"_{key}_{_in_name(key, value)}"
-    directory = OUTPUT / _shortened(as_directory(name + _sources(before, values)))
+    directory = OUTPUT / _shortened(as_directory(name + _sources(before, values, chooses)))
     if _leads_elsewhere(directory):
         warn(f"{directory} is a link, so the run is written to {os.path.realpath(directory)}")
     return directory
 
 
-def _sources(before: dict[str, Any], values: dict[str, Any]) -> str:
-    """The end of a run directory's name: files, published weights and earlier runs from which its training starts."""
-    files = {key: Path(values[key] or "None").stem for key in NAMED_BY_FILE if values[key] != before[key]}
+def _sources(before: dict[str, Any], values: dict[str, Any], chooses: bool) -> str:
+    """The end of a run directory's name: files, published weights and earlier runs that its training reads.
+
+    chooses: whether validation images choose the epoch.
+    """
+    keys = (*NAMED_BY_FILE, *(("val_list",) if chooses else ()))
+    files = {key: Path(values[key] or "None").stem for key in keys if values[key] != before[key]}
     name = "".join(f"_{key}_{stem}" for key, stem in files.items())
     weights = values["weights"]
     if weights and has_known_scheme(weights) and weights != before["weights"]:

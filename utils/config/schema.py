@@ -290,10 +290,19 @@ SCHEMA: dict[str, dict[str, Key]] = {
         # train_list and classnames enter a run directory's name by their file's name: utils/config/naming.py
         "train_list": _runtime(None, "path", "-d folder: CSV or TSV of training images: path,label"),
         "test_list": _runtime(None, "path", "-d folder: CSV or TSV of test images"),
+        "val_list": _runtime(None, "path", "-d folder: CSV or TSV of validation images"),
         "test_fraction": Key(
             None,
             "float",
             "-d folder: share of each class's images that are held out for testing, the same for every seed",
+            min=0.001,
+            max=0.999,
+        ),
+        "val_fraction": Key(
+            None,
+            "float",
+            "share of each class's training images that are held out for validation, the same for every seed; small "
+            "classes may lose none",
             min=0.001,
             max=0.999,
         ),
@@ -366,6 +375,19 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "LA", "str", "loss; LA = logit adjustment (Menon et al. 2021); the others: docs/methods.md", tuple(LOSSES)
         ),
         **{loss_key(loss, name): key for loss, row in LOSSES.items() for name, key in row.options.items()},
+        "keep": Key(
+            "last",
+            "str",
+            "the epoch whose tensors the checkpoint has: last, or best = the one of the best keep_score on validation "
+            "images, never on test images; needs val_every",
+            ("last", "best"),
+        ),
+        "keep_score": Key(
+            "mean_class",
+            "str",
+            "score of keep best: overall, mean_class, many, medium, few, macro_f1, or another one of the log; the "
+            "largest is best, of an error the smallest",
+        ),
     },
     "Augmentation": {
         "mda": Key(True, "bool", "minimalist data augmentation: square crops, no flip; False = the standard one"),
@@ -432,6 +454,20 @@ SCHEMA: dict[str, dict[str, Key]] = {
     "Running": {
         "test_only": _runtime(False, "bool", "no training: test the run's checkpoint"),
         "test_train": _runtime(False, "bool", "no training: evaluate the run on the training set"),
+        "test_split": _runtime(
+            "test",
+            "str",
+            "the images that are tested, after training and by test_only: val = the validation set, of val_fraction, "
+            "val_list or a published list",
+            ("test", "val"),
+        ),
+        "val_every": _runtime(
+            None,
+            "int",
+            "epochs between two validations while training, and one after the last epoch; None = none; training does "
+            "not change by it, unless keep is best",
+            min=1,
+        ),
         "model_dir": _runtime(
             None, "path", "folder of another run: with test_only the run to test, without it the start of training"
         ),
@@ -462,8 +498,16 @@ SCHEMA: dict[str, dict[str, Key]] = {
             optional=True,
         ),
         "print_freq": _runtime(10, "int", "steps between two lines of the log", min=1),
+        "tracker": _runtime(
+            None,
+            "str",
+            "send curves, options and scores of a training to this package, too, if it is installed",
+            ("wandb", "mlflow", "trackio"),
+        ),
     },
 }
+# keys that change no training, but which epoch keep best takes
+KEEPING = ("val_every", "tte", "tte_crops", "tte_draws", "expand", "many_threshold", "few_threshold", "shot_groups")
 KEYS: dict[str, Key] = {name: key for group in SCHEMA.values() for name, key in group.items()}
 
 # ---- earlier versions ----

@@ -31,8 +31,15 @@ OTHER_KEYS = _by_other_name(
         "root": "data_dir data_path data_root dataset_root dataset_dir dataset_path image_dir image_root images "
         "image_folder root_dir",
         "train_list": "train_file train_txt train_csv train_split",
-        "test_list": "test_file test_txt test_csv val_list val_file val_csv",
-        "test_fraction": "val_fraction val_split test_size holdout validation_split val_ratio test_ratio",
+        "test_list": "test_file test_txt test_csv",
+        "test_fraction": "test_size holdout test_ratio",
+        "val_list": "val_file val_csv val_txt valid_list validation_list",
+        "val_fraction": "val_split val_ratio val_size validation_split validation_fraction",
+        "val_every": "eval_every eval_freq eval_interval val_interval val_freq validate_every eval_steps "
+        "check_val_every_n_epoch",
+        "keep": "save_best keep_best load_best load_best_model_at_end checkpoint_policy",
+        "keep_score": "metric_for_best_model best_metric monitor",
+        "tracker": "logger report_to log_to experiment_tracker wandb mlflow trackio",
         "classnames": "label_names labels_file classes names",
         "imbalance": "imbalance_ratio imb_ratio imbalance_factor",
         "output_dir": "output out outdir save_dir log_dir work_dir result_dir results_dir run_dir exp_dir exp_name "

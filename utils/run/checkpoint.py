@@ -30,7 +30,8 @@ ARCHITECTURE = "architecture"
 INIT = "init"  # the checksum of the run that init_from names
 SOMETIMES = (ENTRIES, ARCHITECTURE, INIT)  # keys of an identity that many models do not have, which then means None
 # settings whose values are hashes
-FINGERPRINTS = {"weights", "classes", "training images", "prompt file", "start", INIT, ENTRIES}
+FINGERPRINTS = {"weights", "classes", "training images", "validation images", "prompt file", "start", INIT, ENTRIES}
+IMAGES = ("training images", "validation images")  # settings whose values are fingerprints of image lists
 OPTIMIZER = "optimizer"  # begins the names of the optimizer's state in a progress file
 EXTRA = "extra"  # begins the names of tensors beside it that are none of the model's
 FORMAT = 2  # of a file; from 2 on it has a checksum
@@ -251,7 +252,7 @@ def check_identity(
     differing = [
         key
         for key, value in identity.items()
-        if recorded[key] != value and not (key == "training images" and same_images(recorded[key], value))
+        if recorded[key] != value and not (key in IMAGES and same_images(recorded[key], value))
     ]
     if differing:
         differences = [

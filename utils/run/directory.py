@@ -42,8 +42,8 @@ CONFIG_BYTES = 1_000_000
 class TrainingRecord:
     """The training run that a directory records; empty fields where it records nothing.
 
-    name, fingerprints {train, test}, counts [C]: its data set; settings, seed, epochs, started_from: its training;
-    images: the records of its training images (datasets/overlap.py), None where the file is older than these.
+    name, fingerprints {train, test} and maybe val, counts [C]: its data set; settings, seed, epochs, started_from: its
+    training; images: the records of its training images (datasets/overlap.py), None where the file is older than these.
     is_foreign: whether the checkpoint in the directory is not the one that its results were computed from; the record
     is the checkpoint's own then.
     """
@@ -144,11 +144,15 @@ class RunDir:
         """The results of a complete run or test; None if it is not complete, or was of other images.
 
         A test of other images than its run's has a longer suffix: the command in the file decides. fingerprints: () ->
-        those of the images, {train, test}, {} for published sets, which are known by name; called if they are needed.
+        those of the images, {train, test} and maybe val, {} for published sets, which are known by name; called if they
+        are needed.
         """
         path = self.results(mode)
         if path.exists():
-            recorded = results.read(path).get("data", {}).get("fingerprint", {})
+            data = results.read(path).get("data", {})
+            if data.get("split", mode.split) != mode.split:
+                return None
+            recorded = data.get("fingerprint", {})
             same = all(results.same_images(recorded.get(split), images) for split, images in fingerprints().items())
             return path if same else None
         longer = () if mode.trains else self.path.glob(f"{path.stem}_*.json")
@@ -213,7 +217,7 @@ class RunDir:
 
     def first_test(self, split: str) -> TrainingRecord:
         """The data set of the first test in a directory without a training run; empty if there is none."""
-        usual = re.compile(r"results_(test|train|(train_)?tte\d*(_draws\d+)?)\.json")
+        usual = re.compile(r"results_(test|train|val|((train|val)_)?tte\d*(_draws\d+)?)\.json")
         files = [path for path in self.path.glob("results_*.json") if usual.fullmatch(path.name)]
         tests = [results.read(path).get("data", {}) for path in sorted(files, key=os.path.getmtime)]
         data: dict[str, Any] = next(

@@ -1,11 +1,11 @@
-"""The log of a run: lines on the terminal and in a file, numbers in metrics.jsonl and for TensorBoard."""
+"""The log of a run: lines on the terminal and in a file, numbers in metrics.jsonl, for TensorBoard and a tracker."""
 
 import contextlib
 import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -17,6 +17,7 @@ from utils.errors import ConfigError
 from utils.files import open_to_append, read_limited, write_text
 from utils.run.directory import TRAINING, RunDir
 from utils.run.mode import Mode
+from utils.run.trackers import Option, Tracker, open_tracker
 from utils.text import rate, visible
 
 if TYPE_CHECKING:
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 METRICS_BYTES = 1_000_000_000  # of metrics.jsonl; a step takes 130
 
 
+Scores = Mapping[str, float | None]  # None: undefined
+
+
 class RunLog:
-    """Lines go to the terminal and to a file, scalars to metrics.jsonl and TensorBoard, progress to a bar.
+    """Lines go to the terminal and to a file, numbers to metrics.jsonl, TensorBoard and a tracker, progress to a bar.
 
     A later run in the same directory appends to the file. enabled: False on ranks other than 0.
     """
@@ -47,6 +51,7 @@ class RunLog:
             raise ConfigError(message, kind="cannot_write", path=run_dir.path) from error
         self.metrics: TextIO | None = None
         self.board: SummaryWriter | None = None
+        self.tracker: Tracker | None = None
         self.first_step = 1
         self.failed = False  # whether something could not be written
 
@@ -77,15 +82,51 @@ class RunLog:
             self.failed = True
 
     def scalars(self, step: int, **values: float) -> None:
-        """Writes the numbers of a training step: a line of metrics.jsonl, and curves in TensorBoard."""
+        """Writes the numbers of a training step: a line of metrics.jsonl, and curves train/NAME."""
+        self._write_line({"step": step, **values})
+        self._write_curves(step, {f"train/{name}": value for name, value in values.items()})
+
+    def validation(self, step: int, epoch: int, scores: Scores) -> None:
+        """Writes the validation after an epoch, counted from 1: a line of metrics.jsonl, and curves val/NAME."""
+        curves = {f"val/{name}": value for name, value in scores.items()}
+        self._write_line({"step": step, "epoch": epoch, **curves})
+        self._write_curves(step, curves)
+
+    def end_scores(self, step: int, split: str, scores: Scores, options: dict[str, Option]) -> None:
+        """Writes the scores of the test after the last step: curves SPLIT/NAME, and TensorBoard's hparams tab.
+
+        options: of the training, see `trackers.hyperparameters`.
+        """
+        curves = {f"{split}/{name}": value for name, value in scores.items()}
+        self._write_curves(step, curves)
+        if self.board is None or self.board.file_writer is None:
+            return
+        with self._may_fail():
+            from torch.utils.tensorboard.summary import hparams
+
+            # SummaryWriter.add_hparams would write to a folder of its own
+            for summary in hparams(options, {name: value for name, value in curves.items() if value is not None}):
+                self.board.file_writer.add_summary(summary)
+
+    def _write_line(self, values: Scores) -> None:
+        """Writes a line of metrics.jsonl; numbers that are not finite are null."""
         if not self.enabled:
             return
         with self._may_fail():
             if self.metrics is None:
                 self.metrics = open_to_append(self.curves_dir.metrics)
-            numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
-            self.metrics.write(json.dumps({"step": step, **numbers}) + "\n")
+            finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+            self.metrics.write(json.dumps(dict.fromkeys(values) | finite) + "\n")
             self.metrics.flush()
+
+    def _write_curves(self, step: int, values: Scores) -> None:
+        """Writes numbers for TensorBoard and the tracker; those that are undefined are left out."""
+        if not self.enabled:
+            return
+        numbers = {name: value for name, value in values.items() if value is not None}
+        with self._may_track():
+            if self.tracker:
+                self.tracker.log(step, numbers)
         if self.failed:
             return  # a failed writer of TensorBoard stays so
         with self._may_fail():
@@ -93,18 +134,34 @@ class RunLog:
                 from torch.utils.tensorboard import SummaryWriter  # heavy: imported where it is used
 
                 self.board = SummaryWriter(str(self.curves_dir.path), purge_step=self.first_step)
-            for name, value in values.items():
+            for name, value in numbers.items():
                 self.board.add_scalar(name, value, step)
 
-    def start_curves(self, directory: RunDir, step: int) -> None:
-        """Writes the numbers of later steps to `directory`.
+    def start_tracker(self, kind: str, options: dict[str, Option]) -> None:
+        """Sends the numbers that follow to a run of a tracker, too. options: see `trackers.hyperparameters`."""
+        if self.enabled and self.tracker is None:
+            with self._may_track():
+                self.tracker = open_tracker(kind, self.run_dir.path.name, self.run_dir.path, options)
 
-        Those after `step` are removed: of steps that are trained again, or with step 0 of an earlier run.
+    @contextlib.contextmanager
+    def _may_track(self) -> Iterator[None]:
+        """A tracker that fails does not end a run: it gets one warning, and no more numbers."""
+        try:
+            yield
+        except Exception as error:  # of another program, so of any kind
+            self.tracker = None
+            reason = terminal.describe(error)
+            self.info(f"warning   the tracker failed ({reason}); it gets no more numbers, the run itself continues")
+
+    def start_curves(self, directory: RunDir, step: int, epoch: int) -> None:
+        """Writes the numbers of later steps and of validations after later epochs to `directory`.
+
+        Those after `step` and `epoch` are removed: they are computed again, or with step 0 of an earlier run.
         """
         self.curves_dir, path = directory, directory.metrics
         if path.is_file() and self.enabled:
             lines = read_limited(path, METRICS_BYTES).decode("utf-8", "replace").splitlines(keepends=True)
-            write_text(path, "".join(line for line in lines if _step_of(line) <= step))
+            write_text(path, "".join(line for line in lines if _is_of(line, step, epoch)))
         for events in directory.curves() if step == 0 and self.enabled else ():
             events.unlink()
         self.first_step = step + 1
@@ -133,6 +190,9 @@ class RunLog:
     def close(self) -> None:
         """Closes the files, and so releases the run directory."""
         self.end_curves()
+        with self._may_track():
+            if self.tracker:
+                self.tracker.finish()
         with self._may_fail():
             self.file.close()
 
@@ -158,11 +218,13 @@ class RunLog:
         self.close()
 
 
-def _step_of(line: str) -> float:
+def _is_of(line: str, step: int, epoch: int) -> bool:
+    """Whether a line of metrics.jsonl is of a step, or of a validation after an epoch, up to these."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # the line during which the run was killed, or a damaged one
-        return math.inf
+        content = json.loads(line)
+        return float(content["step"]) <= step and float(content.get("epoch", 0)) <= epoch
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):  # the line of a kill, or a damaged one
+        return False
 
 
 class EpochProgress:

@@ -60,7 +60,7 @@ def training_of(content: dict[str, Any]) -> dict[str, Any]:
     """The seed, epochs and settings in the results of a training run; {} where they are not recorded."""
     if not {"seed", "epochs", "settings"} <= content.keys():
         return {}
-    return {key: content[key] for key in ("seed", "epochs", "settings", "started_from") if key in content}
+    return {key: content[key] for key in ("seed", "epochs", "settings", "started_from", "kept") if key in content}
 
 
 def data_of(content: dict[str, Any]) -> dict[str, Any]:
@@ -118,31 +118,38 @@ def banner(about: dict[str, Any], data: str, resolution: int, notes: set[str]) -
     return "\n".join(lines)
 
 
+def percent(value: float | None) -> str:
+    """A score as text; an evaluator may leave it undefined."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def words(measure: str) -> str:
+    """The name of a measure as text."""
+    return measure.replace("_", " ")
+
+
 def table(results: dict[str, Any]) -> str:
     """The results as a person reads them: accuracies in percent, trained parameters, time and memory."""
     accuracy, more, params, data = (results[key] for key in ("accuracy", "more", "params", "data"))
     header = {"overall": "overall", "mean_class": "mean class", "many": "many", "medium": "medium", "few": "few"}
-    cells = ["   -" if accuracy[key] is None else f"{accuracy[key]:.2f}" for key in header]
+    cells = [percent(accuracy[key]) for key in header]
     widths = [max(len(title), len(cell), 7) for title, cell in zip(header.values(), cells, strict=True)]
 
     def row(texts: list[str]) -> str:
         return "| " + " | ".join(text.rjust(width) for text, width in zip(texts, widths, strict=True)) + " |"
 
-    def percent(key: str) -> str:
-        return "-" if more[key] is None else f"{more[key]:.2f}"  # an evaluator may leave a number undefined
-
     others = [key for key in more if key not in ("macro_f1", "worst_class", "harmonic_mean", "geometric_mean")]
     images = data["split"] + (f", list {data['list']}" if data.get("list") else "")
-    if data["split"] == "test" and data.get("trained_on"):
+    if data["split"] != "train" and data.get("trained_on"):
         images += f"; {data['trained_on']:,} of these are training images"
     lines = [
         f"accuracy on {data['name']} ({images}), %",
         row(list(header.values())),
         "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|",
         row(cells),
-        f"macro F1 {percent('macro_f1')}, worst class {percent('worst_class')}, "
-        f"harmonic mean {percent('harmonic_mean')}, geometric mean {percent('geometric_mean')}",
-        *([", ".join(f"{key.replace('_', ' ')} {percent(key)}" for key in others)] if others else []),
+        f"macro F1 {percent(more['macro_f1'])}, worst class {percent(more['worst_class'])}, "
+        f"harmonic mean {percent(more['harmonic_mean'])}, geometric mean {percent(more['geometric_mean'])}",
+        *([", ".join(f"{words(key)} {percent(more[key])}" for key in others)] if others else []),
         f"trained parameters: {params['trained']:,} with the head, {params['peft']:,} without (of {params['total']:,})",
     ]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.schema import UNRECORDED
+from utils.errors import ConfigError
 from utils.run.directory import RunDir, TrainingRecord
 from utils.run.mode import TESTED_OTHERWISE, Mode, build_mode
 from utils.run.results import same_images
@@ -36,6 +37,24 @@ def build_source(cfg) -> Source:
     return Source(checkpoint, RunDir(earlier.directory).training_record(earlier.checkpoint), earlier)
 
 
+def build_val_fraction(cfg, record: TrainingRecord) -> float | None:
+    """The val_fraction of a command; a test without one takes that of its run, if it is on the same data set.
+
+    Raises ConfigError where a test would validate on images that its run was trained on.
+    """
+    trained = record.settings
+    if not (cfg.test_only or cfg.test_train) or trained.get("dataset") != cfg.dataset or cfg.val_list:
+        return cfg.val_fraction
+    fraction = trained.get("val_fraction")
+    if cfg.val_fraction not in (None, fraction):
+        message = (
+            f"val_fraction {cfg.val_fraction} would validate on images that the run was trained on, as it has "
+            f"val_fraction {fraction}; leave it out, so that the test takes that of the run"
+        )
+        raise ConfigError(message, kind="other_val_fraction", key="val_fraction")
+    return fraction
+
+
 def build_named_mode(cfg, record: TrainingRecord, data: str, fingerprints: dict[str, str]) -> Mode:
     """The mode of a command; a test of other images than its run's, or in another way, is named so.
 
@@ -55,7 +74,8 @@ def build_named_mode(cfg, record: TrainingRecord, data: str, fingerprints: dict[
 
 def build_images_name(cfg, run: TrainingRecord, data: str, fingerprint: str) -> str | None:
     """The name of the tested images in the names of files; None for those of the run itself."""
-    split, list_file = ("train", cfg.train_list) if cfg.test_train else ("test", cfg.test_list)
+    split = build_mode(cfg).split
+    list_file = cfg[f"{split}_list"]
     if cfg.zero_shot and run.name not in (None, data):
         return cfg.test_name or data  # its shot groups are another data set's, whatever the tested images
     if cfg.test_name or same_images(run.fingerprints.get(split, fingerprint), fingerprint):

@@ -555,7 +555,7 @@ def test_a_configuration_switches_on_each_method(name):
 
 
 def test_no_method_is_forgotten():
-    files = {path.stem for path in (ROOT / "models/peft").glob("*.py")} - {"__init__", "method"}
+    files = {path.stem for path in (ROOT / "models/peft").glob("*.py")} - {"__init__", "folding", "method"}
     assert files == set(METHODS)
     assert set(PEFT) == set(TEXT_PEFT)
 
@@ -692,7 +692,7 @@ HOW = {"root": "r", "gpu": -1, "num_workers": 0, "print_freq": 2, "weights": "w.
 HOW |= {"save_minutes": 5, "worker_timeout": 60, "save_logits": True, "feature_cache": False, "bad_images": "skip"}
 HOW |= {"outside_root": True, "bad_images": "skip", "compile": "never"}
 WHAT = {"test_only": True, "test_train": True, "tte": True, "tte_crops": 10, "expand": 8}
-WHAT |= {"test_list": "t.csv", "many_threshold": 50, "few_threshold": 5}
+WHAT |= {"test_list": "t.csv", "val_list": "v.csv", "val_every": 2, "many_threshold": 50, "few_threshold": 5}
 WHAT |= {"test_name": "t", "tte_draws": 3, "shot_groups": "ir100", "evaluators": "accuracy,top5"}
 
 
@@ -705,7 +705,7 @@ def test_a_test_run_finds_its_training_run():
 
 def test_every_option_that_changes_training_enters_the_name():
     by_name_of_file = {"train_list", "classnames", "prompt_file", "model_dir", "init_from"}
-    never = {*HOW, *WHAT, *by_name_of_file, "output_dir", "dataset", "backbone"}
+    never = {*HOW, *WHAT, *by_name_of_file, "output_dir", "dataset", "backbone", "test_split", "tracker"}
     assert {name for name, key in KEYS.items() if not key.affects_training} == never
 
 

@@ -31,6 +31,7 @@ RUNS = [  # a method and its options; 91 images, so the last step of an epoch is
     ("coop", "batch_size", "24", "accum_step", "2", "v.bitfit", "True", "save_logits", "True", "tte", "True"),
     ("lp", "batch_size", "30", "classifier", "LinearClassifier", "num_workers", "1"),
     ("zs",),
+    ("lift+", "batch_size", "22", "val_fraction", "0.2", "val_every", "1", "keep", "best"),
 ]
 
 
@@ -105,6 +106,18 @@ def test_losses_on_the_way_are_those_of_one_process(folder, processes):
         ]
         for key in ("step", "loss", "accuracy", "lr"):
             assert [row[key] for row in rows[1]] == pytest.approx([row[key] for row in rows[0]], rel=1e-5), key
+
+
+@pytest.mark.slow
+def test_validation_is_that_of_one_process(folder):
+    kept, rows = [], []
+    for n in (1, 2):
+        kept.append(results(folder, n, 6)["kept"])
+        lines = map(json.loads, (folder / f"{n}_6/metrics.jsonl").read_text().splitlines())
+        rows.append([line for line in lines if "epoch" in line])
+    assert rows[0] == rows[1]
+    assert [row["epoch"] for row in rows[0]] == [1, 2]
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.slow
