@@ -8,22 +8,21 @@
 RUN is a run directory. The exported model is compared with the run's on test images, or on random ones where the data
 is elsewhere. Beside it are model.json (classes, images, origin) and README.md, a model card.
 
-Exit status: 0 done, 1 the exported model differs, and nothing was written, 2 wrong input, 3 it failed (DEBUG=1 shows
-where), 130 Ctrl-C, 143 SIGTERM.
+Exit status: 0 done, 1 it failed (DEBUG=1 shows where) or the exported model differs, and nothing was written, 2 wrong
+input, 130 Ctrl-C, 143 SIGTERM.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from command import execute
+
 from utils import terminal
-from utils.errors import UserError
 from utils.home import ensure_home
-from utils.run.stopping import Stopping
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -41,8 +40,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(args: argparse.Namespace, stopping: Stopping) -> int:
+def run(arguments: list[str]) -> int:
     """Exports, and uploads where that is asked for; returns the exit status. Raises UserErrors."""
+    args = parse(arguments)
+
     # heavy imports come late: --help and a wrong argument answer at once
     from exporting import export
     from sharing import model_card, push
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace, stopping: Stopping) -> int:
 
     folder = args.out or args.run / f"export_{args.to}_{args.precision}"
     try:
-        export(args.run, args.to, folder, args.precision, args.weights, model_card, stopping)
+        export(args.run, args.to, folder, args.precision, args.weights, model_card)
     except Deviation as error:
         terminal.say(f"error: {error}", error=True)
         return 1
@@ -62,22 +63,8 @@ def run(args: argparse.Namespace, stopping: Stopping) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command; returns the exit status."""
-    stopping = Stopping("nothing was exported")
-    try:
-        with stopping.handled():
-            return run(parse(arguments), stopping)
-    except KeyboardInterrupt:
-        terminal.say("interrupted", error=True)
-        return 130
-    except Exception as error:
-        if os.environ.get("DEBUG") == "1":
-            raise
-        if isinstance(error, UserError):
-            terminal.say(f"error: {error}", error=True)
-            return 2
-        terminal.say(f"failed: {terminal.describe(error)} (DEBUG=1 shows where)", error=True)
-        return 3
+    """Runs the command; returns its exit status."""
+    return execute(run, arguments, "nothing was exported")
 
 
 if __name__ == "__main__":

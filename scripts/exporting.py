@@ -29,7 +29,6 @@ from utils.device.environment import versions
 from utils.device.precision import PRECISIONS
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_folder, read_json, write_text
-from utils.run.stopping import Stopping
 
 ABOUT, CARD = "model.json", "README.md"
 PROGRAM = "LIFT+"  # marks a model.json as ours
@@ -71,7 +70,7 @@ def export_onnx(predictor: Predictor, images: Images, precision: str, folder: Pa
     """Writes model.onnx, and a program that runs it."""
     path = folder / "model.onnx"
     onnx.write(served(predictor, precision), images.pixels.shape[-1], path)
-    shutil.copyfile(ROOT / "assets/predict_onnx.py", folder / "predict_onnx.py")
+    shutil.copyfile(onnx.PROGRAM, folder / onnx.PROGRAM.name)
     found, expected = onnx.run(path, images.pixels, precision), run_probabilities(predictor, images)
     return "onnx", [compare_probabilities(found, expected, precision)]
 
@@ -109,16 +108,9 @@ def crops_of(predictor: Predictor) -> TestCrops:
 
 def served(predictor: Predictor, precision: str) -> Served:
     """The module that is exported, with the run's adjustment."""
-    dtype, numbers = PRECISIONS[precision], _numbers_of(predictor.adjustment)
-    zero_shot = frozen_copy(predictor.zero_shot().model, dtype) if numbers["zero_shot"] else None
-    model = frozen_copy(predictor.model, dtype)
-    return Served(
-        model,
-        temperature=numbers["temperature"],
-        scale=numbers["scale"],
-        bias=numbers["bias"],
-        zero_shot=zero_shot,
-    ).eval()
+    dtype, adjustment = PRECISIONS[precision], predictor.adjustment
+    zero_shot = frozen_copy(predictor.zero_shot().model, dtype) if adjustment.zero_shot else None
+    return Served(frozen_copy(predictor.model, dtype), adjustment, zero_shot).eval()
 
 
 def run_probabilities(predictor: Predictor, images: Images) -> np.ndarray:
@@ -148,12 +140,11 @@ def export(
     precision: str,
     weights: str | None,
     card: Callable[[dict[str, Any], dict[str, Any]], str],
-    stopping: Stopping,
 ) -> None:
     """Writes the model of a run into `folder`, which is complete or as before. Raises UserErrors and Deviation.
 
     format: of EXPORTS. precision: of the stored weights. weights: of the backbone, where they are elsewhere now.
-    card: (content of model.json, results of the run) -> the model card. stopping: removes a folder that is not whole.
+    card: (content of model.json, results of the run) -> the model card.
     """
     require_free(folder)
     if format == "onnx":
@@ -162,7 +153,6 @@ def export(
     images = images_of(predictor)
     terminal.say(f"comparing on {images.words}{images.reason}")
     with atomic_folder(folder) as partial:
-        stopping.on_end.append(lambda reason: shutil.rmtree(partial, ignore_errors=True))
         library, comparisons = EXPORTS[format](predictor, images, precision, partial)
         for comparison in comparisons:
             terminal.say(str(comparison.require()))

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -76,8 +77,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder to write into, which takes the place of `path` when the block ends. After an error nothing changes.
 
-    Folders above `path` are made. Raises WriteError, which names `path`.
+    Folders above `path` are made, and what killed processes have left is removed: one process at a time writes `path`.
+    Raises WriteError, which names `path`.
     """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
+        shutil.rmtree(left, ignore_errors=True)
     partial, former = (path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}") for _ in range(2))
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from models.export.comparison import batches
 from utils.errors import ModelError
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+PROGRAM = Path(__file__).with_name("predict_onnx.py")  # for the folder of an export
 EXAMPLES = 2  # images that the program is traced with; any number will do
 
 

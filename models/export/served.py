@@ -1,7 +1,6 @@
 """The module that is exported: a run's model with normalisation, adjustment and softmax inside."""
 
 import copy
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,32 +9,24 @@ from models.heads.text_similarity import TextSimilarity
 from models.heads.texts import CachedTextFeatures
 from models.model import Model
 from models.precision import FrozenWeights
+from utils.adjustment import Adjustment
 
 
 class Served(nn.Module):
     """Images, uint8 [B, 3, R, R] -> logits and probabilities, float32 [B, C] each.
 
-    logits = scale * z + bias + z_zs, probabilities = softmax(logits / temperature); z: the model's logits, z_zs: those
-    of `zero_shot`, where it is given. scale, bias [C]: None = 1, 0.
+    logits = scale * z + bias + z_zs, probabilities = softmax(logits / temperature), by the adjustment; z: the model's
+    logits, z_zs: those of `zero_shot`, where it is given.
     """
 
     scale: Tensor | None
     bias: Tensor | None
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        temperature: float = 1.0,
-        scale: Sequence[float] | None = None,
-        bias: Sequence[float] | None = None,
-        zero_shot: nn.Module | None = None,
-    ):
+    def __init__(self, model: Model, adjustment: Adjustment, zero_shot: Model | None = None):
         super().__init__()
-        self.model, self.zero_shot, self.temperature = model, zero_shot, temperature
-        for name, values in (("scale", scale), ("bias", bias)):
-            tensor = None if values is None else torch.as_tensor(values, dtype=torch.float32)
-            self.register_buffer(name, tensor, persistent=False)
+        self.model, self.zero_shot, self.temperature = model, zero_shot, adjustment.temperature
+        for name, values in (("scale", adjustment.scale), ("bias", adjustment.bias)):
+            self.register_buffer(name, None if values is None else torch.from_numpy(values).float(), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(images)

@@ -26,6 +26,7 @@ from datasets.sets import digits_lt
 from models import load_run
 from models.export import comparison
 from trainer import run as train
+from utils.adjustment import Adjustment, write_adjustment
 from utils.config import load_config
 from utils.errors import DataError, ModelError
 
@@ -160,6 +161,26 @@ def test_a_program_of_torch_runs_alone(run, tmp_path, digits):
     logits, _ = program(torch.from_numpy(pixels))
     overall = json.loads((run / "results.json").read_text())["accuracy"]["overall"]
     assert 100 * np.mean(logits.argmax(1).numpy() == labels) == pytest.approx(overall, abs=0.21)
+
+
+def test_the_adjustment_of_a_run_is_inside(run, tmp_path, digits):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    write_adjustment(copy / "adjustment.json", Adjustment(2.0, None, np.linspace(-1, 1, 10), zero_shot=True))
+    assert export_to("torch", copy, tmp_path / "export") == 0
+    pixels = torch.from_numpy(digits[0][:20])
+    _, probabilities = torch.export.load(tmp_path / "export" / "model.pt2").module()(pixels)
+    predictor = load_run(copy, "cpu")
+    with torch.no_grad():
+        logits = predictor.model(pixels) + torch.linspace(-1, 1, 10) + predictor.zero_shot().model(pixels)
+    assert (probabilities - (logits / 2).softmax(1)).abs().max() < 1e-5
+    about = json.loads((tmp_path / "export" / "model.json").read_text())
+    assert about["adjustment"] == {
+        "temperature": 2.0,
+        "scale": None,
+        "bias": np.linspace(-1, 1, 10).tolist(),
+        "zero_shot": True,
+    }
+    assert "the logits are adjusted" in (tmp_path / "export" / "README.md").read_text()
 
 
 def test_a_merged_clip_and_its_head_give_the_runs_logits(run, tmp_path, digits):

@@ -98,6 +98,7 @@ def test_a_device_is_written_to_directly(tmp_path):
 
 def test_a_folder_appears_once_it_is_whole(tmp_path):
     path = tmp_path / "new" / "folder"
+    (path.parent / f".folder.0{PARTIAL}").mkdir(parents=True)  # of a process that was killed
     for content in ("one", "two"):
         with atomic_folder(path) as partial:
             (partial / content).touch()

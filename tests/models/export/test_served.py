@@ -16,10 +16,12 @@ from models.export.served import Served, frozen_copy
 from models.heads import HEADS
 from models.heads.text_similarity import TextSimilarity
 from models.model import Model
+from utils.adjustment import Adjustment
 from utils.device.precision import PRECISIONS
 from utils.errors import ModelError
 
-ADJUSTMENT = {"temperature": 2.5, "scale": [1.0, 0.5, 2.0], "bias": [0.1, -0.2, 0.3]}
+SCALE, BIAS, TEMPERATURE = (1.0, 0.5, 2.0), (0.1, -0.2, 0.3), 2.5
+ADJUSTMENT = Adjustment(TEMPERATURE, np.array(SCALE), np.array(BIAS))
 
 
 def trained(name, head, methods):
@@ -57,10 +59,10 @@ def pixels(model, count=5):
 
 
 @torch.no_grad()
-def formula(model, images, temperature=1.0, scale=(1.0, 1.0, 1.0), bias=(0.0, 0.0, 0.0)):
+def formula(model, images):
     """softmax((scale * z + bias) / temperature), class by class in float64."""
     z = model(images).double()
-    exponentials = torch.stack([((z[:, c] * scale[c] + bias[c]) / temperature).exp() for c in range(3)], 1)
+    exponentials = torch.stack([((z[:, c] * SCALE[c] + BIAS[c]) / TEMPERATURE).exp() for c in range(3)], 1)
     return (exponentials / exponentials.sum(1, keepdim=True)).numpy()
 
 
@@ -72,8 +74,8 @@ def test_a_program_computes_the_models_probabilities(name, precision, tmp_path):
     model = MODELS[name]()
     images = pixels(model)
     path = tmp_path / "model.pt2"
-    program.write(Served(frozen_copy(model, PRECISIONS[precision]), **ADJUSTMENT).eval(), images.shape[-1], path)
-    compare_probabilities(program.run(path, images), formula(model, images, **ADJUSTMENT), precision).require()
+    program.write(Served(frozen_copy(model, PRECISIONS[precision]), ADJUSTMENT).eval(), images.shape[-1], path)
+    compare_probabilities(program.run(path, images), formula(model, images), precision).require()
 
 
 @pytest.mark.slow
@@ -82,9 +84,9 @@ def test_onnxruntime_computes_the_models_probabilities(tmp_path):
     model, precision = MODELS["DINOv3 with prompts"](), "fp16"
     images = pixels(model)
     path = tmp_path / "model.onnx"
-    served = Served(frozen_copy(model, PRECISIONS[precision]), **ADJUSTMENT).eval()
+    served = Served(frozen_copy(model, PRECISIONS[precision]), ADJUSTMENT).eval()
     onnx.write(served, images.shape[-1], path)
-    compare_probabilities(onnx.run(path, images, precision), formula(model, images, **ADJUSTMENT), precision).require()
+    compare_probabilities(onnx.run(path, images, precision), formula(model, images), precision).require()
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     ((name, kind, shape),) = [(each.name, each.type, each.shape) for each in session.get_inputs()]
@@ -98,8 +100,8 @@ def test_onnxruntime_computes_the_models_probabilities(tmp_path):
 def test_logits_are_adjusted_and_the_zero_shot_models_added():
     model, zero_shot = trained("OpenAI", None, {"lora": {"dim": 2}}), trained("OpenAI", None, {})
     images = pixels(model)
-    logits, probabilities = Served(model, **ADJUSTMENT, zero_shot=zero_shot)(images)
-    expected = model(images) * torch.tensor(ADJUSTMENT["scale"]) + torch.tensor(ADJUSTMENT["bias"]) + zero_shot(images)
+    logits, probabilities = Served(model, ADJUSTMENT, zero_shot)(images)
+    expected = model(images) * torch.tensor(SCALE) + torch.tensor(BIAS) + zero_shot(images)
     assert torch.equal(logits, expected)
     assert torch.equal(probabilities, (expected / 2.5).softmax(1))
 

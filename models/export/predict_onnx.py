@@ -14,10 +14,10 @@ session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["C
 images = about["images"]
 side, size = images["resolution"], images["resized_to"]
 for path in sys.argv[1:]:
-    picture = Image.open(path)
+    picture: Image.Image = Image.open(path)
     picture = (ImageOps.exif_transpose(picture) if images["exif_orientation"] else picture).convert("RGB")
     shorter = min(picture.size)
-    shape = (size, size) if images["rule"] == "squash" else tuple(int(size * s / shorter) for s in picture.size)
+    shape = [size, size] if images["rule"] == "squash" else [int(size * s / shorter) for s in picture.size]
     picture = picture.resize(shape, Image.Resampling[images["interpolation"].upper()])
     left, top = (round((s - side) / 2) for s in shape)
     pixels = np.asarray(picture.crop((left, top, left + side, top + side))).transpose(2, 0, 1)
