@@ -12,7 +12,6 @@ steps. `run` executes a command line.
 import contextlib
 import functools
 import math
-import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -74,7 +73,7 @@ from utils.run.best import BestEpoch, better_of, read_best
 from utils.run.directory import RunDir
 from utils.run.log import RunLog
 from utils.run.mode import TESTED_OTHERWISE, Mode
-from utils.run.saved import SavedRun
+from utils.run.saved import SavedRun, build_model_files, build_model_record
 from utils.run.source import build_differences, build_named_mode, build_source, build_val_fraction
 from utils.run.stopping import AFTER_SAVING, Stopped, Stopping
 from utils.run.trackers import hyperparameters
@@ -605,7 +604,7 @@ class Trainer:
         # ---- content ----
         content = scores | self.about | {"seconds": self.seconds, "images_per_second": self.images_per_second}
         content["epochs"] = self.cfg.num_epochs if self.trainable else 0
-        content["checkpoint"], content["model"] = self.checksum, self._describe_model() | self._describe_model_files()
+        content["checkpoint"], content["model"] = self.checksum, self._describe_model() | build_model_files(self.cfg)
         content["data"] = self.about["data"] | self._describe_tested()
         logits = self.files.logits(self.mode) if self.cfg.save_logits else None
         content["logits"] = logits.name if logits else None
@@ -677,7 +676,7 @@ class Trainer:
         if self.record.is_foreign:
             self.log.info(
                 f"warning   {path} is not the checkpoint that the run in its folder saved: it is of "
-                f"{self._describe_foreign()}, and the results say so"
+                f"{self.record.compared_with(self.settings)}, and the results say so"
             )
         if AVERAGED in self.record.training:
             self.log.info(f"          it is an average: {self.record.training[AVERAGED]}")
@@ -695,16 +694,6 @@ class Trainer:
     def _started_from(self) -> str | None:
         """The folder of the run that training starts from."""
         return self.cfg.model_dir or self.cfg.init_from
-
-    def _describe_foreign(self) -> str:
-        """The training of a checkpoint that another run saved, as far as it differs from the one of this command."""
-        theirs = self.record.settings
-        if not theirs:
-            return "an unknown training"
-        differing = [
-            f"{key} {theirs[key]}" for key, own in self.settings.items() if key in theirs and theirs[key] != own
-        ]
-        return f"a training with {', '.join(differing[:5])}" if differing else "another training with these settings"
 
     def _identify_training(self) -> dict[str, Any]:
         """The settings that identify a run, beside its options and its model."""
@@ -725,20 +714,8 @@ class Trainer:
         return training | ({"kept": self.best.record} if self.best else {})
 
     def _describe_model(self) -> dict[str, Any]:
-        """The record of what predictions for new images need beside the model's identity, settings and classes."""
-        cfg, images = self.cfg, self.data.test.images
-        return {
-            "resolution": self.resolution,
-            "expand": cfg.expand,
-            "prec_test": cfg.prec_test,
-            "exif_orientation": images.exif_orientation,
-            "bit_depth": images.bit_depth,
-        }
-
-    def _describe_model_files(self) -> dict[str, Any]:
-        """The files that the model is built from: absolute paths, so for results, and not for a checkpoint."""
-        files = {key: self.cfg[key] for key in ("weights", "prompt_file")}
-        return {key: os.path.abspath(value) if os.path.exists(value or "") else value for key, value in files.items()}
+        images = self.data.test.images
+        return build_model_record(self.cfg, self.resolution, images.exif_orientation, images.bit_depth)
 
     def _describe(self, weights: Weights) -> dict[str, Any]:
         """The results beside scores and times."""

@@ -61,6 +61,14 @@ class TrainingRecord:
         """The options that the run was trained with; {} where they are not recorded."""
         return self.training.get("settings", {})
 
+    def compared_with(self, settings: dict[str, Any]) -> str:
+        """The training in words, as far as it differs from one with these settings."""
+        if not self.settings:
+            return "an unknown training"
+        theirs = self.settings
+        differing = [f"{key} {theirs[key]}" for key, value in settings.items() if theirs.get(key, value) != value]
+        return f"a training with {', '.join(differing[:5])}" if differing else "another training with these settings"
+
 
 @dataclasses.dataclass(frozen=True)
 class RunDir:

@@ -1,6 +1,7 @@
 """The records of a run from which its model can be built again, without its data set."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,21 @@ from utils.run.directory import RunDir
 from utils.text import listed
 
 NOT_VALUES = ("weights", "prompt_file")  # settings of these names are hashes
+
+
+def build_model_record(cfg: Config, resolution: int, exif_orientation: bool, bit_depth: int | None) -> dict[str, Any]:
+    """The record of what predictions for new images need beside the model's identity, settings and classes.
+
+    exif_orientation, bit_depth: of the tested images.
+    """
+    read = {"resolution": resolution, "exif_orientation": exif_orientation, "bit_depth": bit_depth}
+    return read | {"expand": cfg.expand, "prec_test": cfg.prec_test}
+
+
+def build_model_files(cfg: Config) -> dict[str, Any]:
+    """The files that a model is built from. Their paths are absolute, so for results, and not for a checkpoint."""
+    files = {key: cfg[key] for key in NOT_VALUES}
+    return {key: os.path.abspath(value) if os.path.exists(value or "") else value for key, value in files.items()}
 
 
 @dataclasses.dataclass(frozen=True)
