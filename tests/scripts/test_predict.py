@@ -1,6 +1,7 @@
 """scripts/predict.py and scripts/features.py as their users see them: lines, tables, statuses, one clear sentence."""
 
 import csv
+import functools
 import io
 import json
 import os
@@ -216,9 +217,12 @@ def test_the_earlier_table_stays_where_a_command_fails(run, tmp_path, monkeypatc
 def test_signals(number, status, home, tmp_path):
     """While the standard input is still open: nothing is written, and no traceback shown."""
     command = [sys.executable, ROOT / "scripts/predict.py", "run", "-", "--csv", tmp_path / "found.csv"]
-    process = subprocess.Popen(command, cwd=home, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=home, text=True, preexec_fn=heed, **pipes)
     caught = re.compile(r"^SigCgt:\s*(\w+)", re.M)
     while not int(caught.search(Path(f"/proc/{process.pid}/status").read_text())[1], 16) & 1 << (number - 1):
+        assert process.poll() is None
         time.sleep(0.05)
     time.sleep(1)  # Python itself catches SIGINT from its start
     process.send_signal(number)
