@@ -93,8 +93,8 @@ class Predictor(Extractor):
         return self.saved.classnames
 
     def with_ensembling(self) -> "Predictor":
-        """The same model, with five crops of a picture."""
-        crops = build_test_crops(changed(self.cfg, {"tte": True, "expand": None}), self.model.tower.resolution)
+        """The same model, with the crops of the run's configuration and tte True: five, unless it has others."""
+        crops = build_test_crops(changed(self.cfg, {"tte": True}), self.model.tower.resolution)
         return dataclasses.replace(self, crops=crops)
 
     def zero_shot(self) -> "Predictor":

@@ -126,6 +126,11 @@ def test_ensembling_is_that_of_the_test(trained, copy, home):
     assert_same(load_run(copy).predict(pictures_of(home)), copy)
 
 
+def test_ensembling_takes_the_options_of_the_run(run, home):
+    directory = run("lr", 0.5, "tte", "True", "tte_crops", 10, "expand", 8)
+    assert_same(load_run(directory).with_ensembling().predict(pictures_of(home)), directory, "tte10")
+
+
 def test_logits_and_features_are_those_of_the_trainer(copy, home, monkeypatch):
     monkeypatch.chdir(home)
     keys = ["root", "pictures", "weights", "weights/random_clip.pt", "num_workers", "0", "num_epochs", "1"]
