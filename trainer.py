@@ -608,6 +608,8 @@ class Trainer:
         content["data"] = self.about["data"] | self._describe_tested()
         logits = self.files.logits(self.mode) if self.cfg.save_logits else None
         content["logits"] = logits.name if logits else None
+        listed = self.files.predictions(self.run_dir.mode_for_predictions(self.mode, self.about["test"]))
+        content["predictions"] = listed.name
         if not self.mode.trains and self.trainable:  # its settings are those of the training, if these are known
             content |= self.record.training or {"unknown_training": True}
             content |= {"other_checkpoint": True} if self.record.is_foreign else {}
@@ -619,7 +621,6 @@ class Trainer:
 
         # ---- files ----
         if self.distributed.is_main:
-            listed = self.files.predictions(self.mode)
             self.run_dir.remove_partials(*(self.run_dir.path / path.name for path in (listed, logits) if path))
             self.run_dir.remove_partials(self.run_dir.results(self.mode))
             write_csv(listed, predictions, self.data.classnames)

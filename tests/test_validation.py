@@ -18,13 +18,25 @@ from datasets.sets import digits_lt
 from trainer import Trainer
 from utils.config import load_config
 from utils.errors import CheckpointError, ConfigError
+from utils.report.source import read_run
 from utils.run import checkpoint
 from utils.run.best import better_of, is_better
 from utils.run.stopping import Stopped, Stopping
 
 BEST = ("val_fraction", 0.3, "val_every", 1, "keep", "best")
 BASE = ["prec_train", "fp32", "prec_test", "fp32", "num_workers", "0", "num_epochs", "3", "batch_size", "16"]
-BASE += ["print_freq", "2", "classifier_init", "None", "lr", "0.1", "seed", "1"]  # its best epoch is the second one
+BASE += [
+    "report",
+    "False",
+    "print_freq",
+    "2",
+    "classifier_init",
+    "None",
+    "lr",
+    "0.1",
+    "seed",
+    "1",
+]  # its best epoch is the second one
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +268,21 @@ def test_the_validation_images_are_tested_under_their_own_names(val_config, plai
     assert sum(row["test"] for row in on_train["per_class"]) == len(run.data.train) == 48
 
 
+def test_a_test_in_another_precision_leaves_the_predictions_of_the_run(val_config, plain):
+    run, results = plain
+    own = run.run_dir.path / "predictions_test.csv"
+    before = own.read_bytes()
+    _, again = train(val_config(*MODEL_DIR))
+    assert results["predictions"] == again["predictions"] == own.name
+    _, other = train(val_config(*MODEL_DIR, "prec_test", "bf16"))
+    assert other["predictions"] == "predictions_test_bf16.csv"
+    assert own.read_bytes() == before
+    tests = {test.path.name: test for test in read_run(run.run_dir).tests}
+    assert tests["results.json"].predictions_path == own
+    for name in ("results.json", "results_test.json"):
+        tests[name].predictions()  # is of this test
+
+
 def test_another_val_fraction_than_that_of_the_run_is_refused(val_config, plain):
     for options in (("val_fraction", 0.5, "test_split", "val"), ("val_fraction", 0.5)):
         with refused(ConfigError, kind="other_val_fraction", key="val_fraction"):
@@ -266,6 +293,7 @@ def test_a_training_may_be_tested_on_validation_images(val_config, plain, monkey
     run, results = train(val_config("val_fraction", 0.3, "output_dir", "unseen", "test_split", "val"))
     assert (results["data"]["split"], results["test"]) == ("val", plain[1]["test"])
     assert run.run_dir.predictions(run.mode).name == "predictions_val.csv"
+    assert len(read_run(run.run_dir).main.predictions().labels) == len(run.data.val)
     assert run.run_dir.checkpoint.read_bytes() == plain[0].run_dir.checkpoint.read_bytes()
     assert "accuracy on digits_lt (val), %" in run.run_dir.log().read_text()
     command = "python main.py"

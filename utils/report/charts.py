@@ -9,12 +9,16 @@ from utils.metrics import ConfidenceBins, confidence_bins
 from utils.predictions import Predictions
 from utils.report import measures
 from utils.report.source import GROUPS, Classes
+from utils.run.record import ACCURACIES
 from utils.text import shortened, visible
 
 WHOLE_MATRIX = 60  # classes, at most, whose confusion matrix is shown as a whole
 BLOCK = 24  # classes of the block that is shown of a larger one
 CURVE_POINTS = 400
 NAME_LETTERS = 120  # of a class, at most
+# numbers of metrics.jsonl that are shown: their chart, and their title there
+CURVES = {"loss": ("loss", "training"), "accuracy": ("accuracy", "training"), "lr": ("lr", "learning rate")}
+CURVES |= {f"val/{name}": ("accuracy", f"validation, {ACCURACIES[name]}") for name in ("overall", "mean_class")}
 
 Json = dict[str, Any]
 
@@ -54,25 +58,11 @@ def curves(numbers: dict[str, list[tuple[int, float]]], epochs: int) -> Json:
     scale = epochs / last if epochs and last else 1.0
     charts: Json = {"loss": {}, "accuracy": {}, "lr": {}, "unit": "epoch" if scale != 1.0 else "step"}
     for name, points in numbers.items():
-        chart, title = _chart_of(name)
-        if chart:
+        if name in CURVES:
+            chart, title = CURVES[name]
             kept = [points[i] for i in measures.thinned(len(points), CURVE_POINTS)]
             charts[chart][title] = [[round(step * scale, 4), float(f"{value:.5g}")] for step, value in kept]
     return charts
-
-
-def _chart_of(name: str) -> tuple[str, str]:
-    """The chart of a number in metrics.jsonl, and its title there; blank for numbers that are not shown."""
-    known = {"loss": ("loss", "training"), "accuracy": ("accuracy", "training"), "lr": ("lr", "learning rate")}
-    if name in known:
-        return known[name]
-    split, *path = name.split("/")
-    if split != "val":
-        return "", ""
-    measure = path[-1].replace("_", " ")
-    if measure == "loss":
-        return "loss", "validation"
-    return ("accuracy", f"validation, {measure}") if path[0] == "accuracy" else ("", "")
 
 
 def confusion(classes: Classes, predictions: Predictions) -> Json:

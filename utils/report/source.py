@@ -55,12 +55,12 @@ class Test:
 
     @property
     def predictions_path(self) -> Path:
-        """The file with its predictions; a run and its test on the same images share one."""
-        return self.path.with_name(f"predictions{self.suffix or '_test'}.csv")
+        """The file with its predictions; a run and a repetition of its test share one."""
+        return self.path.with_name(results.predictions_name(self.content, self.suffix))
 
     @property
     def split(self) -> str:
-        """The tested images: train or test."""
+        """The tested images: train, test or val."""
         return self.content["data"]["split"]
 
     @property

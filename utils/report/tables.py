@@ -10,6 +10,7 @@ from utils.config.schema import LOSSES, METHODS, loss_key
 from utils.report import measures
 from utils.report.source import GROUPS, Test
 from utils.run.published import find_published, read_published
+from utils.run.results import words
 from utils.text import duration, rate, visible
 
 
@@ -123,6 +124,8 @@ def facts(test: Test) -> list[tuple[str, str]]:
         ("Fine-tuning", fine_tuning(settings)),
         ("Loss", _loss(content.get("epochs", 0), settings)),
         ("Optimisation", _optimisation(content, settings)),
+        ("Kept", _kept(content)),
+        ("Started from", str(content.get("started_from") or "")),
         ("Parameters", _parameters(content)),
         ("Time", _time(content)),
         ("Device", _device(content)),
@@ -159,6 +162,15 @@ def _optimisation(content: Mapping[str, Any], settings: Mapping[str, Any]) -> st
     return ", ".join([f"{content['epochs']} epochs", str(settings.get("optimizer") or ""), *parts])
 
 
+def _kept(content: Mapping[str, Any]) -> str:
+    """The epoch of keep best; blank for the last one."""
+    kept = _of(content, "kept")
+    if not {"epoch", "score"} <= kept.keys() or "value" not in _numbers(kept):
+        return ""
+    score, value = words(str(kept["score"])), kept["value"]
+    return f"epoch {kept['epoch']}, the best by {score}: {value:.2f} on the validation images"
+
+
 def _parameters(content: Mapping[str, Any]) -> str:
     params = _numbers(_of(content, "params"))
     if not {"trained", "total", "peft", "head"} <= params.keys():
@@ -171,10 +183,10 @@ def _parameters(content: Mapping[str, Any]) -> str:
 
 def _time(content: Mapping[str, Any]) -> str:
     seconds, speeds = (_numbers(_of(content, section)) for section in ("seconds", "images_per_second"))
-    words = {"train": "training", "test": "testing"}
+    titles = {"train": "training", "test": "testing"}
     return "; ".join(
-        f"{word} {duration(seconds[key])}" + (f" ({rate(speeds[key])})" if speeds.get(key) else "")
-        for key, word in words.items()
+        f"{title} {duration(seconds[key])}" + (f" ({rate(speeds[key])})" if speeds.get(key) else "")
+        for key, title in titles.items()
         if seconds.get(key)
     )
 

@@ -339,6 +339,18 @@ class RunDir:
                 )
                 raise ConfigError(message, kind="other_images", path=path)
 
+    def mode_for_predictions(self, mode: Mode, tested: dict[str, Any]) -> Mode:
+        """The mode, or one with a longer suffix where its file has the run's own test of these images in another way.
+
+        tested: the crops, expand and precision of the test, as results have them under "test".
+        """
+        own = results.read(self.results())
+        there = own.get("test")
+        if mode.trains or own.get("predictions") != self.predictions(mode).name or not isinstance(there, dict):
+            return mode
+        differences = results.differences({key: there.get(key) for key in tested}, tested)
+        return dataclasses.replace(mode, otherwise=(*mode.otherwise, *differences))
+
     def mode_for_logits(self, mode: Mode, tested: dict[str, Any], labels: np.ndarray) -> Mode:
         """The mode, or where its logits are of the same images tested in another way, one with a longer suffix.
 

@@ -1,6 +1,7 @@
 """The results of a run: a JSON file first, a table second. utils/run/directory.py has their names."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ def data_of(content: dict[str, Any]) -> dict[str, Any]:
         return {"name": data["name"], "fingerprint": data["fingerprint"], "counts": counts}
     except (KeyError, TypeError, ValueError):
         return {}
+
+
+# ---- predictions ----
+
+
+def predictions_name(content: dict[str, Any], suffix: str = "") -> str:
+    """The name of the file with the predictions of a test. suffix: of its results file; "" for a training run's own."""
+    name = content.get("predictions")
+    usual = f"predictions{suffix or '_test'}.csv"
+    return name if isinstance(name, str) and re.fullmatch(r"predictions_[^/\\\0]+\.csv", name) else usual
 
 
 # ---- logits ----

@@ -288,12 +288,40 @@ def test_curves_are_read_as_far_as_they_are_whole(tmp_path):
 def test_curves_have_validation_scores_and_epochs(predictions, tmp_path):
     run_dir = make_run(tmp_path / "run", predictions, NAMES[:10])
     rows = [{"step": step, "loss": 1 / step, "accuracy": step, "lr": 0.1, "images_per_second": 9} for step in (5, 10)]
-    rows.append({"step": 10, "val/accuracy/mean_class": 55.5, "val/loss": 0.4, "val/more/macro_f1": 3.0})
+    rows.append({"step": 10, "epoch": 2, "val/mean_class": 55.5, "val/many": None, "val/macro_f1": 3.0})
     (run_dir.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     curves = page_of(run_dir).content["curves"]
-    assert curves["loss"] == {"training": [[1, 0.2], [2, 0.1]], "validation": [[2, 0.4]]}
+    assert curves["loss"] == {"training": [[1, 0.2], [2, 0.1]]}
     assert curves["accuracy"] == {"training": [[1, 5], [2, 10]], "validation, mean class": [[2, 55.5]]}
     assert curves["unit"] == "epoch"
+
+
+def test_the_kept_epoch_and_the_start_are_shown(predictions, tmp_path):
+    kept = {"epoch": 3, "score": "mean_class", "value": 94.014}
+    run_dir = make_run(tmp_path / "run", predictions, NAMES[:10], kept=kept, started_from="output/<b>earlier")
+    words = page_of(run_dir).words
+    assert "epoch 3, the best by mean class: 94.01 on the validation images" in words
+    assert "Started fromoutput/<b>earlier" in words
+    for damaged in ({"epoch": 3}, kept | {"value": "much"}, [3]):
+        make_run(run_dir.path, predictions, NAMES[:10], kept=damaged)
+        assert "the best by" not in page_of(run_dir).words
+
+
+@pytest.mark.parametrize(
+    ("recorded", "name"),
+    [
+        ("predictions_tte.csv", "predictions_tte.csv"),
+        (None, "predictions_test.csv"),
+        ("../predictions_x.csv", "predictions_test.csv"),
+        ("predictions_../../x.csv", "predictions_test.csv"),
+        (["predictions_x.csv"], "predictions_test.csv"),
+    ],
+)
+def test_results_name_their_predictions_in_their_own_folder(predictions, tmp_path, recorded, name):
+    run_dir = make_run(tmp_path / "run", predictions, NAMES[:10])
+    content = json.loads((run_dir.path / "results.json").read_text())
+    (run_dir.path / "results.json").write_text(json.dumps(content | {"predictions": recorded}))
+    assert read_run(run_dir).main.predictions_path == run_dir.path / name
 
 
 # ---- comparison ----
