@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -108,6 +109,17 @@ def test_the_best_epoch_is_kept(val_config, best):
     assert (results["settings"]["keep"], results["settings"]["val_every"]) == ("best", 1)
     _, again = train(val_config("output_dir", "best", *BEST, "test_only", "True"))
     assert (again["accuracy"], again["kept"]) == (results["accuracy"], expected)
+
+
+def test_the_report_shows_the_validations(best):
+    run, results = best
+    page = run.run_dir.report().read_text()
+    assert f"epoch 2: mean class {results['kept']['value']:.2f} on the validation images" in page
+    for name in ("overall", "mean_class"):
+        points = [[row["epoch"], float(f"{row[f'val/{name}']:.5g}")] for row in lines(run, "validation")]
+        title = json.dumps(f"validation, {name.replace('_', ' ')}")
+        found = re.search(rf"{title}:\s*(\[\[.*?\]\])", page)
+        assert found and json.loads(found[1]) == points
 
 
 def test_the_earlier_of_equal_epochs_stays():
@@ -244,10 +256,11 @@ def test_the_validation_images_are_tested_under_their_own_names(val_config, plai
     train(val_config(*MODEL_DIR, "test_split", "val", "tte", "True"))
     names = {path.name for path in run.run_dir.path.iterdir()} - {path.name for path in before}
     assert names == {
-        *("results_val.json", "log_val.txt", "logits_val.npz", "predictions_val.csv"),
-        *("results_val_tte.json", "log_val_tte.txt", "predictions_val_tte.csv"),
+        *("results_val.json", "log_val.txt", "logits_val.npz", "predictions_val.csv", "report_val.html"),
+        *("results_val_tte.json", "log_val_tte.txt", "predictions_val_tte.csv", "report_val_tte.html"),
     }
-    assert all(path.read_bytes() == content for path, content in before.items())
+    renewed = run.run_dir.report()  # the run's page lists all of its tests
+    assert {path for path, content in before.items() if path.read_bytes() != content} == {renewed}
     _, test = train(val_config(*MODEL_DIR))
     assert test["data"]["fingerprint"] == results["data"]["fingerprint"]
     assert test["accuracy"] == results["accuracy"]

@@ -63,16 +63,14 @@ def curves(numbers: dict[str, list[tuple[int, float]]], epochs: int) -> Json:
 
 def _chart_of(name: str) -> tuple[str, str]:
     """The chart of a number in metrics.jsonl, and its title there; blank for numbers that are not shown."""
-    known = {"loss": ("loss", "training"), "accuracy": ("accuracy", "training"), "lr": ("lr", "learning rate")}
-    if name in known:
-        return known[name]
-    split, *path = name.split("/")
-    if split != "val":
-        return "", ""
-    measure = path[-1].replace("_", " ")
-    if measure == "loss":
-        return "loss", "validation"
-    return ("accuracy", f"validation, {measure}") if path[0] == "accuracy" else ("", "")
+    known = {
+        "loss": ("loss", "training"),
+        "accuracy": ("accuracy", "training"),
+        "val/overall": ("accuracy", "validation, overall"),
+        "val/mean_class": ("accuracy", "validation, mean class"),
+        "lr": ("lr", "learning rate"),
+    }
+    return known.get(name, ("", ""))
 
 
 def confusion(classes: Classes, predictions: Predictions) -> Json:

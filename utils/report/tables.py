@@ -123,6 +123,7 @@ def facts(test: Test) -> list[tuple[str, str]]:
         ("Fine-tuning", fine_tuning(settings)),
         ("Loss", _loss(content.get("epochs", 0), settings)),
         ("Optimisation", _optimisation(content, settings)),
+        ("Kept", _kept(content)),
         ("Parameters", _parameters(content)),
         ("Time", _time(content)),
         ("Device", _device(content)),
@@ -157,6 +158,14 @@ def _optimisation(content: Mapping[str, Any], settings: Mapping[str, Any]) -> st
     keys = {"batch_size": "batch size", "lr": "learning rate", "schedule": "schedule", "weight_decay": "weight decay"}
     parts = [f"{words} {settings[key]}" for key, words in keys.items() if settings.get(key) is not None]
     return ", ".join([f"{content['epochs']} epochs", str(settings.get("optimizer") or ""), *parts])
+
+
+def _kept(content: Mapping[str, Any]) -> str:
+    kept = _of(content, "kept")
+    if not {"epoch", "value"} <= _numbers(kept).keys():
+        return ""
+    score = str(kept.get("score")).replace("_", " ")
+    return f"epoch {kept['epoch']:,}: {score} {kept['value']:.2f} on the validation images"
 
 
 def _parameters(content: Mapping[str, Any]) -> str:

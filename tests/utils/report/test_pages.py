@@ -279,19 +279,19 @@ def test_parts_of_results_of_any_kind_do_no_harm(key, value, predictions, tmp_pa
 def test_curves_are_read_as_far_as_they_are_whole(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = ['{"step": 2, "loss": 1.5, "accuracy": null, "lr": 0.1}', "nonsense", "[1]", '{"loss": 3}']
-    rows += ['{"step": 1, "loss": NaN, "lr": 0.2}', '{"step": 4, "loss": 0.5, "val/loss": 0.7}', '{"step": 5, "lo']
+    rows += ['{"step": 1, "loss": NaN, "lr": 0.2}', '{"step": 4, "loss": 0.5, "val/overall": 0.7}', '{"step": 5, "lo']
     path.write_text("\n".join(rows))
-    assert read_curves(path) == {"loss": [(2, 1.5), (4, 0.5)], "lr": [(1, 0.2), (2, 0.1)], "val/loss": [(4, 0.7)]}
+    assert read_curves(path) == {"loss": [(2, 1.5), (4, 0.5)], "lr": [(1, 0.2), (2, 0.1)], "val/overall": [(4, 0.7)]}
     assert read_curves(tmp_path / "missing") == {}
 
 
 def test_curves_have_validation_scores_and_epochs(predictions, tmp_path):
     run_dir = make_run(tmp_path / "run", predictions, NAMES[:10])
     rows = [{"step": step, "loss": 1 / step, "accuracy": step, "lr": 0.1, "images_per_second": 9} for step in (5, 10)]
-    rows.append({"step": 10, "val/accuracy/mean_class": 55.5, "val/loss": 0.4, "val/more/macro_f1": 3.0})
+    rows.append({"step": 10, "epoch": 2, "val/mean_class": 55.5, "val/many": None, "val/macro_f1": 3.0})
     (run_dir.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     curves = page_of(run_dir).content["curves"]
-    assert curves["loss"] == {"training": [[1, 0.2], [2, 0.1]], "validation": [[2, 0.4]]}
+    assert curves["loss"] == {"training": [[1, 0.2], [2, 0.1]]}
     assert curves["accuracy"] == {"training": [[1, 5], [2, 10]], "validation, mean class": [[2, 55.5]]}
     assert curves["unit"] == "epoch"
 
