@@ -54,10 +54,13 @@ WEIGHT_KEYS = (
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line; run is None with a backbone."""
     parser = terminal.Parser(
-        prog="scripts/features.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="scripts/features.py",
+        usage="%(prog)s (RUN | -b BACKBONE) DATA --out FILE [options] [KEY VALUE ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-b", dest="backbone", metavar="BACKBONE", help="a name or an address, as for main.py")
-    parser.add_argument("words", nargs="+", metavar="RUN DATA KEY VALUE", help="see above; without RUN after -b")
+    parser.add_argument("words", nargs="+", metavar="WORD", help="RUN DATA [KEY VALUE ...]; without RUN after -b")
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="the file to write (.npz)")
     parser.add_argument("--split", choices=("train", "test"), default="test", help="of a data set (%(default)s)")
     add_model_options(parser)

@@ -151,7 +151,7 @@ def run(arguments: list[str]) -> int:
     # ---- summary ----
     if args.csv:
         table.write(args.csv)
-    counts = [f"{len(paths):,} pictures in {duration(seconds)}, {rate(len(paths) / seconds)}"]
+    counts = [f"{len(paths):,} picture{'s' * (len(paths) != 1)} in {duration(seconds)}, {rate(len(paths) / seconds)}"]
     counts += [] if args.threshold is None else [f"{unsure:,} unsure (below {args.threshold:g})"]
     counts += [f"{unread:,} not read"] if unread else []
     counts += [f"written to {args.csv}"] if args.csv else []

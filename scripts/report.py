@@ -7,29 +7,30 @@
 RUN is a run directory, such as output/NAME; runs of earlier versions do, too. The images are read for thumbnails only,
 from where the run had them; without them the pages have names. --out FILE names another file for the page.
 
-Exit status: 0 done, 2 wrong input, 3 it failed (DEBUG=1 shows where), 130 Ctrl-C, 143 SIGTERM.
+Exit status: 0 done, 1 it failed, 2 wrong input (DEBUG=1 shows where), 130 Ctrl-C, 143 SIGTERM.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from command import execute
+from model_options import require_folder
+
 from utils import terminal
 from utils.config import OUTPUT, restored_config
 from utils.config.files import flatten
 from utils.errors import ConfigError, UserError
-from utils.files import WriteError, write_text
+from utils.files import write_text
 from utils.home import ensure_home
 from utils.report.comparison import compare
 from utils.report.pictures import Thumbnails, no_thumbnails
 from utils.report.run_page import build_page
 from utils.report.source import Run, read_run
 from utils.run.directory import RunDir
-from utils.run.stopping import Stopping
 from utils.text import visible
 
 COMPARISON = "comparison.html"
@@ -76,16 +77,18 @@ def write_pages(run: Run, all_tests: bool, out: Path | None) -> list[Path]:
 def run(arguments: list[str]) -> int:
     """Writes the pages and names them; returns the exit status. Raises UserErrors."""
     args = parse(arguments)
+    if args.out:
+        require_folder(args.out)
     runs = [read_run(RunDir(path)) for path in args.runs]
     if len(runs) == 1:
         paths = write_pages(runs[0], args.all, args.out)
     elif args.all:
         raise ConfigError("--all is for one run; leave it out, or give one run", kind="all_of_several_runs")
     else:
-        paths = [args.out or OUTPUT / COMPARISON]
+        page, paths = compare(runs), [args.out or OUTPUT / COMPARISON]
         if args.out is None:
             OUTPUT.mkdir(exist_ok=True)
-        write_text(paths[0], compare(runs))
+        write_text(paths[0], page)
     for path in paths:
         terminal.say(f"report    {visible(str(path))}")
     return 0
@@ -93,20 +96,7 @@ def run(arguments: list[str]) -> int:
 
 def main(arguments: list[str]) -> int:
     """Executes a command line; returns its exit status."""
-    try:
-        with Stopping("the pages that were written stay").handled():
-            return run(arguments)
-    except KeyboardInterrupt:
-        terminal.say("interrupted; the pages that were written stay", error=True)
-        return 130
-    except Exception as error:
-        if os.environ.get("DEBUG") == "1":
-            raise
-        if isinstance(error, (UserError, WriteError)):
-            terminal.say(f"error: {error}", error=True)
-            return 2
-        terminal.say(f"failed: {terminal.describe(error)} (DEBUG=1 shows where)", error=True)
-        return 3
+    return execute(run, arguments, "the pages that were written stay")
 
 
 if __name__ == "__main__":

@@ -208,7 +208,8 @@ def show(directory: Path) -> None:
         terminal.say(f"{directory} has no adjustment; --help lists the ways to make one")
         return
     chosen = {key: value for key, value in found.about.items() if key not in (CHECKPOINT, "fingerprint", "log_q")}
-    terminal.say(f"{path}\n" + "\n".join(f"{key:12}{shortened(str(value))}" for key, value in chosen.items()))
+    words = [f"{value:.4g}" if isinstance(value, float) else shortened(str(value)) for value in chosen.values()]
+    terminal.say("\n".join([str(path), *(f"{key:12}{word}" for key, word in zip(chosen, words, strict=True))]))
 
 
 def reset(directory: Path) -> None:

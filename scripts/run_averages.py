@@ -164,12 +164,13 @@ def _choose(sources: list[Source], args: argparse.Namespace) -> list[int]:
     predictor = load_model(cfg, first.run, args)
     classes = ClassInfo(first.run.classnames, data.class_counts, data.groups)
 
-    def score(tensors: Mapping[str, Tensor]) -> float:
+    def score(tensors: Mapping[str, Tensor], members: list[int]) -> float:
         checkpoint.copy_into(checkpoint.saved_tensors(predictor.model), dict(tensors), first.path)
         predictor.model.eval()  # features of texts that were cached are computed again
         logits = predictor.logits(images.images)
         found = evaluate((), logits, images.labels, classes)["accuracy"][args.score]
-        terminal.say(f"score     {found:.2f} % ({args.score.replace('_', ' ')}, validation)")
+        names = " + ".join(str(sources[number].run.directory) for number in members)
+        terminal.say(f"score     {found:.2f} % ({args.score.replace('_', ' ')}, validation)  {names}")
         return found
 
     return averaging.greedy([source.tensors for source in sources], score)

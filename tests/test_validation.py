@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from datasets.sets import digits_lt
 from trainer import Trainer
 from utils.config import load_config
 from utils.errors import CheckpointError, ConfigError
+from utils.report import write_report
 from utils.report.source import read_run
 from utils.run import checkpoint
 from utils.run.best import better_of, is_better
@@ -120,6 +122,18 @@ def test_the_best_epoch_is_kept(val_config, best):
     assert (results["settings"]["keep"], results["settings"]["val_every"]) == ("best", 1)
     _, again = train(val_config("output_dir", "best", *BEST, "test_only", "True"))
     assert (again["accuracy"], again["kept"]) == (results["accuracy"], expected)
+
+
+def test_the_report_shows_the_validations(best):
+    run, results = best
+    page = write_report(run.run_dir).read_text()
+    kept = f"epoch 2, the best by mean class: {results['kept']['value']:.2f} on the validation images"
+    assert kept in page
+    for name in ("overall", "mean_class"):
+        points = [[row["epoch"], float(f"{row[f'val/{name}']:.5g}")] for row in lines(run, "validation")]
+        title = json.dumps(f"validation, {name.replace('_', ' ')}")
+        found = re.search(rf"{title}:\s*(\[\[.*?\]\])", page)
+        assert found and json.loads(found[1]) == points
 
 
 def test_the_earlier_of_equal_epochs_stays():

@@ -165,7 +165,7 @@ def test_a_dry_run_writes_nothing_and_reset_removes(adjust, call, runs):
     assert adjust("la", "--tau", 1, "--dry-run")[0].is_identity
     adjust("la", "--tau", 1)
     assert path.exists()
-    assert "tau         1.0" in call("adjust", runs / "la")[1]
+    assert "tau         1\n" in call("adjust", runs / "la")[1]
     path.write_text("damaged")
     assert call("adjust", runs / "la")[0] == 2
     assert call("adjust", runs / "la", "--reset")[:2] == (0, f"removed   {path}\n")

@@ -123,7 +123,8 @@ def test_several_runs_are_compared(two_runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments", [["missing"], ["a", "missing"], ["a", "b", "--all"], ["a", "--out", "missing/page.html"], ["a"] * 13]
 )
-def test_wrong_input_is_refused_in_a_sentence(arguments, two_runs, capsys):
+def test_wrong_input_is_refused_in_a_sentence(arguments, two_runs, tmp_path, capsys):
     assert report(*arguments) == 2
+    assert not (tmp_path / "output").exists()
     error = capsys.readouterr().err
     assert_one_sentence("".join(line for line in error.splitlines(keepends=True) if not line.startswith("note")))

@@ -44,18 +44,20 @@ def _weighted_sum(name: str, pairs: Sequence[tuple[Mapping[str, Tensor], float]]
     return torch.stack([weight * state[name].double() for state, weight in pairs]).sum(0).to(last.dtype)
 
 
-def greedy(states: Sequence[Mapping[str, Tensor]], score: Callable[[Mapping[str, Tensor]], float]) -> list[int]:
+def greedy(
+    states: Sequence[Mapping[str, Tensor]], score: Callable[[Mapping[str, Tensor], list[int]], float]
+) -> list[int]:
     """The numbers of the states in the greedy soup, the best one first.
 
-    score: of tensors, on validation images. In the order of their own scores, each state joins if the score of the
-    mean does not fall.
+    score(tensors, numbers): of the mean of the states with these numbers, on validation images. In the order of their
+    own scores, each state joins if the score of the mean does not fall.
     """
-    scores = [score(state) for state in states]
+    scores = [score(state, [number]) for number, state in enumerate(states)]
     order = sorted(range(len(states)), key=lambda number: -scores[number])
     chosen, best = order[:1], scores[order[0]]
     for number in order[1:]:
         candidate = [*chosen, number]
-        found = score(average([states[each] for each in candidate], [1 / len(candidate)] * len(candidate)))
+        found = score(average([states[each] for each in candidate], [1 / len(candidate)] * len(candidate)), candidate)
         if found >= best:
             chosen, best = candidate, found
     return chosen

@@ -279,9 +279,9 @@ def test_parts_of_results_of_any_kind_do_no_harm(key, value, predictions, tmp_pa
 def test_curves_are_read_as_far_as_they_are_whole(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = ['{"step": 2, "loss": 1.5, "accuracy": null, "lr": 0.1}', "nonsense", "[1]", '{"loss": 3}']
-    rows += ['{"step": 1, "loss": NaN, "lr": 0.2}', '{"step": 4, "loss": 0.5, "val/loss": 0.7}', '{"step": 5, "lo']
+    rows += ['{"step": 1, "loss": NaN, "lr": 0.2}', '{"step": 4, "loss": 0.5, "val/overall": 0.7}', '{"step": 5, "lo']
     path.write_text("\n".join(rows))
-    assert read_curves(path) == {"loss": [(2, 1.5), (4, 0.5)], "lr": [(1, 0.2), (2, 0.1)], "val/loss": [(4, 0.7)]}
+    assert read_curves(path) == {"loss": [(2, 1.5), (4, 0.5)], "lr": [(1, 0.2), (2, 0.1)], "val/overall": [(4, 0.7)]}
     assert read_curves(tmp_path / "missing") == {}
 
 

@@ -55,8 +55,9 @@ def test_the_greedy_soup_takes_what_does_not_lower_the_score():
     states = [{"x": torch.tensor([value], dtype=torch.float64)} for value in (0.0, 12.0, 9.0, 10.5)]
     tried = []
 
-    def score(tensors):
+    def score(tensors, numbers):
         tried.append(float(tensors["x"]))
+        assert tried[-1] == pytest.approx(np.mean([float(states[number]["x"]) for number in numbers]))
         return -abs(10 - tried[-1])
 
     assert greedy(states, score) == [3, 2]  # 10.5, then 9.75; with 12 it is 10.5, with 0 6.5
@@ -64,7 +65,7 @@ def test_the_greedy_soup_takes_what_does_not_lower_the_score():
 
 
 def test_the_greedy_soup_of_equal_scores_has_all_runs_in_their_order():
-    assert greedy([state(seed) for seed in range(4)], lambda tensors: 50.0) == [0, 1, 2, 3]
+    assert greedy([state(seed) for seed in range(4)], lambda tensors, numbers: 50.0) == [0, 1, 2, 3]
 
 
 # ---- records ----
