@@ -168,7 +168,7 @@ def export(
 def describe(predictor: Predictor) -> dict[str, Any]:
     """The part of model.json about the run."""
     cfg, crops, saved, weights = predictor.cfg, crops_of(predictor), predictor.saved, predictor.weights
-    model, adjustment = predictor.model, predictor.adjustment
+    model, adjustment, pictures = predictor.model, predictor.adjustment, predictor.pictures([])
     known = licence_of(cfg.backbone) if weights.published else describe_backbone(cfg.backbone, cfg.weights).licence
     parts = {"image tower": cfg.v, "text tower": cfg.l, "head": cfg}
     methods = {part: peft.methods_from_keys(keys) for part, keys in parts.items()}
@@ -183,7 +183,9 @@ def describe(predictor: Predictor) -> dict[str, Any]:
             "resized_to": crops.resolution + crops.expand,
             "rule": crops.resize,
             "interpolation": crops.interpolation,
-            "exif_orientation": predictor.pictures([]).exif_orientation,
+            "exif_orientation": pictures.exif_orientation,
+            "bit_depth": pictures.bit_depth or 16,
+            "reducing_gap": crops.reducing_gap,
             "mean": (model.mean.flatten() / 255).tolist(),
             "std": (model.std.flatten() / 255).tolist(),
         },

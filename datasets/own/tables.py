@@ -58,10 +58,10 @@ class Position(NamedTuple):
 # ---- text ----
 
 
-def read_text(file: str, limit: int) -> str:
+def read_text(file: str, limit: int, errors: str = "strict") -> str:
     """The content of a text file of at most `limit` bytes that is not empty, UTF-8 or UTF-16 with its mark.
 
-    Raises DataError.
+    errors: for bytes that are not UTF-8, as in str.decode. Raises DataError.
     """
     try:
         content = read_limited(file, limit, shell_pipe=True)
@@ -76,7 +76,7 @@ def read_text(file: str, limit: int) -> str:
     if encoding != "utf-16":
         _require_text(file, content)
     try:
-        text = content.decode(encoding)
+        text = content.decode(encoding, "strict" if encoding == "utf-16" else errors)
     except UnicodeDecodeError as error:
         if encoding == "utf-16":
             message = f"{file} begins as UTF-16 and is not (cut off, or two files in one); save it as 'CSV UTF-8'"

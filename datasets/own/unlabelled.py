@@ -69,7 +69,7 @@ def split_paths(content: bytes) -> list[str]:
 def read_paths(file: str) -> Iterator[str]:
     """The paths in a list, as seen from the working directory. Raises DataError."""
     folder = os.path.dirname(file)
-    text = read_text(file, LIST_BYTES)
+    text = read_text(file, LIST_BYTES, errors="surrogateescape")  # names of files may be any bytes
     is_table = file.lower().endswith(TABLES)
     written = _first_cells(file, text) if is_table else (line for line in re.split(r"\r?\n", text) if line.strip())
     for path in written:

@@ -15,7 +15,11 @@ images = about["images"]
 side, size = images["resolution"], images["resized_to"]
 for path in sys.argv[1:]:
     picture: Image.Image = Image.open(path)
-    picture = (ImageOps.exif_transpose(picture) if images["exif_orientation"] else picture).convert("RGB")
+    picture = ImageOps.exif_transpose(picture) if images["exif_orientation"] else picture
+    if picture.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip to 8
+        levels = 255 * (np.asarray(picture) / (2 ** images["bit_depth"] - 1)).clip(0, 1)
+        picture = Image.fromarray(levels.round().astype(np.uint8))
+    picture = picture.convert("RGB")
     shorter = min(picture.size)
     shape = [size, size] if images["rule"] == "squash" else [int(size * s / shorter) for s in picture.size]
     picture = picture.resize(shape, Image.Resampling[images["interpolation"].upper()])

@@ -118,9 +118,10 @@ def predict_onnx(folder, *paths):
 @pytest.mark.slow
 def test_predict_onnx_needs_no_torch_and_agrees_with_the_run(run, onnx_folder, tmp_path):
     picture = Image.fromarray(photograph())
-    paths = [tmp_path / "wide.png", tmp_path / "tall and grey.jpg"]
+    paths = [tmp_path / "wide.png", tmp_path / "tall and grey.jpg", tmp_path / "16 bits.png"]
     picture.save(paths[0])
     picture.rotate(90, expand=True).convert("L").save(paths[1], quality=95)
+    Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257).save(paths[2])
     found = predict_onnx(onnx_folder, *paths)
     for probabilities, expected in zip(found, load_run(run, "cpu").predict(paths), strict=True):
         for ranked in expected.top[:2]:
