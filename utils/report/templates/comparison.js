@@ -17,7 +17,7 @@ const signed = (value) => (value === null ? "–" : `${value > 0 ? "+" : ""}${va
 chart("groups", (box, width) => {
   const titles = { mean_class: "all classes", many: "many", medium: "medium", few: "few" };
   const names = Object.keys(titles).filter((name) => data.groups.some((run) => run[name]));
-  const plot = frame(box, width, 270, "Accuracy by shot group and run", { domain: [0, names.length], ticks: names.map((_, i) => i + 0.5), format: (at) => titles[names[Math.floor(at)]] }, { domain: [0, 100], ticks: [0, 25, 50, 75, 100] });
+  const plot = frame(box, width, 270, "Accuracy by shot group and run", { domain: [0, names.length], ticks: names.map((_, i) => i + 0.5), format: (at) => titles[names[Math.floor(at)]] }, { domain: [0, 100], ticks: [0, 25, 50, 75, 100] }, { top: 24 });
   const room = (plot.right - plot.left) / names.length, count = data.runs.length;
   const bar = Math.min(64, (room * 0.8) / count);
   names.forEach((name, g) => data.groups.forEach((run, r) => {
