@@ -156,7 +156,9 @@ class Trainer:
             if self.source.earlier:
                 self._start_from(self.source.earlier)
             self.trained_images = self._list_trained_images()
-            self.trained_on = self._count_trained_on()
+            self.trained_on = self._count_trained_on(self.mode.split)
+            if self.trains and cfg.val_every and self.mode.split != "val":
+                self._count_trained_on("val")
 
             # ---- loss and optimizer ----
             self.epoch, self.step = 0, 0  # completed epochs, and completed steps of the next one
@@ -773,14 +775,14 @@ class Trainer:
         same = results.same_images(self.record.fingerprints.get("train"), self.fingerprints["train"])
         return [overlap.record(self.data.train, self.data.root) if same else overlap.UNKNOWN]
 
-    def _count_trained_on(self) -> int | None:
-        """How many of the tested images the model was trained on; None where that is not known. Logs a warning if any.
+    def _count_trained_on(self, split: str) -> int | None:
+        """How many images of a split the model was trained on; None where that is not known. Logs a warning if any.
 
         Computed by the main process, which alone reports it.
         """
         if not self.trainable or not self.distributed.is_main:
             return 0 if not self.trainable else None
-        images, split = self.data.split(self.mode.split), self.mode.split
+        images = self.data.split(split)
         tested, records = self.record.fingerprints.get("test"), self.trained_images
         own = self.mode.trains or results.same_images(tested, self.fingerprints["test"])
         if own and self.data.shares_images and split == "test":

@@ -332,4 +332,7 @@ def test_validation_images_that_were_trained_on_are_reported(val_config, monkeyp
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: with_val)
     run, results = train(val_config(*folder))
     assert results["data"]["trained_on"] == 10
-    assert "validation images are training images of this run" in (run.run_dir.path / "log_val.txt").read_text()
+    warning = "10 of the 10 validation images are training images of this run"
+    assert warning in (run.run_dir.path / "log_val.txt").read_text()
+    with Trainer(val_config("val_every", 1, "output_dir", "copies")) as run:
+        assert warning in run.run_dir.log().read_text()

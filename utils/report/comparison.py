@@ -13,7 +13,7 @@ from utils.report import charts, measures, page, tables
 from utils.report.source import GROUPS, Run, Test
 from utils.run.record import ACCURACIES
 from utils.run.results import same_images
-from utils.text import shortened, visible
+from utils.text import listed, shortened, visible
 
 SCRIPTS = ("charts.js", "table.js", "comparison.js")
 MOST_RUNS = 12
@@ -91,6 +91,7 @@ def compare(runs: Sequence[Run]) -> str:
         any_published=any(row.published is not None for row in rows),
         differences=differences,
         unpaired=unpaired,
+        warnings=[sentence for sentence in (unpaired, other_groups(names, tests)) if sentence],
         settings=differing_settings(tests),
         notes=[note for run in runs for note in run.notes],
     )
@@ -122,6 +123,18 @@ def why_unpaired(tests: Sequence[Test]) -> str:
         except DataError as error:
             return f"Nothing is compared image by image: {error}."
     return ""
+
+
+def other_groups(names: Sequence[str], tests: Sequence[Test]) -> str:
+    """A sentence about runs whose shot groups have other classes than those of the first; blank if there are none."""
+    first = tests[0].classes.group
+    other = [name for name, test in zip(names, tests, strict=True) if not np.array_equal(test.classes.group, first)]
+    if not other:
+        return ""
+    return (
+        f"The shot groups of {listed(other)} have other classes than those of {names[0]}, because the numbers of "
+        "training images differ: many, medium and few are not of the same classes."
+    )
 
 
 def difference(

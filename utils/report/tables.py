@@ -13,6 +13,8 @@ from utils.run.published import find_published, read_published
 from utils.run.results import words
 from utils.text import duration, rate, visible
 
+LARGEST = 1e15  # of the numbers in results
+
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
@@ -143,7 +145,8 @@ def _of(content: Mapping[str, Any], section: str) -> Mapping[str, Any]:
 
 
 def _numbers(section: Mapping[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in section.items() if isinstance(value, (int, float))}
+    """The numbers of a section, without NaN and those that no results have."""
+    return {key: value for key, value in section.items() if isinstance(value, (int, float)) and abs(value) < LARGEST}
 
 
 def _loss(epochs: int, settings: Mapping[str, Any]) -> str:

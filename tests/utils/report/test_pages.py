@@ -353,7 +353,30 @@ def test_runs_of_other_images_are_compared_by_class_alone(predictions, tmp_path)
     ]
     page = Page(compare(runs))
     assert "so nothing is compared image by image" in page.words
+    assert "The shot groups of" not in page.words
     assert page.content["differences"][0]["p"] == []
+
+
+def test_runs_of_other_shot_groups_are_named(predictions, tmp_path):
+    """A class of 100 training images is medium-shot, one of 101 many-shot."""
+    counts = np.full(10, 100)
+    more = counts + (np.arange(10) == 0)
+    runs = [
+        read_run(make_run(tmp_path / name, predictions, NAMES[:10], counts=found))
+        for name, found in (("a", counts), ("b", counts - 1), ("c", more))
+    ]
+    assert "The shot groups of c have other classes than those of a, " in Page(compare(runs)).words
+    assert "The shot groups of" not in Page(compare(runs[:2])).words
+
+
+def test_numbers_that_no_results_have_are_left_out(predictions, tmp_path):
+    run_dir = make_run(tmp_path / "run", predictions, NAMES[:10])
+    content = json.loads((run_dir.path / "results.json").read_text())
+    content["more"] |= {"huge": 10**400, "unknown": float("nan"), "infinite": float("inf"), "top5": 98.75}
+    (run_dir.path / "results.json").write_text(json.dumps(content))
+    words = page_of(run_dir).words
+    assert "top5 98.75" in words
+    assert not any(name in words for name in ("huge", "unknown", "infinite"))
 
 
 def test_runs_of_other_classes_are_refused(predictions, tmp_path):
