@@ -43,8 +43,13 @@ class Fit:
     lines: list[str]
 
 
-def fit(run: Run, images: Images) -> Fit:
-    """The adjustment that the options ask for. Raises UserErrors."""
+def needs_images(args: argparse.Namespace) -> bool:
+    """Whether a number is to be chosen, and not all of them are given."""
+    return args.gla or "sweep" in (args.tau, args.tau_norm) or args.temperature == "fit"
+
+
+def fit(run: Run, images: Images | None) -> Fit:
+    """The adjustment that the options ask for; images: see `needs_images`. Raises UserErrors."""
     args = run.args
     if args.tau is not None:
         found = _fit_tau(run, images)
@@ -69,18 +74,18 @@ def _log_source(run: Run) -> tuple[np.ndarray, str]:
     return model_log_prior(run.cfg, run.counts)
 
 
-def _fit_tau(run: Run, images: Images) -> Fit:
+def _fit_tau(run: Run, images: Images | None) -> Fit:
     """z - tau log pi (Menon et al. 2021, arXiv 2007.07314, equation 9)."""
     log_pi = posthoc.training_log_prior(run.counts)
 
     def shifted(tau: float) -> Adjustment:
         return Adjustment(bias=-tau * log_pi)
 
-    tau, lines = _chosen(run.args.tau, posthoc.TAUS, lambda tau: shifted(tau).apply(images.logits), images)
+    tau, lines = _chosen(run.args.tau, posthoc.TAUS, shifted, images)
     return Fit(shifted(tau), log_softmax(_log_source(run)[0] - tau * log_pi), {"tau": tau}, lines)
 
 
-def _fit_tau_norm(run: Run, images: Images) -> Fit:
+def _fit_tau_norm(run: Run, images: Images | None) -> Fit:
     """<w_c, f> / |w_c|^tau, without the bias (Kang et al. 2020, arXiv 1910.09217, section 4.2). It aims at classes that
     count equally. Raises ModelError for a head that is not linear.
     """
@@ -96,45 +101,49 @@ def _fit_tau_norm(run: Run, images: Images) -> Fit:
         scale = norms**-tau
         return Adjustment(scale=scale, bias=-offset * scale)
 
-    tau, lines = _chosen(run.args.tau_norm, posthoc.NORM_TAUS, lambda tau: normalised(tau).apply(images.logits), images)
+    tau, lines = _chosen(run.args.tau_norm, posthoc.NORM_TAUS, normalised, images)
     return Fit(normalised(tau), uniform(len(norms)), {"tau_norm": tau}, lines)
 
 
 def _chosen(
-    given: float | str, taus: np.ndarray, adjusted: Callable[[float], np.ndarray], images: Images
+    given: float | str, taus: np.ndarray, adjustment_of: Callable[[float], Adjustment], images: Images | None
 ) -> tuple[float, list[str]]:
     """The given number, or the best of a sweep; and a line about it."""
-    if given != "sweep":
+    if given != "sweep" or images is None:
         return float(given), [f"tau       {given:g}, as given"]
-    tau, curve = posthoc.sweep(taus, adjusted, images.labels)
+    tau, curve = posthoc.sweep(taus, lambda tau: adjustment_of(tau).apply(images.logits), images.labels)
     best = max(accuracy for _, accuracy in curve)
     return tau, [f"tau       {tau:g}, of {len(taus)} the best for mean class accuracy ({best:.2f} % of {images.words})"]
 
 
-def _fit_prior(run: Run, images: Images) -> Fit:
+def _fit_prior(run: Run, images: Images | None) -> Fit:
     """z + log target - log source, and with GLA z_zs - log q beside it."""
     (log_source, source), target = _log_source(run), run.args.target or "uniform"
     log_prior = named_log_prior(target, run.counts, run.saved.classnames)
     bias, chosen = log_prior - log_source, {"source": source, "target": target}
     lines = [f"prior     from {source}, to {target}"]
-    if run.args.gla:
+    zero_shot = None if images is None else images.zero_shot
+    if run.args.gla and images is not None:
         # zero-shot CLIP itself has the one set of logits
-        log_q = posthoc.fit_label_bias(images.logits if images.zero_shot is None else images.zero_shot, images.labels)
+        log_q = posthoc.fit_label_bias(images.logits if zero_shot is None else zero_shot, images.labels)
         bias, chosen["log_q"] = bias - log_q, log_q.tolist()
         most, least = (run.saved.classnames[number] for number in (log_q.argmax(), log_q.argmin()))
         low, high = np.exp([log_q.min(), log_q.max()])
         lines.append(f"label bias of zero-shot CLIP: {low:.3g} ({shortened(least)}) to {high:.3g} ({shortened(most)})")
-    return Fit(Adjustment(bias=bias, zero_shot=images.zero_shot is not None), log_prior, chosen, lines)
+    return Fit(Adjustment(bias=bias, zero_shot=zero_shot is not None), log_prior, chosen, lines)
 
 
-def _fit_temperature(found: Fit, images: Images, given: float | str) -> None:
+def _fit_temperature(found: Fit, images: Images | None, given: float | str) -> None:
     """Adds a temperature, fitted to images that are weighted to the class prior of the adjusted model."""
-    adjusted = found.adjustment.apply(images.logits, images.zero_shot)
-    weights = posthoc.class_weights(images.labels, found.log_prior)
-    temperature = posthoc.fit_temperature(adjusted, images.labels, weights) if given == "fit" else float(given)
+    if given != "fit" or images is None:
+        temperature, how = float(given), "as given"
+    else:
+        adjusted = found.adjustment.apply(images.logits, images.zero_shot)
+        weights = posthoc.class_weights(images.labels, found.log_prior)
+        temperature = posthoc.fit_temperature(adjusted, images.labels, weights)
+        how = f"of the lowest NLL on {images.words}"
     found.adjustment = dataclasses.replace(found.adjustment, temperature=temperature)
     found.chosen["temperature"] = temperature
-    how = f"of the lowest NLL on {images.words}" if given == "fit" else "as given"
     found.lines.append(f"temperature {temperature:.4g}, {how}")
 
 
@@ -158,7 +167,10 @@ def table(run: Run, found: Fit, sets: Sequence[Images]) -> str:
             numbers.append(f"{posthoc.nll(logits, images.labels, weights):.4f}")
             numbers.append(f"{expected_calibration_error(logits, images.labels, weights=weights):.2f}")
             lines.append("| " + " | ".join([images.words, word, *numbers]) + " |")
-    lines.append(f"NLL and ECE of the {sets[0].words} are weighted to the class shares of the adjusted model's prior.")
+    if sets[0].split != "test":
+        lines.append(
+            f"NLL and ECE of the {sets[0].words} are weighted to the class shares of the adjusted model's prior."
+        )
     return "\n".join(lines)
 
 
@@ -173,28 +185,32 @@ def adjust(args: argparse.Namespace) -> None:
         message = "--gla computes the logits of zero-shot CLIP for the fitting images, so it takes --on, not --logits"
         raise ConfigError(message, kind="logits_with_gla", path=args.logits)
     split = args.on or ("val" if "val" in run.record.fingerprints else "train")
-    images = run.given_images(args.logits) if args.logits else run.images(split, with_zero_shot)
+    images = run.given_images(args.logits) if args.logits else None
+    if images is None and (args.on or needs_images(args)):
+        images = run.images(split, with_zero_shot)
     found = fit(run, images)
     for line in found.lines:
         terminal.say(line)
-    if images.split == "train":
+    if images is not None and images.split == "train":
         terminal.say(
             "note      the model was trained on these images, so it is right and sure more often than on new ones, and "
             "a fitted temperature is too low; validation images (val_fraction 0.1) fit better"
         )
 
     # everything is chosen: now the test images
-    sets = [images]
+    sets = [] if images is None else [images]
     try:
         sets.append(run.images("test", with_zero_shot))
     except UserError as error:
         terminal.say(f"note      the test images are left out: {error}")
-    terminal.say(table(run, found, sets))
+    if sets:
+        terminal.say(table(run, found, sets))
     if args.dry_run:
         terminal.say("nothing was written (--dry-run)")
         return
-    about = found.chosen | {"images": images.words, "fingerprint": run.record.fingerprints.get(images.split or "")}
-    about[CHECKPOINT] = run.saved.checksum
+    about = found.chosen | {CHECKPOINT: run.saved.checksum}
+    if images is not None:
+        about |= {"images": images.words, "fingerprint": run.record.fingerprints.get(images.split or "")}
     write_adjustment(run.directory.adjustment, dataclasses.replace(found.adjustment, about=about))
     terminal.say(f"written   {run.directory.adjustment}; predictions and exports use it (--reset removes it)")
 

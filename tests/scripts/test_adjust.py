@@ -231,6 +231,18 @@ def test_validation_images_are_preferred(adjust, runs):
     assert adjustment.temperature == pytest.approx(found.x, rel=1e-3)
 
 
+def test_given_numbers_need_no_images(call, runs):
+    """The table has the test images where they are at hand."""
+    status, out, _ = call("adjust", runs / "la", "--tau", 1, "--temperature", 2, "--root", "pictures")
+    assert status == 0
+    assert "note      the test images are left out: digits_lt" in out
+    found = read_adjustment(runs / "la" / "adjustment.json", 10)
+    np.testing.assert_allclose(found.bias, -np.log(DATA.class_counts / DATA.class_counts.sum()))
+    assert found.temperature == 2
+    status, out, _ = call("adjust", runs / "la", "--tau", 1)
+    assert [line.split(" |")[0] for line in out.splitlines() if "after" in line] == [f"| {len(DATA.test)} test images"]
+
+
 def test_validation_images_are_compared_with_those_of_training_and_test(call, runs, monkeypatch):
     """A list of training images is reported, and the list of test images refused."""
     monkeypatch.setattr("run_logits.build_run_data", lambda *_, **__: DATA)
@@ -263,7 +275,7 @@ def test_training_again_removes_the_adjustment_of_the_earlier_checkpoint(adjust,
         ("la", ("--target", "missing.csv")),
         ("la", ("--gla", "--logits", "missing.npz")),
         ("la", ("--tau", "1", "--logits", "missing.npz")),
-        ("la", ("--tau", "1", "--root", "pictures")),
+        ("la", ("--tau", "sweep", "--root", "pictures")),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
