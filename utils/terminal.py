@@ -37,7 +37,7 @@ def say(text: str = "", error: bool = False) -> None:
             stream.flush()
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """An unexpected error as a line of text."""
     kind = "" if isinstance(error, WriteError) else f"{type(error).__name__}: "
     return visible(f"{kind}{error}".strip())

@@ -148,7 +148,7 @@ class RunLog:
         """A tracker that fails does not end a run: it gets one warning, and no more numbers."""
         try:
             yield
-        except Exception as error:  # of another program, so of any kind
+        except (Exception, SystemExit) as error:  # of another program, so of any kind
             self.tracker = None
             reason = terminal.describe(error)
             self.info(f"warning   the tracker failed ({reason}); it gets no more numbers, the run itself continues")

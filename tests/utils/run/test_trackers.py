@@ -8,6 +8,8 @@ import pytest
 from helpers import train
 
 from utils.config.schema import KEYS
+from utils.run.directory import RunDir
+from utils.run.log import RunLog
 from utils.run.trackers import TRACKERS, hyperparameters
 
 STAND_INS = {
@@ -105,6 +107,14 @@ def test_a_tracker_that_fails_is_one_warning(name, call, installed, config, few_
     assert len(run.run_dir.metrics.read_text().splitlines()) == 3
     assert run.run_dir.results().exists()
     assert results["accuracy"]["overall"] is not None
+
+
+def test_a_package_that_exits_does_not_end_the_run(installed, tmp_path, capsys):
+    installed("wandb", "\ndef init(**_):\n    raise SystemExit('log in first')\n")
+    with RunLog(RunDir(tmp_path / "run")) as log:
+        log.start_tracker("wandb", {})
+        assert log.tracker is None
+    assert "warning   the tracker failed (SystemExit: log in first)" in capsys.readouterr().out
 
 
 def test_the_settings_are_those_that_are_on():
