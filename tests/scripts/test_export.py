@@ -214,7 +214,12 @@ def test_only_an_earlier_export_is_replaced(run, tmp_path, capsys):
     folder = tmp_path / "export"
     folder.mkdir()
     (folder / "model.json").write_text('{"program": "LIFT+"}')
-    (folder / "old").touch()
+    (folder / "model.onnx").touch()
+    (folder / "my notes.txt").write_text("for me")
+    assert export_to("merged", run, folder) == 2
+    assert_one_sentence(error := capsys.readouterr().err)
+    assert "(my notes.txt)" in error
+    (folder / "my notes.txt").unlink()
     assert export_to("merged", run, folder) == 0
     assert {path.name for path in folder.iterdir()} == {*MERGED, "model.json", "README.md"}
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
