@@ -130,6 +130,8 @@ def run_probabilities(predictor: Predictor, images: Images) -> np.ndarray:
 
 def require_free(folder: Path) -> None:
     """Raises ConfigError if a folder would be replaced that is not an earlier export, or that has other files, too."""
+    if folder.name in ("", ".."):
+        raise ConfigError(f"{folder} names no folder to write; choose an --out with a name", kind="no_name", key="out")
     if not os.path.lexists(folder):
         return
     reason = "exists and is not an earlier export"

@@ -235,6 +235,13 @@ def test_only_an_earlier_export_is_replaced(run, tmp_path, capsys):
     assert_one_sentence(capsys.readouterr().err)
 
 
+def test_the_working_directory_is_not_replaced(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", ".."):
+        assert export_to("merged", run, folder) == 2
+        assert_one_sentence(capsys.readouterr().err)
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert export_to("merged", tmp_path / "nothing", tmp_path / "export") == 2
     assert_one_sentence(capsys.readouterr().err)
