@@ -11,9 +11,9 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,16 +28,18 @@ from models.extractor import Extractor, Log, build_extractor_of, build_loaded_ba
 from models.identity import build_identity
 from models.model import build_model
 from models.outputs import mean_logits, top_predictions
+from models.weights.descriptions import describe_backbone
 from models.weights.find import is_missing_file
 from models.weights.lift import convert_upstream
 from utils.adjustment import Adjustment, read_adjustment
-from utils.config import Config, changed
+from utils.config import Config, changed, completed
+from utils.config.parsing import parse_value
 from utils.config.schema import KEYS, METHODS
 from utils.device.device import find_device
 from utils.errors import ModelError
 from utils.run import checkpoint
 from utils.run.directory import RunDir
-from utils.run.saved import SavedRun, read_run
+from utils.run.saved import PROPERTIES, SavedRun, read_run
 
 
 class Ranked(NamedTuple):
@@ -212,6 +214,7 @@ def build_predictor(
     num_workers: int | None = None,
 ) -> Predictor:
     """The model that `cfg` describes, with the tensors of the saved run. Raises CheckpointError and ModelError."""
+    cfg = completed(cfg, _given_properties(cfg.backbone, cfg.weights, saved.settings))
     cfg, backbone, weights = build_loaded_backbone(cfg, device)
     model = build_model(cfg, backbone, saved.classnames, start=False).to(device)
     identity = build_identity(cfg, model, backbone, weights, classes_fingerprint(saved.classnames))
@@ -225,3 +228,18 @@ def build_predictor(
         groups = group_of_class(masks)
     extractor = build_extractor_of(cfg, model, backbone, weights, device, batch_size, num_workers)
     return Predictor(**vars(extractor), saved=saved, cfg=cfg, shot_groups=groups)
+
+
+def _given_properties(backbone: str, weights: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The recorded properties of the weights that their description lacks, or that differ from it: they were given.
+
+    The others are left to the description, which may have another activation for each tower. Raises ConfigError.
+    """
+    known = describe_backbone(backbone, weights)
+    config, mean, std = known.config, known.mean, known.std
+    described: dict[str, Any] = {"mean": mean and list(mean), "std": std and list(std)}
+    if config:
+        described |= {"activation": config.activation, "heads": config.image.heads}
+        described |= {"text_heads": config.text_heads}
+    recorded = {key: settings.get(key) for key in PROPERTIES}
+    return {key: parse_value(key, KEYS[key], v) for key, v in recorded.items() if v != described.get(key)}

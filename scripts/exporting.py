@@ -1,7 +1,9 @@
 """The formats of scripts/export.py: each writes a run's model into a folder and compares it with the run's."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from models.export import merged, onnx, program
 from models.export.comparison import Comparison, compare_probabilities, probabilities_of
 from models.export.served import Served, frozen_copy
 from models.weights.descriptions import describe_backbone, licence_of
+from models.weights.find import OPEN_CLIP_JSON, TIMM_JSON
 from models.weights.upstream import upstream_of
 from utils import terminal
 from utils.adjustment import Adjustment
@@ -29,9 +32,13 @@ from utils.device.environment import versions
 from utils.device.precision import PRECISIONS
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_folder, read_json, write_text
+from utils.text import listed
 
 ABOUT, CARD = "model.json", "README.md"
 PROGRAM = "LIFT+"  # marks a model.json as ours
+# all that exports write
+FILES = {ABOUT, CARD, "model.onnx", "model.onnx.data", onnx.PROGRAM.name, "model.pt2", merged.HEAD}
+FILES |= {"open_clip_model.safetensors", OPEN_CLIP_JSON, "model.safetensors", TIMM_JSON}
 JSON_BYTES = 100_000_000
 IMAGES = 32  # that are compared
 
@@ -122,14 +129,21 @@ def run_probabilities(predictor: Predictor, images: Images) -> np.ndarray:
 
 
 def require_free(folder: Path) -> None:
-    """Raises ConfigError if a folder that is not an earlier export would be replaced."""
-    try:
-        if not folder.exists() or read_json(folder / ABOUT, JSON_BYTES).get("program") == PROGRAM:
+    """Raises ConfigError if a folder would be replaced that is not an earlier export, or that has other files, too."""
+    if folder.name in ("", ".."):
+        raise ConfigError(f"{folder} names no folder to write; choose an --out with a name", kind="no_name", key="out")
+    if not os.path.lexists(folder):
+        return
+    reason = "exists and is not an earlier export"
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        names = {path.name for path in folder.iterdir()}
+        is_export = bool(names) and read_json(folder / ABOUT, JSON_BYTES).get("program") == PROGRAM
+        others = sorted(names - FILES)
+        if not others and (is_export or not names):
             return
-    except (OSError, ValueError, AttributeError):
-        if folder.is_dir() and not any(folder.iterdir()):
-            return
-    message = f"{folder} exists and is not an earlier export; choose another --out"
+        if is_export:
+            reason = f"has files beside an earlier export, which would be lost ({listed(others)})"
+    message = f"{folder} {reason}; choose another --out"
     raise ConfigError(message, kind="folder_exists", path=folder)
 
 

@@ -19,6 +19,7 @@ import main as cli
 from datasets import DATASETS
 from datasets.loading.crops import build_test_crops
 from datasets.sets import digits_lt
+from models import load_run
 from models.backbones import BACKBONES
 from models.backbones.tokenizer import class_prompts
 from models.weights.descriptions import read
@@ -104,6 +105,9 @@ def test_every_family_trains_and_tests_and_needs_the_hub_once(name, online, run)
 
     tested = run(name, "prec_train", "fp32", "prec_test", "fp32", "test_only", "True", file="results_test.json")
     assert tested["accuracy"] == results["accuracy"]  # the server is off
+    data = DATASETS["digits_lt"]()
+    predicted = load_run("output/run").logits(data.test.images).argmax(1)
+    assert 100 * (predicted == data.test.labels).mean() == pytest.approx(results["accuracy"]["overall"])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -125,6 +129,7 @@ def test_zero_shot_logits_are_open_clips(name, online, run, few_images):
     saved = np.load("output/run/logits_test.npz")
     theirs, _ = published.repository(name)
     data = DATASETS["digits_lt"]()
+    assert np.array_equal(load_run("output/run").logits(data.test.images), saved["logits"])
     interpolation, resize = described(name)
     cfg = config_of(name, "interpolation", interpolation, "resize", resize, method="zs")
     crop = build_test_crops(cfg, 32)

@@ -214,7 +214,12 @@ def test_only_an_earlier_export_is_replaced(run, tmp_path, capsys):
     folder = tmp_path / "export"
     folder.mkdir()
     (folder / "model.json").write_text('{"program": "LIFT+"}')
-    (folder / "old").touch()
+    (folder / "model.onnx").touch()
+    (folder / "my notes.txt").write_text("for me")
+    assert export_to("merged", run, folder) == 2
+    assert_one_sentence(error := capsys.readouterr().err)
+    assert "(my notes.txt)" in error
+    (folder / "my notes.txt").unlink()
     assert export_to("merged", run, folder) == 0
     assert {path.name for path in folder.iterdir()} == {*MERGED, "model.json", "README.md"}
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
@@ -228,6 +233,13 @@ def test_only_an_earlier_export_is_replaced(run, tmp_path, capsys):
     (folder / "model.json").unlink()
     assert export_to("merged", run, folder) == 2
     assert_one_sentence(capsys.readouterr().err)
+
+
+def test_the_working_directory_is_not_replaced(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", ".."):
+        assert export_to("merged", run, folder) == 2
+        assert_one_sentence(capsys.readouterr().err)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):

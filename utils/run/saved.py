@@ -12,7 +12,9 @@ from utils.run import averaging, checkpoint, results
 from utils.run.directory import RunDir
 from utils.text import listed
 
-NOT_VALUES = ("weights", "prompt_file")  # settings of these names are hashes
+HASHES = ("weights", "prompt_file")  # settings of these names are hashes
+# and of these names the properties of the image tower's weights that were in effect, whether given or described
+PROPERTIES = ("activation", "heads", "text_heads", "mean", "std")
 
 
 def build_model_record(cfg: Config, resolution: int, exif_orientation: bool, bit_depth: int | None) -> dict[str, Any]:
@@ -34,9 +36,10 @@ def build_model_files(cfg: Config) -> dict[str, Any]:
 class SavedRun:
     """A run, as its checkpoint describes it; checkpoints of earlier versions as config.yaml and results.json do.
 
-    checkpoint: None of zero-shot CLIP, whose run has none. checksum: of its content. settings: those of the training,
-    with the identity of its model. shot_groups, counts [C]: of each class; [] where they are not recorded.
-    results: the content of results.json, or of the newest test; {} if there is none.
+    checkpoint: None of zero-shot CLIP, whose run has none. checksum: of its content. cfg: PROPERTIES are those of its
+    config.yaml, None without one. settings: those of the training, with the identity of its model.
+    shot_groups, counts [C]: of each class; [] where they are not recorded. results: the content of results.json, or of
+    the newest test; {} if there is none.
     """
 
     directory: Path
@@ -64,7 +67,7 @@ def read_run(directory: Path) -> SavedRun:
     try:
         settings = averaging.training_of(about).get("settings") or content.get("settings") or {}
         model = content.get("model", {}) | about.get("model", {})  # the first alone has paths
-        options = {key: value for key, value in settings.items() if key not in NOT_VALUES}
+        options = {key: value for key, value in settings.items() if key not in HASHES + PROPERTIES}
         recorded = dict(flatten(config)) | options | model
         rows = content.get("per_class", [])
         classnames = about.get("classnames") or [row["name"] for row in rows]
