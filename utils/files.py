@@ -93,11 +93,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         with write_errors(path):
             if path.exists():
                 os.replace(path, former)
-            os.replace(partial, path)
+            try:
+                os.replace(partial, path)
+            except OSError:
+                if former.exists():
+                    os.replace(former, path)
+                raise
             _sync_directory(path.parent)
+        shutil.rmtree(former, ignore_errors=True)
     finally:
-        for folder in (partial, former):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ def predict_onnx(folder, *paths):
     blocked = "torch", "torchvision", "timm", "open_clip", "models", "datasets", "utils"
     program = (
         f"import sys, runpy; sys.modules.update(dict.fromkeys({blocked})); sys.argv = {['', *map(str, paths)]}; "
-        f"runpy.run_path({str(folder / 'predict_onnx.py')!r})"
+        f"runpy.run_path({str(folder / 'predict_onnx.py')!r}, run_name='__main__')"
     )
     result = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
     lines = [line.split("\t") for line in result.stdout.splitlines()]

@@ -119,6 +119,15 @@ def test_an_error_leaves_the_earlier_folder(tmp_path):
     assert names(tmp_path / "folder") == ["old"]
 
 
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_earlier_one(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    with pytest.raises(WriteError), atomic_folder(tmp_path / "folder") as partial:
+        partial.rmdir()
+    assert names(tmp_path) == ["folder"]
+    assert names(tmp_path / "folder") == ["old"]
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="folder cannot be written"), atomic_folder(tmp_path / "file" / "folder"):

@@ -28,7 +28,7 @@ def build_model_record(cfg: Config, resolution: int, exif_orientation: bool, bit
 
 def build_model_files(cfg: Config) -> dict[str, Any]:
     """The files that a model is built from. Their paths are absolute, so for results, and not for a checkpoint."""
-    files = {key: cfg[key] for key in NOT_VALUES}
+    files = {key: cfg[key] for key in HASHES}
     return {key: os.path.abspath(value) if os.path.exists(value or "") else value for key, value in files.items()}
 
 
