@@ -191,7 +191,7 @@ def adjust(args: argparse.Namespace) -> None:
     found = fit(run, images)
     for line in found.lines:
         terminal.say(line)
-    if images is not None and images.split == "train":
+    if images is not None and images.split == "train" and not run.cfg.zero_shot:
         terminal.say(
             "note      the model was trained on these images, so it is right and sure more often than on new ones, and "
             "a fitted temperature is too low; validation images (val_fraction 0.1) fit better"
