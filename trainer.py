@@ -477,9 +477,7 @@ class Trainer:
 
         With test-time ensembling they are means over the crops.
         """
-        logits = self.test(split, logits=True).logits
-        assert logits is not None
-        return logits
+        return self.test(split, logits=True).outputs
 
     def evaluate(self, split: str = "test") -> dict[str, Any]:
         """The scores of the model on a split: see utils/evaluators.py. Nothing is written."""

@@ -7,6 +7,7 @@ from PIL import Image
 
 from datasets.base import DataSet
 from datasets.images import ImageList
+from datasets.loading.crops import largest_reduction
 from utils.errors import DataError
 from utils.run.results import same_images
 
@@ -44,4 +45,4 @@ def _thumbnail(images: ImageList, index: int) -> bytes | None:
 
 def _reduction(height: int, width: int) -> int:
     """By how much a JPEG may be decoded smaller: its longer side keeps two pixels for each of the thumbnail."""
-    return next((factor for factor in (8, 4, 2) if max(height, width) >= 2 * SIDE * factor), 1)
+    return largest_reduction(max(height, width), SIDE, 2)

@@ -25,15 +25,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from command import execute
+
 from datasets import FOLDER_KEYS, build_data
 from datasets.check.bad_images import BAD_IMAGES, BYTES, REPORT, quoted
 from utils import terminal
 from utils.config import OUTPUT, Config, config_names, load_config
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError
 from utils.files import read_json, write_text
 from utils.home import ensure_home
 from utils.run.results import write_json
-from utils.run.stopping import Stopping
 from utils.text import visible
 
 LIST_KEYS = ("root", *FOLDER_KEYS)  # which images and labels
@@ -139,20 +140,7 @@ def run(arguments: list[str]) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    try:
-        with Stopping("nothing was reported").handled():
-            return run(arguments)
-    except KeyboardInterrupt:
-        terminal.say("interrupted; nothing was reported", error=True)
-        return 130
-    except Exception as error:
-        if os.environ.get("DEBUG") == "1":
-            raise
-        if isinstance(error, UserError):
-            terminal.say(f"error: {error}", error=True)
-            return 2
-        terminal.say(f"failed: {terminal.describe(error)} (DEBUG=1 shows where)", error=True)
-        return 3
+    return execute(run, arguments, "nothing was reported", failed=3)
 
 
 if __name__ == "__main__":

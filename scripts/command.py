@@ -8,8 +8,8 @@ from utils.errors import UserError
 from utils.run.stopping import Stopping
 
 
-def execute(function: Callable[[list[str]], int], arguments: list[str], interrupted: str) -> int:
-    """Calls function(arguments) and returns its exit status; 2 for wrong input, 1 for a failure, 130 for Ctrl-C.
+def execute(function: Callable[[list[str]], int], arguments: list[str], interrupted: str, failed: int = 1) -> int:
+    """Calls function(arguments) and returns its exit status; 2 for wrong input, `failed` for a failure, 130 for Ctrl-C.
 
     interrupted: what a command that a signal ended has left, as the end of its sentence. DEBUG=1 shows tracebacks.
     """
@@ -26,4 +26,4 @@ def execute(function: Callable[[list[str]], int], arguments: list[str], interrup
             terminal.say(f"error: {error}", error=True)
             return 2
         terminal.say(f"failed: {terminal.describe(error)} (DEBUG=1 shows where)", error=True)
-        return 1
+        return failed

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from run_images import build_run_data, count_trained_on, load_model, own_images, with_options
+from run_images import count_trained_on, load_model, own_images, with_options
 from torch import Tensor
 
-from datasets import overlap
+from datasets import build_data, overlap
 from models import Model, build_backbone, build_model, described_values
 from models.earlier_run import take_tensors
 from trainer import Trainer
@@ -152,7 +152,7 @@ def _choose(sources: list[Source], args: argparse.Namespace) -> list[int]:
     first = sources[0]
     cfg = with_options(first.run.cfg, args)
     fingerprints = RunDir(first.run.directory).training_record(first.path).fingerprints
-    data = build_run_data(cfg, with_validation=True)
+    data = build_data(cfg, validation=True)
     images = own_images(data, "val", fingerprints)
     for source in sources:
         if count := count_trained_on(images, data, source.about["trained_on"]):

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from datasets import build_data, overlap
-from datasets.base import DataSet
+from datasets import overlap
+from datasets.base import SPLITS, DataSet
 from datasets.images import ImageList
 from models.predictor import Predictor, build_predictor
 from utils.config import Config, changed
@@ -15,8 +15,6 @@ from utils.device.device import find_device
 from utils.errors import DataError
 from utils.run.results import same_images
 from utils.run.saved import SavedRun
-
-WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def with_options(cfg: Config, args: argparse.Namespace) -> Config:
@@ -31,18 +29,13 @@ def load_model(cfg: Config, run: SavedRun, args: argparse.Namespace) -> Predicto
     return build_predictor(cfg, run, find_device(args.device), args.batch_size, args.num_workers)
 
 
-def build_run_data(cfg: Config, with_validation: bool = False) -> DataSet:
-    """The data set of a run; a validation list that is published apart is loaded if it is asked for."""
-    return build_data(changed(cfg, {"test_split": "val"}) if with_validation else cfg)
-
-
 def own_images(data: DataSet, split: str, fingerprints: Mapping[str, str]) -> ImageList:
     """The list "train", "val" or "test". Raises DataError where it is not the one that the run recorded."""
     images = data.split(split)
     recorded = fingerprints.get(split)
     if recorded is not None and not same_images(recorded, images.fingerprint(data.root)):
         message = (
-            f"the {WORDS[split]} images of {data.name} are not those of the run; give the folder of the run's: "
+            f"the {SPLITS[split]} images of {data.name} are not those of the run; give the folder of the run's: "
             "--root FOLDER"
         )
         raise DataError(message, kind="other_images")

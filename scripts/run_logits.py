@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from run_images import WORDS, build_run_data, count_trained_on, load_model, own_images, with_options
+from run_images import count_trained_on, load_model, own_images, with_options
 
-from datasets.base import DataSet, ImageList
+from datasets import build_data
+from datasets.base import SPLITS, DataSet, ImageList
 from datasets.long_tail import shot_groups
 from models.predictor import Predictor
 from utils import terminal
@@ -35,7 +36,7 @@ class Images(NamedTuple):
     @property
     def words(self) -> str:
         """The images in words."""
-        return f"{len(self.labels):,} {WORDS.get(self.split or '', 'other')} images"
+        return f"{len(self.labels):,} {SPLITS.get(self.split or '', 'other')} images"
 
 
 class Run:
@@ -89,7 +90,7 @@ class Run:
         found = None if with_zero_shot else self._saved_logits(split)
         if found is not None:
             return found
-        data = build_run_data(self.cfg, with_validation=split == "val")
+        data = build_data(self.cfg, validation=split == "val")
         images = own_images(data, split, self.record.fingerprints)
         if split == "val":
             self._check_validation(data, images)
@@ -105,11 +106,11 @@ class Run:
             terminal.say(f"warning   the run was trained on {count:,} of the {len(images):,} validation images")
 
     def _compute(self, predictor: Predictor, images: Any, split: str) -> np.ndarray:
-        with terminal.progress(len(images), WORDS[split]) as bar:
+        with terminal.progress(len(images), SPLITS[split]) as bar:
             logits = predictor.logits(images, bar.update, terminal.say)
         if not np.isfinite(logits).all():
             message = (
-                f"the logits of the {WORDS[split]} images are not finite; test the run first, which names the image"
+                f"the logits of the {SPLITS[split]} images are not finite; test the run first, which names the image"
             )
             raise FloatingPointError(message)
         return logits

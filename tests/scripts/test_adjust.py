@@ -245,7 +245,7 @@ def test_given_numbers_need_no_images(call, runs):
 
 def test_validation_images_are_compared_with_those_of_training_and_test(call, runs, monkeypatch):
     """A list of training images is reported, and the list of test images refused."""
-    monkeypatch.setattr("run_logits.build_run_data", lambda *_, **__: DATA)
+    monkeypatch.setattr("run_logits.build_data", lambda *_, **__: DATA)
     for split, lines in (("train", "the run was trained on 171 of the 171 validation images"), ("test", None)):
         listed = getattr(DATA, split)
         monkeypatch.setattr("run_logits.own_images", lambda data, *_, images=listed: images)

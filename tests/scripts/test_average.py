@@ -144,7 +144,7 @@ def test_training_never_replaces_an_average(average, runs, capsys):
 def test_the_greedy_soup_is_chosen_by_validation_images(average, runs, monkeypatch):
     """The accuracy of each candidate is a Trainer's on the same images, here the test's, called validation."""
     monkeypatch.setattr(run_averages, "own_images", lambda *_: DATA.test)
-    monkeypatch.setattr(run_averages, "build_run_data", lambda *_, **__: DATA)
+    monkeypatch.setattr(run_averages, "build_data", lambda *_, **__: DATA)
     _, about, out = average(runs / "la", runs / "la1", "--greedy", "--score", "overall")
     scores = [100 * (trainer_logits(name, "test").argmax(1) == DATA.test.labels).mean() for name in ("la", "la1")]
     found = [float(line.split()[1]) for line in out.splitlines() if line.startswith("score")]
@@ -157,7 +157,7 @@ def test_the_greedy_soup_is_chosen_by_validation_images(average, runs, monkeypat
 
 def test_the_greedy_soup_takes_no_run_that_was_trained_on_the_validation_images(call, runs, monkeypatch):
     monkeypatch.setattr(run_averages, "own_images", lambda *_: DATA.train)
-    monkeypatch.setattr(run_averages, "build_run_data", lambda *_, **__: DATA)
+    monkeypatch.setattr(run_averages, "build_data", lambda *_, **__: DATA)
     status, _, error = call("average", runs / "la", runs / "la1", "--greedy", "--out", runs / "new")
     assert status == 2
     assert_one_sentence(error)

@@ -9,7 +9,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ import open_clip
 import pytest
 import torch
 import yaml
-from helpers import assert_one_sentence, photograph, private_hub, refused
+from helpers import assert_one_sentence, photograph, private_hub, refused, served
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -289,15 +288,8 @@ def hub(status=200):
         def log_message(self, *args):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", requests
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served(Handler) as address:
+        yield address, requests
 
 
 @pytest.fixture

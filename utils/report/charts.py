@@ -77,7 +77,7 @@ def confusion(classes: Classes, predictions: Predictions) -> Json:
 
 
 def group_shares(classes: Classes, predictions: Predictions) -> list[tuple[str, int, list[float]]]:
-    """Of each group with test images: its name, their number, and the shares (percent) of measures.group_confusions."""
+    """Name, test images and shares (percent) of measures.group_confusions, for each group with test images."""
     counts = measures.group_confusions(predictions.labels, predictions.predicted, classes.group, len(GROUPS))
     totals = counts.sum(1)
     return [
