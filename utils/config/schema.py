@@ -277,8 +277,13 @@ SCHEMA: dict[str, dict[str, Key]] = {
             min=1,
             optional=True,
         ),
-        "prec_train": Key("amp", "str", "precision in training; amp = bf16, or fp16 without it", ("amp", *PRECISIONS)),
-        "prec_test": _runtime("fp16", "str", "precision in testing", PRECISIONS),
+        "prec_train": Key(
+            "amp",
+            "str",
+            "precision in training; amp = bf16 (GPUs without it: fp16; CPUs that compute float32 faster: fp32)",
+            ("amp", *PRECISIONS),
+        ),
+        "prec_test": _runtime("fp16", "str", "precision in testing; fp16 on a CPU = as amp in training", PRECISIONS),
         "compile": _runtime(
             "auto",
             "str",

@@ -7,22 +7,32 @@ from utils.device.environment import cpuinfo
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def pick_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str | None]:
-    """The precision to compute in, and a sentence for the log if it is not the wanted one.
+# Processors that multiply matrices faster in bf16 than in float32: vendor ("" = any) and instructions, as /proc/cpuinfo
+# names them. Product rates of bf16 and float32, GFLOP/s: 400 and 185 (EPYC, Zen 4, 2 cores), 840 to 1,460 and 700
+# (EPYC, Zen 5, 4 cores). A Xeon with avx512_bf16 but without AMX, 2 cores: 190 and 350. `benchmarks/run.py --precision`
+# measures them. The choice depends on the processor alone, so that each run of a configuration computes the same.
+FAST_BF16 = (("", "amx_bf16"), ("AuthenticAMD", "avx512_bf16"))
 
-    wanted: fp16, bf16, fp32, or amp: bf16, or fp16 without it.
-    A GPU without bf16 takes fp16 for it; a CPU takes bf16 for fp16, and fp32 where it has no bf16 instructions.
+
+def pick_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str | None]:
+    """The precision to compute in, and a sentence for the log where the wanted one is not used or is slow.
+
+    wanted: fp16, bf16, fp32 or amp. amp is bf16 on a GPU, or fp16 without it; on a CPU bf16 where that is faster, else
+    fp32. fp16 on a CPU is the same as amp. A GPU without bf16 takes fp16 for it, a CPU fp32.
     """
-    bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bf16()
-    if wanted == "amp":
-        wanted = "bf16" if bf16 else "fp16"
-        if device.type == "cuda":
-            return PRECISIONS[wanted], None
-    possible = {"fp32", *({"fp16"} if device.type == "cuda" else ()), *({"bf16"} if bf16 else ())}
-    if wanted in possible:
-        return PRECISIONS[wanted], None
-    found = next(name for name in ("bf16", "fp16", "fp32") if name in possible)
-    return PRECISIONS[found], f"{wanted} would be slow on this {device.type.upper()}; {found} is used instead"
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        found = ("bf16" if bf16 else "fp16") if wanted == "amp" or (wanted == "bf16" and not bf16) else wanted
+    elif wanted in ("amp", "fp16"):
+        found = "bf16" if cpu_computes_bf16_fast() else "fp32"
+    else:
+        found = "fp32" if wanted == "bf16" and not cpu_has_bf16() else wanted
+    note = None
+    if wanted not in ("amp", found):
+        note = f"{wanted} would be slow on this {device.type.upper()}; {found} is used instead"
+    elif device.type == "cpu" and found == "bf16" and not cpu_computes_bf16_fast():
+        note = "this CPU computes fp32 faster than bf16"
+    return PRECISIONS[found], note
 
 
 def precision_name(dtype: torch.dtype) -> str:
@@ -30,7 +40,13 @@ def precision_name(dtype: torch.dtype) -> str:
     return next(name for name, value in PRECISIONS.items() if value == dtype)
 
 
+def cpu_computes_bf16_fast() -> bool:
+    """Whether the CPU is in FAST_BF16."""
+    flags, vendor = cpuinfo("flags").split(), cpuinfo("vendor_id")
+    return any(instructions in flags and made_by in ("", vendor) for made_by, instructions in FAST_BF16)
+
+
 def cpu_has_bf16() -> bool:
-    """Whether the CPU has bf16 instructions."""
+    """Whether the CPU has bf16 instructions, fast or not."""
     flags = cpuinfo("flags").split()
     return "avx512_bf16" in flags or "amx_bf16" in flags
