@@ -7,11 +7,14 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-# Minimum rows for the convolution path; below it, reordering the weights costs more than it saves.
+# Minimum rows for oneDNN's Linear; below it, reordering the weights costs more than it saves.
 MIN_ROWS = {torch.float32: 256, torch.bfloat16: 2048}
 X86 = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+# what oneDNN applies to each value of a product before it is stored: (name, algorithm)
+Fused = tuple[str, str]
+NOTHING: Fused = ("none", "")
 
 
 def fast() -> bool:
@@ -19,12 +22,16 @@ def fast() -> bool:
     return not (torch.compiler.is_exporting() or torch.jit.is_tracing())
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b: [..., in] -> [..., out]."""
-    if not (fast() and _pays_as_convolution(x, weight, bias)):
-        return F.linear(x, weight, bias)
-    pixels = x.unsqueeze(2).permute(0, 3, 1, 2)  # [B, in, 1, N]
-    return _FrozenPixels.apply(pixels, weight, bias).permute(0, 2, 3, 1).squeeze(2)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: nn.Module | None = None) -> Tensor:
+    """x W^T + b, then the activation: [..., in] -> [..., out]."""
+    if not (fast() and _pays_in_onednn(x, weight, bias)):
+        x = F.linear(x, weight, bias)
+        return x if activation is None else activation(x)
+    fused = None if torch.is_grad_enabled() else _fused(activation)  # backward needs the values before the activation
+    if fused is not None:
+        return _onednn_linear(x, weight, bias, *fused)
+    x = _FrozenLinear.apply(x, weight, bias)
+    return x if activation is None else activation(x)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
@@ -47,11 +54,11 @@ def quick_gelu(x: Tensor) -> Tensor:
 # ---- the faster forms ----
 
 
-def _pays_as_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def _pays_in_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether this is a large product on an x86 CPU with weights that do not train.
 
-    oneDNN computes a convolution of one pixel, which is the same sum. F.linear leaves float32 to MKL, which runs at a
-    third of that rate on processors of AMD, and in bf16 passes over the output twice more to add the bias.
+    F.linear leaves float32 to MKL, which is slower on processors of AMD, and passes over the output again to add the
+    bias. oneDNN's Linear adds it, and computes an activation, while the values are in a register.
     """
     if not X86 or x.device.type != "cpu" or x.ndim != 3:
         return False
@@ -59,17 +66,41 @@ def _pays_as_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool
     return not trains and x.shape[0] * x.shape[1] >= MIN_ROWS.get(x.dtype, math.inf)
 
 
-class _FrozenPixels(torch.autograd.Function):
-    """[B, in, 1, N] -> [B, out, 1, N]. Saves the weight alone for backward; torch's own saves its input, too."""
+class _FrozenLinear(torch.autograd.Function):
+    """[B, N, in] -> [B, N, out]. Saves the weight alone for backward; torch's own saves its input, too."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return F.conv2d(x, weight[:, :, None, None], bias)
+        return _onednn_linear(x, weight, bias, *NOTHING)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return F.conv2d(grad, ctx.saved_tensors[0].t()[:, :, None, None]), None, None
+        return _onednn_linear(grad, ctx.saved_tensors[0].t(), None, *NOTHING), None, None
+
+
+def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, algorithm: str) -> Tensor:
+    """[B, N, in] -> [B, N, out], a tensor of its own: a view could not be changed in place without copies."""
+    out = _onednn_rows(x.flatten(0, 1), weight, bias, activation, algorithm)
+    return torch.ops.aten._unsafe_view(out, (*x.shape[:2], len(weight)))
+
+
+@torch.library.custom_op("lift_plus::onednn_linear", mutates_args=())
+def _onednn_rows(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, algorithm: str) -> Tensor:
+    """[rows, in] -> [rows, out]. An operator of its own, as torch.compile takes oneDNN's only with constant weights."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
+
+
+@_onednn_rows.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, algorithm: str) -> Tensor:
+    return x.new_empty(len(x), len(weight))
+
+
+def _fused(activation: nn.Module | None) -> Fused | None:
+    """The activation in oneDNN's words; None if oneDNN has none such, or there is none."""
+    if isinstance(activation, nn.GELU):
+        return "gelu", activation.approximate
+    return ("swish", "") if isinstance(activation, nn.SiLU) else None
 
 
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:

@@ -24,11 +24,11 @@ from models.backbones import kernels
 
 
 class Linear(nn.Linear):
-    """x W^T + b, in the precision of x. [..., in] -> [..., out]."""
+    """x W^T + b, then an activation if one is given, in the precision of x. [..., in] -> [..., out]."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: nn.Module | None = None) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return kernels.linear(x, self.weight.to(x.dtype), bias)
+        return kernels.linear(x, self.weight.to(x.dtype), bias, activation)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -101,7 +101,11 @@ class Mlp(nn.Module):
         self.fc2: nn.Module = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.inner(self.act(self.fc1(x))))
+        return self.fc2(self.inner(self.activated(x)))
+
+    def activated(self, x: Tensor) -> Tensor:
+        """act(fc1(x)), in one pass if no method wraps fc1."""
+        return self.fc1(x, self.act) if isinstance(self.fc1, Linear) else self.act(self.fc1(x))
 
 
 class GatedMlp(Mlp):

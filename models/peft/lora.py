@@ -44,15 +44,31 @@ class LoraQKV(nn.Module):
         self.v = LowRank(dim, dim, rank)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.wrapped(x)
-        qkv[..., : self.dim] += self.q(x)
-        qkv[..., -self.dim :] += self.v(x)
-        return qkv
+        return _AddToEnds.apply(self.wrapped(x), self.q(x), self.v(x))
 
     def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """W_q + (1/r) (A_q B_q)^T, W_k, W_v + (1/r) (A_v B_v)^T."""
         q, k, v = weight.split(self.dim)
         return torch.cat([q + self.q.matrix, k, v + self.v.matrix]), bias
+
+
+class _AddToEnds(torch.autograd.Function):
+    """Adds q to the first columns of qkv and v to its last ones, in place. [..., 3 D], [..., D] twice -> [..., 3 D].
+
+    The gradients are views of that of the result. Autograd's own, of the two slices, are copies of all of it.
+    """
+
+    @staticmethod
+    def forward(ctx, qkv: Tensor, q: Tensor, v: Tensor) -> Tensor:
+        ctx.mark_dirty(qkv)
+        ctx.dim = q.shape[-1]
+        qkv[..., : ctx.dim] += q
+        qkv[..., -ctx.dim :] += v
+        return qkv
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return grad, grad[..., : ctx.dim], grad[..., -ctx.dim :]
 
 
 def attach(site: Site[Block], options: SizedOptions) -> None:

@@ -13,6 +13,7 @@ from models import precision
 from models.backbones import BACKBONES, kernels
 from models.backbones.text import TextConfig, TextTransformer
 from models.backbones.tokenizer import tokenize
+from models.backbones.transformer import ACTIVATIONS
 
 FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
@@ -77,13 +78,38 @@ def test_linear_is_linear(dtype, tolerance, bias, trains, rows):
     if trains == "weight":
         assert_near(w.grad.double(), grad.double().flatten(0, 1).T @ x.double().flatten(0, 1), tolerance)
     elif trains is None or b is None:
-        assert x.shape not in kept
-        convolves = rows[0] * rows[1] >= kernels.MIN_ROWS[dtype] and kernels.X86
-        assert ("aten::convolution" in found) == convolves
-        if dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported():  # of this CPU
-            assert ("aten::mkldnn_convolution" in found) == convolves
+        assert x.shape not in kept and x.flatten(0, 1).shape not in kept
+        in_onednn = rows[0] * rows[1] >= kernels.MIN_ROWS[dtype] and kernels.X86
+        assert ("mkldnn::_linear_pointwise" in found) == in_onednn
     else:
         assert_near(b.grad.double(), grad.double().flatten(0, 1).sum(0), tolerance)
+
+
+@pytest.mark.parametrize("name", list(ACTIVATIONS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("grad", [True, False], ids=["training", "testing"])
+@pytest.mark.parametrize("rows", [(16, 128), (3, 5)], ids=["many", "few"])
+def test_a_linear_with_an_activation_is_both(name, dtype, grad, rows):
+    """Against torch's formulas in float64; a training step has the gradient, a test one pass in oneDNN."""
+    torch.manual_seed(0)
+    x, w, b = (torch.randn(size).to(dtype) for size in ((*rows, 24), (40, 24), 40))
+    x.requires_grad_(grad)
+    exact = {
+        "quick_gelu": lambda h: h * torch.sigmoid(1.702 * h),
+        "gelu": F.gelu,
+        "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+        "silu": F.silu,
+    }
+    with torch.set_grad_enabled(grad):
+        out = kernels.linear(x, w, b, ACTIVATIONS[name]())
+    h = x.detach().double().requires_grad_()
+    expected = exact[name](h @ w.double().T + b.double())
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    assert out.dtype == dtype
+    assert_near(out.double(), expected, tolerance)
+    if grad:
+        out.sum().backward()
+        assert_near(x.grad.double(), torch.autograd.grad(expected.sum(), h)[0], tolerance)
 
 
 def test_quick_gelu_and_its_derivative():
