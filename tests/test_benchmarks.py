@@ -5,8 +5,9 @@ import json
 
 import pytest
 import torch
+from helpers import HALF, assert_near
 
-from benchmarks import run
+from benchmarks import peers, run
 from benchmarks.baseline import (
     PlainImages,
     Sizes,
@@ -20,6 +21,8 @@ from benchmarks.baseline import (
 from benchmarks.timing import compare, peak_mb, spread, table, take_turns
 from datasets.loading.crops import build_train_crop
 from datasets.loading.loader import Loader
+from models.weights.descriptions import Description
+from models.weights.load import load_backbone
 
 CPU = torch.device("cpu")
 TINY = run.Plan(
@@ -163,3 +166,45 @@ def test_rows_have_medians_of_the_turns():
     lines = table([row], about | {"load": 1.25})
     assert "| training step | **4.00** ± 6 % | 16 | 3.2 | images/s | 4 |" in lines
     assert "at the start: 1.2 in the mean of a minute" in lines
+
+
+# ---- peers ----
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """ViT-B/16 with a single block, and a few photographs."""
+    work = peers.Work(tmp_path_factory.mktemp("peers"), batch=2, steps=1, images=2, depth=1)
+    work.write()
+    return work
+
+
+@pytest.mark.parametrize("trains", [True, False], ids=["training", "testing"])
+@pytest.mark.parametrize("name", [peers.OURS, "timm, fp32", "timm, bf16"])
+def test_peers_take_steps_and_tests_from_the_same_files(name, trains, work, monkeypatch):
+    monkeypatch.setattr(peers, "CORES", 0)  # no workers
+    program = peers.PROGRAMS[name]
+    assert not program.missing
+    assert program.prepare(CPU, work, program.choice, trains)() > 0
+
+
+def test_the_loop_with_timm_computes_what_our_model_computes(work):
+    """With fresh updates, which are zero: the same features from the same file."""
+    plain = work.timm_model().eval()
+    for block in plain.blocks:
+        block.attn.qkv = peers.PlainLora(block.attn.qkv)
+        for up in block.attn.qkv.up:
+            torch.nn.init.zeros_(up.weight)
+    description = Description("gelu", heads=12, mean=HALF, std=HALF)
+    ours = load_backbone("vit", str(work.weights), description)[0].image
+    images = torch.randn(2, 3, peers.SIDE, peers.SIDE)
+    with torch.no_grad():
+        expected = plain.forward_head(plain.forward_features(images), pre_logits=True)
+        assert_near(ours(images), expected, 1e-5)
+
+
+def test_the_ratio_of_peers_is_that_of_the_median_turn():
+    seconds = {peers.OURS: [1.0, 2.0, 1.0], "other": [2.0, 2.0, 4.0]}
+    own, other = peers.table(seconds, {peers.OURS: 100.0, "other": 2000.0}, images=8)
+    assert own == "| ours | 8 |  | 100 |"
+    assert other.startswith("| other | 4 | **2.00** ±") and other.endswith("| 2,000 |")
