@@ -194,11 +194,7 @@ class _Packs:
         """Appends contents, and their records, [n] RECORD, with the offsets set. Raises OSError."""
         if not contents:
             return
-        if self.files is None:
-            name = f"{time.time_ns():016x}{secrets.token_hex(4)}"  # so that a later one is sorted behind
-            self.files = tuple(io.FileIO(self.folder / f"{name}.{kind}", "x") for kind in ("pack", "index"))  # type: ignore[assignment]
-        assert self.files is not None
-        pack, index = self.files
+        pack, index = self.files = self.files or self._new_pair()
         size = pack.tell()
         records["offset"] = size + np.cumsum([0, *map(len, contents[:-1])])
         try:
@@ -211,6 +207,10 @@ class _Packs:
         self.count += len(contents)
         if pack.tell() >= PACK_BYTES:
             self.close()
+
+    def _new_pair(self) -> tuple[io.FileIO, io.FileIO]:
+        name = f"{time.time_ns():016x}{secrets.token_hex(4)}"  # so that a later one is sorted behind
+        return io.FileIO(self.folder / f"{name}.pack", "x"), io.FileIO(self.folder / f"{name}.index", "x")
 
     def close(self) -> None:
         for file in self.files or ():
