@@ -17,8 +17,8 @@ def retain_freed_memory() -> None:
     """Stops glibc from returning freed memory to the system; does nothing without glibc.
 
     Forked processes return large pieces, as a worker may decode one huge image, but retain those of an image of usual
-    size: their thresholds are the ones that glibc by itself rises to. With its first ones, 128 KB, an image of 500 x 375
-    pixels could cost a worker 110 page faults, up to a fifth of its time. Best called once the weights are loaded:
+    size: their thresholds are the ones that glibc by itself rises to. With its first ones, 128 KB, an image of 500 x
+    375 pixels could cost a worker 110 page faults, up to a fifth of its time. Best called once the weights are loaded:
     memory that is freed later is retained, too.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
