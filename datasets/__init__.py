@@ -3,7 +3,7 @@
 DATASETS has a row for each name: a function (name, root) that builds the data set from the images below `root`.
 
 base.py      DataSet
-images.py    ImageList: images, in files or in memory, with labels
+images.py    ImageList: images, in files or in memory, with labels; image_cache.py: the bytes of files on slow disks
 sets/        the published data sets
 own/         one's own pictures: folders, lists, class names, splits
 decoding/    from an image file to its pixels, or the reason why not
@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from datasets.base import DataSet
 from datasets.check.bad_images import leave_out_bad
+from datasets.image_cache import open_cache
 from datasets.own import folder
 from datasets.own.splits import hold_out_validation
 from datasets.sets import cifar100_lt, digits_lt, imagenet_lt, inat2018, places_lt
@@ -58,6 +59,7 @@ def build_data(cfg, validation: bool = False) -> DataSet:
         cfg.root,
         skip_bad=cfg.bad_images == "skip",
         val_fraction=cfg.val_fraction,
+        image_cache=cfg.image_cache,
         validation=validates or validation,
         **{key: cfg[key] for key in keys},
     )
@@ -77,6 +79,7 @@ def load_data(
     bit_depth: int | None = None,
     skip_bad: bool = False,
     val_fraction: float | None = None,
+    image_cache: str | None = None,
     validation: bool = False,
     **own: str | float | None,
 ) -> DataSet:
@@ -85,9 +88,9 @@ def load_data(
     many_threshold, few_threshold: borders of the shot groups, which are those of `shot_groups` if the data set has such
     (DataSet.group_choices). exif_orientation: None is the data set's own; published ones are read as stored. bit_depth:
     bits that pictures of 16 bits use; None is all. skip_bad: without the images that scripts/check_data.py found to be
-    bad. val_fraction: share of each class's training images that is held out as the validation set. validation: read
-    the data set's own validation set, if it has one; that of val_list is read in any case. own: FOLDER_KEYS, for one's
-    own pictures.
+    bad. val_fraction: share of each class's training images that is held out as the validation set. image_cache:
+    folder of a cache of the image files. validation: read the data set's own validation set, if it has one; that of
+    val_list is read in any case. own: FOLDER_KEYS, for one's own pictures.
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set '{name}'; choose from {', '.join(DATASETS)}", kind="unknown_data_set")
@@ -116,6 +119,9 @@ def load_data(
         data = data.with_lists({k: images.with_orientation(exif_orientation) for k, images in data.lists.items()})
     if bit_depth is not None:
         data = data.with_lists({k: images.with_bit_depth(bit_depth) for k, images in data.lists.items()})
+    if image_cache is not None:
+        cache = open_cache(image_cache)
+        data = data.with_lists({k: images.with_cache(cache) for k, images in data.lists.items()})
     if skip_bad:
         data = leave_out_bad(data, {"root": root, **own})
     return _with_held_out(data, val_fraction) if val_fraction else data

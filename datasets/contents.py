@@ -35,7 +35,7 @@ def pixel_hashes(images: np.ndarray) -> np.ndarray:
 
 def file_hashes(paths: Sequence[str]) -> np.ndarray:
     """Hashes of files, uint64 [n]."""
-    return hash_array(_in_threads(_file_hash, paths))
+    return hash_array(in_threads(_file_hash, paths))
 
 
 def file_states(paths: Sequence[str]) -> np.ndarray:
@@ -43,10 +43,10 @@ def file_states(paths: Sequence[str]) -> np.ndarray:
 
     500,000 local files take 2 s, and 5 s where the system has to read their folders from the disk.
     """
-    return np.array(_in_threads(_file_state, paths), np.int64).reshape(-1, 2)
+    return np.array(in_threads(_file_state, paths), np.int64).reshape(-1, 2)
 
 
-def _in_threads(look: Callable[[str], T], paths: Sequence[str]) -> list[T]:
+def in_threads(look: Callable[[str], T], paths: Sequence[str]) -> list[T]:
     """`look` at each file, in their order; several at once where threads can be started (ulimit -u, memory)."""
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     try:

@@ -19,6 +19,7 @@ from torch import Tensor
 from datasets.contents import file_hashes, file_states, pixel_hashes
 from datasets.decoding.decode import Reduction, decode, largest_number
 from datasets.decoding.opening import regular_only
+from datasets.image_cache import CachedFiles, Log
 from datasets.loading.crops import Crop, Sample
 from utils.processes import Advance
 from utils.text import visible
@@ -30,6 +31,10 @@ SMALL_BYTES = 2**20  # pixels that are read sooner than a worker starts
 
 def no_report() -> None:
     """An `advance` that reports nothing."""
+
+
+def no_log(line: str) -> None:
+    """A `log` that nobody reads."""
 
 
 class Images(abc.ABC):
@@ -55,10 +60,18 @@ class Images(abc.ABC):
         """The same images, files of 16 bits scaled by the bits that they use; None = all."""
         return self
 
+    def with_cache(self, folder: Path) -> "Images":
+        """The same images, files read from the cache in `folder`: see datasets/image_cache.py."""
+        return self
+
     # ---- reading ----
 
-    def prepare(self) -> None:
-        """Imports the packages that reading needs, once, before workers are forked."""
+    def prepare(self, log: Log = no_log) -> None:
+        """Imports the packages that reading needs, and fills the cache of files, once, before workers are forked."""
+        return
+
+    def finish(self, log: Log) -> None:
+        """Logs what was wrong with the cache of files, after all have been read, and replaces it."""
         return
 
     @abc.abstractmethod
@@ -137,8 +150,15 @@ class ImagePaths(Images):
 
     kind = "files"
 
-    def __init__(self, paths: Sequence[str], exif_orientation: bool = False, bit_depth: int | None = None):
-        self.exif_orientation, self.bit_depth = exif_orientation, bit_depth
+    def __init__(
+        self,
+        paths: Sequence[str],
+        exif_orientation: bool = False,
+        bit_depth: int | None = None,
+        cache: Path | None = None,
+    ):
+        self.exif_orientation, self.bit_depth, self.cache = exif_orientation, bit_depth, cache
+        self.cached: CachedFiles | None = None  # once they are prepared
         self.block = os.fsencode("".join(f"{path}\0" for path in paths))
         self.ends = np.flatnonzero(np.frombuffer(self.block, np.uint8) == 0)
 
@@ -147,7 +167,7 @@ class ImagePaths(Images):
 
     def subset(self, indices: np.ndarray) -> "ImagePaths":
         paths = [self.path(index) for index in indices.tolist()]
-        return ImagePaths(paths, self.exif_orientation, self.bit_depth)
+        return ImagePaths(paths, self.exif_orientation, self.bit_depth, self.cache)
 
     def with_orientation(self, exif_orientation: bool) -> "ImagePaths":
         images = copy.copy(self)
@@ -159,16 +179,34 @@ class ImagePaths(Images):
         images.bit_depth = bit_depth
         return images
 
-    def prepare(self) -> None:
+    def with_cache(self, folder: Path) -> "ImagePaths":
+        images = copy.copy(self)
+        images.cache, images.cached = folder, None
+        return images
+
+    def prepare(self, log: Log = no_log) -> None:
         import torchvision.io  # noqa: F401
 
+        if self.cache and self.cached is None:
+            paths = self.paths
+            self.cached = CachedFiles(self.cache, paths)
+            self.cached.fill(paths, log)
+
+    def finish(self, log: Log) -> None:
+        if self.cached:
+            self.cached.replace_damaged(self.paths, log)
+
     def read(self, index: int, reduction: Reduction | None = None) -> Tensor:
-        return decode(self.path(index), reduction, self.exif_orientation, self.bit_depth)
+        path = self.path(index)
+        content = self.cached.read(index, path) if self.cached else None
+        return decode(path, reduction, self.exif_orientation, self.bit_depth, content)
 
     def read_crops(
         self, samples: Sequence[Sample], crop: Crop, out: Tensor | None = None, advance: Advance = no_report
     ) -> Tensor:
         crops = torch.empty(len(samples), *crop.shape, dtype=torch.uint8) if out is None else out
+        if self.cached:
+            self.cached.read_ahead([index for _, index in samples])
         for row, (epoch, index) in enumerate(samples):
             reduction = functools.partial(crop.reduction, epoch=epoch, index=index) if crop.reducing_gap else None
             crops[row] = crop(self.read(index, reduction), epoch, index)
@@ -317,6 +355,10 @@ class ImageList:
     def with_bit_depth(self, bit_depth: int | None) -> "ImageList":
         """The same list, its files of 16 bits scaled by the bits that they use; None = all."""
         return ImageList(self.images.with_bit_depth(bit_depth), self.labels)
+
+    def with_cache(self, folder: Path) -> "ImageList":
+        """The same list, its files read from the cache in `folder`."""
+        return ImageList(self.images.with_cache(folder), self.labels)
 
     def some_of_each(self, num_classes: int, limit: int | None, seed: int | None = None) -> np.ndarray:
         """The indices of at most `limit` images of each class (None: of all), class by class.

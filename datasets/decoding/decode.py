@@ -8,11 +8,13 @@ EXIF orientation is applied, or the image is read as stored. Pillow's getexif() 
 pixels: EXIF's, or if EXIF has none XMP's (tiff:Orientation). With damaged metadata nothing is turned.
 """
 
+import contextlib
 import functools
+import io
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
@@ -56,19 +58,22 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)  # the error has the reason
 
 
 def decode(
-    path: str, reduction: Reduction | None = None, exif_orientation: bool = True, bit_depth: int | None = None
+    path: str,
+    reduction: Reduction | None = None,
+    exif_orientation: bool = True,
+    bit_depth: int | None = None,
+    content: bytes | None = None,
 ) -> Tensor:
     """Decodes an image file to uint8 RGB [3, H, W]. Raises an ImageError with path, reason and advice.
 
     A JPEG may be decoded to 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time: `reduction(height, width)`
     is 2, 4 or 8 then, or 1. exif_orientation: turned by its EXIF or XMP orientation; False = as stored. bit_depth:
-    pictures of 16 bits use these lowest ones, so that 2^bit_depth - 1 is white; None = all 16.
+    pictures of 16 bits use these lowest ones, so that 2^bit_depth - 1 is white; None = all 16. content: the bytes of
+    the file, from a cache; None = they are read from `path`.
     """
     try:
-        with open(path, "rb", opener=regular_only) as file, warnings.catch_warnings():
+        with _open(path) if content is None else io.BytesIO(content) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about files that it reads nevertheless, without their names
-            if os.fstat(file.fileno()).st_size == 0:  # so have files in /proc, which may have no end
-                raise undecodable("the file is empty")
             options = _Options(reduction, exif_orientation, bit_depth)
             with quiet_c():
                 return _read(file, functools.partial(_decode, options=options))
@@ -81,6 +86,15 @@ def decode(
     except OSError as error:
         problem = trouble(error)
     raise problem.error(path) from problem.__cause__
+
+
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[BinaryIO]:
+    """An image file to read. Raises a Problem for an empty one, or OSError."""
+    with open(path, "rb", opener=regular_only) as file:
+        if os.fstat(file.fileno()).st_size == 0:  # so have files in /proc, which may have no end
+            raise undecodable("the file is empty")
+        yield file
 
 
 def largest_number(path: str) -> int | None:
@@ -182,14 +196,14 @@ def _open_tiff(file: BinaryIO) -> Tiff | None:
 
 def _decode_plain_jpeg(file: BinaryIO) -> Tensor | None:
     """The pixels of a JPEG, uint8 [3, H, W]; None if torchvision cannot decode it, and Pillow is tried."""
-    import torchvision.io as io
+    from torchvision.io import ImageReadMode, decode_jpeg
 
     position = file.tell()
     data = np.empty(min(size_of(file), MAX_JPEG_BYTES), np.uint8)
     file.seek(0)
     count = file.readinto(data)  # type: ignore[attr-defined]
     try:
-        return io.decode_jpeg(torch.from_numpy(data[:count]), io.ImageReadMode.RGB)
+        return decode_jpeg(torch.from_numpy(data[:count]), ImageReadMode.RGB)
     except RuntimeError:
         file.seek(position)
         return None

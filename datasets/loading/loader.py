@@ -43,7 +43,7 @@ class Loader:
         self.num_workers = default_workers(images) if num_workers is None else num_workers
         self.worker_timeout, self.log = worker_timeout, log
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        images.images.prepare()
+        images.images.prepare(log)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -54,6 +54,7 @@ class Loader:
             for crops, samples in batches:
                 labels = torch.from_numpy(self.images.labels[[index for _, index in samples]])
                 yield to_device((crops, labels), self.device, self.stream)
+        self.images.images.finish(self.log)
 
     def _read_in_workers(self) -> Generator[tuple[Tensor, Batch], None, None]:
         pool = ReaderPool(

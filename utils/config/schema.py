@@ -335,6 +335,12 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "stop at an image that cannot be read, or skip: leave out those that scripts/check_data.py has listed",
             ("stop", "skip"),
         ),
+        "image_cache": _runtime(
+            None,
+            "path",
+            "folder of a cache for images on a slow disk: their bytes in few large files, as many as the images have; "
+            "filled when they are first used, and shared by all runs",
+        ),
         "reducing_gap": Key(
             None,
             "float",

@@ -23,8 +23,10 @@ def faults(size, rounds=12):  # until the gaps between tensors are filled
         torch.ones(size)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 here, (reading, writing) = faults(2**24), os.pipe()
-if not os.fork():  # as a worker, with an image larger than all that is free
-    os.write(writing, str(faults(2**27, 2)).encode())
+if not os.fork():  # as a worker, with an image larger than all that is free, and one of 20 MB
+    large, in_the_gaps = faults(2**27, 2), [torch.ones(5 * 2**20) for _ in range(12)]
+    usual = faults(5 * 2**20)
+    os.write(writing, f"{large} {usual}".encode())
     os._exit(0)
 print(here, os.read(reading, 99).decode())
 """
@@ -32,11 +34,15 @@ print(here, os.read(reading, 99).decode())
 
 @pytest.mark.slow
 def test_memory_is_kept_for_the_next_step():
-    """A large tensor's pages are there again for the next one; not so in a worker, nor where all is left alone."""
+    """A large tensor's pages are there again for the next one; not so in a worker, nor where all is left alone.
+
+    A worker retains those of an image of usual size.
+    """
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # as in a worker: a fork loses threads
     ways = ("kept", "left alone")
     processes = [subprocess.Popen([sys.executable, "-c", FAULTS, way], env=env, stdout=subprocess.PIPE) for way in ways]
     found = {way: process.communicate()[0] for way, process in zip(ways, processes, strict=True)}
     assert [process.returncode for process in processes] == [0, 0]
-    (kept, worker), (left_alone, _) = (map(int, found[way].split()) for way in ("kept", "left alone"))
+    (kept, worker, usual), (left_alone, _, _) = (map(int, found[way].split()) for way in ways)
     assert kept < 100 < min(worker, left_alone)
+    assert usual < 10
