@@ -159,7 +159,14 @@ def test_rows_have_medians_of_the_turns():
     row = compare("training step", seconds, 16, "4")
     assert (row.ratio, row.ours, row.plain) == (4.0, 16.0, 3.2)
     assert row.spread == spread([4.0, 4.0, 5.0]) == 0.125 / 2
-    about = {"device": "CPU", "cores": 4, "date": "2026-01-01", "versions": {"torch": "2"}, "seconds": 3.0}
-    lines = table([row], about | {"load": 1.25})
+    about = {
+        "columns": ("ours", "baseline"),
+        "device": "CPU",
+        "cores": 4,
+        "date": "2026-01-01",
+        "versions": {"torch": "2"},
+        "seconds": 3.0,
+    }
+    lines = table([row], about | {"columns": ("ours", "baseline"), "load": 1.25})
     assert "| training step | **4.00** ± 6 % | 16 | 3.2 | images/s | 4 |" in lines
     assert "at the start: 1.2 in the mean of a minute" in lines
