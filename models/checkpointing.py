@@ -13,7 +13,7 @@ from utils.errors import ModelError
 def checkpoint_blocks(model: nn.Module) -> int:
     """Sets every tower in `model` to recompute its blocks in the backward pass; returns the number of these blocks.
 
-    Raises a ModelError for a ResNet, whose BatchNorms may count the images of a step, which must then be read once.
+    Raises a ModelError for a ResNet: a second pass would move the statistics of its BatchNorms twice.
     """
     towers = [module for module in model.modules() if isinstance(module, Tower)]
     if any(isinstance(tower, ImageTower) and tower.kind == "resnet" for tower in towers):

@@ -1,5 +1,7 @@
 """Blocks that are computed again in the backward pass: the bits of those that are not, in the memory of one of them."""
 
+import re
+
 import pytest
 import torch
 from helpers import image_tower, normal_images, refused, resnet, train, weights
@@ -10,7 +12,7 @@ from models.backbones.transformer import Block
 from models.peft import METHODS
 from models.precision import FrozenWeights
 from trainer import Trainer
-from utils.device.memory import peak_bytes
+from utils.device import memory
 from utils.errors import ModelError
 
 IMAGES = {torch.float32: 16, torch.bfloat16: 121}  # of 17 tokens: enough for the kernels of large products
@@ -77,7 +79,7 @@ def test_a_block_more_takes_the_memory_of_its_input():
             checkpointing.checkpoint_blocks(tower)
         trainable = [p for p in tower.parameters() if p.requires_grad]
         assert tower.num_tokens == 17
-        return peak_bytes(lambda: torch.autograd.grad(tower(images).sum(), trainable))
+        return memory.peak_bytes(lambda: torch.autograd.grad(tower(images).sum(), trainable))
 
     of_input = 5 * 17 * 64 * 4  # float32
     assert peak(4, recomputes=False) - peak(2, recomputes=False) > 2 * 9 * of_input
@@ -128,6 +130,13 @@ def test_a_run_resumes_with_it_bit_by_bit(config, few_images):
     log = (resumed.run_dir.path / "log.txt").read_text()
     assert "recompute " in log and "resuming after epoch 1" in log
     assert_same_weights(resumed, whole)
+
+
+def test_accum_step_none_counts_the_smaller_memory(config, capsys):
+    for checkpointed in ("False", "True"):
+        Trainer(config("accum_step", "None", "checkpointing", checkpointed, "v.fft", "True")).close()
+    without, recomputed = map(float, re.findall(r"images, ([\d.]+) MB each", capsys.readouterr().out))
+    assert 0 < recomputed < without
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from helpers import refused, train, weights
-from torch import nn
 
 from utils.config import schema
 from utils.device import memory
