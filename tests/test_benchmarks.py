@@ -125,6 +125,16 @@ def test_command_line_measures_every_stage(tmp_path, capsys, monkeypatch):
     assert float(rows["semantic initialisation"]["note"].split()[-1]) < 1e-5
 
 
+@pytest.mark.slow
+def test_precisions_are_compared(tmp_path, capsys):
+    run.main(["--precision", "--repeats", "2", "--json", str(tmp_path / "bench.json")], TINY)
+    content = json.loads((tmp_path / "bench.json").read_text())
+    assert content["columns"] == ["bf16", "float32"]
+    assert content["rows"][0]["what"] == "products of a block, 4 x 17 rows"
+    assert all(0 < row["ratio"] < 1e3 for row in content["rows"])
+    assert "amp takes " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("program", ["ours", "plain"])
 def test_memory_grows_with_the_images_of_a_step(setup, program):
     with setup.trainer() as trainer:
