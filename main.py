@@ -50,7 +50,8 @@ def remedy(error: Exception) -> str:
     if isinstance(error, WriteError):
         return ", then run the same command again"
     out_of_memory = type(error).__name__ == "OutOfMemoryError"  # torch's, which may not be imported
-    return "; accum_step None splits a step into micro-batches that fit" if out_of_memory else ""
+    saving = "; accum_step None splits a step into micro-batches that fit, and checkpointing True saves memory in each"
+    return saving if out_of_memory else ""
 
 
 def main(arguments: list[str]) -> int:

@@ -35,6 +35,7 @@ from models import (
     Model,
     build_backbone,
     build_model,
+    checkpointing,
     compile,
     convert_upstream,
     count_parameters,
@@ -175,6 +176,9 @@ class Trainer:
                 self.optimizer = OPTIMIZERS[cfg.optimizer](tensors, **options)
                 self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.train_dtype == torch.float16)
                 self.frozen.cast(self.train_dtype)
+                if cfg.checkpointing:
+                    count = checkpointing.checkpoint_blocks(self.model)
+                    self.log.info(f"recompute {count} transformer blocks in the backward pass")
                 share = math.ceil(cfg.batch_size / self.distributed.size)
                 self.micro_batch_size = self._pick_micro_batch_size(share)
                 full_step = min(cfg.batch_size, len(self.data.train))
@@ -387,16 +391,20 @@ class Trainer:
     def _pick_micro_batch_size(self, images: int) -> int:
         """How many of its `images` of a step this process computes at once."""
         model = self.model.train()
+        trainable = [p for p in model.parameters() if p.requires_grad]
 
-        def loss_of(count: int) -> Tensor:
+        def compute(count: int) -> None:
             side = self.resolution
             blank = torch.zeros(count, 3, side, side, dtype=torch.uint8, device=self.device)
-            return self.loss(model(blank), torch.zeros(count, dtype=torch.int64, device=self.device)).sum()
+            loss = self.loss(model(blank), torch.zeros(count, dtype=torch.int64, device=self.device)).sum()
+            with contextlib.ExitStack() as hooks:  # which free each gradient, as the others' sizes are known
+                for p in trainable:
+                    hooks.callback(p.register_post_accumulate_grad_hook(_free_gradient).remove)
+                loss.backward()
 
-        tensors = [*model.parameters(), *model.buffers()]
-        gradient_bytes = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)  # and momentum
+        kept_bytes = 3 * sum(p.nbytes for p in trainable)  # gradients, and as much as AdamW has
         return memory.pick_micro_batch_size(
-            images, self.cfg.accum_step, loss_of, tensors, gradient_bytes, self.device, self.log.info
+            images, self.cfg.accum_step, compute, kept_bytes, self.device, self.log.info
         )
 
     # ---- starting and resuming ----
@@ -808,6 +816,10 @@ class Trainer:
         if self.trained_on is not None:
             about["trained_on"] = self.trained_on
         return about | {"groups": [cfg.many_threshold, cfg.few_threshold, cfg.shot_groups]}
+
+
+def _free_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 # ---- from features [K, b, D] of K crops and labels [b] to rows [b, ...] ----

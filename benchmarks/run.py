@@ -1,9 +1,10 @@
 """Measures our program against a plain one on the same work, and prints one table.
 
-    python benchmarks/run.py --quick                         a CPU, 5 minutes: make bench
+    python benchmarks/run.py --quick                         a CPU, 4 minutes on 2 cores: make bench
     python benchmarks/run.py --device cuda                   a GPU
     python benchmarks/run.py --stage train test              some stages
     python benchmarks/run.py accum_step 4 --stage train      with options of main.py, KEY VALUE
+    python benchmarks/run.py --precision                     our program in bf16 against itself in float32
 
 Work: ViT-B/16 at 224 pixels, random weights, AdaptFormer in all blocks, cosine head, LA loss, 1000 classes. The plain
 program is benchmarks/baseline.py. docs/performance.md explains the table.
@@ -37,7 +38,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from benchmarks import baseline, timing
+from benchmarks import baseline, precision, timing
 from benchmarks.baseline import PlainImages, Sizes
 from benchmarks.timing import BaselineProcess, Row, Seconds, compare
 from datasets.loading.crops import build_train_crop
@@ -67,6 +68,7 @@ class Plan:
     memory_images: int = 32
     pipeline_images: int = 32  # in a batch
     pipeline_epochs: int = 1
+    pipeline_batches: int | None = None  # None: all of these epochs
     workers: int = CORES
     names: int = 8142
     starts: int = 2  # of Python
@@ -78,7 +80,8 @@ GPU: dict[str, Any] = {
     **{"train_images": 128, "train_steps": 10, "test_images": 12_800, "crops_images": 2_560, "test_workers": CORES},
     **{"memory_images": 128, "pipeline_images": 128, "pipeline_epochs": 3},
 }
-QUICK = {"names": 64}  # the plain program alone takes minutes for 8,142 names on a CPU
+# the plain program alone takes minutes for 8,142 names on a CPU, and most of the time of every other stage
+QUICK = {"repeats": 3, "crops_images": 4, "memory_images": 16, "pipeline_batches": 40, "names": 64, "starts": 1}
 
 
 # ---- input files ----
@@ -141,6 +144,8 @@ def write_weights(path: Path, sizes: Sizes) -> Path:
 class Setup:
     """What the stages share: the input files, written into `folder`, the device, and the two programs."""
 
+    expand = 32  # pixels by which a test image exceeds its crops
+
     def __init__(self, plan: Plan, device: torch.device, folder: Path):
         self.plan, self.device, self.folder = plan, device, folder.absolute()
         self.baseline = BaselineProcess(device)
@@ -159,6 +164,15 @@ class Setup:
 
     def trainer(self, **options: object) -> Trainer:
         return build_trainer(self.command(**options))
+
+    def test_root(self, crops: int) -> Path:
+        """A folder whose test images are JPEGs of the size to crop from, so that little work is left to the loader."""
+        count, side = self.count_tested(crops), self.plan.sizes.resolution + self.expand
+        squares = write_photos(self.folder / f"squares{crops}", ((side, side),))
+        return link_class_folders(self.folder / f"test{crops}", self.photos, squares, self.plan.num_classes, count)
+
+    def count_tested(self, crops: int) -> int:
+        return self.plan.test_images if crops == 1 else self.plan.crops_images
 
     def save(self, trainer: Trainer) -> Path:
         """Writes a file for the plain trainer, with the weights of ours in float32."""
@@ -213,11 +227,8 @@ def train(setup: Setup) -> Row:
 
 
 def test(setup: Setup, crops: int = 1) -> Row:
-    """Tests on JPEG files of the size to crop from, so that little work is left to the loader."""
-    plan, expand = setup.plan, 32
-    count, side = plan.test_images if crops == 1 else plan.crops_images, plan.sizes.resolution + expand
-    squares = write_photos(setup.folder / f"squares{crops}", ((side, side),))
-    root = link_class_folders(setup.folder / f"test{crops}", setup.photos, squares, plan.num_classes, count)
+    """Tests on JPEG files."""
+    plan, expand, count, root = setup.plan, setup.expand, setup.count_tested(crops), setup.test_root(crops)
     with setup.trainer(root=root, tte=crops > 1, expand=expand, num_workers=plan.test_workers) as trainer:
         images = PlainImages(root, "test", plan.sizes.resolution, expand=expand, crops=crops)
         args = setup.save(trainer), images, plan.train_images, plan.test_workers
@@ -234,11 +245,13 @@ def pipeline(setup: Setup) -> Row:
     size, epochs, workers = plan.pipeline_images, plan.pipeline_epochs, plan.workers
     with setup.trainer(batch_size=size, num_workers=workers) as trainer:
         images = PlainImages(setup.root, "train", side, build_train_crop(trainer.cfg, side).draw)
-        batches = baseline.sequential_samples(len(images), size, epochs)
+        batches = baseline.sequential_samples(len(images), size, epochs)[: plan.pipeline_batches]
         plain = setup.baseline.prepare(baseline.prepare_reading, images, batches, workers)
 
         def ours() -> float:
-            return baseline.seconds_per_image(trainer.train_batches(0, epochs), workers, setup.device)
+            with contextlib.closing(trainer.train_batches(0, epochs)) as all_batches:
+                first = itertools.islice(all_batches, plan.pipeline_batches)
+                return baseline.seconds_per_image(first, workers, setup.device)
 
         seconds = setup.turns({"plain": plain, "ours": ours})
     of_core = {name: [workers * value for value in values] for name, values in seconds.items()}
@@ -334,8 +347,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--stage", nargs="+", choices=list(STAGES), default=list(STAGES), metavar="STAGE")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK['names']} names in place of 8,142")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each measurement")
+    parser.add_argument("--precision", action="store_true", help="our program in bf16 against float32, and no stage")
+    parser.add_argument("--quick", action="store_true", help="fewer turns, images and names")
+    parser.add_argument("--repeats", type=int, help="turns of each measurement (5; 3 with --quick)")
     parser.add_argument("--json", type=Path, default=Path("output/bench.json"), help="file of all numbers")
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="for our program, as for main.py")
     return parser.parse_intermixed_args(arguments)
@@ -345,7 +359,7 @@ def main(arguments: list[str], plan: Plan | None = None) -> None:
     args = parse(arguments)
     begin, device = time.perf_counter(), torch.device(args.device)
     changes = (GPU if args.device == "cuda" else {}) | (QUICK if args.quick else {})
-    changes |= {"repeats": args.repeats, "options": tuple(args.options)}
+    changes |= {"options": tuple(args.options)} | ({"repeats": args.repeats} if args.repeats else {})
     plan = dataclasses.replace(plan or Plan(), **changes)
     rows, load = list[Row](), os.getloadavg()[0]
 
@@ -353,12 +367,14 @@ def main(arguments: list[str], plan: Plan | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(plan, device, Path(folder))
         with setup.baseline.executor:
-            for stage in args.stage:
+            rows += precision.measure(setup) if args.precision else []
+            for stage in [] if args.precision else args.stage:
                 rows.append(STAGES[stage](setup))
                 print(f"{time.perf_counter() - begin:4.0f} s  {rows[-1]}", file=sys.stderr)
 
     # ---- report ----
     about = {
+        "columns": precision.COLUMNS if args.precision else ("ours", "baseline"),
         "device": describe(device),
         "cores": CORES,
         "date": time.strftime("%Y-%m-%d"),

@@ -118,7 +118,7 @@ class Row:
         return "| " + " | ".join(cells) + " |"
 
 
-def compare(what: str, seconds: Seconds, count: int, target: str, unit: str = "images/s") -> Row:
+def compare(what: str, seconds: Seconds, count: float, target: str = "", unit: str = "images/s") -> Row:
     """Rates of both programs from their seconds for `count` images; the ratio is the median of the turns."""
     ours, plain = (count / statistics.median(seconds[name]) for name in ("ours", "plain"))
     ratios = [b / a for a, b in zip(seconds["ours"], seconds["plain"], strict=True)]
@@ -142,7 +142,7 @@ def _number(value: float | None) -> str:
 def table(rows: list[Row], about: dict[str, Any]) -> str:
     """The Markdown that docs/performance.md shows, and what its numbers depend on."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    lines = ["| | ratio | ours | baseline | unit | target |", "|---" * 6 + "|", *map(str, rows), ""]
+    lines = [f"| | ratio | {' | '.join(about['columns'])} | unit | target |", "|---" * 6 + "|", *map(str, rows), ""]
     lines += [f"{about['device']}, {about['cores']} cores, {about['date']}, {about['seconds']:.0f} s, {versions}."]
     lines += [f"Processes that ran or waited for a core at the start: {about['load']:.1f} in the mean of a minute."]
     lines += [f"{row.what}: {row.note}" for row in rows if row.note]

@@ -58,6 +58,7 @@ def earns_back(tower: ImageTower, images: int, device: torch.device) -> bool:
     Measured for AdaptFormer on ViT-B/16 in bf16 on a CPU (EPYC with AVX-512 bf16, one thread, 7 pairs of steps in
     turns): compiled steps take 9 % less time (16 images: 4.31 -> 3.92 s), compiling takes 40 s on a busy machine of
     four cores. So 900 s of training earn it back twice. Nothing is measured on a GPU yet.
+    The third pass of checkpointing is not counted, so that the choice, and every bit, is the same with it.
     """
     rate = GPU_RATE if device.type == "cuda" else CORE_RATE * torch.get_num_threads()
     tokens, parameters = tower.num_tokens, sum(p.numel() for p in tower.blocks.parameters())

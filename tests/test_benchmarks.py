@@ -128,6 +128,16 @@ def test_command_line_measures_every_stage(tmp_path, capsys, monkeypatch):
     assert float(rows["semantic initialisation"]["note"].split()[-1]) < 1e-5
 
 
+@pytest.mark.slow
+def test_precisions_are_compared(tmp_path, capsys):
+    run.main(["--precision", "--repeats", "2", "--json", str(tmp_path / "bench.json")], TINY)
+    content = json.loads((tmp_path / "bench.json").read_text())
+    assert content["columns"] == ["bf16", "float32"]
+    assert content["rows"][0]["what"] == "products of a block, 4 x 17 rows"
+    assert all(0 < row["ratio"] < 1e3 for row in content["rows"])
+    assert "amp takes " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("program", ["ours", "plain"])
 def test_memory_grows_with_the_images_of_a_step(setup, program):
     with setup.trainer() as trainer:
@@ -162,8 +172,15 @@ def test_rows_have_medians_of_the_turns():
     row = compare("training step", seconds, 16, "4")
     assert (row.ratio, row.ours, row.plain) == (4.0, 16.0, 3.2)
     assert row.spread == spread([4.0, 4.0, 5.0]) == 0.125 / 2
-    about = {"device": "CPU", "cores": 4, "date": "2026-01-01", "versions": {"torch": "2"}, "seconds": 3.0}
-    lines = table([row], about | {"load": 1.25})
+    about = {
+        "columns": ("ours", "baseline"),
+        "device": "CPU",
+        "cores": 4,
+        "date": "2026-01-01",
+        "versions": {"torch": "2"},
+        "seconds": 3.0,
+    }
+    lines = table([row], about | {"columns": ("ours", "baseline"), "load": 1.25})
     assert "| training step | **4.00** ± 6 % | 16 | 3.2 | images/s | 4 |" in lines
     assert "at the start: 1.2 in the mean of a minute" in lines
 

@@ -75,7 +75,9 @@ class TextTransformer(Tower):
     def encode(self, x: Tensor, end: Tensor) -> Tensor:
         """Token embeddings [C, N, dim], and the position of each end-of-text token [C] -> [C, dim]."""
         length = x.shape[1]
-        x = self.blocks(x + self.positional_embedding[:length])
+        x = x + self.positional_embedding[:length]
+        for block in self.blocks:
+            x = self.run_block(block, x)
         if self.config.pool == "last":
             return self.norm(x[:, -1])
         end = end + x.shape[1] - length  # prompt tokens precede it

@@ -3,7 +3,8 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Tower(nn.Module):
@@ -24,6 +25,18 @@ class Tower(nn.Module):
     stages: Any  # of a ResNet, sequences of its blocks
     variant: str
     attached: dict[str, list[int]]
+    recomputes = False  # blocks in the backward pass: see models/checkpointing.py
+
+    def run_block(self, block: nn.Module, x: Tensor, **options: Any) -> Tensor:
+        """block(x, ...). With `recomputes` its gradients are those of a second computation, so x alone is saved.
+
+        A block through which no gradient flows, such as those before the first that trains, is computed once.
+        """
+        if not (self.recomputes and torch.is_grad_enabled()):
+            return block(x, **options)
+        if not (x.requires_grad or any(parameter.requires_grad for parameter in block.parameters())):
+            return block(x, **options)
+        return checkpoint(block, x, use_reentrant=False, **options)
 
     def set_precision(self, dtype: torch.dtype) -> None:
         """Computes in `dtype` from now on; does nothing in a tower that reads its precision from its weights."""

@@ -147,9 +147,9 @@ class VisionTransformer(ImageTower):
         x = self.norm_pre(self.embed(images))
         *blocks, last = self.blocks
         for block in blocks:
-            x = block(x)
+            x = self.run_block(block, x)
         # class-token pooling reads no other token of the last block
-        x = last(x, first_only=self.config.pooling.kind == "token")
+        x = self.run_block(last, x, first_only=self.config.pooling.kind == "token")
         return self.pooling(self.norm(x)) if self.config.final_norm == "tokens" else self.norm(self.pooling(x))
 
     def embed(self, images: Tensor) -> Tensor:

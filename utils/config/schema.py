@@ -290,6 +290,12 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "torch.compile of the transformer blocks in training; auto = in runs long enough to earn it back",
             ("auto", "always", "never"),
         ),
+        "checkpointing": _runtime(
+            False,
+            "bool",
+            "gradient checkpointing: compute each transformer block again in the backward pass, to save memory; the "
+            "same bits, in 1.2 to 1.4 times the time (docs/scale.md)",
+        ),
     },
     "Data": {
         # train_list and classnames enter a run directory's name by their file's name: utils/config/naming.py
@@ -366,7 +372,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
             1,
             "int",
             "micro-batches that a step is split into, to save memory; divides batch_size; "
-            "None = as few as fit in a third of the free memory",
+            "None = as few as fit in the free memory",
             min=1,
             optional=True,
         ),

@@ -27,6 +27,8 @@ OTHER_KEYS = _by_other_name(
         "batch_size": "batch bs train_batch_size per_device_train_batch_size",
         "accum_step": "gradient_accumulation_steps grad_accum accumulate_grad_batches accumulation_steps accum_iter "
         "grad_accum_steps accumulation accum",
+        "checkpointing": "gradient_checkpointing grad_checkpointing activation_checkpointing use_checkpoint "
+        "set_grad_checkpointing grad_ckpt",
         "num_workers": "workers n_workers dataloader_num_workers data_workers num_threads threads",
         "root": "data_dir data_path data_root dataset_root dataset_dir dataset_path image_dir image_root images "
         "image_folder root_dir",

@@ -5,19 +5,22 @@ import functools
 import itertools
 import math
 import resource
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from utils.ranks import read_processes
 from utils.text import significant
 
 MB = 2**20
-# Share of the free memory that tensors saved for backward may take. The rest is for temporary tensors and for memory
-# that the allocator cannot use: 0.5 to 1.9 times as much again, measured with ViT-B/16 on a CPU.
-SHARE = 1 / 3
+# Share of the free memory that tensors may take. The rest is for what an operation takes for itself, and for memory
+# that the allocator cannot use: a half as much again, measured with ViT-B/16 on a CPU (docs/scale.md).
+SHARE = 1 / 2
 MEMINFO, GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup")
 # limits of containers and of Slurm's jobs, in version 2 and in version 1 of cgroups
 CGROUP = Path("/sys/fs/cgroup")
@@ -27,49 +30,67 @@ LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.us
 def pick_micro_batch_size(
     images: int,
     accum_step: int | None,
-    loss_of: Callable[[int], Tensor],
-    tensors: Sequence[Tensor],
-    gradient_bytes: int,
+    compute: Callable[[int], object],
+    kept_bytes: int,
     device: torch.device,
     log: Callable[[str], None],
 ) -> int:
     """How many of its `images` of a step a process computes at once: by accum_step, or if None by free memory.
 
-    loss_of: computes the loss of so many images, of any content, with a graph for backward. tensors: those that are in
-    memory anyway, parameters and buffers. gradient_bytes: to be allocated later, for gradients and momentum.
+    compute: forward and backward pass of so many images, of any content. kept_bytes: of what is allocated beside these
+    tensors and stays, gradients and the optimizer's state.
     `log` gets the result in one line. It depends on what else is in memory, so two runs may sum gradients in another
     order.
     """
     if accum_step is not None:
         return math.ceil(images / accum_step)
     free = free_bytes(device)
-    two, four = (saved_for_backward_bytes(functools.partial(loss_of, count), tensors) for count in (2, 4))
+    two, four = (peak_bytes(functools.partial(compute, count)) for count in (2, 4))
     bytes_per_image = max((four - two) / 2, 1)
-    fitting = 2 + (SHARE * free - gradient_bytes - two) / bytes_per_image
+    fitting = 2 + (SHARE * (free - kept_bytes) - two) / bytes_per_image
     micro_batches = math.ceil(images / min(max(int(fitting), 1), images))
     size = math.ceil(images / micro_batches)
     log(
         f"memory    a step is {micro_batches} x {size} images, {bytes_per_image / MB:.3g} MB each, "
-        f"in a third of {significant(free / MB)} MB free"
+        f"in {SHARE:.0%} of {significant(free / MB)} MB free"
     )
     return size
 
 
-def saved_for_backward_bytes(forward: Callable[[], Tensor], tensors: Sequence[Tensor] = ()) -> int:
-    """The bytes that `forward` saves for its backward pass, without those of `tensors`."""
-    excluded = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-    saved: dict[int, int] = {}
+def peak_bytes(function: Callable[[], object]) -> int:
+    """The most bytes that tensors which `function` creates take at a time, in a backward pass within it, too.
 
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in excluded:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    Memory that an operation takes for itself, and frees before it returns, is not counted.
+    """
+    with _CreatedTensors() as created:
+        function()
+    return created.most
 
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        result = forward()  # alive while it is counted, so that no storage is counted in another's place
-    del result
-    return sum(saved.values())
+
+class _CreatedTensors(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations create in its block, from each one's first to its last use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given, found = _storages((args, kwargs)), _storages(result)
+        for key in found.keys() - given.keys():  # the others are views, or computed in place
+            self._add(found[key].nbytes())
+            weakref.finalize(found[key], self._add, -found[key].nbytes()).atexit = False
+        return result
+
+    def _add(self, count: int) -> None:
+        self.bytes += count
+        self.most = max(self.most, self.bytes)
+
+
+def _storages(tree: object) -> dict[int, torch.UntypedStorage]:
+    """The storages of all tensors in a tree, each once."""
+    storages = (leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+    return {storage._cdata: storage for storage in storages}
 
 
 def free_bytes(device: torch.device) -> int:

@@ -690,7 +690,7 @@ def test_the_order_of_options_does_not_matter():
 
 HOW = {"root": "r", "gpu": -1, "num_workers": 0, "print_freq": 2, "weights": "w.pt", "prec_test": "fp32"}
 HOW |= {"save_minutes": 5, "worker_timeout": 60, "save_logits": True, "feature_cache": False, "bad_images": "skip"}
-HOW |= {"outside_root": True, "report": False, "compile": "never", "image_cache": "c"}
+HOW |= {"outside_root": True, "report": False, "compile": "never", "image_cache": "c", "checkpointing": True}
 WHAT = {"test_only": True, "test_train": True, "tte": True, "tte_crops": 10, "expand": 8}
 WHAT |= {"test_list": "t.csv", "val_list": "v.csv", "val_every": 2, "many_threshold": 50, "few_threshold": 5}
 WHAT |= {"test_name": "t", "tte_draws": 3, "shot_groups": "ir100", "evaluators": "accuracy,top5"}

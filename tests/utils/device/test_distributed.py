@@ -26,7 +26,7 @@ FLOAT32 = ("prec_train", "fp32", "prec_test", "fp32")
 BASE = (*FLOAT32, "num_workers", "0", "num_epochs", "2", "print_freq", "4", "gpu", "-1")
 RUNS = [  # a method and its options; 91 images, so the last step of an epoch is smaller
     ("lift+", "batch_size", "22"),  # 3 in the last step: fewer than four processes
-    ("lift+@6", "batch_size", "22"),  # 5 steps an epoch
+    ("lift+@6", "batch_size", "22", "checkpointing", "True"),  # 5 steps an epoch
     ("lift+", "batch_size", "16", "accum_step", "2", "loss_type", "CB", "classifier_init", "class_mean"),
     ("coop", "batch_size", "24", "accum_step", "2", "v.bitfit", "True", "save_logits", "True", "tte", "True"),
     ("lp", "batch_size", "30", "classifier", "LinearClassifier", "num_workers", "1"),
