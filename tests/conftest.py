@@ -31,10 +31,19 @@ def pytest_configure(config):
         os.environ["UPDATE_MESSAGES"] = "1"
 
 
+def pytest_generate_tests(metafunc):
+    """Runs each test of the fixture `device` on the CPU, and where there is a GPU on that as well."""
+    if "device" in metafunc.fixturenames and torch.cuda.is_available():
+        metafunc.parametrize("device", ["cpu", "cuda"], indirect=True)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Records all tests that were collected, before -k and -m leave some out."""
+    """Records all tests that were collected, and marks those for a GPU, before -k and -m leave some out."""
     helpers.COLLECTED.update(item.nodeid for item in items)
+    for item in items:
+        if "device" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.gpu)
 
 
 def pytest_sessionfinish(session):
@@ -46,6 +55,17 @@ def pytest_sessionfinish(session):
         messages = {key: words for key, words in former.items() if key not in stale} | helpers.UPDATED
         text = json.dumps(dict(sorted(messages.items())), indent=0, ensure_ascii=False)
         helpers.MESSAGES.write_text(text + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def device(request, monkeypatch):
+    """The device of a numerical test: the CPU; on a machine with a GPU the test runs a second time, on that.
+
+    There, float32 convolutions are computed in float32 and not in TF32, so that the tolerances of the CPU are enough.
+    """
+    if (name := getattr(request, "param", "cpu")) == "cuda":
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return torch.device(name)
 
 
 @pytest.fixture(scope="session")
