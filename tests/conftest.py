@@ -57,15 +57,27 @@ def pytest_sessionfinish(session):
         helpers.MESSAGES.write_text(text + "\n", encoding="utf-8")
 
 
-@pytest.fixture
-def device(request, monkeypatch):
-    """The device of a numerical test: the CPU; on a machine with a GPU the test runs a second time, on that.
+@pytest.fixture(autouse=True)
+def no_gpu(request, monkeypatch):
+    """Hides the GPU of this machine from all tests but those marked gpu: they know what a CPU computes.
 
-    There, float32 convolutions are computed in float32 and not in TF32, so that the tolerances of the CPU are enough.
+    Those run in float32 where they ask for it, and not in TF32, so that the tolerances of a CPU are enough.
     """
-    if (name := getattr(request, "param", "cpu")) == "cuda":
+    if not torch.cuda.is_available():
+        return
+    on_cpu = getattr(request.node, "callspec", None) and request.node.callspec.params.get("device") == "cpu"
+    if request.node.get_closest_marker("gpu") and not on_cpu:
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    return torch.device(name)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for programs that the test starts
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
+@pytest.fixture
+def device(request):
+    """The device of a numerical test: the CPU; on a machine with a GPU the test runs a second time, on that."""
+    return torch.device(getattr(request, "param", "cpu"))
 
 
 @pytest.fixture(scope="session")
