@@ -1,6 +1,7 @@
 # make demo       trains LIFT+ on scikit-learn's digits, ends with a table and a report; no GPU, no other download
 # make test       the whole test suite, in parallel (JOBS=1: one test after another)
 # make test-fast  the tests without whole runs, other processes and large cases
+# make test-gpu   on a machine with a GPU: the tests that compute there, and those of the card alone (docs/gpu.md)
 # make faults     every fault that tests/faults can try, in an hour (SEED=1: other random ones; docs/reliability.md)
 # make lint       ruff: check and format; mypy: types
 # make bench      measures our program against a plain one on this machine's CPU, in 4 minutes on 2 free cores
@@ -12,7 +13,7 @@ PY := .venv/bin/python
 SEED ?= 0
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
-.PHONY: demo test test-fast faults lint table bench clean
+.PHONY: demo test test-fast test-gpu faults lint table bench clean
 
 demo: .venv/installed
 	$(PY) main.py -d digits_lt -b clip_tiny -m lift+
@@ -22,6 +23,12 @@ test: .venv/installed
 
 test-fast: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+
+# a test that finds no GPU would pass without testing anything, so this ends here then
+test-gpu: .venv/installed
+	@$(PY) -c 'import torch; torch.cuda.is_available() or exit(f"make test-gpu: torch {torch.__version__} finds no GPU \
+	here, so nothing was tested; see nvidia-smi and CUDA_VISIBLE_DEVICES, or run make test for the CPU")'
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal -m gpu
 
 faults: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal tests/faults --faults full --faults-seed $(SEED)

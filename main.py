@@ -11,6 +11,7 @@ progress first). DEBUG=1 shows where.
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import sys
@@ -45,13 +46,22 @@ def warn(line: str) -> None:
     terminal.say(f"note: {line}", error=True)
 
 
-def remedy(error: Exception) -> str:
-    """What a user can do about a failure, as the end of its sentence; empty where that is not known."""
+def explain(error: Exception) -> str:
+    """A failure as one sentence, with what a user can do about it where that is known."""
+    text = terminal.describe(error)
     if isinstance(error, WriteError):
-        return ", then run the same command again"
-    out_of_memory = type(error).__name__ == "OutOfMemoryError"  # torch's, which may not be imported
-    saving = "; accum_step None splits a step into micro-batches that fit, and checkpointing True saves memory in each"
-    return saving if out_of_memory else ""
+        return f"{text}, then run the same command again"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be imported
+        size = re.search(r"to allocate ([\d.]+ \w+)", text)
+        return (
+            f"the GPU has too little free memory{f' for {size[1]} more' if size else ''}; set accum_step None, which "
+            "splits a step into micro-batches that fit, checkpointing True, which saves memory in each, or a smaller "
+            "batch_size; nvidia-smi lists the programs on it"
+        )
+    operation, missing, _ = str(error).partition(" does not have a deterministic implementation")  # torch's words
+    if missing:
+        return f"{operation} has no deterministic form on this device; set deterministic False"
+    return text
 
 
 def main(arguments: list[str]) -> int:
@@ -84,7 +94,7 @@ def execute(args: argparse.Namespace, command: str, stopping: Stopping) -> int:
     except Exception as error:
         if debugging:
             raise
-        terminal.say(f"failed: {terminal.describe(error)}{remedy(error)} (DEBUG=1 shows where)", error=True)
+        terminal.say(f"failed: {explain(error)} (DEBUG=1 shows where)", error=True)
         return 1
     return 0
 

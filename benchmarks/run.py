@@ -38,7 +38,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from benchmarks import baseline, precision, timing
+from benchmarks import baseline, precision, products, timing
 from benchmarks.baseline import PlainImages, Sizes
 from benchmarks.timing import BaselineProcess, Row, Seconds, compare
 from datasets.loading.crops import build_train_crop
@@ -331,6 +331,7 @@ def start(setup: Setup) -> Row:
 
 STAGES: dict[str, Callable[[Setup], Row]] = {
     "train": train,
+    "forward": products.forward,
     "test": test,
     "tte": functools.partial(test, crops=5),
     "pipeline": pipeline,
@@ -362,6 +363,7 @@ def main(arguments: list[str], plan: Plan | None = None) -> None:
     changes |= {"options": tuple(args.options)} | ({"repeats": args.repeats} if args.repeats else {})
     plan = dataclasses.replace(plan or Plan(), **changes)
     rows, load = list[Row](), os.getloadavg()[0]
+    by_stage: dict[str, Row] = {}
 
     # ---- measure ----
     with tempfile.TemporaryDirectory() as folder:
@@ -370,7 +372,9 @@ def main(arguments: list[str], plan: Plan | None = None) -> None:
             rows += precision.measure(setup) if args.precision else []
             for stage in [] if args.precision else args.stage:
                 rows.append(STAGES[stage](setup))
+                by_stage[stage] = rows[-1]
                 print(f"{time.perf_counter() - begin:4.0f} s  {rows[-1]}", file=sys.stderr)
+        shares = products.measure(setup, by_stage)
 
     # ---- report ----
     about = {
@@ -383,8 +387,11 @@ def main(arguments: list[str], plan: Plan | None = None) -> None:
         "seconds": time.perf_counter() - begin,
     }
     print(timing.table(rows, about))
+    if shares:
+        print(f"\n{products.table(describe(device), shares)}")
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps({**about, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1) + "\n")
+    content = {**about, "rows": [vars(row) for row in rows], "shares": [vars(share) for share in shares]}
+    args.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

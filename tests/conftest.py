@@ -31,10 +31,19 @@ def pytest_configure(config):
         os.environ["UPDATE_MESSAGES"] = "1"
 
 
+def pytest_generate_tests(metafunc):
+    """Runs each test of the fixture `device` on the CPU, and where there is a GPU on that as well."""
+    if "device" in metafunc.fixturenames and torch.cuda.is_available():
+        metafunc.parametrize("device", ["cpu", "cuda"], indirect=True)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Records all tests that were collected, before -k and -m leave some out."""
+    """Records all tests that were collected, and marks those for a GPU, before -k and -m leave some out."""
     helpers.COLLECTED.update(item.nodeid for item in items)
+    for item in items:
+        if "device" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.gpu)
 
 
 def pytest_sessionfinish(session):
@@ -46,6 +55,29 @@ def pytest_sessionfinish(session):
         messages = {key: words for key, words in former.items() if key not in stale} | helpers.UPDATED
         text = json.dumps(dict(sorted(messages.items())), indent=0, ensure_ascii=False)
         helpers.MESSAGES.write_text(text + "\n", encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(request, monkeypatch):
+    """Hides the GPU of this machine from all tests but those marked gpu: they know what a CPU computes.
+
+    Those run in float32 where they ask for it, and not in TF32, so that the tolerances of a CPU are enough.
+    """
+    if not torch.cuda.is_available():
+        return
+    on_cpu = getattr(request.node, "callspec", None) and request.node.callspec.params.get("device") == "cpu"
+    if request.node.get_closest_marker("gpu") and not on_cpu:
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for programs that the test starts
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
+@pytest.fixture
+def device(request):
+    """The device of a numerical test: the CPU; on a machine with a GPU the test runs a second time, on that."""
+    return torch.device(getattr(request, "param", "cpu"))
 
 
 @pytest.fixture(scope="session")

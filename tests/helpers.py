@@ -1,6 +1,7 @@
 """What several tests share: other packages' towers with random weights, images, and a web server on 127.0.0.1."""
 
 import contextlib
+import copy
 import functools
 import http.server
 import json
@@ -171,8 +172,15 @@ def levels_apart(a: torch.Tensor, b: torch.Tensor) -> int:
     return int((a.int() - b.int()).abs().max())
 
 
+def moved(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module on a device: itself on the CPU, else a copy, as tests share their modules."""
+    return module if device.type == "cpu" else copy.deepcopy(module).to(device)
+
+
 def assert_near(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
-    """Equal up to `tolerance` of the largest value."""
+    """Equal up to `tolerance` of the largest value; ten times as much for numbers of a GPU, which come to the CPU."""
+    if found.device != expected.device:
+        found, tolerance = found.cpu(), 10 * tolerance
     assert found.shape == expected.shape
     assert (found - expected).abs().max() <= tolerance * expected.abs().max()
 

@@ -6,10 +6,12 @@ import json
 import pytest
 import torch
 from helpers import HALF, assert_near
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import peers, run
+from benchmarks import peers, products, run
 from benchmarks.baseline import (
     PlainImages,
+    PlainModel,
     Sizes,
     load_trainer,
     normalise,
@@ -118,10 +120,13 @@ def test_command_line_measures_every_stage(tmp_path, capsys, monkeypatch):
         "semantic initialisation",
         "python start to first step",
     ]
-    assert len(content["rows"]) == 6 and content["load"] >= 0
+    assert len(content["rows"]) == 7 and content["load"] >= 0
+    assert [share["stage"] for share in content["shares"]] == ["train", "forward", "test"]
+    assert all(0 < share["share"] < 2 for share in content["shares"])
+    assert content["shares"][0]["precision"] == "fp32"
     for row in content["rows"]:
         assert f"| {row['what']} | " in table and 0 < row["ours"] < 1e6
-        assert row["what"].startswith("python start") or 0 < row["ratio"] < 1e3
+        assert row["what"].startswith(("python start", "testing, images in memory")) or 0 < row["ratio"] < 1e3
     losses = rows["training step"]["note"].split()
     assert losses[-1] == losses[-3]  # of both programs, after three steps
     assert rows["training step"]["what"] == "training step, 4 images in 2 micro-batches"
@@ -151,6 +156,34 @@ def test_memory_grows_with_the_images_of_a_step(setup, program):
 
 
 # ---- numbers ----
+
+
+def test_flops_are_those_of_torchs_counter():
+    """Of the plain model, whose backward pass begins behind the first block's attention, as ours does."""
+    sizes = dataclasses.replace(TINY.sizes, depth=3)
+    model = PlainModel(sizes, 4, 2)
+    images = torch.zeros(1, 3, 32, 32)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.tower(images)
+    adapters = 4 * 128 * 4 * 17 * 3
+    assert counter.get_total_flops() == products.forward_flops(sizes) + adapters
+    with FlopCounterMode(display=False) as counter:
+        model.tower(images).sum().backward()
+    # torch computes the scores a second time in the backward pass of attention
+    again = 2 * 2 * 17**2 * 128
+    first = 2 * 128 * 4 * 17  # the first AdaptFormer's input needs no gradient
+    assert counter.get_total_flops() == pytest.approx(products.training_flops(sizes, 4) + again - first, rel=0.02)
+
+
+def test_vit_b16_needs_the_published_flops():
+    assert products.forward_flops(Sizes()) == pytest.approx(35.1e9, rel=2e-3)
+    assert products.training_flops(Sizes(), 32) == pytest.approx(69.1e9, rel=2e-3)
+
+
+def test_a_share_is_the_work_in_the_time_of_products():
+    share = products.Share("train", 5000.0, "bf16", 7e14, 0.49)
+    line = products.table("NVIDIA H100", [share]).splitlines()[-1]
+    assert line == "| NVIDIA H100 | training step | bf16 | 5,000.0 | 5,700 | 700.00 TFLOP/s | 49 % | 45 % |"
 
 
 def test_turns_alternate():

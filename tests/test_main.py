@@ -204,8 +204,28 @@ def test_a_failure_is_status_1(command, training_raises, monkeypatch):
         command()
 
 
-def test_too_little_memory_has_a_remedy(command, training_raises):
-    training_raises(torch.OutOfMemoryError("CUDA out of memory."))
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory."), id="without a size"),
+        pytest.param(
+            torch.cuda.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which "
+                "1.20 GiB is free. If reserved but unallocated memory is large try setting PYTORCH_CUDA_ALLOC_CONF"
+            ),
+            id="with a size",
+        ),
+        pytest.param(
+            RuntimeError(
+                "index_fill_cuda does not have a deterministic implementation, but you set "
+                "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation, or"
+            ),
+            id="not deterministic",
+        ),
+    ],
+)
+def test_failures_of_a_gpu_have_a_remedy(command, training_raises, error):
+    training_raises(error)
     status, error = command()
     assert status == 1
     assert_one_sentence(error, start="failed: ")

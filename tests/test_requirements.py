@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {"ruff", "pytest-xdist", "mypy", "types-pyyaml"}  # run by the Makefile, not imported
 PLUGINS = {"tensorboard", "onnx", "onnxscript"}  # imported by torch: torch.utils.tensorboard, torch.onnx
-OPTIONAL = {"peft"}  # an oracle of tests
+OPTIONAL = {"peft", "transformers"}  # an oracle of tests, a peer of benchmarks
 
 
 def is_ours(name):

@@ -53,6 +53,7 @@ class Loader:
         with contextlib.closing(self._read_in_workers() if self.num_workers else self._read_here()) as batches:
             for crops, samples in batches:
                 labels = torch.from_numpy(self.images.labels[[index for _, index in samples]])
+                labels = labels.pin_memory() if self.stream else labels
                 yield to_device((crops, labels), self.device, self.stream)
         self.images.images.finish(self.log)
 
@@ -79,7 +80,8 @@ def to_device(
 ) -> tuple[Tensor, Tensor]:
     """The batch on `device`; copied to a GPU on a side stream, so that the copy overlaps the queued steps.
 
-    The host queues steps faster than a GPU computes them, so a batch has arrived long before its step begins.
+    The host queues steps faster than a GPU computes them, so a batch has arrived long before its step begins. For a GPU
+    the batch is in pinned memory of torch's allocator, which does not reuse it before the copy is done.
     """
     with torch.cuda.stream(stream):  # does nothing for None
         images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)

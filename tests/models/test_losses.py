@@ -64,10 +64,10 @@ def random_case(case):
 
 @pytest.mark.parametrize("case", cases(24, fast=8))
 @pytest.mark.parametrize(("name", "options"), OPTIONS)
-def test_loss_is_its_formula_in_value_and_gradient(name, options, case):
+def test_loss_is_its_formula_in_value_and_gradient(name, options, case, device):
     logits, labels, counts, scale = random_case(case)
-    logits.requires_grad_()
-    loss = make(name, counts, scale, **options)
+    logits, labels = logits.to(device).requires_grad_(), labels.to(device)
+    loss = make(name, counts, scale, **options).to(device)
     value = step_loss(loss, logits, labels)
     (gradient,) = torch.autograd.grad(value, logits)
 
@@ -76,7 +76,7 @@ def test_loss_is_its_formula_in_value_and_gradient(name, options, case):
 
     assert loss(logits, labels).shape == labels.shape
     assert value.item() == pytest.approx(formula(logits.tolist()), rel=1e-6, abs=1e-9)
-    assert torch.allclose(gradient, numeric_gradient(formula, logits.tolist()), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(gradient.cpu(), numeric_gradient(formula, logits.tolist()), rtol=1e-5, atol=1e-6)
 
 
 def test_the_cases_reach_what_is_special():
@@ -88,13 +88,13 @@ def test_the_cases_reach_what_is_special():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_float32_is_good_enough(name):
+def test_float32_is_good_enough(name, device):
     """The type in which training computes, on logits of a cosine head and a tail like that of ImageNet-LT."""
     generator = torch.Generator().manual_seed(0)
     counts = (1280 * 0.004 ** (torch.arange(100) / 99)).long()
     logits, labels = 25 * torch.rand(64, 100, generator=generator), torch.randint(100, (64,), generator=generator)
-    loss = make(name, counts, scale=25.0)
-    values = [step_loss(loss, logits.to(dtype), labels) for dtype in (torch.float32, torch.float64)]
+    loss, labels = make(name, counts, scale=25.0).to(device), labels.to(device)
+    values = [step_loss(loss, logits.to(device, dtype), labels) for dtype in (torch.float32, torch.float64)]
     assert values[0].dtype == torch.float32
     assert values[0].item() == pytest.approx(values[1].item(), rel=1e-5)
 
@@ -123,12 +123,12 @@ def test_lade_with_a_class_absent_from_the_batch():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_class_without_training_images_leaves_the_loss_finite(name):
+def test_class_without_training_images_leaves_the_loss_finite(name, device):
     """Even that of a sample of this very class."""
     counts = torch.tensor([900, 0, 90, 10])
     for labels in (torch.arange(4), torch.ones(4, dtype=torch.long), torch.tensor([0, 0, 2, 3])):
-        logits = torch.zeros(4, 4, requires_grad=True)
-        value = step_loss(make(name, counts, scale=25.0), logits, labels)
+        logits = torch.zeros(4, 4, requires_grad=True, device=device)
+        value = step_loss(make(name, counts, scale=25.0).to(device), logits, labels.to(device))
         value.backward()
         assert value.isfinite()
         assert logits.grad.isfinite().all()
@@ -159,10 +159,11 @@ def test_margins_and_weights_are_as_if_the_class_without_images_were_not_there(n
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("size", [1e4, 65504.0])  # the largest number of float16
-def test_loss_of_large_logits_is_finite(name, size):
+def test_loss_of_large_logits_is_finite(name, size, device):
     for label in range(3):
-        logits = torch.tensor([[size, -size, 0.0], [0.0, -size, size]], requires_grad=True)
-        value = step_loss(make(name, torch.tensor([5, 3, 1]), scale=25.0), logits, torch.tensor([label, 0]))
+        logits = torch.tensor([[size, -size, 0.0], [0.0, -size, size]], requires_grad=True, device=device)
+        loss = make(name, torch.tensor([5, 3, 1]), scale=25.0).to(device)
+        value = step_loss(loss, logits, torch.tensor([label, 0], device=device))
         value.backward()
         assert value.isfinite()
         assert logits.grad.isfinite().all()

@@ -317,13 +317,13 @@ def test_other_weights(copy, home, tmp_path):
         load_run(copy, weights=str(tmp_path / "weights/random_clip.pt"))
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "tpu", "", "cpu:x"])
-def test_unknown_devices(device, trained, monkeypatch):
+@pytest.mark.parametrize("name", ["cuda:99", "tpu", "", "cpu:x"])
+def test_unknown_devices(name, trained, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    if device:
+    if name:
         with refused(ConfigError, kind="no_such_device", key="device"):
-            load_run(trained, device)
+            load_run(trained, name)
     else:
         assert load_run(trained, None).device == torch.device("cpu")
 

@@ -8,6 +8,7 @@ import torch
 from helpers import refused, train
 
 from trainer import Trainer
+from utils import optim
 from utils.config import load_config
 from utils.config.schema import KEYS
 from utils.errors import CheckpointError
@@ -48,6 +49,37 @@ def test_adamw_is_its_formula():
         step = mean / (1 - 0.9**t) / ((square / (1 - 0.999**t)).sqrt() + 1e-8)
         x = x - LR * step - LR * WEIGHT_DECAY * x
     assert torch.allclose(found, x, rtol=1e-9)
+
+
+@pytest.fixture
+def no_luck():
+    """Memory that is not initialised is NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_on_a_gpu_a_step_without_finite_gradients_changes_nothing(name, steps_before, device, no_luck, monkeypatch):
+    """In fp16; the CPU has the fused optimizers, too. torch leaves momentum uninitialised in a first such step."""
+    options, gradients = {"lr": LR, "weight_decay": WEIGHT_DECAY, "momentum": MOMENTUM}, [1.0, -2.0, 0.5]
+    plain = torch.nn.Parameter(torch.ones(10))
+    optimizer = OPTIMIZERS[name]([plain], **options)
+    for gradient in gradients:
+        plain.grad = torch.full_like(plain, gradient)
+        optimizer.step()
+
+    monkeypatch.setattr(optim, "_are_on_gpu", lambda parameters: True)
+    parameter = torch.nn.Parameter(torch.ones(10, device=device))
+    optimizer, scaler = OPTIMIZERS[name]([parameter], **options), torch.amp.GradScaler(device.type, init_scale=4.0)
+    for gradient in [*gradients[:steps_before], math.inf, *gradients[steps_before:]]:
+        scaler.scale((parameter * gradient).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    torch.testing.assert_close(parameter.cpu(), plain)
+    assert scaler.get_scale() == 2.0
 
 
 # ---- the configuration, and whole runs ----

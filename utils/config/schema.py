@@ -258,7 +258,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "which paper's starting values and draws, where they differ (docs/methods.md); set by -m without -b",
             ("lift+", "lift"),
         ),
-        "deterministic": Key(False, "bool", "deterministic kernels on the GPU, wherever torch has them (slower)"),
+        "deterministic": Key(False, "bool", "deterministic kernels on the GPU: a run repeats bit for bit (slower)"),
         "gpu": _runtime(
             0,
             "int",

@@ -63,7 +63,11 @@ def pick_threads(num_parameters: int) -> int:
 
 
 def make_deterministic() -> None:
-    """Chooses deterministic kernels wherever torch has them: slower on a GPU, no change on a CPU."""
+    """Chooses deterministic kernels: slower on a GPU, no change on a CPU.
+
+    An operation that has none raises a RuntimeError. To warn alone (warn_only) would not do: then torch takes the other
+    kernels for the backward pass of attention, too, where it has both.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)

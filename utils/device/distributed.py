@@ -56,7 +56,16 @@ class Distributed:
         except (dist.DistError, OSError, ValueError) as error:
             raise self._not_met(error) from error
         store.set_timeout(dist.distributed_c10d.default_pg_timeout)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
+        gpu = device.type == "cuda"
+        dist.init_process_group(
+            "nccl" if gpu else "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
+            # torch's default for nccl is a third of this: the others wait here while the first one downloads weights
+            timeout=dist.distributed_c10d.default_pg_timeout,
+            device_id=device if gpu else None,
+        )
         try:
             yield
         finally:
@@ -76,7 +85,8 @@ class Distributed:
         """The sum over all processes; with one process the value itself."""
         if self.size == 1:
             return value
-        total = torch.as_tensor(value, device=device).clone()
+        # a number is written on the device: copying one there would wait for it
+        total = value.clone() if isinstance(value, Tensor) else torch.full((), value, device=device)
         dist.all_reduce(total)
         return total
 

@@ -14,7 +14,7 @@ from family_models import (
     projected_texts,
     random_pixels,
 )
-from helpers import assert_near, normal_images
+from helpers import assert_near, moved, normal_images
 
 from models import Model
 from models.backbones.tokenizer import class_prompts
@@ -24,11 +24,11 @@ from models.heads.init import no_features
 
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
-def test_features_are_timms_at_two_resolutions(name):
+def test_features_are_timms_at_two_resolutions(name, device):
     theirs, ours, other = pair(name)
     for backbone, model in ((ours, theirs), (other, at_other_resolution(name))):
         images = normal_images(3, backbone.image.resolution)
-        assert_near(backbone.image(images), model(images))
+        assert_near(moved(backbone.image, device)(images.to(device)), model(images))
     assert other.image.resolution > ours.image.resolution
 
 
@@ -37,33 +37,34 @@ def test_features_are_timms_at_two_resolutions(name):
 
 @pytest.mark.parametrize("name", OPEN_CLIP)
 @torch.no_grad()
-def test_image_features_are_open_clips_at_two_resolutions(name):
+def test_image_features_are_open_clips_at_two_resolutions(name, device):
     theirs, ours, other = pair(name)
     for backbone, model in ((ours, theirs), (other, at_other_resolution(name))):
         images = normal_images(3, backbone.image.resolution)
-        assert_near(projected_images(backbone, images), model.encode_image(images))
+        assert_near(projected_images(moved(backbone, device), images.to(device)), model.encode_image(images))
     assert other.image.resolution > ours.image.resolution
 
 
 @pytest.mark.parametrize("name", OPEN_CLIP)
 @torch.no_grad()
-def test_text_features_are_open_clips(name):
+def test_text_features_are_open_clips(name, device):
     theirs, ours, _ = pair(name)
     tokens = ours.tokenizer(TEXTS)
     assert tokens.shape[1] == OPEN_CLIP[name]["text_cfg"]["context_length"]
-    assert_near(projected_texts(ours, tokens), theirs.encode_text(tokens))
+    assert_near(projected_texts(moved(ours, device), tokens.to(device)), theirs.encode_text(tokens))
 
 
 @pytest.mark.parametrize("name", OPEN_CLIP)
 @torch.no_grad()
-def test_zero_shot_logits_are_open_clips(name):
+def test_zero_shot_logits_are_open_clips(name, device):
     """With its scale, and SigLIP's bias."""
     theirs, ours, other = pair(name)
     assert (ours.logit_bias is not None) == ("init_logit_bias" in OPEN_CLIP[name])
     for backbone, model in ((ours, theirs), (other, at_other_resolution(name))):
         images = random_pixels(backbone)
         expected, _ = model.get_logits(normalised(images), backbone.tokenizer(class_prompts(NAMES)))
-        assert_near(Model.create(backbone, NAMES, head=None).eval()(images), expected)
+        model = Model.create(moved(backbone, device), NAMES, head=None).to(device).eval()
+        assert_near(model(images.to(device)), expected)
 
 
 @pytest.mark.parametrize("name", OPEN_CLIP)

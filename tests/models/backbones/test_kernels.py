@@ -41,15 +41,15 @@ def test_attention_runs_in_the_flash_kernel_or_in_bf16_as_products(dtype):
 
 
 @pytest.mark.parametrize(("queries", "causal"), [(9, False), (9, True), (1, False)])
-def test_attention_as_products_is_attention(queries, causal):
-    """Against torch's own in float64, value and gradients, within bf16's rounding."""
+def test_attention_as_products_is_attention(queries, causal, device):
+    """Against torch's own in float64, value and gradients, within bf16's rounding. A GPU takes its fused kernel."""
     torch.manual_seed(0)
     given = [torch.randn(3, 2, n, 16).bfloat16() for n in (queries, 9, 9)]
     grad, results = torch.randn(3, 2, queries, 16), []
     for function, dtype in ((kernels.attend, torch.bfloat16), (F.scaled_dot_product_attention, torch.float64)):
-        q, k, v = (x.clone().to(dtype).requires_grad_() for x in given)
+        q, k, v = (x.clone().to(device, dtype).requires_grad_() for x in given)
         out = function(q, k, v, **({"causal": causal} if dtype == torch.bfloat16 else {"is_causal": causal}))
-        out.backward(grad.to(dtype))
+        out.backward(grad.to(device, dtype))
         results.append([out, q.grad, k.grad, v.grad])
     for ours, exact in zip(*results, strict=True):
         assert_near(ours.double(), exact, 2e-2)
@@ -89,10 +89,10 @@ def test_linear_is_linear(dtype, tolerance, bias, trains, rows):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("grad", [True, False], ids=["training", "testing"])
 @pytest.mark.parametrize("rows", [(16, 128), (3, 5)], ids=["many", "few"])
-def test_a_linear_with_an_activation_is_both(name, dtype, grad, rows):
+def test_a_linear_with_an_activation_is_both(name, dtype, grad, rows, device):
     """Against torch's formulas in float64; a training step has the gradient, a test one pass in oneDNN."""
     torch.manual_seed(0)
-    x, w, b = (torch.randn(size).to(dtype) for size in ((*rows, 24), (40, 24), 40))
+    x, w, b = (torch.randn(size).to(device, dtype) for size in ((*rows, 24), (40, 24), 40))
     x.requires_grad_(grad)
     exact = {
         "quick_gelu": lambda h: h * torch.sigmoid(1.702 * h),
@@ -112,8 +112,8 @@ def test_a_linear_with_an_activation_is_both(name, dtype, grad, rows):
         assert_near(x.grad.double(), torch.autograd.grad(expected.sum(), h)[0], tolerance)
 
 
-def test_quick_gelu_and_its_derivative():
-    x = torch.linspace(-8, 8, 1001, dtype=torch.float64, requires_grad=True)
+def test_quick_gelu_and_its_derivative(device):
+    x = torch.linspace(-8, 8, 1001, dtype=torch.float64, requires_grad=True, device=device)
     ours = torch.autograd.grad(kernels.quick_gelu(x).sum(), x)[0]
     plain = x * torch.sigmoid(1.702 * x)
     assert_near(kernels.quick_gelu(x), plain, 1e-12)

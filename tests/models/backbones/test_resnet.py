@@ -5,7 +5,7 @@ import copy
 import helpers
 import pytest
 import torch
-from helpers import RESNET_RESOLUTION, STAGES, assert_near, execute, normal_images, refused
+from helpers import RESNET_RESOLUTION, STAGES, assert_near, execute, moved, normal_images, refused
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -64,10 +64,10 @@ def let_train(tower, what):
 
 
 @torch.no_grad()
-def test_clip_image_tower_is_open_clips(clip_pair):
+def test_clip_image_tower_is_open_clips(clip_pair, device):
     theirs, ours = clip_pair
     images = images_of_contrasts()
-    features = ours.image(images)
+    features = moved(ours.image, device)(images.to(device))
     assert_near(features, theirs.encode_image(images))
     assert features.shape == (3, ours.image.dim) == (3, ours.config.joint)
     assert features.std(dim=0).mean() > 0.01  # they tell images apart
@@ -86,10 +86,10 @@ def test_clip_text_tower_is_open_clips(clip_pair):
 
 @pytest.mark.parametrize("resolution", [96, 70])
 @torch.no_grad()
-def test_timm_tower_is_timms(resolution, timm_pair):
+def test_timm_tower_is_timms(resolution, timm_pair, device):
     theirs, ours = timm_pair
     images = images_of_contrasts(resolution)
-    features = ours.image(images)
+    features = moved(ours.image, device)(images.to(device))
     assert_near(features, theirs.forward_head(theirs.forward_features(images), pre_logits=True))
     assert features.shape == (3, ours.image.dim)
     assert features.std(dim=0).mean() > 0.01
@@ -213,10 +213,11 @@ def test_batch_norms_stay_in_float32(dtype, tower):
 @pytest.mark.parametrize(
     "dtype, tolerance", [(torch.bfloat16, 0.03), (torch.float16, 0.004), (torch.float32, 1e-6)], ids=str
 )
-def test_a_whole_tower_trains_in_every_precision(method, dtype, tolerance, tower):
+def test_a_whole_tower_trains_in_every_precision(method, dtype, tolerance, tower, device):
     """LIFT's: stem and pooling, too. Nothing frozen may be left that could tell the precision."""
-    tower = copy.deepcopy(tower)
+    tower = copy.deepcopy(tower).to(device)
     images, target = normal_images(4, RESNET_RESOLUTION), normal_images(4, tower.dim, seed=1)[:, 0, 0]
+    images, target = images.to(device), target.to(device)
     peft.attach(tower, {method: {}}, 10, variant="lift")
     trained = [p for p in tower.parameters() if p.requires_grad]
     assert (len(trained) == len(list(tower.parameters()))) == (method == "fft")

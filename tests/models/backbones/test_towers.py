@@ -4,7 +4,7 @@ import helpers
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CLIP_RESOLUTION, assert_near, image_tower, normal_images, randomize
+from helpers import CLIP_RESOLUTION, assert_near, image_tower, moved, normal_images, randomize
 from oracles import block_formula
 from torch import nn
 
@@ -26,10 +26,10 @@ def vit_pair(tmp_path_factory):
 
 
 @torch.no_grad()
-def test_clip_image_tower_is_open_clips(clip_pair):
-    theirs, ours = clip_pair
+def test_clip_image_tower_is_open_clips(clip_pair, device):
+    theirs, ours = clip_pair[0], moved(clip_pair[1], device)
     images = normal_images(3, CLIP_RESOLUTION)
-    features = ours.image(images)
+    features = ours.image(images.to(device))
     assert_near(features @ ours.image_projection, theirs.encode_image(images))
     projection, theirs.visual.proj = theirs.visual.proj, None
     try:
@@ -64,24 +64,27 @@ def test_text_is_cut_at_the_longest_prompt_and_loses_nothing(clip_pair):
 
 
 @torch.no_grad()
-def test_class_names_become_open_clips_text_features(clip_pair):
+def test_class_names_become_open_clips_text_features(clip_pair, device):
     import open_clip
 
-    theirs, ours = clip_pair
+    theirs, ours = clip_pair[0], moved(clip_pair[1], device)
     names = ["cat", "fire_truck", "Mimosa pudica L.", *(f"thing {i}" for i in range(300))]  # more than one part
     prompts = [f"a photo of a {name.replace('_', ' ')}." for name in names]
     expected = theirs.encode_text(open_clip.get_tokenizer("ViT-B-16")(prompts), normalize=True)
     found = ours.encode_classnames(names)
     assert found.dtype == torch.float32
     assert_near(found, expected)
-    assert torch.allclose(found.norm(dim=1), torch.ones(len(names)))
+    assert torch.allclose(found.norm(dim=1).cpu(), torch.ones(len(names)))
 
 
 @torch.no_grad()
-def test_timm_tower_is_timms(vit_pair):
+def test_timm_tower_is_timms(vit_pair, device):
     theirs, ours = vit_pair
     images = normal_images(3, 64)
-    assert_near(ours.image(images), theirs.forward_head(theirs.forward_features(images), pre_logits=True))
+    assert_near(
+        moved(ours.image, device)(images.to(device)),
+        theirs.forward_head(theirs.forward_features(images), pre_logits=True),
+    )
     assert ours.text is None
 
 
@@ -107,9 +110,9 @@ def test_attention_is_four_dimensional(clip_pair, monkeypatch):
 @pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.03), (torch.float16, 0.004)])
 @pytest.mark.parametrize("pair", ["clip_pair", "vit_pair"])
 @torch.no_grad()
-def test_frozen_tower_in_half_precision_stays_close(pair, dtype, tolerance, request):
-    tower = request.getfixturevalue(pair)[1].image.requires_grad_(False)
-    images = normal_images(4, 64)
+def test_frozen_tower_in_half_precision_stays_close(pair, dtype, tolerance, request, device):
+    tower = moved(request.getfixturevalue(pair)[1].image.requires_grad_(False), device)
+    images = normal_images(4, 64).to(device)
     exact = tower(images)
     frozen = FrozenWeights(tower)
     frozen.cast(dtype)
@@ -132,7 +135,7 @@ class Square(nn.Module):
 @pytest.mark.parametrize("eps", [1e-5, 1e-1])
 @pytest.mark.parametrize("activation, quick_gelu", [(QuickGELU(), True), (nn.GELU(), False)])
 @torch.no_grad()
-def test_block_is_its_equation(activation, quick_gelu, causal, eps):
+def test_block_is_its_equation(activation, quick_gelu, causal, eps, device):
     """x <- prompt(x);  x <- x + Attn(LN1(x));  x <- x + MLP(LN2(x)) + side(x)."""
     block = randomize(Block(12, 3, activation, eps, causal).double())
     block.prompt, block.side = Square(), Square()
@@ -142,7 +145,7 @@ def test_block_is_its_equation(activation, quick_gelu, causal, eps):
         "side": [lambda row, block: row * row / 4],
     }
     p = dict(block.named_parameters())
-    for image, found in zip(x, block(x), strict=True):
+    for image, found in zip(x, moved(block, device)(x.to(device)).cpu(), strict=True):
         tokens = [("token", row) for row in image]
         expected = [row for _, row in block_formula(tokens, p, 3, quick_gelu, eps, extras, causal)]
         assert torch.allclose(found, torch.stack(expected), rtol=1e-12, atol=1e-12)

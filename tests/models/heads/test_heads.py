@@ -47,27 +47,27 @@ FORMULAS = {
 
 @pytest.mark.parametrize("case", range(20))
 @pytest.mark.parametrize("name", HEADS)
-def test_head_is_its_formula_in_value_and_gradient(name, case):
+def test_head_is_its_formula_in_value_and_gradient(name, case, device):
     generator = torch.Generator().manual_seed(case)
     batch, classes, dim = (int(torch.randint(3, 8, (), generator=generator)) for _ in range(3))
     scale = 1 + 30 * float(torch.rand((), generator=generator))
     head = HEADS[name](classes, dim, scale=scale).double()
     for parameter in head.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    features = torch.randn(batch, dim, generator=generator, dtype=torch.float64, requires_grad=True)
+    features = torch.randn(batch, dim, generator=generator, dtype=torch.float64).to(device).requires_grad_()
     direction = torch.randn(batch, classes, generator=generator, dtype=torch.float64)
 
-    logits = head(features)
-    gradients = torch.autograd.grad((logits * direction).sum(), [features, *head.parameters()])
+    logits = head.to(device)(features)
+    gradients = torch.autograd.grad((logits * direction.to(device)).sum(), [features, *head.parameters()])
 
-    f = features.detach().clone().requires_grad_()
-    p = {key: value.detach().clone().requires_grad_() for key, value in head.named_parameters()}
+    f = features.detach().cpu().clone().requires_grad_()
+    p = {key: value.detach().cpu().clone().requires_grad_() for key, value in head.named_parameters()}
     rows = [torch.stack([FORMULAS[name](row, c, p, scale) for c in range(classes)]) for row in f]
     wanted = torch.autograd.grad((torch.stack(rows) * direction).sum(), [f, *p.values()])
 
-    assert torch.allclose(logits, torch.stack(rows), rtol=1e-10, atol=1e-10)
+    assert torch.allclose(logits.cpu(), torch.stack(rows), rtol=1e-10, atol=1e-10)
     for found, right in zip(gradients, wanted, strict=True):
-        assert torch.allclose(found, right, rtol=1e-9, atol=1e-10)
+        assert torch.allclose(found.cpu(), right, rtol=1e-9, atol=1e-10)
         assert right.any()
 
 
@@ -116,10 +116,10 @@ def test_a_models_variant_reaches_its_head_and_its_towers(variant, clip_pair):
 
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("value", [0.0, 3.0])
-def test_head_of_a_constant_feature_is_finite(name, value):
+def test_head_of_a_constant_feature_is_finite(name, value, device):
     """Without length, or without variance."""
-    features = torch.full((1, 4), value, requires_grad=True)
-    head = HEADS[name](3, 4, scale=25.0)
+    features = torch.full((1, 4), value, requires_grad=True, device=device)
+    head = HEADS[name](3, 4, scale=25.0).to(device)
     logits = head(features)
     if value == 0 or name == "LayerNormClassifier":
         assert logits.tolist() == [[0, 0, 0]]
@@ -129,10 +129,10 @@ def test_head_of_a_constant_feature_is_finite(name, value):
 
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
-def test_features_from_half_precision(name, size):
+def test_features_from_half_precision(name, size, device):
     """The caller makes them float32; their own rounding aside, nothing is lost, whatever their size."""
-    features = (size * torch.randn(8, 16, generator=torch.Generator().manual_seed(0))).half()
-    head = HEADS[name](5, 16, scale=25.0)
+    features = (size * torch.randn(8, 16, generator=torch.Generator().manual_seed(0))).half().to(device)
+    head = HEADS[name](5, 16, scale=25.0).to(device)
     with torch.no_grad():
         found = head(features.float())
         expected = head.double()(features.double())
@@ -163,13 +163,13 @@ def text_features(clip_pair):
         return clip_pair[0].encode_text(open_clip.get_tokenizer("ViT-B-16")(prompts), normalize=True)
 
 
-def test_images_are_scaled_and_normalised_as_by_torchvision():
+def test_images_are_scaled_and_normalised_as_by_torchvision(device):
     """uint8 to [0, 1], then (x - mean) / std by channel."""
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
     expected = normalize(to_dtype(images, torch.float32, scale=True), mean, std)
-    model = Model(nn.Identity(), nn.Identity(), mean, std)
-    assert torch.allclose(model(images), expected, rtol=1e-5, atol=1e-6)
+    model = Model(nn.Identity(), nn.Identity(), mean, std).to(device)
+    assert torch.allclose(model(images.to(device)).cpu(), expected, rtol=1e-5, atol=1e-6)
 
 
 def create(backbone, classnames=NAMES, **options):
@@ -305,12 +305,17 @@ INIT_FORMULAS = {
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("case", range(24))
 @pytest.mark.parametrize("name", HEAD_INITS)
-def test_first_weights_are_their_formula(name, case):
+def test_first_weights_are_their_formula(name, case, device):
     backbone, vectors, labels = random_start(case)
     names = ["class"] * (int(labels.max()) + 1)
     expected = torch.tensor(INIT_FORMULAS[name](backbone, vectors.tolist(), labels.tolist()))
-    backbone.text_features.requires_grad_()
-    found, bias = HEAD_INITS[name](backbone, names, lambda: (vectors.requires_grad_(), labels))
+    for part in ("text_features", "image_projection", "image_projection_bias"):
+        value = getattr(backbone, part)
+        setattr(backbone, part, None if value is None else value.detach().to(device).requires_grad_())
+    on_device = vectors.to(device).requires_grad_(), labels.to(device)
+    found, bias = HEAD_INITS[name](backbone, names, lambda: on_device)
+    assert found.device.type == device.type
+    found = found.cpu()
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert (bias is not None) == (name == "semantic" and backbone.image_projection_bias is not None)
     assert found.dtype == torch.float32
@@ -375,13 +380,13 @@ def probe_loss(weight, bias, vectors, labels):
 
 
 @pytest.mark.parametrize("case", range(20))
-def test_the_device_finds_the_optimum_of_scikit_learn(case, monkeypatch):
+def test_the_device_finds_the_optimum_of_scikit_learn(case, monkeypatch, device):
     """Both to the end; in several parts; two classes (cases 0, 9, 18) have one row."""
     vectors, labels, classes = probe_case(case)
     monkeypatch.setattr(logistic, "ITERATIONS", 5000)
     monkeypatch.setattr(logistic, "LOGITS", 50 * classes)
     expected, bias = sklearn_probe(vectors, labels, max_iter=5000, tol=1e-9)
-    found = logistic.fit(vectors, labels, classes, tolerance=1e-9)
+    found = logistic.fit(vectors.to(device), labels.to(device), classes, tolerance=1e-9).cpu()
     assert found.shape == expected.shape == (classes if classes > 2 else 1, vectors.shape[1])
     assert (normalise(found) - normalise(expected)).abs().max() < 1e-4
     losses = [probe_loss(weight, bias, vectors, labels) for weight in (found, expected)]
@@ -398,9 +403,9 @@ def test_a_probe_in_float32_is_that_in_float64(case):
 
 
 @pytest.mark.parametrize("case", range(9))
-def test_the_devices_objective_and_gradient_are_their_formula(case):
+def test_the_devices_objective_and_gradient_are_their_formula(case, device):
     vectors, labels, classes = probe_case(case)
-    objective = logistic.Objective(vectors, labels, classes)
+    objective = logistic.Objective(vectors.to(device), labels.to(device), classes)
     generator = torch.Generator().manual_seed(case)
     matrix = torch.randn(objective.rows, vectors.shape[1] + 1, generator=generator, dtype=torch.float64)
     loss, gradient = objective(matrix.flatten().numpy())

@@ -47,7 +47,7 @@ def adapter_formula(h, p, side):
 
 
 @pytest.mark.parametrize("case", range(24))
-def test_head_is_its_formula_in_value_and_gradient(case):
+def test_head_is_its_formula_in_value_and_gradient(case, device):
     tune, width, projected = case % 2 == 1, (None, 3)[case // 2 % 2], case % 3 > 0
     generator = torch.Generator().manual_seed(case)
 
@@ -65,11 +65,12 @@ def test_head_is_its_formula_in_value_and_gradient(case):
     peft.attach_to_head(head, tuned | ({"clip_adapter": {"dim": width}} if width else {}))
     head = head.double()
     randomize(head, seed=case)
-    features = normal(2, dim if projected else joint).requires_grad_()
-    logits, direction = head(features), normal(2, 3)
+    features = normal(2, dim if projected else joint).to(device).requires_grad_()
+    logits, direction = head.to(device)(features), normal(2, 3)
     inputs = [features, *head.parameters()]
-    gradients = torch.autograd.grad((logits * direction).sum(), inputs)
+    gradients = [g.cpu() for g in torch.autograd.grad((logits * direction.to(device)).sum(), inputs)]
 
+    head, logits, features = head.cpu(), logits.cpu(), features.cpu()
     f = features.detach().clone().requires_grad_()
     tensors = {name: value.detach().clone().requires_grad_() for name, value in head.named_parameters()}
     everything = dict(head.named_buffers()) | tensors
@@ -116,24 +117,25 @@ def photo(name):
     "changed", [{}, {"clip_adapter": {}}, {"proj_tuning": {}}, {"text_methods": {"lora": {"dim": 4}}}]
 )
 @torch.no_grad()
-def test_fresh_head_is_open_clips_zero_shot(changed, clip_pair):
+def test_fresh_head_is_open_clips_zero_shot(changed, clip_pair, device):
     """Nothing on, or what changes nothing while it is fresh."""
     theirs, ours = clip_pair
     images = normal_images(5, CLIP_RESOLUTION)
-    model = create(ours, **changed).eval()
+    model = create(ours.to(device), **changed).to(device).eval()
     expected = open_clip_logits(theirs, images, [photo(name) for name in NAMES])
-    assert torch.allclose(our_logits(model, images), expected, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(our_logits(model, images.to(device)).cpu(), expected, rtol=1e-4, atol=1e-4)
     assert bool(trained_names(model)) == bool(changed)
 
 
 @torch.no_grad()
-def test_zero_shot_model_is_open_clip_on_normalised_images(clip_pair):
+def test_zero_shot_model_is_open_clip_on_normalised_images(clip_pair, device):
     theirs, ours = clip_pair
     ours.mean, ours.std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     images = torch.randint(0, 256, (3, 3, CLIP_RESOLUTION, CLIP_RESOLUTION), dtype=torch.uint8)
     mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
     expected = open_clip_logits(theirs, (images / 255 - mean) / std, [photo(name) for name in NAMES])
-    assert torch.allclose(create(ours)(images), expected, rtol=1e-4, atol=1e-4)
+    model = create(ours.to(device)).to(device)
+    assert torch.allclose(model(images.to(device)).cpu(), expected, rtol=1e-4, atol=1e-4)
 
 
 # ---- learnt contexts ----

@@ -58,7 +58,7 @@ def gradients(tower, arguments):
     tower.zero_grad()
     features = tower(*arguments)
     weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
-    (features * weights).sum().backward()
+    (features * weights.to(features)).sum().backward()
     return features, {name: p.grad for name, p in tower.named_parameters() if p.requires_grad}
 
 
@@ -68,12 +68,14 @@ CASES = [(image_tower, name) for name in (*FAMILIES, *OPEN_CLIP)] + [(text_tower
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("method", OPTIONS)
 @pytest.mark.parametrize("build, name", CASES, ids=[f"{build.__name__}-{name}" for build, name in CASES])
-def test_each_method_starts_and_trains_in_each_family(build, name, method, variant):
+def test_each_method_starts_and_trains_in_each_family(build, name, method, variant, device):
     tower, arguments = build(name)
+    tower, arguments = tower.to(device), [argument.to(device) for argument in arguments]
     with torch.no_grad():
         before = tower(*arguments)
     torch.manual_seed(0)
     peft.attach(tower, {method: OPTIONS[method]}, num_classes=10, variant=variant)
+    tower.to(device)
 
     # the first state
     features, found = gradients(tower, arguments)
@@ -87,7 +89,7 @@ def test_each_method_starts_and_trains_in_each_family(build, name, method, varia
     with torch.no_grad():
         for parameter in tower.parameters():
             if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape))
+                parameter.add_(0.1 * torch.randn(parameter.shape).to(device))
     features, found = gradients(tower, arguments)
     assert (features - before).abs().max() > 1e-3 * before.abs().max()
     for parameter, gradient in found.items():

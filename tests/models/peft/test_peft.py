@@ -140,16 +140,20 @@ def extras(methods):
     return {slot: [FORMULAS[m][slot] for m in FIXED_ORDER if m in methods and slot in FORMULAS[m]] for slot in slots}
 
 
-def assert_is_formula(tower, inputs, formula):
-    """`tower` of inputs, and the gradients of what trains, are those of `formula(one input, tensors by plain name)`."""
-    features = tower(inputs)
+def assert_is_formula(tower, inputs, formula, device=torch.device("cpu")):  # noqa: B008 (never changed)
+    """`tower` of inputs, and the gradients of what trains, are those of `formula(one input, tensors by plain name)`.
+
+    The tower computes on `device`, the formula on the CPU.
+    """
+    features = tower.to(device)(inputs.to(device))
     direction = torch.randn(features.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     trained = {plain(name): parameter for name, parameter in tower.named_parameters() if parameter.requires_grad}
-    gradients = torch.autograd.grad((features * direction).sum(), list(trained.values()))
+    gradients = torch.autograd.grad((features * direction.to(device)).sum(), list(trained.values()))
 
-    tensors = {plain(name): buffer for name, buffer in tower.named_buffers()}
+    features, gradients = features.cpu(), [gradient.cpu() for gradient in gradients]
+    tensors = {plain(name): buffer.cpu() for name, buffer in tower.named_buffers()}
     for name, value in tower.named_parameters():
-        tensors[plain(name)] = value.detach().clone().requires_grad_(plain(name) in trained)
+        tensors[plain(name)] = value.detach().cpu().clone().requires_grad_(plain(name) in trained)
     expected = torch.stack([formula(one, tensors) for one in inputs])
     wanted = torch.autograd.grad((expected * direction).sum(), [tensors[name] for name in trained], allow_unused=True)
 
@@ -173,7 +177,7 @@ def random_case(case):
 
 @pytest.mark.parametrize("case", cases(12, fast=3))
 @pytest.mark.parametrize("names", ALL)
-def test_image_tower_is_its_formula_in_value_and_gradient(names, case):
+def test_image_tower_is_its_formula_in_value_and_gradient(names, case, device):
     """Random sizes, layers and weights; in float64 the two agree to rounding, as do all gradients of what trains.
 
     Of both variants: they start otherwise, and aft trains other entries, but they compute the same.
@@ -185,12 +189,16 @@ def test_image_tower_is_its_formula_in_value_and_gradient(names, case):
     peft.attach(tower, options(methods, layers, size=draw(3, 7)), num_classes=10, variant=variant)
     tower = randomize(tower, seed=case).double()
     images = normal_images(2, 2 * side, seed=case).double()
-    assert_is_formula(tower, images, lambda image, p: image_formula(image, p, depth, 2, clip, extras(methods), layers))
+
+    def formula(image, p):
+        return image_formula(image, p, depth, 2, clip, extras(methods), layers)
+
+    assert_is_formula(tower, images, formula, device)
 
 
 @pytest.mark.parametrize("case", cases(12, fast=3))
 @pytest.mark.parametrize("names", ALL)
-def test_text_tower_is_its_formula_in_value_and_gradient(names, case):
+def test_text_tower_is_its_formula_in_value_and_gradient(names, case, device):
     """As of the image tower; the texts have different lengths, and prompt tokens move their ends."""
     methods, variant = names.split("+"), ("lift+", "lift")[case % 2]
     draw, depth, layers = random_case(case)
@@ -202,7 +210,7 @@ def test_text_tower_is_its_formula_in_value_and_gradient(names, case):
     for row in tokens:
         length = draw(2, 7)
         row[:length] = torch.tensor([10, *(draw(1, 9) for _ in range(length - 2)), 11])
-    assert_is_formula(tower, tokens, lambda ids, p: text_formula(ids, p, depth, extras(methods), layers))
+    assert_is_formula(tower, tokens, lambda ids, p: text_formula(ids, p, depth, extras(methods), layers), device)
 
 
 # ---- first state ----
@@ -343,12 +351,12 @@ def test_attach_freezes_what_was_not():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("names", ALL)
-def test_frozen_in_half_precision_trained_in_float32(names, dtype):
+def test_frozen_in_half_precision_trained_in_float32(names, dtype, device):
     """The features come in half precision, close to float32's; gradients arrive in float32, close to float32's."""
-    tower = tiny_tower(methods=names.split("+"), layers=[0, 2])
-    images = normal_images(4, 4)
+    tower = tiny_tower(methods=names.split("+"), layers=[0, 2]).to(device)
+    images = normal_images(4, 4).to(device)
     trained = {name: parameter for name, parameter in tower.named_parameters() if parameter.requires_grad}
-    direction = normal_images(4, 128, seed=1)[:, 0, 0]
+    direction = normal_images(4, 128, seed=1)[:, 0, 0].to(device)
     exact = tower(images)
     exact_gradients = torch.autograd.grad((exact * direction).sum(), list(trained.values()))
     FrozenWeights(tower).cast(dtype)
