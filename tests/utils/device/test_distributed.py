@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 import torch
@@ -39,12 +40,17 @@ def with_base(runs):
     return [[method, *BASE, *options] for method, *options in runs]
 
 
-def start(command, runs, folder):
-    """Starts distributed_runs.py with {processes: runs} by this command."""
+SCRIPT = str(ROOT / "tests/distributed_runs.py")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def start_torchrun(runs, folder):
+    """Starts distributed_runs.py with {2: runs} by torchrun."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
     return subprocess.Popen(
-        [sys.executable, *command, str(ROOT / "tests/distributed_runs.py"), json.dumps(runs)],
+        [sys.executable, *command, json.dumps({2: runs})],
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -66,12 +72,13 @@ def folder(tmp_path_factory):
 
 
 def train_with_several(folder):
-    several = start([], {2: with_base(RUNS), 4: with_base(RUNS[:3])}, folder)
+    runs = json.dumps({2: with_base(RUNS), 4: with_base(RUNS[:3])})
+    with open(folder / "printed.txt", "w") as printed:
+        several = fork_server.start([SCRIPT, runs], folder, ENVIRONMENT, stdout=printed, stderr=printed)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         train_all(1, with_base(RUNS))
-    printed = several.communicate(timeout=1800)[0]
-    assert several.returncode == 0, printed[-4000:]
+    assert several.wait(1800) == 0, (folder / "printed.txt").read_text()[-4000:]
 
 
 def results(folder, processes, run):
@@ -149,12 +156,11 @@ def test_one_process_writes(folder):
 @pytest.mark.slow
 def test_torchrun_starts_the_processes_and_an_error_ends_them_all(folder, tmp_path):
     """torchrun finds a port by itself; a run that is refused fails in each process."""
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     runs = [("zs",), ("lift+", "resolution", "4")]
     processes = []
     for number, run in enumerate(runs):  # one run a call: torchrun's store keeps the addresses of a call's first group
         (tmp_path / str(number)).mkdir()
-        processes.append(start(command, {2: with_base([run])}, tmp_path / str(number)))
+        processes.append(start_torchrun(with_base([run]), tmp_path / str(number)))
     (good, _), (bad, printed) = [(done, done.communicate(timeout=1800)[0]) for done in processes]
     assert good.returncode == 0
     found = results(tmp_path / "0/output", 2, 0)
