@@ -113,7 +113,7 @@ def _change_schedule(factor: float) -> None:
 
 
 def prepare() -> None:
-    """Imports everything that a run imports, and thins digits_lt."""
+    """Imports and reads once what every run imports and reads: modules, templates, versions; and thins digits_lt."""
     import torch
 
     torch.set_num_threads(1)
@@ -122,7 +122,12 @@ def prepare() -> None:
 
     from datasets import DATASETS
     from datasets.sets import digits_lt
+    from utils.device.environment import versions
+    from utils.report import page
 
+    versions()
+    for template in ("report.html", "page.html", "parts.html"):
+        page.load_template(template)
     data = digits_lt.build()
     train, test = (part.subset(part.some_of_each(len(data.classnames), EACH)) for part in (data.train, data.test))
     few = dataclasses.replace(data, train=train, test=test)

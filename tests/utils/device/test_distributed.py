@@ -4,8 +4,6 @@ import fcntl
 import itertools
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import fork_server
@@ -45,16 +43,10 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def start_torchrun(runs, folder):
-    """Starts distributed_runs.py with {2: runs} by torchrun."""
+    """Starts distributed_runs.py with {2: runs} by torchrun, whose two processes are new ones."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
-    return subprocess.Popen(
-        [sys.executable, *command, json.dumps({2: runs})],
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with open(folder / "printed.txt", "w") as printed:
+        return fork_server.start([*command, json.dumps({2: runs})], folder, ENVIRONMENT, stdout=printed, stderr=printed)
 
 
 @pytest.fixture(scope="module")
@@ -161,13 +153,13 @@ def test_torchrun_starts_the_processes_and_an_error_ends_them_all(folder, tmp_pa
     for number, run in enumerate(runs):  # one run a call: torchrun's store keeps the addresses of a call's first group
         (tmp_path / str(number)).mkdir()
         processes.append(start_torchrun(with_base([run]), tmp_path / str(number)))
-    (good, _), (bad, printed) = [(done, done.communicate(timeout=1800)[0]) for done in processes]
-    assert good.returncode == 0
+    good, bad = (process.wait(1800) for process in processes)
+    assert good == 0, (tmp_path / "0/printed.txt").read_text()[-4000:]
     found = results(tmp_path / "0/output", 2, 0)
     assert found["processes"] == 2
     assert found["accuracy"] == results(folder, 2, RUNS.index(("zs",)))["accuracy"]
-    assert bad.returncode != 0
-    assert "resolution 4 is less than a patch" in printed
+    assert bad != 0
+    assert "resolution 4 is less than a patch" in (tmp_path / "1/printed.txt").read_text()
 
 
 # ---- shares ----
