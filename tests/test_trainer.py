@@ -47,7 +47,7 @@ def killed_after(epochs, cfg):
         run.fit(epochs)
 
 
-def test_more_workers_than_cores_are_in_the_log_once(config, monkeypatch, capfd):
+def test_more_workers_than_cores_are_in_the_log_once(config, monkeypatch, capfd, few_images):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     run, _ = train(config("num_workers", 2, "num_epochs", 1))
     said, complained = capfd.readouterr()
@@ -217,7 +217,7 @@ def test_bf16_is_as_accurate_as_float32(config, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_is_asked_between_epochs_changes_nothing(config):
+def test_what_is_asked_between_epochs_changes_nothing(config, few_images):
     """fit in pieces, with predictions, scores and features in between, trains the very bits of fit at once."""
     whole, results = train(config("output_dir", "whole", "save_logits", "True"))
     with Trainer(config("output_dir", "pieces")) as run:
@@ -236,7 +236,7 @@ def test_what_is_asked_between_epochs_changes_nothing(config):
         assert np.array_equal(saved["logits"], logits)
 
 
-def test_a_trainer_that_was_interrupted_within_an_epoch_is_built_anew(config):
+def test_a_trainer_that_was_interrupted_within_an_epoch_is_built_anew(config, few_images):
     whole, _ = train(config("output_dir", "whole"))
     run = Trainer(config("output_dir", "interrupted"))
     run.fit(1)
@@ -251,7 +251,7 @@ def test_a_trainer_that_was_interrupted_within_an_epoch_is_built_anew(config):
     assert checkpoint_bytes(resumed) == checkpoint_bytes(whole)
 
 
-def test_a_trainer_that_tests_does_not_train(config):
+def test_a_trainer_that_tests_does_not_train(config, few_images):
     train(config())
     with Trainer(config("test_only", "True")) as run, refused(ConfigError, kind="mode_does_not_train"):
         run.fit()

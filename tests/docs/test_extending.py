@@ -4,14 +4,12 @@ A block that begins with `# PATH` is a file; one that begins with `# PATH, in TA
 """
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 import timm
@@ -90,10 +88,7 @@ def test_each_extension_is_one_file_or_function_and_one_row():
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[command[:60] for command in COMMANDS])
 def test_the_commands_of_the_page_run(copy, command):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *shlex.split(command)], cwd=copy, env=environment, capture_output=True, text=True, check=False
-    )
+    done = fork_server.run(shlex.split(command), cwd=copy)
     assert done.returncode == 0, done.stderr
     name = re.search(r"output_dir (\S+)", command)[1]
     results = json.loads((copy / "output" / name / "results.json").read_text())

@@ -6,12 +6,11 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import fork_server
 from faults.operations import Fault, Operation
 from faults.server import ROOT
 
@@ -56,10 +55,7 @@ class Server:
         for name in ("DEBUG", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
             environment.pop(name, None)
         self.errors = open(folder / "server.txt", "w+b")  # noqa: SIM115 (closed in close)
-        command = [sys.executable, "-m", "faults.server"]
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=theirs, stdout=self.errors, stderr=self.errors
-        )
+        self.process = fork_server.start(["-m", "faults.server"], folder, environment, theirs, self.errors, self.errors)
         theirs.close()
         self.socket = ours
         self.lines = ours.makefile("r")

@@ -18,16 +18,15 @@ import importlib
 import json
 import os
 import resource
-import runpy
 import selectors
 import signal
 import socket
 import sys
-import threading
 import traceback
 from pathlib import Path
 from typing import Any
 
+import fork_server
 from faults.namespace import mount_small_shm
 from faults.operations import Trace, decode_fault
 
@@ -77,17 +76,14 @@ def run(request: Request) -> None:
     trace = Trace(request.folder, decode_fault(request.fault), f"{request.output}.held")
     if request.traced or request.fault:
         trace.install()
-    status = _run_script(str(ROOT / request.script), request.arguments)
+    script = str(ROOT / request.script)
+    sys.path[0] = str(Path(script).parent)
+    status = fork_server.execute([script, *request.arguments])
     trace.process = 0  # from here on, nothing is traced
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with open(f"{request.output}.trace", "w") as file:
         json.dump({"operations": trace.operations, "done": trace.done}, file)
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(status)  # freeing the memory of torch would take as long as the run
+    fork_server.end(status)
 
 
 def _become_a_program(request: Request) -> None:
@@ -100,27 +96,9 @@ def _become_a_program(request: Request) -> None:
         os.close(handle)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # these two as Python does
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python does
     faulthandler.register(signal.SIGUSR2, sys.__stderr__)  # the client asks a run that hangs where it is
     os.environ.update(request.environment)
-
-
-def _run_script(script: str, arguments: list[str]) -> int:
-    """Runs a script as `python SCRIPT` does; returns its exit status."""
-    sys.argv, sys.path[0] = [script, *arguments], str(Path(script).parent)
-    try:
-        runpy.run_path(script, run_name="__main__")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except KeyboardInterrupt:
-        traceback.print_exc()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
 
 
 def _change_schedule(factor: float) -> None:
@@ -135,7 +113,7 @@ def _change_schedule(factor: float) -> None:
 
 
 def prepare() -> None:
-    """Imports everything that a run imports, and thins digits_lt."""
+    """Imports and reads once what every run imports and reads: modules, templates, versions; and thins digits_lt."""
     import torch
 
     torch.set_num_threads(1)
@@ -144,7 +122,12 @@ def prepare() -> None:
 
     from datasets import DATASETS
     from datasets.sets import digits_lt
+    from utils.device.environment import versions
+    from utils.report import page
 
+    versions()
+    for template in ("report.html", "page.html", "parts.html"):
+        page.load_template(template)
     data = digits_lt.build()
     train, test = (part.subset(part.some_of_each(len(data.classnames), EACH)) for part in (data.train, data.test))
     few = dataclasses.replace(data, train=train, test=test)
@@ -225,7 +208,7 @@ def serve(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends pytest, whose end ends the server
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # until an attempt can take it
     prepare()
     with socket.socket(fileno=os.dup(0)) as connection:
         connection.sendall(b'{"process": 0}\n')

@@ -1,7 +1,6 @@
 """The experiment scripts: the runs that they plan, skip, start and report; and the tables of results."""
 
 import csv
-import functools
 import importlib
 import itertools
 import json
@@ -16,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 import yaml
@@ -52,13 +52,11 @@ GROUPS = (
 EVERY_ROOT = [f"--root={data}=/images" for data in ("imagenet_lt", "places_lt", "inat2018")]
 
 
-def call(name, *arguments, cwd=ROOT, lines=None):
-    """A script, or the helper with `lines` as a script's output."""
-    command = [sys.executable, ROOT / "scripts/run_all.py"] if lines is not None else [ROOT / f"scripts/run_{name}.sh"]
+def call(name, *arguments):
+    """A script, with what it starts."""
+    command = [ROOT / f"scripts/run_{name}.sh", *arguments]
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *arguments], input=lines, capture_output=True, text=True, cwd=cwd, env=environment, timeout=1200
-    )
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=1200)
 
 
 def read_command(line):
@@ -131,12 +129,12 @@ def test_only_and_what_is_added_to_all():
         for loss in ("CE", "LADE")
         for seed in ("", " seed 1")
     ]
-    out = call("losses", "--dry-run", "-d", "digits_lt", "-b", "clip_tiny")  # three data sets become one
-    assert len(out.stdout.splitlines()) == 2 * 7
-    out = call("losses", "--more", "--dry-run", "--only", "cifar")
-    assert len(out.stdout.splitlines()) == 2 * 8
     out = call("main", "--dry-run", "--only", "places", "--root", "places_lt=/my pictures")
     assert [read_command(line).root for line in out.stdout.splitlines()] == ["/my pictures"] * 4
+    # with run_all in this process
+    lines = dry_run(*script_lines("run_losses", "-d", "digits_lt", "-b", "clip_tiny"))  # three data sets become one
+    assert len(lines) == 2 * 7
+    assert len(dry_run(*script_lines("run_losses", "--more", "--only", "cifar"))) == 2 * 8
 
 
 @pytest.mark.parametrize(
@@ -173,14 +171,13 @@ FAKE_MAIN = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
-sys.path.insert(0, {scripts!r})
-from planning import RunDir, build_mode  # which finds the other modules
-
-def results_file(cfg):
-    return RunDir(Path(cfg.output_dir)).results(build_mode(cfg))
-
+sys.path.insert(0, {root!r})
 from main import parse
 from utils.config import load_config
+from utils.run.mode import build_mode
+
+def results_file(cfg):  # as RunDir has it, which takes seconds to import
+    return Path(cfg.output_dir) / f"results{{build_mode(cfg).file_suffix}}.json"
 
 args = parse(sys.argv[1:])
 cfg = load_config(args.data, args.backbone, args.method, args.options)
@@ -214,7 +211,7 @@ results_file(cfg).write_text("no JSON")
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
     """fake(LINES, ARGUMENT, ...): run_all with a main.py that only records that it ran."""
-    (tmp_path / "main.py").write_text(FAKE_MAIN.format(scripts=str(ROOT / "scripts")))
+    (tmp_path / "main.py").write_text(FAKE_MAIN.format(root=str(ROOT)))
     monkeypatch.chdir(tmp_path)
     for module in (planning, run_all):
         monkeypatch.setattr(module, "ROOT", tmp_path)
@@ -387,7 +384,7 @@ def test_as_many_runs_at_once_as_jobs(fake):
 @pytest.fixture
 def interrupted(tmp_path):
     """interrupted(LINES, SIGNAL) starts run_all, sends it the signal once a run has started, and waits for its end."""
-    (tmp_path / "main.py").write_text(FAKE_MAIN.format(scripts=str(ROOT / "scripts")))
+    (tmp_path / "main.py").write_text(FAKE_MAIN.format(root=str(ROOT)))
     code = f"""
 import sys
 from pathlib import Path
@@ -399,13 +396,9 @@ sys.exit(run_all.main())
 """
 
     def call(lines, ending):
-        command = [sys.executable, "-c", code]
-        # in the background of a shell interrupts are ignored, and that is inherited
-        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=heed, **pipes)
-        process.stdin.write("\n".join(lines))
-        process.stdin.close()
+        (tmp_path / "lines").write_text("\n".join(lines))
+        with open(tmp_path / "lines") as given:
+            process = fork_server.start(["-c", code], cwd=tmp_path, stdin=given, stderr=subprocess.DEVNULL)
         while not (tmp_path / "started").exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(ending)

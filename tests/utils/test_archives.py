@@ -5,13 +5,12 @@ import copy
 import io
 import pickle
 import struct
-import subprocess
-import sys
 import textwrap
 import zipfile
 from collections import Counter, OrderedDict
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 import torch
@@ -392,7 +391,7 @@ def test_hostile_files_are_refused_within_a_gigabyte(tmp_path):
         paths.append(tmp_path / f"{i}.pt")
         paths[-1].write_bytes(content if isinstance(content, bytes) else content())
     code = textwrap.dedent(CHILD).replace("is None", "in (None, {})")
-    done = subprocess.run([sys.executable, "-c", code, *map(str, paths)], cwd=ROOT, capture_output=True, text=True)
+    done = fork_server.run(["-c", code, *paths], cwd=ROOT)
     assert done.returncode == 0, done.stderr[-1000:]
 
 

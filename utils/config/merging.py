@@ -55,10 +55,11 @@ def merge(layers: list[Layer], warn: Callable[[str], None] = lambda line: None) 
 
     # keys by their own names
     for rank, layer in enumerate(layers):
-        for name, value in layer.pairs.items():
-            name = SYNONYMS.get(name, name)
-            value = VALUE_SYNONYMS.get(name, {}).get(str(value), value)
-            with amended(layer.source, path=layer.path):
+        with amended(layer.source, path=layer.path):
+            for name, value in layer.pairs.items():
+                name = SYNONYMS.get(name, name)
+                if name in VALUE_SYNONYMS:
+                    value = VALUE_SYNONYMS[name].get(str(value), value)
                 if name in LIFT_KEYS:
                     legacy[name] = rank, parse_value(name, LIFT_KEYS[name].key, value)
                 else:

@@ -1,11 +1,14 @@
 """A record of the machine and the packages that a result was computed with."""
 
+import functools
+import importlib.metadata
 import os
 import platform
-from importlib.metadata import version
 from typing import Any
 
 import torch
+
+version = functools.cache(importlib.metadata.version)  # of a package; each is read from a file of its own
 
 # environment variables that choose instructions or kernels
 SWITCHES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "NVIDIA_TF32_OVERRIDE")

@@ -1,5 +1,6 @@
 """From content to a page: one HTML file with its style, its script and its data, that asks for nothing else."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,17 @@ def embedded(content: Any) -> str:
 
 def render(template: str, scripts: tuple[str, ...], data: dict[str, Any], **content: Any) -> str:
     """The page of a template. data: for its scripts; content: for the template, escaped where it is inserted."""
+    script = "\n".join(_read(name) for name in scripts)
+    return load_template(template).render(data=embedded(data), style=_read("style.css"), script=script, **content)
+
+
+def load_template(name: str) -> Any:
+    """A template, compiled once in a process, with those that it extends or imports."""
+    return _environment().get_template(name)
+
+
+@functools.cache
+def _environment() -> Any:
     import jinja2  # imported where it is used
 
     environment = jinja2.Environment(
@@ -26,9 +38,7 @@ def render(template: str, scripts: tuple[str, ...], data: dict[str, Any], **cont
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    environment.globals["style"] = _read("style.css")
-    environment.globals["script"] = "\n".join(_read(name) for name in scripts)
-    return environment.get_template(template).render(data=embedded(data), **content)
+    return environment
 
 
 def percent(value: float | None, digits: int = 2) -> str:

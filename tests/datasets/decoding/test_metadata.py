@@ -4,10 +4,11 @@ import contextlib
 import io
 import os
 import struct
-import subprocess
 import sys
 import zlib
+from pathlib import Path
 
+import fork_server
 import helpers
 import numpy as np
 import pytest
@@ -168,6 +169,7 @@ def test_orientation_stays_when_other_metadata_are_damaged(suffix, upright, tmp_
 
 # ---- files that would take memory or hours ----
 
+ROOT = Path(__file__).resolve().parents[3]
 PEAK = """
 import sys
 import torchvision.io
@@ -207,7 +209,7 @@ def test_huge_files_take_little_memory(tmp_path):
             file.seek(0, os.SEEK_END)
             file.write(end)
     paths = [str(tmp_path / str(number)) for number in range(len(BOMBS))]
-    result = subprocess.run([sys.executable, "-c", PEAK, *paths], capture_output=True, text=True, check=True)
+    result = fork_server.run(["-c", PEAK, *paths], cwd=ROOT, check=True)
     assert result.stderr == ""
     for (bomb, row), line in zip(BOMBS.items(), result.stdout.splitlines(), strict=True):
         found, megabytes = line.split("|")

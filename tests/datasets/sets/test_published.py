@@ -11,12 +11,12 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tarfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 from helpers import assert_one_sentence, photograph, refused, said, web_server
@@ -352,8 +352,13 @@ def test_two_processes_at_once(lists, tmp_path, monkeypatch):
             f"p.ADDRESS = '{address}'\n"
             f"print(len(p.read_files([p.{published_file(PLACES[0])}], '{tmp_path}')[0]))"
         )
-        runs = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) for _ in range(3)]
-        assert [int(run.communicate()[0]) for run in runs] == [len(big[PLACES[0]])] * 3
+        outputs = [tmp_path / f"output_{number}" for number in range(3)]
+        runs = []
+        for output in outputs:
+            with open(output, "w") as file:
+                runs.append(fork_server.start(["-c", code], cwd=ROOT, stdout=file))
+        assert [run.wait() for run in runs] == [0, 0, 0]
+        assert [int(output.read_text()) for output in outputs] == [len(big[PLACES[0]])] * 3
     assert [path.name for path in lists.iterdir()] == [PLACES[0]]
     assert (lists / PLACES[0]).read_bytes() == big[PLACES[0]]
 

@@ -1,5 +1,6 @@
 """The named backbones of other libraries: their files, and the registries that their addresses are from."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -7,9 +8,8 @@ from pathlib import Path
 import open_clip
 import pytest
 import timm
-import torch
 import yaml
-from full_size import assert_same, library_module
+from full_size import assert_same, library_module, quick_meta
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from timm.data import resolve_data_config
 
@@ -42,9 +42,10 @@ def lines_of(name):
     return (FILES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
 
 
+@functools.cache
 def timm_model(name):
     """timm's own module, on the meta device."""
-    with torch.device("meta"):
+    with quick_meta():
         return timm.create_model(name)
 
 

@@ -1,5 +1,6 @@
 """All published weights of timm and open_clip: each runs, or is refused by the name of a feature."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -36,7 +37,11 @@ def published():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(descriptions, "build_module", build_once)
         patch.setattr(open_clip, "build_module", build_once)
-        return list(list_backbones.survey())  # raises for any other answer than the two
+        gc.disable()  # the modules stay, and would be looked through again and again
+        try:
+            return list(list_backbones.survey())  # raises for any other answer than the two
+        finally:
+            gc.enable()
 
 
 def test_each_is_described_or_refused(published):

@@ -1,10 +1,8 @@
 """Memory that one step frees is there for the next one."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,11 +36,8 @@ def test_memory_is_kept_for_the_next_step():
 
     A worker retains those of an image of usual size.
     """
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # as in a worker: a fork loses threads
     ways = ("kept", "left alone")
-    processes = [subprocess.Popen([sys.executable, "-c", FAULTS, way], env=env, stdout=subprocess.PIPE) for way in ways]
-    found = {way: process.communicate()[0] for way, process in zip(ways, processes, strict=True)}
-    assert [process.returncode for process in processes] == [0, 0]
+    found = {way: fork_server.run(["-c", FAULTS, way], cwd=ROOT, check=True).stdout for way in ways}
     (kept, worker, usual), (left_alone, _, _) = (map(int, found[way].split()) for way in ways)
     assert kept < 100 < min(worker, left_alone)
     assert usual < 10

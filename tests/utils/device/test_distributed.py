@@ -4,10 +4,9 @@ import fcntl
 import itertools
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 import torch
@@ -39,16 +38,15 @@ def with_base(runs):
     return [[method, *BASE, *options] for method, *options in runs]
 
 
-def start(command, runs, folder):
-    """Starts distributed_runs.py with {processes: runs} by this command."""
-    return subprocess.Popen(
-        [sys.executable, *command, str(ROOT / "tests/distributed_runs.py"), json.dumps(runs)],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+SCRIPT = str(ROOT / "tests/distributed_runs.py")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def start_torchrun(runs, folder):
+    """Starts distributed_runs.py with {2: runs} by torchrun, whose two processes are new ones."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
+    with open(folder / "printed.txt", "w") as printed:
+        return fork_server.start([*command, json.dumps({2: runs})], folder, ENVIRONMENT, stdout=printed, stderr=printed)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +64,13 @@ def folder(tmp_path_factory):
 
 
 def train_with_several(folder):
-    several = start([], {2: with_base(RUNS), 4: with_base(RUNS[:3])}, folder)
+    runs = json.dumps({2: with_base(RUNS), 4: with_base(RUNS[:3])})
+    with open(folder / "printed.txt", "w") as printed:
+        several = fork_server.start([SCRIPT, runs], folder, ENVIRONMENT, stdout=printed, stderr=printed)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         train_all(1, with_base(RUNS))
-    printed = several.communicate(timeout=1800)[0]
-    assert several.returncode == 0, printed[-4000:]
+    assert several.wait(1800) == 0, (folder / "printed.txt").read_text()[-4000:]
 
 
 def results(folder, processes, run):
@@ -149,19 +148,18 @@ def test_one_process_writes(folder):
 @pytest.mark.slow
 def test_torchrun_starts_the_processes_and_an_error_ends_them_all(folder, tmp_path):
     """torchrun finds a port by itself; a run that is refused fails in each process."""
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     runs = [("zs",), ("lift+", "resolution", "4")]
     processes = []
     for number, run in enumerate(runs):  # one run a call: torchrun's store keeps the addresses of a call's first group
         (tmp_path / str(number)).mkdir()
-        processes.append(start(command, {2: with_base([run])}, tmp_path / str(number)))
-    (good, _), (bad, printed) = [(done, done.communicate(timeout=1800)[0]) for done in processes]
-    assert good.returncode == 0
+        processes.append(start_torchrun(with_base([run]), tmp_path / str(number)))
+    good, bad = (process.wait(1800) for process in processes)
+    assert good == 0, (tmp_path / "0/printed.txt").read_text()[-4000:]
     found = results(tmp_path / "0/output", 2, 0)
     assert found["processes"] == 2
     assert found["accuracy"] == results(folder, 2, RUNS.index(("zs",)))["accuracy"]
-    assert bad.returncode != 0
-    assert "resolution 4 is less than a patch" in printed
+    assert bad != 0
+    assert "resolution 4 is less than a patch" in (tmp_path / "1/printed.txt").read_text()
 
 
 # ---- shares ----

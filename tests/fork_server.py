@@ -1,0 +1,231 @@
+"""`python ARGUMENTS` in a process of its own, without the seconds that importing torch takes.
+
+    run(["main.py", "-d", "digits_lt", ...], cwd=FOLDER)         as subprocess.run([sys.executable, ...])
+    start(["-m", "faults.server"], stdin=SOCKET)                 as subprocess.Popen([sys.executable, ...])
+
+A server, one for each process of pytest, imports the packages of PACKAGES and nothing of the product. It uses none of
+them, so that it has neither threads nor locks nor numbers drawn. Each program is a fork of it, with its own arguments,
+folder, environment, standard streams and signals, and imports the product itself.
+
+Three things differ from a new process. Variables that Python or a package reads when it is loaded (PYTHONIOENCODING,
+OMP_NUM_THREADS, HF_HOME, ...) come too late, all programs of a server have one hash seed, and no object is freed at the
+end. A test of the start, the imports or the end of a process takes subprocess.
+"""
+
+import atexit
+import contextlib
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+import types
+from pathlib import Path
+from typing import Any, NoReturn
+
+PACKAGES = ("torch", "torch._dynamo", "torch.utils.tensorboard", "torchvision.io", "safetensors.torch", "PIL.Image")
+PACKAGES += ("sklearn.datasets", "scipy.stats", "ftfy", "yacs.config")
+LARGEST = 1 << 20  # bytes of a request
+
+
+# ---- in the tests ----
+
+
+class Process:
+    """A program that was started: what subprocess.Popen has of it."""
+
+    def __init__(self, arguments: list[str], replies: int):
+        self.arguments, self.replies = arguments, os.fdopen(replies, "rb", buffering=0)
+        self.pid, self.returncode = self._reply(60), None
+
+    def _reply(self, seconds: float | None) -> int:
+        """The next number from the server. Raises subprocess.TimeoutExpired."""
+        if not select.select([self.replies], [], [], seconds)[0]:
+            raise subprocess.TimeoutExpired(self.arguments, seconds or 0)
+        line = self.replies.readline()
+        assert line, "the fork server ended"
+        return int(line)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Waits for the end; returns the exit status, -N for signal N. Raises subprocess.TimeoutExpired."""
+        if self.returncode is None:
+            self.returncode = self._reply(timeout)
+            self.replies.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """The exit status; None while it runs."""
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def start(arguments, cwd=None, env=None, stdin=subprocess.DEVNULL, stdout=None, stderr=None) -> Process:
+    """Starts `python ARGUMENTS`. stdin, stdout, stderr: files, descriptors or subprocess.DEVNULL; None: pytest's."""
+    content = {
+        "arguments": [os.fspath(argument) for argument in arguments],
+        "folder": os.path.abspath(cwd or "."),
+        "environment": dict(os.environ if env is None else env),
+    }
+    replies, answers = os.pipe()
+    with open(os.devnull, "r+b") as null:
+        streams = [
+            number if stream is None else null if stream == subprocess.DEVNULL else stream
+            for number, stream in enumerate((stdin, stdout, stderr))
+        ]
+        handles = [stream if isinstance(stream, int) else stream.fileno() for stream in streams]
+        socket.send_fds(_server(), [json.dumps(content).encode()], [answers, *handles])
+    os.close(answers)
+    return Process(content["arguments"], replies)
+
+
+def run(arguments, cwd=None, env=None, input="", timeout=600, check=False) -> subprocess.CompletedProcess:
+    """Runs `python ARGUMENTS` with this standard input; its output is captured, as text.
+
+    Raises subprocess.TimeoutExpired, with the process killed, and with `check` subprocess.CalledProcessError.
+    """
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(input.encode())
+        given.seek(0)
+        process = start(arguments, cwd, env, given, out, err)
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            raise
+        texts = [os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode() for file in (out, err)]
+    done = subprocess.CompletedProcess(process.arguments, process.returncode, *texts)
+    if check:
+        done.check_returncode()
+    return done
+
+
+@functools.cache
+def _server() -> socket.socket:
+    """Starts the server of this process; returns the socket for requests, whose end is the server's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"OMP_NUM_THREADS": "1"}  # of more, a library would start threads when it is loaded
+    process = subprocess.Popen([sys.executable, "-P", __file__], stdin=theirs, env=environment, cwd="/")
+    theirs.close()
+    atexit.register(lambda: (ours.close(), process.wait()))
+    return ours
+
+
+# ---- in the server ----
+
+
+def serve(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Forks for each request; returns in the new process alone, with the request and its standard streams.
+
+    Between the server and the program is a process that tells its number, waits for its end and tells its status.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes between
+    while True:
+        content, handles, _, _ = socket.recv_fds(requests, LARGEST, 4)
+        if not content:
+            os._exit(0)
+        if os.fork():
+            for handle in handles:
+                os.close(handle)
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        answers, *streams = handles
+        program = os.fork()
+        if program:
+            for handle in (0, *streams):
+                os.close(handle)
+            os.write(answers, b"%d\n" % program)
+            status = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
+            os.write(answers, b"%d\n" % status)
+            os._exit(0)
+        os.close(answers)
+        return json.loads(content), streams
+
+
+def become(arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]) -> None:
+    """Gives this process the streams, the folder, the environment and the import path of a new one."""
+    for number, handle in enumerate(streams):
+        os.dup2(handle, number)
+        os.close(handle)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    first = os.getcwd() if arguments[0].startswith("-") else str(Path(arguments[0]).resolve().parent)
+    sys.path[:0] = [first, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+
+
+def execute(arguments: list[str]) -> int:
+    """Runs `-c CODE`, `-m MODULE` or a script with the arguments after it, as Python does; returns the exit status."""
+    kind, *rest = arguments
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        if kind == "-c":
+            sys.argv = ["-c", *rest[1:]]
+            exec(compile(rest[0], "<string>", "exec"), vars(sys.modules["__main__"]))
+        elif kind == "-m":
+            sys.argv = rest
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = arguments
+            runpy.run_path(kind, run_name="__main__")
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def end(status: int) -> NoReturn:
+    """Ends as Python does, except that it frees nothing, which would take as long as importing it."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)
+
+
+def main() -> NoReturn:
+    """Imports the packages, then serves; in a fork, runs its program."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # until a program can take it
+    for name in PACKAGES:
+        importlib.import_module(name)
+    assert threading.active_count() == len(os.listdir("/proc/self/task")) == 1
+    gc.collect()
+    gc.freeze()  # no collection looks at these objects, so that their memory stays shared
+    requests = socket.socket(fileno=os.dup(0))
+    content, streams = serve(requests)
+    requests.close()
+    become(**content, streams=streams)
+    end(execute(content["arguments"]))
+
+
+if __name__ == "__main__":
+    main()
