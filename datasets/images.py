@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from datasets.contents import file_hashes, file_states, pixel_hashes
-from datasets.decoding.decode import Reduction, decode, largest_number
+from datasets.decoding.decode import Reduction, decode, largest_number, torchvision_io
 from datasets.decoding.opening import regular_only
 from datasets.loading.crops import Crop, Sample
 from utils.processes import Advance
@@ -160,7 +160,7 @@ class ImagePaths(Images):
         return images
 
     def prepare(self) -> None:
-        import torchvision.io  # noqa: F401
+        torchvision_io()
 
     def read(self, index: int, reduction: Reduction | None = None) -> Tensor:
         return decode(self.path(index), reduction, self.exif_orientation, self.bit_depth)
