@@ -22,6 +22,7 @@ from utils.config.addresses import FORMS
 from utils.errors import UserError
 from utils.files import WriteError
 from utils.home import ensure_home
+from utils.imports import uncollected
 from utils.run.stopping import RESUME, Stopped, Stopping, describe, status
 
 
@@ -77,7 +78,8 @@ def execute(args: argparse.Namespace, command: str, stopping: Stopping) -> int:
     try:
         cfg = load_config(args.data, args.backbone, args.method, args.options, warn)
 
-        from trainer import run  # takes seconds, so after the checks that do without: --help answers at once
+        with uncollected():
+            from trainer import run  # takes seconds, so after the checks that do without: --help answers at once
 
         run(cfg, command, stopping)
     except Stopped as stop:

@@ -46,8 +46,8 @@ from models import (
     prompt_notes,
 )
 from models.backbones.backbone import Backbone
-from models.extractor import feature_key, weights_key
-from models.features import cached_features
+from models.extractor import feature_key, text_key, weights_key
+from models.features import cached_features, cached_text_features
 from models.identity import build_identity
 from models.losses import build_loss
 from models.outputs import label_probabilities, mean_logits, top_predictions
@@ -138,6 +138,7 @@ class Trainer:
             backbone.to(self.device)
             self.cache, self.features_cached = TensorCache("features", cfg.feature_cache, self.log.info), False
             self.weights_key = weights_key(weights, backbone)
+            backbone.recall = functools.partial(cached_text_features, self.cache, self._text_key, backbone)
             features = functools.partial(self._class_features, backbone)
             model = build_model(cfg, backbone, self.data.classnames, features, start=self.source.checkpoint is None)
             self.model = model.to(self.device)
@@ -594,6 +595,9 @@ class Trainer:
         """The key of cached features, beside the model: see models/features.py."""
         machine = environment(self.device, self.distributed.size)
         return feature_key(self.weights_key, images.images, indices, crops, machine)
+
+    def _text_key(self) -> dict[str, Any]:
+        return text_key(self.weights_key, environment(self.device, self.distributed.size))
 
     @torch.inference_mode()
     def _class_features(self, backbone: Backbone) -> tuple[Tensor, Tensor]:

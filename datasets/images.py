@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from datasets.contents import file_hashes, file_states, pixel_hashes
-from datasets.decoding.decode import Reduction, decode, largest_number
+from datasets.decoding.decode import Reduction, decode, largest_number, torchvision_io
 from datasets.decoding.opening import regular_only
 from datasets.image_cache import CachedFiles, Log
 from datasets.loading.crops import Crop, Sample
@@ -185,8 +185,7 @@ class ImagePaths(Images):
         return images
 
     def prepare(self, log: Log = no_log) -> None:
-        import torchvision.io  # noqa: F401
-
+        torchvision_io()
         if self.cache and self.cached is None:
             paths = self.paths
             self.cached = CachedFiles(self.cache, paths)

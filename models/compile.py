@@ -36,11 +36,6 @@ def compile_blocks(
     long_enough = any(earns_back(tower, images, device) for tower in image_towers)
     if when == "never" or not towers or (when == "auto" and not long_enough):
         return False
-    import torch._dynamo  # heavy, 2 s: imported where it is used
-
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
-    # the backward graph with the forward one, so that a failure is met where the block can still run uncompiled
-    torch._functorch.config.force_non_lazy_backward_lowering = True
     for tower in towers:
         # images: one size in every step but an epoch's last; texts: chunks of 256 classes and a rest
         sizes, num_sizes = ({size}, 1) if tower in image_towers else (set(), 2)
@@ -75,8 +70,18 @@ class CompiledForward:
     """
 
     def __init__(self, forward: Callable[..., Tensor], sizes: set[int], num_sizes: int, log: Callable[[str], None]):
-        self.plain, self.compiled = forward, torch.compile(forward, dynamic=False, backend=BACKEND)
+        self.plain = forward
         self.sizes, self.num_sizes, self.log = sizes, num_sizes, log
+
+    @functools.cached_property
+    def compiled(self) -> Callable[..., Tensor]:
+        """The compiled forward. The compiler takes 3 s to import: only now, when the images are being read."""
+        import torch._dynamo
+
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
+        # the backward graph with the forward one, so that a failure is met where the block can still run uncompiled
+        torch._functorch.config.force_non_lazy_backward_lowering = True
+        return torch.compile(self.plain, dynamic=False, backend=BACKEND)
 
     def __call__(self, block: nn.Module, x: Tensor, first_only: bool = False) -> Tensor:
         if block.training and len(self.sizes) < self.num_sizes:

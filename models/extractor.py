@@ -105,16 +105,19 @@ def feature_key(
 
     machine: the environment of the run (utils/device/environment.py).
     """
-    root = Path(__file__).parents[1]
-    return {
-        "weights": weights_key,
+    return text_key(weights_key, machine) | {
         "images": images.digest(indices.tolist()),
         "exif_orientation": images.exif_orientation,
         "bit_depth": images.bit_depth,
         "crops": repr(crops),
-        "environment": machine,
-        "code": sha256_of_code(root / "models", root / "datasets"),
     }
+
+
+def text_key(weights_key: str, machine: dict[str, Any]) -> dict[str, Any]:
+    """The key of cached features of class texts, beside the texts: see models/features.py."""
+    root = Path(__file__).parents[1]
+    code = sha256_of_code(root / "models", root / "datasets")
+    return {"weights": weights_key, "environment": machine, "code": code}
 
 
 def weights_key(weights: Weights, backbone: Backbone) -> str:
@@ -122,15 +125,15 @@ def weights_key(weights: Weights, backbone: Backbone) -> str:
     return f"{weights.sha256} {backbone.config}"
 
 
-def build_loaded_backbone(cfg: Config, device: torch.device) -> tuple[Config, Backbone, Weights]:
+def build_loaded_backbone(cfg: Config, device: torch.device, texts: bool) -> tuple[Config, Backbone, Weights]:
     """The backbone that `cfg` describes, on the device; and `cfg` with the values that its weights decide.
 
-    Raises ModelError.
+    texts: whether with its text tower. Raises ModelError.
     """
     if cfg.deterministic:
         make_deterministic()
     cfg = completed(cfg, described_values(cfg))
-    backbone, weights = build_backbone(cfg)
+    backbone, weights = build_backbone(cfg, texts)
     prepare_cpu(sum(parameter.numel() for parameter in backbone.image.parameters()))
     return cfg, backbone.to(device), weights
 
@@ -139,7 +142,7 @@ def build_extractor(
     cfg: Config, device: torch.device, batch_size: int | None = None, num_workers: int | None = None
 ) -> Extractor:
     """The bare image tower that `cfg` names, with one crop of an image. Raises ModelError."""
-    cfg, backbone, weights = build_loaded_backbone(cfg, device)
+    cfg, backbone, weights = build_loaded_backbone(cfg, device, texts=False)
     model = Model(backbone.image, nn.Identity(), *backbone.normalisation).requires_grad_(False).to(device)
     return build_extractor_of(cfg, model, backbone, weights, device, batch_size, num_workers)
 

@@ -159,12 +159,12 @@ def _require_no_texts(name: str, classifier: str | None, classifier_init: str | 
         raise ModelError(message, kind="no_text_tower", key="classifier_init")
 
 
-def build_backbone(cfg) -> tuple[Backbone, Weights]:
-    """The backbone that `cfg` names, and where its weights are from. Raises ModelError."""
+def build_backbone(cfg, texts: bool = True) -> tuple[Backbone, Weights]:
+    """The backbone that `cfg` names, and where its weights are from; see load_backbone. Raises ModelError."""
     given = Description(
         activation=cfg.activation, heads=cfg.heads, text_heads=cfg.text_heads, mean=cfg.mean, std=cfg.std
     )
-    backbone, weights = load_backbone(cfg.backbone, cfg.weights, given, cfg.resolution)
+    backbone, weights = load_backbone(cfg.backbone, cfg.weights, given, cfg.resolution, texts)
     row = find_source(cfg.backbone)
     if row and row.seen and cfg.dataset.startswith(row.seen) and not cfg.weights:
         caution = (

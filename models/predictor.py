@@ -215,7 +215,7 @@ def build_predictor(
 ) -> Predictor:
     """The model that `cfg` describes, with the tensors of the saved run. Raises CheckpointError and ModelError."""
     cfg = completed(cfg, _given_properties(cfg.backbone, cfg.weights, saved.settings))
-    cfg, backbone, weights = build_loaded_backbone(cfg, device)
+    cfg, backbone, weights = build_loaded_backbone(cfg, device, texts=cfg.classifier is None)
     model = build_model(cfg, backbone, saved.classnames, start=False).to(device)
     identity = build_identity(cfg, model, backbone, weights, classes_fingerprint(saved.classnames))
     if saved.checkpoint:

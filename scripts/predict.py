@@ -30,6 +30,7 @@ from model_options import UNREAD, add_model_options, note, note_unread, require_
 from utils import terminal
 from utils.files import write_text
 from utils.home import ensure_home
+from utils.imports import uncollected
 from utils.predictions import TOP, number
 from utils.text import duration, rate, visible
 
@@ -124,8 +125,9 @@ def run(arguments: list[str]) -> int:
     args = parse(arguments)
 
     # heavy imports come late: --help answers at once
-    from datasets.own.unlabelled import find_pictures, read_standard_input
-    from models import load_run
+    with uncollected():
+        from datasets.own.unlabelled import find_pictures, read_standard_input
+        from models import load_run
 
     # ---- pictures and model ----
     paths = find_pictures(args.pictures, read_standard_input, note)

@@ -15,7 +15,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from datasets.decoding.quiet import quiet_c
 from datasets.decoding.recognise import FORMATS, explain
 from datasets.decoding.tiff import BEGINNINGS as TIFF
 from datasets.decoding.tiff import Tiff
+from utils.imports import submodule
 
 __all__ = ["ADVICE", "FORMATS", "ImageError", "Reduction", "decode", "largest_number"]
 
@@ -194,16 +195,20 @@ def _open_tiff(file: BinaryIO) -> Tiff | None:
     return tiff
 
 
+def torchvision_io() -> Any:
+    """torchvision's module of decoders; to be loaded once, before workers are forked."""
+    return submodule("torchvision.io.image")
+
+
 def _decode_plain_jpeg(file: BinaryIO) -> Tensor | None:
     """The pixels of a JPEG, uint8 [3, H, W]; None if torchvision cannot decode it, and Pillow is tried."""
-    from torchvision.io import ImageReadMode, decode_jpeg
-
+    decoders = torchvision_io()
     position = file.tell()
     data = np.empty(min(size_of(file), MAX_JPEG_BYTES), np.uint8)
     file.seek(0)
     count = file.readinto(data)  # type: ignore[attr-defined]
     try:
-        return decode_jpeg(torch.from_numpy(data[:count]), ImageReadMode.RGB)
+        return decoders.decode_jpeg(torch.from_numpy(data[:count]), decoders.ImageReadMode.RGB)
     except RuntimeError:
         file.seek(position)
         return None

@@ -10,6 +10,7 @@ from datasets.base import DataSet
 from datasets.images import ImageList
 from datasets.sets.layout import LayoutFix, class_folders, require_images, require_root
 from datasets.sets.published import KANG, PublishedFile, read_splits
+from utils.imports import submodule
 
 LISTS = {
     "train": PublishedFile(f"{KANG}/ImageNet_LT/ImageNet_LT_train.txt", "a063f095fcd475db4cf8b0658c4b73955535bbf9"),
@@ -42,14 +43,13 @@ def build(name: str, root: str | None, validation: bool = False) -> DataSet:
 
     validation: with the published validation list.
     """
-    from open_clip import IMAGENET_CLASSNAMES  # in the order of sorted WNIDs, as the labels
-
     root = require_root(root, "ImageNet-LT", LAYOUT)
     lists = read_splits(LISTS, root, validation)
     lists["test"] = _as_on_disk(lists["test"], lists["train"], root)
     # the paths of the validation list are assumed to start with train/WNID/, as those of the training list do
     require_images(list(lists.values()), root, LAYOUT, FIXES, usual=KAGGLE)
-    return DataSet(name, list(IMAGENET_CLASSNAMES), lists["train"], lists["test"], root, lists.get("val"))
+    classnames = submodule("open_clip.zero_shot_metadata").IMAGENET_CLASSNAMES  # of sorted WNIDs, as the labels
+    return DataSet(name, list(classnames), lists["train"], lists["test"], root, lists.get("val"))
 
 
 def _as_on_disk(test: ImageList, train: ImageList, root: str) -> ImageList:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,14 @@ from models.backbones.tokenizer import CONTEXT, ClipTokenizer, Tokenizer, class_
 from models.backbones.transformer import normal_parameter
 from models.backbones.vit import VisionTransformer, ViTConfig
 from utils.errors import ModelError
+
+# (token ids [n, N] of n texts, the number of texts of each class [C], () -> features [C, joint]) -> these features
+Recall = Callable[[Tensor, Tensor, Callable[[], Tensor]], Tensor]
+
+
+def compute(tokens: Tensor, counts: Tensor, features: Callable[[], Tensor]) -> Tensor:
+    """The features, computed."""
+    return features()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Backbone(nn.Module):
     """`image` maps images [B, 3, R, R] to [B, dim]; `text`, where there is one, token ids [C, N] to [C, text_dim].
 
     `tokenizer` makes the ids. `mean` and `std` are the normalisation of its images, RGB in 0..1; None where the caller
-    has to choose them.
+    has to choose them. `recall` returns the features of texts, computed or from a cache.
 
     With a text tower: `image_projection` [dim, joint] and its bias [joint], None where the image feature is in the
     joint space already (a CLIP ResNet, SigLIP); `text_projection` [text_dim, joint] and its bias; `logit_scale`, a
@@ -73,6 +82,7 @@ class Backbone(nn.Module):
         c = self.config = config
         self.mean: tuple[float, ...] | None = None
         self.std: tuple[float, ...] | None = None
+        self.recall: Recall = compute
         self.image = c.image.build()
         self.text = self.image_projection = self.image_projection_bias = None
         self.text_projection = self.text_projection_bias = self.logit_bias = None
@@ -114,20 +124,25 @@ class Backbone(nn.Module):
         class_of_text = torch.arange(len(texts)).repeat_interleave(counts)
         tower = self.require_words([classnames[c] for c in class_of_text.tolist()], tokens)
 
+        def features() -> Tensor:
+            encoded = self._encode(tower, tokens)
+            if len(encoded) == len(texts):
+                return encoded
+            sums = encoded.new_zeros(len(texts), encoded.shape[1])  # for the mean of several texts of a class
+            sums.index_add_(0, class_of_text.to(encoded.device), encoded)
+            return nn.functional.normalize(sums, dim=-1)
+
+        return self.recall(tokens, counts, features)
+
+    def _encode(self, tower: TextTransformer, tokens: Tensor) -> Tensor:
+        """Features of texts, token ids [n, N]: unit length, float32 [n, joint]."""
         # in batches of similar length, as each is cut at its longest text
         device = tower.token_embedding.weight.device
         ends = self.tokenizer.ends(tokens)
         order = ends.argsort()
         batches = zip(tokens[order].to(device).split(256), ends[order].to(device).split(256), strict=True)
         features = torch.cat([self._project_texts(tower(batch, end).float()) for batch, end in batches])
-        features = nn.functional.normalize(features[order.argsort()], dim=-1)
-        if len(features) == len(texts):
-            return features
-
-        # the mean of several texts of a class
-        sums = features.new_zeros(len(texts), features.shape[1])
-        sums.index_add_(0, class_of_text.to(features.device), features)
-        return nn.functional.normalize(sums, dim=-1)
+        return nn.functional.normalize(features[order.argsort()], dim=-1)
 
     def _project_texts(self, features: Tensor) -> Tensor:
         """Features of the text tower in the joint space, [C, text_dim] -> [C, joint]."""

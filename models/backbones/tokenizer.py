@@ -4,21 +4,19 @@ A row of ids is a frame around the ids of a text: those before it, the text's, t
 """
 
 import functools
-import importlib.machinery
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from utils.errors import ModelError
+from utils.imports import submodule
 
 VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
 CONTEXT = 77  # CLIP's longest text, tokens
+ENCODED = 2**15  # texts whose ids are kept
 
 
 class Frame(NamedTuple):
@@ -94,7 +92,7 @@ class ClipTokenizer(Tokenizer):
         return Frame((bpe.sot_token_id,), (bpe.eot_token_id,), 0)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [_byte_pairs(self.clean).encode(spaced(text)) for text in texts]
+        return [list(_encode(self.clean, text)) for text in texts]
 
     def read(self, text: str) -> list[int]:
         """Up to the first end token, where the tower stops reading; a text can contain one: <end&#95;of&#95;text>."""
@@ -108,25 +106,23 @@ class ClipTokenizer(Tokenizer):
 tokenize = ClipTokenizer()  # with CLIP's own context
 
 
+@functools.lru_cache(ENCODED)  # the texts that are checked when a run starts are encoded a moment later
+def _encode(clean: str, text: str) -> tuple[int, ...]:
+    return tuple(_byte_pairs(clean).encode(spaced(text)))
+
+
 @functools.cache
 def _byte_pairs(clean: str) -> Any:
-    return open_clip_tokenizers().SimpleTokenizer(clean=clean)
+    module = open_clip_tokenizers()
+    return module._tokenizer if clean == "lower" else module.SimpleTokenizer(clean=clean)  # a quarter of a second
 
 
-@functools.cache
 def open_clip_tokenizers() -> Any:
-    """open_clip's module of tokenizers, loaded from its file: the package would import every model of timm, a second.
-
-    Raises ModelError.
-    """
-    package = importlib.util.find_spec("open_clip")
-    if package is None or package.origin is None:
-        raise ModelError("open_clip is missing; pip install open_clip_torch", kind="missing_package")
-    loader = importlib.machinery.SourceFileLoader("clip_tokenizer", str(Path(package.origin).with_name("tokenizer.py")))
-    module = ModuleType(loader.name)
-    module.__file__ = loader.path
-    loader.exec_module(module)
-    return module
+    """open_clip's module of tokenizers. Raises ModelError."""
+    try:
+        return submodule("open_clip.tokenizer")
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{error.name} is missing; pip install open_clip_torch", kind="missing_package") from error
 
 
 def spaced(text: str) -> str:

@@ -10,6 +10,7 @@ from models.backbones.text_notes import text_notes
 from models.backbones.tokenizer import Tokenizer, class_prompts
 from utils.errors import ModelError
 from utils.files import read_json
+from utils.imports import submodule
 from utils.text import brief
 
 BYTES = 256 << 20  # of the largest file of sentences
@@ -20,9 +21,8 @@ def class_texts(classnames: list[str], prompt: str, file: str | None = None) -> 
     if prompt == "classname":
         return [[name] for name in classnames]
     if prompt == "ensemble":
-        from open_clip import OPENAI_IMAGENET_TEMPLATES  # heavy: imported where it is used
-
-        return [[template(name) for template in OPENAI_IMAGENET_TEMPLATES] for name in classnames]
+        templates = submodule("open_clip.zero_shot_metadata").OPENAI_IMAGENET_TEMPLATES
+        return [[template(name) for template in templates] for name in classnames]
     if prompt == "descriptor":
         if file is None:
             raise ModelError("prompt descriptor reads its sentences from prompt_file FILE", kind="no_prompt_file")

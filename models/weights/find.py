@@ -13,6 +13,7 @@ from utils.config.suggestions import nearest_name
 from utils.errors import ModelError
 from utils.files import sha256
 from utils.formats import FormatError, require_file
+from utils.imports import submodule
 from utils.text import listed, shortened
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -126,13 +127,18 @@ def open_clip_entry(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def openai_entry(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """open_clip's configurations of MODEL and of OpenAI's weights for it. Raises ModelError."""
-    from open_clip import get_model_config, get_pretrained_cfg
+    from open_clip import get_model_config
 
-    published = get_pretrained_cfg(model, "openai")
+    return get_model_config(model), _openai_published(model)
+
+
+def _openai_published(model: str) -> dict[str, Any]:
+    """open_clip's configuration of OpenAI's weights for MODEL. Raises ModelError."""
+    published = submodule("open_clip.pretrained").get_pretrained_cfg(model, "openai")
     if not published:
         message = f"open_clip publishes no OpenAI weights for {shortened(model)}"
         raise ModelError(message, kind="unknown_weights", key="weights")
-    return get_model_config(model), published
+    return published
 
 
 def timm_entry(model: str) -> dict[str, Any]:
@@ -182,7 +188,7 @@ def _hint(name: str, of_model: list[str], names: list[str]) -> str:
 
 
 def _find_openai(model: str, address: str) -> WeightFile:
-    published = openai_entry(model)[1]
+    published = _openai_published(model)
     earlier = OPENAI_CACHE / Path(published["url"]).name
     notes: tuple[str, ...] = ()
     if earlier.is_file():

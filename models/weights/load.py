@@ -39,7 +39,11 @@ class Weights(NamedTuple):
 
 
 def load_backbone(
-    name: str, weights: str | None = None, given: Description | None = None, resolution: int | None = None
+    name: str,
+    weights: str | None = None,
+    given: Description | None = None,
+    resolution: int | None = None,
+    texts: bool = True,
 ) -> tuple[Backbone, Weights]:
     """The backbone `name` with its published weights, or those of `weights`, in float32; and the file.
 
@@ -47,7 +51,7 @@ def load_backbone(
     local file, or another address. The sizes are read from the tensors, and have to be those of `name`, unless that is
     one of FAMILIES. given: goes before other descriptions of the weights, see models/weights/descriptions.py.
     resolution: of the images, pixels; learnt positions are resampled for it. None = the weights' own, or 224 where
-    that is DINOv2's 518. Raises ModelError.
+    that is DINOv2's 518. texts: False leaves out the text tower, for a model that reads no texts. Raises ModelError.
     """
     if name in FAMILIES and not weights:
         message = f"{name} takes files of any size; give one: weights FILE, or timm:MODEL.TAG, open_clip:MODEL/TAG"
@@ -81,6 +85,9 @@ def load_backbone(
     counts = {key for key in wanted if key.endswith(".num_batches_tracked")}
     _check(state, {key: value for key, value in wanted.items() if key not in counts}, path, name)
     _require_floats(state, path)
+    if not texts:
+        backbone.text = None
+        state = {key: value for key, value in state.items() if not key.startswith("text.")}
     state = {key: value.float() for key, value in state.items()}
     _require_finite(state, path)
     backbone.load_state_dict(state | {key: torch.tensor(0) for key in counts}, assign=True)

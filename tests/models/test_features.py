@@ -20,6 +20,7 @@ from datasets.sets import digits_lt
 from models import extractor
 from models import features as module
 from models.features import cached_features
+from models.weights.load import load_backbone
 from utils.cache import TensorCache
 from utils.device import environment, precision
 
@@ -277,3 +278,28 @@ def test_a_small_set_is_not_cached(run, folder, monkeypatch):
     monkeypatch.setattr(module, "LEAST_WORK", 2e10)
     run("classifier_init", "class_mean", "num_epochs", 1, method="lp")
     assert not files(folder)
+
+
+def texts_features(cache, names, backbone, key="weights"):
+    """The features of class names through the cache, and how many texts the tower has encoded for them."""
+    encoded = []
+    handle = backbone.text.register_forward_hook(lambda tower, inputs, output: encoded.append(len(output)))
+    backbone.recall = functools.partial(module.cached_text_features, cache, lambda: {"key": key}, backbone)
+    features = backbone.encode_classnames(names)
+    handle.remove()
+    return features, sum(encoded)
+
+
+def test_the_features_of_class_texts_come_from_the_cache_to_the_bit(folder, monkeypatch):
+    lines, (backbone, _) = [], load_backbone("clip_tiny")
+    names, cache = ["one", "two", "three"], TensorCache("features", True, lines.append)
+    plain = backbone.encode_classnames(names)
+    assert texts_features(cache, names, backbone)[1] == 3  # too few to be worth a file
+    assert not files(folder)
+    monkeypatch.setattr(module, "LEAST_TEXT_WORK", 1)
+    first, second = texts_features(cache, names, backbone), texts_features(cache, names, backbone)
+    assert (first[1], second[1], len(lines)) == (3, 0, 1)
+    assert torch.equal(first[0], plain)
+    assert torch.equal(second[0], plain)
+    assert texts_features(cache, names[:2], backbone)[1] == 2  # other texts
+    assert texts_features(cache, names, backbone, key="other weights")[1] == 3

@@ -60,7 +60,7 @@ def backbone_config(model: dict[str, Any]) -> BackboneConfig:
     Raises ModelError for a feature that is not supported here, and KeyError, TypeError, ValueError for a dict that is
     not such a configuration.
     """
-    _require_known(model, {}, MODEL_KEYS, "")
+    _require_known(model, MODEL_KEYS)
     quick = bool(model.get("quick_gelu"))
     vision, text_cfg = model["vision_cfg"], model["text_cfg"]
     image: ViTConfig | ResNetConfig
@@ -104,10 +104,8 @@ def _ratio(hidden: int | None, dim: int) -> dict[str, float]:
 
 def text_config(text: dict[str, Any], quick: bool) -> TextConfig:
     """The config of a text tower; quick: whether its activation is quick GELU."""
-    from open_clip.model import CLIPTextCfg
-
     require(not text.get("hf_model_name"), f"the text tower {text.get('hf_model_name')}")
-    _require_known(text, vars(CLIPTextCfg()), TEXT_KEYS, "text_cfg.")
+    _require_known(text, TEXT_KEYS, "text_cfg", "CLIPTextCfg")
     pool = text.get("pool_type", "argmax")
     require(pool in POOLS, f"pooling of texts '{pool}'", "text_cfg.pool_type")
     dim, cleaning = whole(text, "width", 512), dict(text.get("tokenizer_kwargs") or {})
@@ -132,9 +130,7 @@ def text_config(text: dict[str, Any], quick: bool) -> TextConfig:
 
 def _vit(vision: dict[str, Any], quick: bool) -> ViTConfig:
     """open_clip's own ViT."""
-    from open_clip.model import CLIPVisionCfg
-
-    _require_known(vision, vars(CLIPVisionCfg()), VIT_KEYS, "vision_cfg.")
+    _require_known(vision, VIT_KEYS, "vision_cfg", "CLIPVisionCfg")
     dim, head_width = whole(vision, "width", 768), whole(vision, "head_width", 64)
     if dim % head_width:
         message = f"head_width {head_width} does not divide the width {dim}; correct it"
@@ -159,9 +155,7 @@ def _vit(vision: dict[str, Any], quick: bool) -> ViTConfig:
 
 
 def _resnet(vision: dict[str, Any], joint: int) -> ResNetConfig:
-    from open_clip.model import CLIPVisionCfg
-
-    _require_known(vision, vars(CLIPVisionCfg()), RESNET_KEYS, "vision_cfg.")
+    _require_known(vision, RESNET_KEYS, "vision_cfg", "CLIPVisionCfg")
     head_width = whole(vision, "head_width", 64)
     require(head_width == clip.HEAD_DIM, f"heads {head_width} wide in the attention pool", "head_width")
     stages = tuple(whole({"layers": blocks}, "layers") for blocks in vision["layers"])
@@ -170,9 +164,7 @@ def _resnet(vision: dict[str, Any], joint: int) -> ResNetConfig:
 
 def _trunk(vision: dict[str, Any], joint: int) -> tuple[ViTConfig, bool, bool]:
     """A tower of timm, whether a projection follows it, and whether that has a bias."""
-    from open_clip.model import CLIPVisionCfg
-
-    _require_known(vision, vars(CLIPVisionCfg()), TRUNK_KEYS | VIT_KEYS, "vision_cfg.")
+    _require_known(vision, TRUNK_KEYS | VIT_KEYS, "vision_cfg", "CLIPVisionCfg")
     name, pool = vision["timm_model_name"], vision.get("timm_pool", "avg")
     projection = vision.get("timm_proj", "linear")
     require(projection in (None, "", "none", "linear"), f"the image projection '{projection}'")
@@ -193,11 +185,21 @@ def _trunk(vision: dict[str, Any], joint: int) -> tuple[ViTConfig, bool, bool]:
 # ---- parts of a configuration ----
 
 
-def _require_known(given: dict[str, Any], defaults: dict[str, Any], known: set[str], section: str) -> None:
-    """Raises ModelError for a key that is neither known nor at its default."""
-    for name, value in given.items():
-        usual = name in known | NOT_COMPUTED or (value or None) == (defaults.get(name) or None)
-        require(usual, f"{section}{shortened(name)} {shortened(str(value))}", f"{section}{name}")
+def _require_known(given: dict[str, Any], known: set[str], section: str = "", config: str | None = None) -> None:
+    """Raises ModelError for a key that is neither known nor at its default in open_clip's class `config`."""
+    others = {name: value for name, value in given.items() if name not in known | NOT_COMPUTED}
+    defaults = _defaults(config) if others and config else {}
+    prefix = f"{section}." if section else ""
+    for name, value in others.items():
+        usual = (value or None) == (defaults.get(name) or None)
+        require(usual, f"{prefix}{shortened(name)} {shortened(str(value))}", f"{prefix}{name}")
+
+
+def _defaults(config: str) -> dict[str, Any]:
+    """The defaults of CLIPTextCfg or CLIPVisionCfg."""
+    from open_clip import model  # heavy, 2 s: imported where it is used
+
+    return vars(getattr(model, config)())
 
 
 def whole(section: dict[str, Any], key: str, default: int | None = None) -> int:

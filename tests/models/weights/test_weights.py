@@ -39,6 +39,7 @@ from models.weights.read import read_tensors
 from models.weights.sizes import read_sizes, sizes_of
 from utils.config.parsing import NORMALISATIONS
 from utils.errors import ModelError
+from utils.imports import submodule
 
 CLIP_CONFIG = clip_vit(128, 3, 16, 64, joint=48, text_dim=64, text_depth=2)
 VIT_CONFIG = plain_vit(128, 3, 16, 64)
@@ -678,7 +679,7 @@ def test_openai_clips_cache_is_used_if_its_checksum_is_right(name, file, right, 
     assert (len(digest), last) == (64, file)
     content = hashlib.sha256(b"weights" if right else b"other weights").hexdigest()
     published = published | {"url": published["url"].replace(digest, content)}
-    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: published)
+    monkeypatch.setattr(submodule("open_clip.pretrained"), "get_pretrained_cfg", lambda model, tag: published)
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / file).write_bytes(b"weights")
     server, asked = hub({f"/{REPOSITORIES[name]}/resolve/main/open_clip_model.safetensors": GOOD})
