@@ -4,7 +4,7 @@
 # make test-gpu   on a machine with a GPU: the tests that compute there, and those of the card alone (docs/gpu.md)
 # make faults     every fault that tests/faults can try, in an hour (SEED=1: other random ones; docs/reliability.md)
 # make lint       ruff: check and format; mypy: types
-# make bench      measures our program against a plain one on this machine's CPU, in 4 minutes on 2 free cores
+# make bench      measures our program against a plain one on this machine's CPU, in 3 minutes on 2 free cores
 # make table      five seeds of each method and each loss on the digits, as the README shows them
 # PYTHON=python3.12 chooses the Python (3.10 or newer) that .venv is made from.
 

@@ -8,10 +8,11 @@ optimizer's step, or to the scores of a test. The peers are written as their doc
 with peft, a plain loop with timm's model and transforms, and for tests ONNX Runtime with timm's model. A peer whose
 package is missing is left out (pip install transformers peft accelerate onnxruntime onnxscript).
 
-Each program has a process of its own with a worker for each core. All programs take turns.
+Ours takes turns with one peer after another, each in a process of its own with a worker for each core.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -246,7 +247,7 @@ def plain_images(work: Work, trains: bool) -> ImageFolder:
     """The images by timm's transforms: Pillow, float32, normalised."""
     from timm.data import create_transform
 
-    transform = create_transform(SIDE, is_training=trains, color_jitter=None, interpolation="bicubic")
+    transform = create_transform(SIDE, is_training=trains, color_jitter=0.0, interpolation="bicubic")
     return ImageFolder(str(work.root / ("train" if trains else "test")), transform, allow_empty=True)
 
 
@@ -267,6 +268,7 @@ def onnx_runtime(device: torch.device, work: Work, bf16: bool, trains: bool) -> 
     exported = torch.onnx.export(
         work.timm_model().eval(), example, dynamo=True, dynamic_shapes=({0: batch},), verbose=False
     )
+    assert exported is not None  # as torch says with dynamo=True
     exported.save(file)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
@@ -298,11 +300,10 @@ class Program:
         return [name for name in self.packages if importlib.util.find_spec(name) is None]
 
 
-OURS = "ours"
+OURS = Program(ours, None)
 HF, ORT = ("transformers", "peft", "accelerate"), ("onnxruntime", "onnxscript")
-PROGRAMS = {
-    OURS: Program(ours, None),
-    "ours, fp32": Program(ours, "fp32"),
+PEERS = {
+    "ours in fp32": Program(ours, "fp32"),
     "Hugging Face Trainer and peft, fp32": Program(hugging_face, False, HF),
     "Hugging Face Trainer and peft, bf16": Program(hugging_face, True, HF),
     "timm, fp32": Program(plain_timm, False),
@@ -311,30 +312,40 @@ PROGRAMS = {
 }
 
 
-def take_turns(
-    work: Work, programs: dict[str, Program], turns: int, trains: bool
-) -> tuple[timing.Seconds, dict[str, float]]:
-    """Seconds of each program turn by turn, and the most memory of its process, MB."""
-    processes = {name: BaselineProcess(CPU) for name, program in programs.items() if program.trains or not trains}
-    functions = {}
-    for name, process in processes.items():
-        print(f"prepares {name}", file=sys.stderr)
-        functions[name] = process.prepare(programs[name].prepare, work, programs[name].choice, trains)
-    seconds = timing.take_turns(functions, turns, CPU)
-    peaks = {name: process.executor.submit(timing.high_water_mb).result() for name, process in processes.items()}
-    for process in processes.values():
-        process.executor.shutdown()
-    return seconds, peaks
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Seconds of our turns and of theirs, in pairs, and the most memory of both processes, MB."""
+
+    ours: list[float]
+    theirs: list[float]
+    our_mb: float
+    their_mb: float
 
 
-def table(seconds: timing.Seconds, peaks: dict[str, float], images: int) -> list[str]:
-    """Markdown: images/s of each program, how many times as fast ours is in the median turn, and its memory."""
-    lines = []
-    for name, values in seconds.items():
-        ratios = [theirs / own for theirs, own in zip(values, seconds[OURS], strict=True)]
-        ratio = "" if name == OURS else f"**{statistics.median(ratios):.2f}** ± {100 * timing.spread(ratios):.0f} %"
-        lines.append(f"| {name} | {images / statistics.median(values):.3g} | {ratio} | {peaks[name]:,.0f} |")
-    return lines
+def compare(work: Work, theirs: Program, turns: int, trains: bool) -> Result:
+    """Takes turns with one peer; other processes would take the memory that large steps need."""
+    seconds: timing.Seconds = {}
+    peaks: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        processes = {name: BaselineProcess(CPU) for name in ("ours", "theirs")}
+        for process in processes.values():
+            stack.enter_context(process.executor)
+        programs = {"ours": OURS, "theirs": theirs}
+        functions = {
+            name: process.prepare(programs[name].prepare, work, programs[name].choice, trains)
+            for name, process in processes.items()
+        }
+        seconds = timing.take_turns(functions, turns, CPU)
+        peaks = {name: process.executor.submit(timing.high_water_mb).result() for name, process in processes.items()}
+    return Result(seconds["ours"], seconds["theirs"], peaks["ours"], peaks["theirs"])
+
+
+def line(name: str, result: Result, images: int) -> str:
+    """A row of Markdown: images/s of both, how many times as fast ours is in the median turn, and memory."""
+    ratios = [theirs / ours for ours, theirs in zip(result.ours, result.theirs, strict=True)]
+    ratio = f"**{statistics.median(ratios):.2f}** ± {100 * timing.spread(ratios):.0f} %"
+    speeds = [images / statistics.median(seconds) for seconds in (result.ours, result.theirs)]
+    return f"| {name} | {ratio} | {speeds[0]:.3g} | {speeds[1]:.3g} | {result.our_mb:,.0f} | {result.their_mb:,.0f} |"
 
 
 def main(arguments: list[str]) -> None:
@@ -348,18 +359,19 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
 
     load, begin = os.getloadavg()[0], time.perf_counter()
-    for name, program in PROGRAMS.items():
+    for name, program in PEERS.items():
         if program.missing:
             print(f"without {name}: {', '.join(program.missing)} is not installed", file=sys.stderr)
-    programs = {name: program for name, program in PROGRAMS.items() if not program.missing}
     with tempfile.TemporaryDirectory() as folder:
-        work = Work(Path(folder), args.batch, args.steps, args.images, depth=args.depth)
+        work = Work(Path(folder), args.batch, args.steps, args.images, args.depth)
         work.write()
         for stage in args.stage:
             trains = stage == "train"
-            seconds, peaks = take_turns(work, programs, args.turns, trains)
-            print(f"| {stage} | images/s | ours against it | memory, MB |\n|---|---|---|---|")
-            print("\n".join(table(seconds, peaks, args.batch * args.steps if trains else args.images)), flush=True)
+            print(f"| {stage} | ratio | ours, images/s | theirs | ours, MB | theirs |\n" + "|---" * 6 + "|")
+            for name, program in PEERS.items():
+                if not program.missing and (program.trains or not trains):
+                    result = compare(work, program, args.turns, trains)
+                    print(line(name, result, args.batch * args.steps if trains else args.images), flush=True)
             print()
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     print(f"{describe(CPU)}, {CORES} cores, {time.strftime('%Y-%m-%d')}, {args.turns} turns, {packages}.")

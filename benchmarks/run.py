@@ -1,6 +1,6 @@
 """Measures our program against a plain one on the same work, and prints one table.
 
-    python benchmarks/run.py --quick                         a CPU, 4 minutes on 2 cores: make bench
+    python benchmarks/run.py --quick                         a CPU, 3 minutes on 2 cores: make bench
     python benchmarks/run.py --device cuda                   a GPU
     python benchmarks/run.py --stage train test              some stages
     python benchmarks/run.py accum_step 4 --stage train      with options of main.py, KEY VALUE
@@ -315,17 +315,22 @@ print(time.time())
 
 
 def start(setup: Setup) -> Row:
-    """From the start of Python until the first step has its images, with workers and the semantic initialisation."""
+    """From the start of Python until the first step has its images, with workers and the semantic initialisation.
+
+    The first start encodes the class names; later ones, which are the result, find their features in the cache.
+    """
     seconds = []
-    for _ in range(setup.plan.starts):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(setup.folder / "cache")}
+    for _ in range(1 + setup.plan.starts):
         command = [sys.executable, "-c", FIRST_BATCH, *setup.command(classifier_init="semantic", compile="auto")]
         begin = time.time()
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         seconds.append(float(done.stdout.split()[-1]) - begin)
-    target = "under 8 s" if setup.device.type == "cpu" else "under 15 s"
+    first, *later = seconds
+    target = "under 5 s" if setup.device.type == "cpu" else "under 15 s"
     what = f"python start to first step, {setup.plan.num_classes:,} classes"
-    row = Row(what, "s", statistics.median(seconds), target=target, spread=timing.spread(seconds))
-    row.note = ", ".join(f"{value:.1f} s" for value in seconds)
+    row = Row(what, "s", statistics.median(later), target=target, spread=timing.spread(later))
+    row.note = f"{', '.join(f'{value:.1f} s' for value in later)}; {first:.1f} s where the class names are new"
     return row
 
 

@@ -230,10 +230,10 @@ def work(tmp_path_factory):
 
 
 @pytest.mark.parametrize("trains", [True, False], ids=["training", "testing"])
-@pytest.mark.parametrize("name", [peers.OURS, "timm, fp32", "timm, bf16"])
+@pytest.mark.parametrize("name", ["ours in fp32", "timm, fp32", "timm, bf16"])
 def test_peers_take_steps_and_tests_from_the_same_files(name, trains, work, monkeypatch):
     monkeypatch.setattr(peers, "CORES", 0)  # no workers
-    program = peers.PROGRAMS[name]
+    program = peers.PEERS[name]
     assert not program.missing
     assert program.prepare(CPU, work, program.choice, trains)() > 0
 
@@ -254,7 +254,7 @@ def test_the_loop_with_timm_computes_what_our_model_computes(work):
 
 
 def test_the_ratio_of_peers_is_that_of_the_median_turn():
-    seconds = {peers.OURS: [1.0, 2.0, 1.0], "other": [2.0, 2.0, 4.0]}
-    own, other = peers.table(seconds, {peers.OURS: 100.0, "other": 2000.0}, images=8)
-    assert own == "| ours | 8 |  | 100 |"
-    assert other.startswith("| other | 4 | **2.00** ±") and other.endswith("| 2,000 |")
+    result = peers.Result([1.0, 2.0, 1.0], [2.0, 2.0, 4.0], our_mb=100.0, their_mb=2000.0)
+    found = peers.line("other", result, images=8)
+    assert found.startswith("| other | **2.00** ±")
+    assert found.endswith("| 8 | 4 | 100 | 2,000 |")
