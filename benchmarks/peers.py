@@ -12,7 +12,6 @@ Ours takes turns with one peer after another, each in a process of its own with 
 """
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -115,7 +114,7 @@ def ours(device: torch.device, work: Work, precision: str | None, trains: bool) 
         return seconds
 
     def test() -> float:
-        return timing.timed(lambda: [trainer.evaluate()], device)[0]
+        return timing.timed(trainer.evaluate, device)[0]
 
     return train if trains else test
 
@@ -188,7 +187,7 @@ def hugging_face(device: torch.device, work: Work, bf16: bool, trains: bool) -> 
         return clock.times[-1] - clock.times[0]
 
     def test() -> float:
-        return timing.timed(lambda: [trainer.evaluate()], device)[0]
+        return timing.timed(trainer.evaluate, device)[0]
 
     return train if trains else test
 
@@ -324,20 +323,16 @@ class Result:
 
 def compare(work: Work, theirs: Program, turns: int, trains: bool) -> Result:
     """Takes turns with one peer; other processes would take the memory that large steps need."""
-    seconds: timing.Seconds = {}
-    peaks: dict[str, float] = {}
-    with contextlib.ExitStack() as stack:
-        processes = {name: BaselineProcess(CPU) for name in ("ours", "theirs")}
-        for process in processes.values():
-            stack.enter_context(process.executor)
-        programs = {"ours": OURS, "theirs": theirs}
+    programs = {"ours": OURS, "theirs": theirs}
+    processes = {name: BaselineProcess(CPU) for name in programs}
+    with processes["ours"].executor, processes["theirs"].executor:
         functions = {
             name: process.prepare(programs[name].prepare, work, programs[name].choice, trains)
             for name, process in processes.items()
         }
         seconds = timing.take_turns(functions, turns, CPU)
         peaks = {name: process.executor.submit(timing.high_water_mb).result() for name, process in processes.items()}
-    return Result(seconds["ours"], seconds["theirs"], peaks["ours"], peaks["theirs"])
+        return Result(seconds["ours"], seconds["theirs"], peaks["ours"], peaks["theirs"])
 
 
 def line(name: str, result: Result, images: int) -> str:

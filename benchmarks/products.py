@@ -54,7 +54,7 @@ def _tokens(sizes: Sizes) -> int:
 
 
 def _linears(sizes: Sizes) -> float:
-    """Of a block: 12 d^2 weights."""
+    """FLOPs of a block's four Linears, which have 12 d^2 weights."""
     return 24 * sizes.dim**2 * _tokens(sizes)
 
 

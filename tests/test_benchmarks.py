@@ -159,7 +159,7 @@ def test_memory_grows_with_the_images_of_a_step(setup, program):
 
 
 def test_flops_are_those_of_torchs_counter():
-    """Of the plain model, whose backward pass begins behind the first block's attention, as ours does."""
+    """Counted in the plain model, whose backward pass begins behind the first block's attention, as ours does."""
     sizes = dataclasses.replace(TINY.sizes, depth=3)
     model = PlainModel(sizes, 4, 2)
     images = torch.zeros(1, 3, 32, 32)
