@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.backbones.backbone import Backbone
 from models.model import Model
+from models.precision import precisions
 from utils.cache import LARGEST_BYTES, TensorCache
 
 # images x crops x parameters of the encoder, from which on the cache is faster: 233 images with ViT-B/16, 8 TFLOP
@@ -41,7 +42,7 @@ def cached_features(
     if not (cache.enabled and _worth_caching(model.tower, shape)):
         return computed, False
     full_key = key() | {
-        "precisions": sorted({str(parameter.dtype) for parameter in model.tower.parameters()}),
+        "precisions": precisions(model.tower),
         "mean, std": [model.mean.tolist(), model.std.tolist()],
         "batch": batch_sizes[0],
         "shape": shape,

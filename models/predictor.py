@@ -189,8 +189,9 @@ def load_run(
         load_run("output/RUN").predict(["a.jpg"])
 
     device: None = the GPU, or the CPU where there is none. weights: file or address of the backbone's weights, where
-    they are elsewhere now. precision: fp16, bf16 or fp32; None = that of the run's test. batch_size: pictures that are
-    computed at once; None = as in the run's test. num_workers: processes that read pictures; None = one a core.
+    they are elsewhere now. precision: fp16, bf16, fp32 or int8; None = that of the run's test. batch_size: pictures
+    that are computed at once; None = as in the run's test. num_workers: processes that read pictures; None = one a
+    core.
     """
     saved = read_run(Path(directory))
     given = {"weights": None if weights is None else os.fspath(weights), "prec_test": precision}

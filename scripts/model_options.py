@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from utils import terminal
-from utils.config.schema import PRECISIONS
+from utils.config.schema import TEST_PRECISIONS
 from utils.errors import ConfigError
 from utils.text import visible
 
@@ -30,7 +30,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=whole(1), metavar="N", help="pictures at once; default: the test's")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: the GPU, if there is one")
     parser.add_argument("--weights", metavar="FILE", help="the backbone's weights, where they are elsewhere now")
-    parser.add_argument("--precision", choices=PRECISIONS, help="precision of the image tower; default: the test's")
+    parser.add_argument(
+        "--precision", choices=TEST_PRECISIONS, help="precision of the image tower; default: the test's"
+    )
     parser.add_argument("--num_workers", type=whole(0), metavar="N", help="processes that read; default: one a core")
 
 

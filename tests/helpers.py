@@ -140,7 +140,7 @@ def resnet(stages: tuple[int, ...], width: int, resolution: int, joint: int = 0)
 
 
 def image_tower(depth: int = 4, **methods) -> nn.Module:
-    """A small image tower for 32 pixels, 9 tokens, with methods given by their keys; it trains."""
+    """A small image tower for 32 pixels, 17 tokens, with methods given by their keys; it trains."""
     from models import peft
 
     torch.manual_seed(0)

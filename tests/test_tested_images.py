@@ -18,6 +18,7 @@ from datasets.images import ImageList, ImagePaths
 from datasets.sets import cifar100_lt, digits_lt
 from trainer import Trainer
 from utils.config import load_config
+from utils.device.precision import cpu_has_int8
 from utils.errors import CheckpointError, ConfigError
 from utils.run import checkpoint, results
 from utils.run.directory import RunDir
@@ -213,6 +214,8 @@ def test_logits_of_another_way_of_testing_stay_apart(run, lists):
     assert tested["logits"] == "logits_test_expand_8.npz"
     assert results.read(RUN / "results_test_expand_8.json") == tested
     assert run(*a, *saves, *TESTED, "prec_test", "bf16")["test"]["precision"] in ("bf16", "fp32")
+    in_int8 = run(*a, *saves, *TESTED, "prec_test", "int8")["test"]["precision"]
+    assert in_int8 == "int8" if cpu_has_int8() else in_int8 in ("bf16", "fp32")
     plain = run(*a, *TESTED, "expand", 8)
     assert plain["logits"] is None
     assert results.read(RUN / "results_test.json") == plain

@@ -21,13 +21,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones import kernels
+from models.backbones.int8 import Int8Linear
 
 
 class Linear(nn.Linear):
-    """x W^T + b, then an activation if one is given, in the precision of x. [..., in] -> [..., out]."""
+    """x W^T + b, then an activation if one is given, in the precision of x. [..., in] -> [..., out].
+
+    int8: computes the product where no gradient is wanted, if it is set (models/precision.py). in_parts: a method
+    computes with `weight` and trained entries itself, and this forward is not called.
+    """
+
+    int8: Int8Linear | None = None
+    in_parts = False
 
     def forward(self, x: Tensor, activation: nn.Module | None = None) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
+        if self.int8 is not None and kernels.fast() and not torch.is_grad_enabled():
+            x = self.int8(x, bias)
+            return x if activation is None else activation(x)
         return kernels.linear(x, self.weight.to(x.dtype), bias, activation)
 
 

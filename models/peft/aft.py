@@ -60,7 +60,7 @@ class PartlyTrainedLinear(nn.Module):
 
     def __init__(self, linear: Linear, weight: Tensor, bias: Tensor):
         super().__init__()
-        self.wrapped = linear
+        self.wrapped, linear.in_parts = linear, True
         self.weight = Entries(linear.weight, weight)
         self.bias = Entries(linear.bias, bias)
 

@@ -245,6 +245,9 @@ def test_methods_share_the_features_of_one_tower(run, folder):
         ("interpolation", "bilinear"),
         ("resize", "squash"),
         ("prec_test", "bf16"),
+        pytest.param(
+            ("prec_test", "int8"), marks=pytest.mark.skipif(not precision.cpu_has_int8(), reason="no int8 on this CPU")
+        ),
     ],
     ids=lambda change: change[0],
 )

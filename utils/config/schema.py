@@ -202,6 +202,7 @@ EVALUATORS = {
 }
 
 PRECISIONS = ("fp16", "bf16", "fp32")
+TEST_PRECISIONS = (*PRECISIONS, "int8")
 
 # ---- all keys ----
 
@@ -283,7 +284,13 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "precision in training; amp = bf16 (GPUs without it: fp16; CPUs that compute float32 faster: fp32)",
             ("amp", *PRECISIONS),
         ),
-        "prec_test": _runtime("fp16", "str", "precision in testing; fp16 on a CPU = as amp in training", PRECISIONS),
+        "prec_test": _runtime(
+            "fp16",
+            "str",
+            "precision in testing; fp16 on a CPU = as amp in training; int8 = the frozen Linears of the image tower in "
+            "8 bits, on CPUs with VNNI or AMX (docs/performance.md)",
+            TEST_PRECISIONS,
+        ),
         "compile": _runtime(
             "auto",
             "str",

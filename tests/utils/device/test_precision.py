@@ -9,8 +9,9 @@ from utils.device.precision import pick_precision
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 # vendor and flags as Linux reports them
 XEON_WITHOUT_AMX = "GenuineIntel", "fma avx2 avx512f avx512_bf16 avx512_vnni"
-XEON_WITH_AMX = "GenuineIntel", "fma avx2 avx512f avx512_bf16 amx_bf16 amx_tile"
+XEON_WITH_AMX = "GenuineIntel", "fma avx2 avx512f avx512_bf16 amx_bf16 amx_tile amx_int8"
 ZEN_4 = "AuthenticAMD", "fma avx2 avx512f avx512_bf16 avx512_vnni"
+LAPTOP = "GenuineIntel", "fma avx2 avx_vnni"
 ZEN_3 = "AuthenticAMD", "fma avx2"
 ARM = "", ""  # another file format
 
@@ -58,11 +59,22 @@ def test_a_named_bf16_is_used_where_there_is_one_and_the_log_says_what_is_faster
     assert picked("bf16") == ("fp32", "bf16 would be slow on this CPU; fp32 is used instead")
 
 
+@pytest.mark.parametrize(
+    ("cpu", "expected"),
+    [(XEON_WITHOUT_AMX, "int8"), (XEON_WITH_AMX, "int8"), (ZEN_4, "int8"), (LAPTOP, "int8"), (ZEN_3, "fp32")],
+)
+def test_int8_is_for_cpus_that_have_it(processor, cpu, expected):
+    processor(*cpu)
+    note = "int8 takes a CPU with VNNI or AMX; fp32 is used instead"
+    assert picked("int8") == (expected, None if expected == "int8" else note)
+
+
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_a_gpu_takes_bf16_for_amp_or_fp16_without_it(monkeypatch, has_bf16):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
     assert picked("amp", GPU) == ("bf16" if has_bf16 else "fp16", None)
     assert picked("fp16", GPU) == ("fp16", None)
     assert picked("fp32", GPU) == ("fp32", None)
+    assert picked("int8", GPU) == ("fp16", "int8 takes a CPU with VNNI or AMX; fp16 is used instead")
     slow = "bf16 would be slow on this CUDA; fp16 is used instead"
     assert picked("bf16", GPU) == (("bf16", None) if has_bf16 else ("fp16", slow))
