@@ -5,7 +5,7 @@
 # make faults     every fault that tests/faults can try, in an hour (SEED=1: other random ones; docs/reliability.md)
 # make lint       ruff: check and format; mypy: types
 # make bench      measures our program against a plain one on this machine's CPU, in 3 minutes on 2 free cores
-# make table      five seeds of each method and each loss on the digits, as the README shows them
+# make table      five seeds of each method and each loss on the digits, as docs/results.md shows them
 # make docs       the pages of docs/ as a site: open site/index.html, no server and no network needed
 # PYTHON=python3.12 chooses the Python (3.10 or newer) that .venv is made from.
 

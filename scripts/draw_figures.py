@@ -18,10 +18,19 @@ TRAINED = "#ffe4c4", "#cf7415"
 PLAIN = "#ffffff", "#5f7391"
 PANEL = "#f7f9fb", "#b8c4d3"
 INK, FAINT = "#1d2733", "#5a6878"
-LINE = 'fill="none" stroke="{}" stroke-width="1.6" stroke-linejoin="round"'
 HEAD = 7  # length of an arrow's head
 
 Point = tuple[float, float]
+
+
+def style(fill: str, stroke: str, width: float = 1.4) -> str:
+    """The attributes of a shape."""
+    return f'fill="{fill}" stroke="{stroke}" stroke-width="{width}" stroke-linejoin="round"'
+
+
+def joined(points: list[Point]) -> str:
+    """Points as SVG writes them."""
+    return " ".join(f"{x:g},{y:g}" for x, y in points)
 
 
 class Drawing:
@@ -37,14 +46,12 @@ class Drawing:
 
     def text(self, x: float, y: float, words: str, size: int = 16, colour: str = INK, more: str = "") -> None:
         """One line, whose middle is at (x, y). more: attributes of SVG."""
-        style = f' font-size="{size}" fill="{colour}"{" " * bool(more)}{more}'
-        self.lines.append(f'<text x="{x:g}" y="{y + 0.35 * size:g}"{style}>{escape(words)}</text>')
+        place = f'x="{x:g}" y="{y + 0.35 * size:g}" font-size="{size}"'
+        self.lines.append(f'<text {place} fill="{colour}" {more}>{escape(words)}</text>'.replace(" >", ">"))
 
     def polygon(self, points: list[Point], colours: tuple[str, str]) -> None:
         """A closed shape."""
-        places = " ".join(f"{x:g},{y:g}" for x, y in points)
-        outline = f'fill="{colours[0]}" stroke="{colours[1]}" stroke-width="1.4" stroke-linejoin="round"'
-        self.lines.append(f'<polygon points="{places}" {outline}/>')
+        self.lines.append(f'<polygon points="{joined(points)}" {style(*colours)}/>')
 
     def panel(self, x: float, y: float, width: float, height: float, title: str) -> None:
         """A large area with its title at the upper left."""
@@ -55,22 +62,20 @@ class Drawing:
         self, x: float, y: float, width: float, height: float, *lines: str, colours: tuple[str, str] = PLAIN
     ) -> None:
         """A rectangle with a title and fainter lines below it. x, y: its upper left corner."""
-        outline = f'fill="{colours[0]}" stroke="{colours[1]}" stroke-width="1.4"'
-        self.lines.append(f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6" {outline}/>')
+        place = f'x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6"'
+        self.lines.append(f"<rect {place} {style(*colours)}/>")
         first = y + height / 2 - 9.5 * (len(lines) - 1)
         for i, words in enumerate(lines):
             self.text(x + width / 2, first + 19 * i, words, 16 if i == 0 else 14, INK if i == 0 else FAINT)
 
-    def circle(self, x: float, y: float, sign: str, colours: tuple[str, str] = PLAIN) -> None:
+    def circle(self, x: float, y: float, sign: str) -> None:
         """An operation of two values, such as a sum."""
-        outline = f'fill="{colours[0]}" stroke="{colours[1]}" stroke-width="1.4"'
-        self.lines.append(f'<circle cx="{x:g}" cy="{y:g}" r="11" {outline}/>')
+        self.lines.append(f'<circle cx="{x:g}" cy="{y:g}" r="11" {style(*PLAIN)}/>')
         self.text(x, y, sign)
 
     def line(self, *points: Point, colour: str = FROZEN[1]) -> None:
         """A line along the points."""
-        places = " ".join(f"{x:g},{y:g}" for x, y in points)
-        self.lines.append(f'<polyline points="{places}" {LINE.format(colour)}/>')
+        self.lines.append(f'<polyline points="{joined([*points])}" {style("none", colour, 1.6)}/>')
 
     def arrow(self, *points: Point, colour: str = FROZEN[1]) -> None:
         """A line along the points, which are level or upright to one another, with a head at the last one."""
@@ -78,8 +83,7 @@ class Drawing:
         dx, dy = ((x > x0) - (x < x0)) * HEAD, ((y > y0) - (y < y0)) * HEAD
         self.line(*points[:-1], (x - dx, y - dy), colour=colour)
         base = [(x - dx + dy * side / 2, y - dy + dx * side / 2) for side in (1, -1)]
-        places = " ".join(f"{px:g},{py:g}" for px, py in [(x, y), *base])
-        self.lines.append(f'<polygon points="{places}" fill="{colour}"/>')
+        self.lines.append(f'<polygon points="{joined([(x, y), *base])}" fill="{colour}"/>')
 
     def svg(self) -> str:
         """The whole file."""
