@@ -5,7 +5,8 @@
 # make faults     every fault that tests/faults can try, in an hour (SEED=1: other random ones; docs/reliability.md)
 # make lint       ruff: check and format; mypy: types
 # make bench      measures our program against a plain one on this machine's CPU, in 3 minutes on 2 free cores
-# make table      five seeds of each method and each loss on the digits, as the README shows them
+# make table      five seeds of each method and each loss on the digits, as docs/results.md shows them
+# make docs       the pages of docs/ as a site: open site/index.html, no server and no network needed
 # PYTHON=python3.12 chooses the Python (3.10 or newer) that .venv is made from.
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ PY := .venv/bin/python
 SEED ?= 0
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
-.PHONY: demo test test-fast test-gpu faults lint table bench clean
+.PHONY: demo test test-fast test-gpu faults lint table bench docs clean
 
 demo: .venv/installed
 	$(PY) main.py -d digits_lt -b clip_tiny -m lift+
@@ -44,8 +45,12 @@ table: .venv/installed
 bench: .venv/installed
 	$(PY) benchmarks/run.py --quick
 
+# the variable silences an announcement of the theme
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 clean:
-	rm -rf .venv output
+	rm -rf .venv output site
 
 # once, and again when requirements.txt changes; a failed installation leaves no mark and is taken up again
 .venv/installed: requirements.txt

@@ -1,4 +1,4 @@
-"""Who may import whom (README, "Where is what"): the arrows between folders, and no cycle of files."""
+"""Who may import whom (docs/architecture.md): the arrows between folders, and no cycle of files."""
 
 import ast
 import graphlib

@@ -8,7 +8,13 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = {"ruff", "pytest-xdist", "mypy", "types-pyyaml"}  # run by the Makefile, not imported
+COMMANDS = {
+    "mkdocs-material",
+    "ruff",
+    "pytest-xdist",
+    "mypy",
+    "types-pyyaml",
+}  # run by the Makefile or a test, not imported
 PLUGINS = {"tensorboard", "onnx", "onnxscript"}  # imported by torch: torch.utils.tensorboard, torch.onnx
 OPTIONAL = {"peft", "transformers"}  # an oracle of tests, a peer of benchmarks
 

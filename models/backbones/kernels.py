@@ -1,6 +1,6 @@
 """The three computations of a block, each with its plain line of torch and a faster form of the same.
 
-`fast` alone decides whether the faster forms may be used. docs/performance.md has the numbers.
+`fast` alone decides whether the faster forms may be used. docs/performance_log.md has the numbers.
 """
 
 import math

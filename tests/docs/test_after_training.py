@@ -1,4 +1,4 @@
-"""The commands of docs/after_training.md and README.md are accepted by the programs' own parsers; nothing runs."""
+"""The commands of four pages are accepted by the programs' own parsers; nothing runs."""
 
 import importlib
 import re
@@ -14,7 +14,10 @@ from utils.config import load_config
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-PAGES = {name: (ROOT / name).read_text() for name in ("docs/after_training.md", "README.md")}
+PAGES = {
+    name: (ROOT / name).read_text()
+    for name in ("docs/after_training.md", "docs/usage.md", "docs/index.md", "README.md")
+}
 SCRIPTS = ("adjust", "average", "export", "features", "predict", "report")
 COMMAND = re.compile(r"^(?:    (?:.*\| )?|\$ )python (?:main|scripts/(\w+))\.py(.*)", re.MULTILINE)
 FOUND = [(page, *found) for page, text in PAGES.items() for found in COMMAND.findall(text)]
