@@ -245,7 +245,7 @@ def test_a_disk_that_does_not_answer_ends_the_check(pictures, monkeypatch):
     monkeypatch.setattr(images, "decode", lambda *_: time.sleep(600))
     data = build_data(config.load_config("folder", "clip_tiny", "lp", ["root", str(pictures)]))
     with time_limit(60), pytest.raises(DataError) as caught:
-        check.check_images(data, 2, worker_timeout=1)
+        check.check_images(data, 2, worker_timeout=0.25)
     assert (caught.value.kind, caught.value.key) == ("worker_stalled", "worker_timeout")
     assert multiprocessing.active_children() == []
 
