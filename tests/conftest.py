@@ -95,6 +95,14 @@ def no_gpu(request, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """os.fsync returns at once in this process, as no test ends the machine; it would be a part of every small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture
 def device(request):
     """The device of a numerical test: the CPU; on a machine with a GPU the test runs a second time, on that."""
