@@ -1,5 +1,6 @@
 # make demo       trains LIFT+ on scikit-learn's digits, ends with a table and a report; no GPU, no other download
 # make test       the whole test suite, in parallel (JOBS=1: one test after another)
+# make test-full  the same with every combination of values that make test has a sample of (tests/cases.py)
 # make test-fast  the tests without whole runs, other processes and large cases
 # make test-gpu   on a machine with a GPU: the tests that compute there, and those of the card alone (docs/gpu.md)
 # make faults     every fault that tests/faults can try, in an hour (SEED=1: other random ones; docs/reliability.md)
@@ -14,13 +15,16 @@ PY := .venv/bin/python
 SEED ?= 0
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
-.PHONY: demo test test-fast test-gpu faults lint table bench docs clean
+.PHONY: demo test test-full test-fast test-gpu faults lint table bench docs clean
 
 demo: .venv/installed
 	$(PY) main.py -d digits_lt -b clip_tiny -m lift+
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal
+
+test-full: .venv/installed
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal --cases full
 
 test-fast: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow"
@@ -29,7 +33,7 @@ test-fast: .venv/installed
 test-gpu: .venv/installed
 	@$(PY) -c 'import torch; torch.cuda.is_available() or exit(f"make test-gpu: torch {torch.__version__} finds no GPU \
 	here, so nothing was tested; see nvidia-smi and CUDA_VISIBLE_DEVICES, or run make test for the CPU")'
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal -m gpu
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal --cases full -m gpu
 
 faults: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal tests/faults --faults full --faults-seed $(SEED)

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 
+import cases
 import helpers
 import pytest
 import torch
@@ -22,11 +23,13 @@ torch.set_num_threads(1)  # the models are tiny, and machines that run tests are
 
 def pytest_addoption(parser):
     parser.addoption("--update-messages", action="store_true", help="write tests/messages.json anew for the tests run")
+    parser.addoption("--cases", choices=["sample", "full"], default="sample", help="how many of tests/cases.py run")
     parser.addoption("--faults", choices=["sample", "full"], default="sample", help="how much tests/faults tries")
     parser.addoption("--faults-seed", type=int, default=0, help="of the random choices of tests/faults")
 
 
 def pytest_configure(config):
+    cases.FULL = config.getoption("--cases") == "full" or config.getoption("--update-messages")
     if config.getoption("--update-messages"):
         assert not config.getoption("numprocesses", None), "--update-messages runs in one process: leave -n out"
         os.environ["UPDATE_MESSAGES"] = "1"
@@ -90,6 +93,14 @@ def no_gpu(request, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for programs that the test starts
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """os.fsync returns at once in this process, as no test ends the machine; it would be a part of every small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture

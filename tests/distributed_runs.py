@@ -9,6 +9,7 @@ processes share one import of all packages, which would take most of the time.
 """
 
 import dataclasses
+import importlib
 import json
 import os
 import signal
@@ -19,16 +20,14 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import sklearn.datasets  # noqa: F401 (these take seconds in each process that has not imported them before the fork)
 import torch
-import torch._dynamo
-import torch.utils.tensorboard
 
 from datasets import DATASETS
 from datasets.sets import digits_lt
 from models.backbones.tokenizer import tokenize
 from trainer import Trainer, run
 from utils.config import load_config
+from utils.device.distributed import Distributed
 from utils.run.stopping import Stopped, Stopping
 
 
@@ -73,13 +72,23 @@ def run_rank(rank: int, processes: int, store: str, runs: list[list[str]]) -> No
     torch.distributed.destroy_process_group()
 
 
+def prepare_forks() -> None:
+    """Imports and reads what takes seconds in each process that has not done it before the fork."""
+    for name in ("sklearn.datasets", "torch._dynamo", "torch.utils.tensorboard"):
+        importlib.import_module(name)
+    tokenize(["a word"])  # reads the vocabulary
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    tokenize(["a word"])  # reads the vocabulary
+    if "RANK" in os.environ:
+        # torchrun's store keeps the addresses of its first group, so that all runs take part in that one
+        with Distributed().process_group(torch.device("cpu")):
+            for count, runs_of_count in json.loads(sys.argv[1]).items():
+                train_all(int(count), runs_of_count)
+        sys.exit()
+    prepare_forks()
     for count, runs_of_count in json.loads(sys.argv[1]).items():
-        if "RANK" in os.environ:
-            train_all(int(count), runs_of_count)
-            continue
         with tempfile.TemporaryDirectory() as folder:
             args = (int(count), f"{folder}/store", runs_of_count)
             torch.multiprocessing.start_processes(run_rank, args, nprocs=int(count), start_method="fork")

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cases
 import numpy as np
 import pytest
 import torch
@@ -147,11 +148,6 @@ def image_tower(depth: int = 4, **methods) -> nn.Module:
     tower = vit(64, depth, 8, 32, True)
     peft.attach(tower, peft.methods_from_keys(methods), num_classes=10)
     return tower.train()
-
-
-def cases(count: int, fast: int) -> list:
-    """Numbers of random cases, for parametrize; those after the first `fast` ones are slow."""
-    return [*range(fast), *(pytest.param(case, marks=pytest.mark.slow) for case in range(fast, count))]
 
 
 def normal_images(count: int, resolution: int, seed: int = 0) -> torch.Tensor:
@@ -342,13 +338,19 @@ def owner_of(key: str) -> str:
 def stale_messages(arguments: list[str]) -> list[str]:
     """The keys of messages.json whose test is gone: its file, or the test from a file that was collected as a whole.
 
-    arguments: pytest's; with a FILE::TEST among them, no file counts as collected.
+    arguments: pytest's; with a FILE::TEST among them, no file counts as collected. A test of
+    which a sample of cases is collected has its other messages, too.
     """
     whole = set() if any("::" in text for text in arguments) else {test.partition("::")[0] for test in COLLECTED}
 
+    def name(test: str) -> str:
+        return test if cases.FULL else test.partition("[")[0]
+
+    there = {name(test) for test in COLLECTED}
+
     def is_stale(key: str) -> bool:
         file = key.partition("::")[0]
-        return not (MESSAGES.parents[1] / file).exists() or (file in whole and owner_of(key) not in COLLECTED)
+        return not (MESSAGES.parents[1] / file).exists() or (file in whole and name(owner_of(key)) not in there)
 
     return [key for key in _messages() if is_stale(key)]
 

@@ -44,7 +44,7 @@ def test_zero_shot(demo):
 
 @pytest.mark.slow
 def test_lift_plus(demo):
-    """In 6 of the demo's 20 epochs."""
-    results = demo("lift+", "num_epochs", "6")
+    """In 3 of the demo's 20 epochs."""
+    results = demo("lift+", "num_epochs", "3")
     assert results["accuracy"]["overall"] > 90
     assert results["accuracy"]["few"] > 80

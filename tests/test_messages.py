@@ -1,5 +1,6 @@
 """messages.json holds the words of tests that exist."""
 
+import cases
 import helpers
 
 
@@ -9,6 +10,7 @@ def test_every_message_is_of_a_test(request):
 
 
 def test_a_message_of_no_test_is_found(monkeypatch):
+    monkeypatch.setattr(cases, "FULL", True)
     monkeypatch.setattr(
         helpers, "COLLECTED", {"tests/test_messages.py::test_here", "tests/test_main.py::test_there[a]"}
     )
@@ -17,3 +19,6 @@ def test_a_message_of_no_test_is_found(monkeypatch):
     monkeypatch.setattr(helpers, "_messages", lambda: {f"tests/{key}": "words" for key in keys})
     assert helpers.stale_messages(["tests"]) == ["tests/test_main.py::test_there[b]", "tests/test_gone.py::test_here"]
     assert helpers.stale_messages(["tests/test_main.py::test_there[a]"]) == ["tests/test_gone.py::test_here"]
+
+    monkeypatch.setattr(cases, "FULL", False)  # test_there[b] may be one that was not chosen
+    assert helpers.stale_messages(["tests"]) == ["tests/test_gone.py::test_here"]

@@ -52,7 +52,7 @@ def run(random_clip, tmp_path, monkeypatch):
 
     def run(*options, method="lp", data="folder"):
         keys = ["weights", random_clip, "prec_train", "fp32", "prec_test", "fp32", "num_workers", 0, "num_epochs", 1]
-        keys += ["batch_size", 16, "output_dir", "run", "classifier_init", "None", *options]
+        keys += ["report", "False", "batch_size", 16, "output_dir", "run", "classifier_init", "None", *options]
         if method == "zs":
             del keys[keys.index("classifier_init") : keys.index("classifier_init") + 2]
         cfg = load_config(data, "clip_vit", method, [str(key) for key in keys])

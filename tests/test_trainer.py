@@ -20,7 +20,6 @@ import trainer
 from datasets import DATASETS
 from datasets.loading.loader import Loader
 from datasets.loading.sampler import sequential_batches
-from datasets.sets import digits_lt
 from models.backbones.tokenizer import class_prompts, tokenize
 from models.weights.load import load_backbone
 from trainer import Trainer
@@ -99,9 +98,12 @@ IN_PARTS = [(name, 4) for name, row in LOSS_ROWS.items() if not row.couples_samp
 @pytest.mark.parametrize(("loss_type", "accum_step"), [("LA", 2), ("LA", 16), *IN_PARTS])
 def test_parts_change_nothing(config, loss_type, accum_step, few_images, device):
     """69 images are no multiple of 16: the last, smaller step counts each sample the same, too."""
-    options = ("num_epochs", 1, "loss_type", loss_type, "weights", "asset:clip_tiny.safetensors")
-    whole = weights(train(config(*options))[0])
-    parts = weights(train(config(*options, "accum_step", accum_step))[0])
+    options = ("num_epochs", 1, "loss_type", loss_type)
+    whole, parts = (Trainer(config(*options, "accum_step", number)) for number in (1, accum_step))
+    for run in (whole, parts):
+        with run:
+            run.fit()
+    whole, parts = weights(whole), weights(parts)
     for name in whole:
         assert (whole[name] - parts[name]).abs().max() < (1e-6 if device == CPU else 1e-5), name
 
@@ -124,10 +126,10 @@ def _pairs(*modules):
     return [f"{module}.{kind}" for module in modules for kind in ("weight", "bias")]
 
 
-def test_the_learning_rate_falls_along_the_cosine(config):
+def test_the_learning_rate_falls_along_the_cosine(config, few_images):
     run, _ = train(config("num_epochs", 4, "lr", 0.1))
     rows = [json.loads(line) for line in (run.run_dir.path / "metrics.jsonl").read_text().splitlines()]
-    last = {row["step"] // 22: row["lr"] for row in rows if row["step"] % 22 == 0}
+    last = {row["step"] // 5: row["lr"] for row in rows if row["step"] % 5 == 0}
     expected = {epoch + 1: 0.1 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)}
     assert last == pytest.approx(expected)
 
@@ -151,7 +153,7 @@ def test_low_precision_trains_float32_weights(config, monkeypatch, precision, fe
     assert max(moved.values()) < 0.02
 
 
-# ---- 200 steps ----
+# ---- 100 steps ----
 
 
 def plain_head(names):
@@ -162,9 +164,9 @@ def plain_head(names):
 
 
 @pytest.mark.slow
-def test_200_steps_are_those_of_the_plain_path(config, device):
+def test_100_steps_are_those_of_the_plain_path(config, device, few_images):
     """Losses within 1e-4 of the plain model's, trained by autograd and SGD on the same batches; the same accuracy."""
-    run = Trainer(config("weights", CLIP_TINY, "batch_size", 8, "num_epochs", 5))
+    run = Trainer(config("weights", CLIP_TINY, "batch_size", 4, "num_epochs", 6))
     start = {name: value.detach().cpu().clone() for name, value in run.model.named_parameters()}
     images, batches, losses = [], [], []
     run.parallel.register_forward_pre_hook(lambda module, args: images.append(args[0].cpu()))
@@ -175,7 +177,7 @@ def test_200_steps_are_those_of_the_plain_path(config, device):
 
     run.loss.register_forward_hook(record)
     results = execute(run)
-    assert len(batches) >= 200
+    assert len(batches) >= 100
     start["head.weight"] = plain_head(run.data.classnames)
     trained = set(checkpoint.trainable_tensors(run.model))
     plain = PlainClip({name: value.requires_grad_(name in trained) for name, value in start.items()})
@@ -188,17 +190,17 @@ def test_200_steps_are_those_of_the_plain_path(config, device):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    test = Loader(run.data.test, run.test_crops, sequential_batches(np.arange(500), 500), CPU, 0)
+    test = Loader(run.data.test, run.test_crops, sequential_batches(np.arange(100), 100), CPU, 0)
     with torch.no_grad():
         right = [(plain(images[:, 0]).argmax(1) == labels).float().mean() for images, labels in test]
-    assert 100 * float(right[0]) == pytest.approx(results["accuracy"]["overall"], abs=0.201)  # one image of 500
+    assert 100 * float(right[0]) == pytest.approx(results["accuracy"]["overall"], abs=1.001)  # one image of 100
 
 
 @pytest.mark.slow
-def test_bf16_is_as_accurate_as_float32(config, monkeypatch):
-    """Over five seeds, frozen weights stored in bf16 and trained ones in float32, on a CPU without bf16 as well."""
+def test_bf16_is_as_accurate_as_float32(config, monkeypatch, few_images):
+    """Over four seeds, frozen weights stored in bf16 and trained ones in float32, on a CPU without bf16 as well."""
 
-    options = ("weights", CLIP_TINY, "num_epochs", 1, "batch_size", 32)
+    options = ("weights", CLIP_TINY, "num_epochs", 1, "batch_size", 8)
 
     def accuracy(precision, seed):
         monkeypatch.setattr(trainer, "pick_precision", lambda wanted, device: (precision, None))
@@ -208,7 +210,7 @@ def test_bf16_is_as_accurate_as_float32(config, monkeypatch):
         assert stored == {(True, torch.float32), (False, precision)}
         return results["accuracy"]["overall"]
 
-    exact, rounded = ([accuracy(p, seed) for seed in range(5)] for p in (torch.float32, torch.bfloat16))
+    exact, rounded = ([accuracy(p, seed) for seed in range(4)] for p in (torch.float32, torch.bfloat16))
     assert abs(np.mean(exact) - np.mean(rounded)) < 1
     assert np.mean(exact) > 80
 
@@ -271,13 +273,13 @@ def test_the_same_seed_gives_the_same_bits(config, few_images):
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_bit_by_bit(config):
-    whole, expected = train(config("num_epochs", 3, "output_dir", "whole"))
-    cfg = config("num_epochs", 3)
+def test_a_killed_run_resumes_bit_by_bit(config, few_images):
+    whole, expected = train(config("num_epochs", 3, "print_freq", 2, "output_dir", "whole"))
+    cfg = config("num_epochs", 3, "print_freq", 2)
     killed_after(2, cfg)
     run_dir = Path(cfg.output_dir)
     with open(run_dir / "metrics.jsonl", "a") as metrics:  # as if it had been killed a little later
-        metrics.write('{"step": 54, "loss": 1.0}\n{"step": 6')
+        metrics.write('{"step": 12, "loss": 1.0}\n{"step": 1')
     assert not (run_dir / "results.json").exists()
     resumed, results = train(cfg)
     assert "resuming after epoch 2" in (run_dir / "log.txt").read_text()
@@ -285,7 +287,7 @@ def test_a_killed_run_resumes_bit_by_bit(config):
     assert results["accuracy"] == expected["accuracy"]
     assert not (run_dir / "progress.safetensors").exists()
     steps = [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [10, 20, 22, 32, 42, 44, 54, 64, 66]
+    assert steps == [2, 4, 5, 7, 9, 10, 12, 14, 15]
 
 
 @pytest.mark.parametrize("lacking", [("resize",), ("resize", "interpolation")])
@@ -374,10 +376,9 @@ def test_a_finished_run_stays_until_its_repetition_has_ended(config, few_images)
 
 
 @pytest.mark.slow
-def test_a_run_of_other_test_images_is_not_replaced(config, monkeypatch):
-    train(config())
-    whole = digits_lt.build("digits_lt", None)
-    fewer = dataclasses.replace(whole, test=whole.test.subset(slice(50)))
+def test_a_run_of_other_test_images_is_not_replaced(config, few_images, monkeypatch):
+    run, _ = train(config())
+    fewer = dataclasses.replace(run.data, test=run.data.test.subset(slice(50)))
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: fewer)
     with refused(CheckpointError, kind="other_images", path=Path(config().output_dir, "results.json")):
         train(config())
@@ -385,12 +386,12 @@ def test_a_run_of_other_test_images_is_not_replaced(config, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_killed_while_testing_is_not_trained_again(config):
+def test_a_run_killed_while_testing_is_not_trained_again(config, few_images):
     killed_after(None, config())
     before = Path(config().output_dir, "metrics.jsonl").read_text()
     run, results = train(config())
     assert run.run_dir.metrics.read_text() == before
-    assert results["images_per_second"]["train"] == pytest.approx(2 * 342 / results["seconds"]["train"])
+    assert results["images_per_second"]["train"] == pytest.approx(2 * 69 / results["seconds"]["train"])
 
 
 def test_a_small_model_computes_in_one_thread():
@@ -402,9 +403,9 @@ def test_a_small_model_computes_in_one_thread():
 
 
 @pytest.mark.parametrize("tte", [False, True])
-def test_predictions_are_those_of_the_logits(config, tte, device):
+def test_predictions_are_those_of_the_logits(config, tte, device, few_images):
     """The file of a test against softmax and argmax of the logits beside it, and scikit-learn's accuracy."""
-    run, results = train(config("save_logits", "True", "tte", tte))
+    run, results = train(config("weights", CLIP_TINY, "num_epochs", 1, "save_logits", "True", "tte", tte))
     with np.load(run.run_dir.logits(run.mode)) as file:
         logits, labels = file["logits"], file["labels"]
     found = read_csv(run.run_dir.predictions(run.mode), run.data.classnames)
@@ -433,7 +434,7 @@ def test_a_test_without_logits_keeps_the_predictions_alone(config, few_images):
 
 
 def test_the_files_of_a_run(config):
-    run, results = train(config())
+    run, results = train(config("num_epochs", 1))
     files = {path.name for path in run.run_dir.path.iterdir()}
     events = {name for name in files if name.startswith("events.out.tfevents")}
     assert len(events) == 1
@@ -458,10 +459,10 @@ def test_the_files_of_a_run(config):
     adaptformer, head = 2 * (2 * 128 + 128 * 2 + 2 + 128 * 2 + 128 + 1), 10 * 128  # r = 2: 10 classes, 2 blocks
     assert results["params"]["peft"] == adaptformer
     assert results["params"]["trained"] == adaptformer + head
-    for phase, images in (("train", 2 * 342), ("test", 500)):
+    for phase, images in (("train", 342), ("test", 500)):
         assert results["images_per_second"][phase] == pytest.approx(images / results["seconds"][phase])
     assert 100 < results["peak_memory_mb"] < 24_000
-    assert results["epochs"] == 2
+    assert results["epochs"] == 1
 
 
 def test_the_log_holds_what_was_printed(config, capsys, few_images):
@@ -473,20 +474,20 @@ def test_the_log_holds_what_was_printed(config, capsys, few_images):
 
 
 @pytest.mark.slow
-def test_tensorboard_reads_the_curves(config):
+def test_tensorboard_reads_the_curves(config, few_images):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run, _ = train(config("print_freq", 5))
+    run, _ = train(config("print_freq", 2))
     events = EventAccumulator(str(run.run_dir.path)).Reload()
     assert {"train/loss", "train/lr", "train/accuracy", "train/images_per_second"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("train/loss")] == [5, 10, 15, 20, 22, 27, 32, 37, 42, 44]
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 5, 7, 9, 10]
 
 
 def test_tensorboard_has_options_and_scores_of_the_test(config):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-    run, results = train(config("val_fraction", 0.1, "val_every", 1))
+    run, results = train(config("num_epochs", 1, "val_fraction", 0.1, "val_every", 1))
     assert len(run.run_dir.curves()) == 1  # the hparams tab, too, which torch would write to a folder of its own
     events = EventAccumulator(str(run.run_dir.path)).Reload()
     groups = {tag.partition("/")[0] for tag in events.Tags()["scalars"]}
@@ -494,7 +495,7 @@ def test_tensorboard_has_options_and_scores_of_the_test(config):
     for group, accuracy in (("test", results["accuracy"]), ("val", run.evaluate("val")["accuracy"])):
         for name, value in accuracy.items():
             last = events.Scalars(f"{group}/{name}")[-1]
-            assert (last.step, last.value) == (40, pytest.approx(value))  # 309 images in steps of 16, two epochs
+            assert (last.step, last.value) == (20, pytest.approx(value))  # 309 images in steps of 16
 
     def content(tag):
         return HParamsPluginData.FromString(events.SummaryMetadata(f"_hparams_/{tag}").plugin_data.content)
@@ -508,9 +509,9 @@ def test_tensorboard_has_options_and_scores_of_the_test(config):
 
 
 @pytest.mark.slow
-def test_a_second_run_starts_anew(config):
-    train(config())
-    run, _ = train(config())
+def test_a_second_run_starts_anew(config, few_images):
+    for _ in range(2):
+        run, _ = train(config("print_freq", 2))
     assert len((run.run_dir.path / "metrics.jsonl").read_text().splitlines()) == 6
     assert len(list(run.run_dir.path.glob("events.out.tfevents*"))) == 1
 
@@ -519,20 +520,21 @@ def test_a_second_run_starts_anew(config):
 
 
 @pytest.mark.slow
-def test_a_test_run_repeats_the_result_and_touches_nothing(config):
-    run, results = train(config())
+def test_a_test_run_repeats_the_result_and_touches_nothing(config, few_images):
+    options = ("weights", CLIP_TINY, "num_epochs", 1)
+    run, results = train(config(*options))
     before = {path: path.read_bytes() for path in run.run_dir.path.iterdir()}
-    tested, again = train(config("test_only", "True"))
+    tested, again = train(config(*options, "test_only", "True"))
     assert again["accuracy"] == results["accuracy"]
     assert again["per_class"] == results["per_class"]
-    _, five = train(config("tte", "True", "test_only", "True"))
-    _, on_train = train(config("test_train", "True"))
+    _, five = train(config(*options, "tte", "True", "test_only", "True"))
+    _, on_train = train(config(*options, "test_train", "True"))
     assert all(path.read_bytes() == content for path, content in before.items())
     assert {"results_test.json", "results_tte.json", "results_train.json"} <= {
         p.name for p in run.run_dir.path.iterdir()
     }
     assert five["accuracy"] != results["accuracy"]
-    assert [row["test"] for row in on_train["per_class"]] == [124, 80, 51, 33, 21, 14, 9, 5, 3, 2]
+    assert [row["test"] for row in on_train["per_class"]] == [25, 16, 10, 7, 4, 3, 2, 1, 0, 1]
     assert on_train["data"]["split"] == "train"
 
 
@@ -558,9 +560,10 @@ def test_the_wrong_checkpoint_is_refused(config, few_images):
         train(cfg)
 
 
-def test_other_classes_of_the_same_number_are_refused(config, monkeypatch):
+def test_other_classes_of_the_same_number_are_refused(config, few_images, monkeypatch):
     run, _ = train(config())
-    monkeypatch.setattr("datasets.sets.digits_lt.CLASSNAMES", list("0123456789"))
+    other = dataclasses.replace(run.data, classnames=list("0123456789"))
+    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: other)
     with refused(CheckpointError, kind="other_identity", path=run.run_dir.checkpoint, key="classes"):
         train(config("test_only", "True"))
 
@@ -598,13 +601,13 @@ def test_zero_shot_equals_clip_by_hand(config, device):
 
 
 @pytest.mark.slow
-def test_five_crops_average_the_logits(config, device):
+def test_five_crops_average_the_logits(config, device, few_images):
     run, _ = train(config("num_epochs", 1))
     tested = Trainer(config("num_epochs", 1, "tte", "True", "test_only", "True"))
     counts = []
     tested.model.tower.register_forward_pre_hook(lambda tower, args: counts.append(len(args[0])))
     execute(tested)
-    assert sum(counts) == 5 * 500
+    assert sum(counts) == 5 * 100
 
 
 def test_starting_from_mean_features(config, device):
@@ -621,7 +624,7 @@ def test_starting_from_mean_features(config, device):
 
 
 @pytest.mark.slow
-def test_the_mean_over_draws_is_tested(config, device):
+def test_the_mean_over_draws_is_tested(config, device, few_images):
     run, _ = train(config("num_epochs", 1))
     tested, results = train(
         config("num_epochs", 1, "test_only", "True", "tte", "True", "tte_draws", 2, "save_logits", "True")
@@ -630,7 +633,7 @@ def test_the_mean_over_draws_is_tested(config, device):
     found = np.load(run.run_dir.path / "logits_tte_draws2.npz")["logits"]
     images, model = run.data.test.images, tested.model.eval()
     with torch.inference_mode():
-        for index in (0, 123):
+        for index in (0, 73):
             crops = tested.test_crops(images.read(index), 0, index)
             logits = model(crops.to(device)).mean(0).cpu().numpy()
             np.testing.assert_allclose(logits, found[index], rtol=1e-4, atol=1e-4)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import cases
+from cases import numbered
 from oracles import LOSS_FORMULAS, numeric_gradient
 
 from models.losses import LOSSES, build_loss
@@ -62,7 +62,10 @@ def random_case(case):
     return logits.double(), labels, counts, 1 + 30 * float(torch.rand((), generator=generator))
 
 
-@pytest.mark.parametrize("case", cases(24, fast=8))
+CASES = numbered(24, sample=8)
+
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("name", "options"), OPTIONS)
 def test_loss_is_its_formula_in_value_and_gradient(name, options, case, device):
     logits, labels, counts, scale = random_case(case)
@@ -81,10 +84,10 @@ def test_loss_is_its_formula_in_value_and_gradient(name, options, case, device):
 
 def test_the_cases_reach_what_is_special():
     """Classes without images, classes that are not in the batch, and several samples of one class."""
-    cases = [random_case(case) for case in range(24)]
-    assert sum(not counts.all() for _, _, counts, _ in cases) >= 5
-    assert sum(len(labels.unique()) < len(counts.nonzero()) for _, labels, counts, _ in cases) >= 5
-    assert sum(len(labels.unique()) < len(labels) for _, labels, _, _ in cases) >= 5
+    cases = [random_case(case) for case in CASES]
+    assert sum(not counts.all() for _, _, counts, _ in cases) >= 3
+    assert sum(len(labels.unique()) < len(counts.nonzero()) for _, labels, counts, _ in cases) >= 3
+    assert sum(len(labels.unique()) < len(labels) for _, labels, _, _ in cases) >= 3
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -61,7 +61,7 @@ def fitted_logits(loss, points, labels):
     """Logits of the linear model that minimises a loss, the Gaussians' true family. L-BFGS in float64."""
     x = torch.from_numpy(np.column_stack([points, np.ones(len(points))]))
     weights = torch.zeros(3, CLASSES, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=500, line_search_fn="strong_wolfe", tolerance_grad=1e-10)
+    optimizer = torch.optim.LBFGS([weights], max_iter=500, line_search_fn="strong_wolfe", tolerance_grad=1e-6)
     y = torch.from_numpy(labels)
 
     def closure():

@@ -89,9 +89,9 @@ def test_a_run_does_not_wait_for_processes_that_nobody_started(rank, environment
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment(RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    monkeypatch.setattr(distributed, "MEETING_SECONDS", 2)
+    monkeypatch.setattr(distributed, "MEETING_SECONDS", 1)
     group = distributed.Distributed().process_group(torch.device("cpu"))
-    with pytest.raises(ConfigError, match="did not meet at 127.0.0.1:.* within 2 s") as caught, group:
+    with pytest.raises(ConfigError, match="did not meet at 127.0.0.1:.* within 1 s") as caught, group:
         pass
     assert caught.value.kind == "processes_did_not_meet"
     assert "\n" not in str(caught.value)

@@ -44,19 +44,26 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(data_report, "draw", lambda data, path: None)
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    """root: parts of two photographs, each at a place of its own, in class folders."""
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """What `pictures` is a copy of."""
+    root = tmp_path_factory.mktemp("original")
     photos, place = [photograph("china.jpg"), photograph("flower.jpg")], 0
     for split in ("train", "test"):
         for name, count in COUNTS.items():
-            folder = tmp_path / "pictures" / split / name
+            folder = root / split / name
             folder.mkdir(parents=True)
             for i in range(count if split == "train" else 3):
                 place += 1
                 part = photos[place % 2][place : place + 40, 2 * place : 2 * place + 50]
                 Image.fromarray(part).save(folder / f"{i}.jpg")
-    return tmp_path / "pictures"
+    return root
+
+
+@pytest.fixture
+def pictures(original, tmp_path):
+    """root: parts of two photographs, each at a place of its own, in class folders."""
+    return shutil.copytree(original, tmp_path / "pictures", copy_function=shutil.copyfile)
 
 
 @pytest.fixture
@@ -245,7 +252,7 @@ def test_a_disk_that_does_not_answer_ends_the_check(pictures, monkeypatch):
     monkeypatch.setattr(images, "decode", lambda *_: time.sleep(600))
     data = build_data(config.load_config("folder", "clip_tiny", "lp", ["root", str(pictures)]))
     with time_limit(60), pytest.raises(DataError) as caught:
-        check.check_images(data, 2, worker_timeout=1)
+        check.check_images(data, 2, worker_timeout=0.25)
     assert (caught.value.kind, caught.value.key) == ("worker_stalled", "worker_timeout")
     assert multiprocessing.active_children() == []
 

@@ -11,6 +11,7 @@ import helpers
 import numpy as np
 import pytest
 import torch
+from cases import covering
 from helpers import refused, time_limit
 from PIL import Image
 
@@ -98,8 +99,7 @@ def test_refused_by_its_kind(bad):
         helpers.said(str(caught.value))
 
 
-@pytest.mark.parametrize("bad", MAKE, indirect=True)
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("bad, workers", covering([*MAKE], [0, 2], together=1), indirect=["bad"])
 def test_refused_by_the_loader(bad, workers, good):
     path, kind = bad
     images = ImageList.of_paths([*[str(good)] * 5, str(path)], np.zeros(6, int))
@@ -109,8 +109,7 @@ def test_refused_by_the_loader(bad, workers, good):
     assert (caught.value.kind, caught.value.path) == (kind, str(path))
 
 
-@pytest.mark.parametrize("bad", MAKE, indirect=True)
-@pytest.mark.parametrize("processes", [0, 2])
+@pytest.mark.parametrize("bad, processes", covering([*MAKE], [2, 0], together=1), indirect=["bad"])
 def test_found_by_the_check(bad, processes, good):
     path, kind = bad
     train = ImageList.of_paths([str(good)] * 5, np.zeros(5, int))

@@ -331,8 +331,8 @@ def used(pids):
 def test_nothing_grows_over_the_epochs(workers, photo, tmp_path):
     """Forgotten, the images of five epochs would be 160 MB, and the files 200."""
     paths = [str(tmp_path / f"{i}.{'png' if i % 4 == 0 else 'jpg'}") for i in range(40)]
-    for path in paths:
-        photo.save(path)
+    for i, path in enumerate(paths):
+        os.link(paths[i % 4], path) if i > 3 else photo.save(path)
     steps = TrainBatchSampler(40, 8, seed=0, num_epochs=7)
     seen = []
     for number, _ in enumerate(

@@ -88,7 +88,7 @@ def command(random_clip, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("DEBUG", raising=False)
 
     def run(root, *options, data="folder"):
-        quick = ("weights", random_clip, "num_epochs", 1, "batch_size", 4, "output_dir", "run")
+        quick = ("weights", random_clip, "num_epochs", 1, "batch_size", 4, "output_dir", "run", "report", "False")
         options = [str(option).replace("ROOT", str(root)) for option in options]
         if root is not None and "root" not in options:
             options += ["root", str(root)]

@@ -8,7 +8,8 @@ from fractions import Fraction
 
 import pytest
 import torch
-from helpers import cases, execute, normal_images, randomize, refused, resnet, vit
+from cases import numbered
+from helpers import execute, normal_images, randomize, refused, resnet, vit
 from oracles import bottleneck_formula, image_formula, text_formula
 
 from models import Model, count_parameters, peft
@@ -175,7 +176,7 @@ def random_case(case):
     return draw, depth, layers
 
 
-@pytest.mark.parametrize("case", cases(12, fast=3))
+@pytest.mark.parametrize("case", numbered(12, sample=3))
 @pytest.mark.parametrize("names", ALL)
 def test_image_tower_is_its_formula_in_value_and_gradient(names, case, device):
     """Random sizes, layers and weights; in float64 the two agree to rounding, as do all gradients of what trains.
@@ -196,7 +197,7 @@ def test_image_tower_is_its_formula_in_value_and_gradient(names, case, device):
     assert_is_formula(tower, images, formula, device)
 
 
-@pytest.mark.parametrize("case", cases(12, fast=3))
+@pytest.mark.parametrize("case", numbered(12, sample=3))
 @pytest.mark.parametrize("names", ALL)
 def test_text_tower_is_its_formula_in_value_and_gradient(names, case, device):
     """As of the image tower; the texts have different lengths, and prompt tokens move their ends."""

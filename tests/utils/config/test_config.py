@@ -1,6 +1,5 @@
 """The configuration: merging, refusals, the names of run directories."""
 
-import itertools
 import os
 import re
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cases import covering
 from helpers import refused
 from script_runs import files_read_once
 
@@ -51,10 +51,9 @@ def test_bad_options_are_refused(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", config_names("backbone"))
-def test_every_triple_merges(backbone):
+def test_every_triple_merges():
     with files_read_once():
-        for data, method in itertools.product(config_names("data"), config_names("method")):
+        for data, backbone, method in covering(*map(config_names, ("data", "backbone", "method"))):
             cfg = load(data=data, backbone=backbone, method=method)
             assert (cfg.dataset, cfg.backbone) == (data, backbone)
             assert cfg.dataset in DATASETS

@@ -23,12 +23,13 @@ from utils.run import checkpoint
 ROOT = Path(__file__).resolve().parents[3]
 FLOAT32 = ("prec_train", "fp32", "prec_test", "fp32")
 BASE = (*FLOAT32, "num_workers", "0", "num_epochs", "2", "print_freq", "4", "gpu", "-1")
+ONE_EPOCH, SAVED_CROPS = ("num_epochs", "1"), ("save_logits", "True", "tte", "True")
 RUNS = [  # a method and its options; 91 images, so the last step of an epoch is smaller
     ("lift+", "batch_size", "22"),  # 3 in the last step: fewer than four processes
     ("lift+@6", "batch_size", "22", "checkpointing", "True"),  # 5 steps an epoch
-    ("lift+", "batch_size", "16", "accum_step", "2", "loss_type", "CB", "classifier_init", "class_mean"),
-    ("coop", "batch_size", "24", "accum_step", "2", "v.bitfit", "True", "save_logits", "True", "tte", "True"),
-    ("lp", "batch_size", "30", "classifier", "LinearClassifier", "num_workers", "1"),
+    ("lift+", "batch_size", "16", "accum_step", "2", "loss_type", "CB", "classifier_init", "class_mean", *ONE_EPOCH),
+    ("coop", "batch_size", "24", "accum_step", "2", "v.bitfit", "True", *SAVED_CROPS, *ONE_EPOCH),
+    ("lp", "batch_size", "30", "classifier", "LinearClassifier", "num_workers", "1", *ONE_EPOCH),
     ("zs",),
     ("lift+", "batch_size", "22", "val_fraction", "0.2", "val_every", "1", "keep", "best"),
 ]
@@ -147,19 +148,15 @@ def test_one_process_writes(folder):
 
 @pytest.mark.slow
 def test_torchrun_starts_the_processes_and_an_error_ends_them_all(folder, tmp_path):
-    """torchrun finds a port by itself; a run that is refused fails in each process."""
-    runs = [("zs",), ("lift+", "resolution", "4")]
-    processes = []
-    for number, run in enumerate(runs):  # one run a call: torchrun's store keeps the addresses of a call's first group
-        (tmp_path / str(number)).mkdir()
-        processes.append(start_torchrun(with_base([run]), tmp_path / str(number)))
-    good, bad = (process.wait(1800) for process in processes)
-    assert good == 0, (tmp_path / "0/printed.txt").read_text()[-4000:]
-    found = results(tmp_path / "0/output", 2, 0)
+    """torchrun finds a port by itself; a run that is refused, after one that is not, fails in each process."""
+    process = start_torchrun(with_base([("zs",), ("lift+", "resolution", "4")]), tmp_path)
+    assert process.wait(1800) != 0
+    printed = (tmp_path / "printed.txt").read_text()
+    assert (tmp_path / "output/2_0/results.json").exists(), printed[-4000:]
+    found = results(tmp_path / "output", 2, 0)
     assert found["processes"] == 2
     assert found["accuracy"] == results(folder, 2, RUNS.index(("zs",)))["accuracy"]
-    assert bad != 0
-    assert "resolution 4 is less than a patch" in (tmp_path / "1/printed.txt").read_text()
+    assert "resolution 4 is less than a patch" in printed
 
 
 # ---- shares ----
