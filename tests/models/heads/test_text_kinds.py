@@ -1,5 +1,6 @@
 """Heads on text towers of every kind: zero-shot logits by open_clip, learnt prompts, a step, semantic starts."""
 
+import functools
 import re
 
 import open_clip
@@ -139,9 +140,14 @@ def test_prompts_have_the_name_and_the_learnt_tokens_in_their_places(kind, lengt
         assert text.replace(" ", "") == re.sub("[ _]", "", name).lower() + "." * stop
 
 
+@functools.cache
+def clip_tokenizer():
+    return open_clip.get_tokenizer("ViT-B-16")
+
+
 def decode(tokenizer, ids):
     if isinstance(tokenizer, ClipTokenizer):
-        return open_clip.get_tokenizer("ViT-B-16").decode(ids)
+        return clip_tokenizer().decode(ids)
     return Backend.from_file(str(tokenizer.find().tokenizer)).decode(ids)
 
 
@@ -213,8 +219,8 @@ def test_a_step_decreases_the_loss(kind, method):
         losses.append(loss.item())
         if not step:
             loss.backward()
-            # so short a step that the loss decreases by a tenth of its own size at most
-            rate = 0.1 * loss.item() / sum(float(p.grad.square().sum()) for p in trained)
+            # so short a step that the loss decreases by a hundredth of its own size at most
+            rate = 0.01 * loss.item() / sum(float(p.grad.square().sum()) for p in trained)
             with torch.no_grad():
                 for parameter in trained:
                     parameter -= min(rate, 0.1) * parameter.grad
