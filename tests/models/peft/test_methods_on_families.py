@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from cases import FULL, covering
+from cases import covering
 from family_models import FAMILIES, OPEN_CLIP, TEXTS, pair
 from helpers import assert_near, normal_images
 
@@ -68,8 +68,7 @@ TOWERS = [(image_tower, name) for name in (*FAMILIES, *OPEN_CLIP)] + [(text_towe
 UNLIKE = ["augreg", "DeiT III", "DINOv2, gated", "SigLIP 2's tower, mean", "DINOv3", "EVA-02, base", "PE-Core's tower"]
 ALL_METHODS = [(image_tower, name) for name in UNLIKE] + [(text_tower, name) for name in ("OpenAI", "SigLIP")]
 CASES = covering(TOWERS, [*OPTIONS], VARIANTS, together=1)  # 45 and 11: each tower has another method
-if not FULL:
-    CASES += [case for case in covering(ALL_METHODS, [*OPTIONS], VARIANTS) if case not in CASES]
+CASES += [case for case in covering(ALL_METHODS, [*OPTIONS], VARIANTS) if case not in CASES]
 
 
 @pytest.mark.parametrize(
