@@ -171,9 +171,10 @@ def open_clip_model(cfg: dict[str, Any], patches: int = PATCHES) -> nn.Module:
     return with_small_embeddings(randomize(model)).eval()
 
 
+@functools.cache
 @torch.no_grad()
 def at_other_resolution(name: str) -> nn.Module:
-    """The other library's module of `pair(name)`, for images of OTHER_PATCHES."""
+    """The other library's module of `pair(name)`, for images of OTHER_PATCHES. Tests share it, and leave it alone."""
     from open_clip.model import resize_pos_embed
 
     theirs, _, other = pair(name)

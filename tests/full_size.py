@@ -17,13 +17,20 @@ from models.weights.naming import convert_state_dict
 
 
 @contextlib.contextmanager
-def quick_meta() -> Iterator[None]:
-    """Modules are built on the meta device without drawing first values, which takes two thirds of the time there."""
-    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
+def without_first_values() -> Iterator[None]:
+    """Modules are built without drawing first values, which takes two thirds of the time on the meta device."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weight_init, "_trunc_normal_", lambda *args, **options: None)
         for name in dir(nn.init):
             if name.endswith("_") and not name.startswith("_"):
                 patch.setattr(nn.init, name, lambda *args, **options: None)
+        yield
+
+
+@contextlib.contextmanager
+def quick_meta() -> Iterator[None]:
+    """Modules are built on the meta device without drawing first values."""
+    with without_first_values(), torch.device("meta"):
         yield
 
 

@@ -49,7 +49,7 @@ def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        noise = torch.randn(parameter.shape, generator=generator)
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 25
         parameter.copy_(noise / fan_in**0.5 + (parameter.ndim < 2 and name.endswith(("weight", "scale"))))
     for norm in module.modules():
@@ -60,6 +60,13 @@ def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
+def copied(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """A function that builds a module once for its arguments, and returns copies."""
+    built = functools.cache(build)
+    return functools.wraps(build)(lambda *args, **options: copy.deepcopy(built(*args, **options)))
+
+
+@copied
 def open_clip_model(seed: int = 0) -> nn.Module:
     """open_clip's own CLIP: two heads and 17 tokens in the image tower, one head in the text tower, quick GELU."""
     from open_clip.model import CLIP
@@ -69,6 +76,7 @@ def open_clip_model(seed: int = 0) -> nn.Module:
     return randomize(CLIP(CLIP_JOINT, vision, text, quick_gelu=True), seed).eval()
 
 
+@copied
 def timm_model(seed: int = 0) -> nn.Module:
     """timm's own VisionTransformer with a classifier of 5: two heads, 17 tokens."""
     from timm.models.vision_transformer import VisionTransformer
@@ -77,6 +85,7 @@ def timm_model(seed: int = 0) -> nn.Module:
     return randomize(model, seed).eval()
 
 
+@copied
 def open_clip_resnet(seed: int = 0) -> nn.Module:
     """open_clip's own CLIP with a ResNet of 5 blocks: four heads and 10 tokens in its attention pool, quick GELU."""
     from open_clip.model import CLIP
@@ -86,6 +95,7 @@ def open_clip_resnet(seed: int = 0) -> nn.Module:
     return randomize(CLIP(CLIP_JOINT, vision, text, quick_gelu=True), seed).eval()
 
 
+@copied
 def timm_resnet(seed: int = 0) -> nn.Module:
     """timm's own ResNet of 5 blocks with a classifier of 5."""
     from timm.models.resnet import Bottleneck, ResNet
@@ -338,8 +348,8 @@ def owner_of(key: str) -> str:
 def stale_messages(arguments: list[str]) -> list[str]:
     """The keys of messages.json whose test is gone: its file, or the test from a file that was collected as a whole.
 
-    arguments: pytest's; with a FILE::TEST among them, no file counts as collected. A test of
-    which a sample of cases is collected has its other messages, too.
+    arguments: pytest's; with a FILE::TEST among them, no file counts as collected. Without --cases full, a test has the
+    messages of all its cases.
     """
     whole = set() if any("::" in text for text in arguments) else {test.partition("::")[0] for test in COLLECTED}
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from helpers import randomize
+from helpers import copied, randomize
 from torch import nn
 
 from models.backbones.backbone import Backbone
@@ -84,6 +84,7 @@ def tokenizer_of(config: TextConfig):
     return FileTokenizer(lambda: Files(folder / TOKENIZER_JSON, folder / CONFIG_JSON), config.context, config.clean)
 
 
+@copied
 def open_clip_pair(kind: str, seed: int = 0, image_bias: bool = False) -> nn.Module:
     """open_clip's own CustomTextCLIP of a KIND; a Linear from features [B, DIM] stands for its image tower.
 
@@ -114,15 +115,17 @@ def our_tower(theirs: nn.Module, config: TextConfig) -> TextTransformer:
         for old, new in RENAMES:
             name = name.replace(old, new)
         state[name] = value.clone()
-    tower = TextTransformer(config)
-    tower.load_state_dict({name: value for name, value in state.items() if not name.startswith("text_projection")})
+    with torch.device("meta"):
+        tower = TextTransformer(config)
+    state = {name: nn.Parameter(value) for name, value in state.items() if not name.startswith("text_projection")}
+    tower.load_state_dict(state, assign=True)
     return tower.eval()
 
 
 def our_backbone(theirs: nn.Module, kind: str) -> Backbone:
     """Our backbone with the weights of open_clip's; its image tower is random."""
     torch.manual_seed(0)
-    backbone = Backbone(clip_vit(64, 1, 8, 16, JOINT, 64, 1))
+    backbone = Backbone(clip_vit(64, 1, 8, 16, JOINT, 64, 1))  # the text tower is replaced
     config = KINDS[kind][1]
     backbone.text, backbone.tokenizer = our_tower(theirs, config), tokenizer_of(config)
     projection = theirs.text.text_projection

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import covering
 from fake_gpu import FAMILIES, NAMES, fake_gpu, labels, model_with, pixels, small_backbone, small_model
 
 from models.extractor import NO_CACHE
@@ -14,11 +15,6 @@ from models.precision import FrozenWeights
 from utils.device.precision import PRECISIONS
 
 COUNTS = torch.tensor([9, 4, 1])
-
-
-@pytest.fixture(params=PRECISIONS)
-def precision(request):
-    return PRECISIONS[request.param]
 
 
 def train_and_test(model, precision, crops=1, test_precision=None):
@@ -42,14 +38,14 @@ def train_and_test(model, precision, crops=1, test_precision=None):
         assert [tensor.device.type for tensor in found] == ["cuda"] * 3
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "precision"), covering([*METHODS], [*PRECISIONS], together=1))
 def test_every_method(method, precision):
-    train_and_test(model_with(method), precision)
+    train_and_test(model_with(method), PRECISIONS[precision])
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("head", "precision"), covering([*HEADS], [*PRECISIONS], together=1))
 def test_every_head(head, precision):
-    train_and_test(small_model(head=head), precision, crops=2)
+    train_and_test(small_model(head=head), PRECISIONS[precision], crops=2)
 
 
 def test_another_precision_in_tests():
@@ -65,9 +61,10 @@ def test_every_family(family):
     train_and_test(small_model(family, depth=2, methods=methods), torch.bfloat16)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_texts_that_train(precision):
     methods = {"coop": {"init": "photo"}}
-    train_and_test(small_model(head=None, methods=methods, text_methods={"lora": {"dim": 2}}), precision)
+    train_and_test(small_model(head=None, methods=methods, text_methods={"lora": {"dim": 2}}), PRECISIONS[precision])
 
 
 @pytest.mark.parametrize("name", LOSSES)

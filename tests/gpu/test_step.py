@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cases import covering
 from fake_gpu import fake_gpu, model_with, small_model
 from torch import nn
 
@@ -52,8 +53,10 @@ def assert_all_trained(model, optimizer):
     assert {tensor.device for tensor in state} == {META}
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.targets != ("resnet",)])
+OF_VITS = [name for name, method in METHODS.items() if method.targets != ("resnet",)]
+
+
+@pytest.mark.parametrize(("method", "precision"), covering(OF_VITS, [*PRECISIONS], together=1))
 def test_every_method_trains_without_waiting(method, precision):
     model = model_with(method)
     assert_all_trained(model, take_steps(model, precision=PRECISIONS[precision]))
@@ -66,8 +69,7 @@ def test_every_method_of_a_resnet_trains_without_waiting(method, monkeypatch):
     assert_all_trained(model, take_steps(model))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("loss", "optimizer"), covering([*LOSSES], [*OPTIMIZERS], together=1))
 def test_every_loss_and_optimizer_trains_without_waiting(loss, optimizer):
     model = small_model()
     whole = loss == "LADE"

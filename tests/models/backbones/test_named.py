@@ -9,13 +9,14 @@ import open_clip
 import pytest
 import timm
 import yaml
-from full_size import assert_same, library_module, quick_meta
+from full_size import assert_same, library_module, quick_meta, without_first_values
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from timm.data import resolve_data_config
 
 from models.backbones import BACKBONES
 from models.backbones.named import NAMED
-from models.weights.descriptions import describe, describe_name, read
+from models.weights import descriptions
+from models.weights.descriptions import describe, read
 from models.weights.find import OPEN_CLIP_JSON, open_clip_entry, timm_entry
 from utils.config.addresses import problem_of
 
@@ -36,6 +37,13 @@ SIZES = {  # name's end: width, depth, patch of the image tower in the registry
     "vit_h14": (1280, 32, 14),
     "vit_so400m14": (1152, 27, 14),
 }
+
+
+@functools.cache
+def describe_name(name):
+    """The description of a named backbone, for all tests of it."""
+    with without_first_values():
+        return descriptions.describe_name(name)
 
 
 def lines_of(name):
@@ -166,6 +174,9 @@ def test_images_are_prepared_as_the_registry_says(name):
     assert (known.interpolation or "bicubic", known.resize or "shortest") == (expected["interpolation"], resize)
 
 
+tokenizer_of = functools.cache(open_clip.get_tokenizer)
+
+
 @pytest.mark.parametrize("name", [name for name in REGISTERED if "clip:" in in_registry(name)])
 def test_texts_are_prepared_as_the_registry_says(name):
     text = describe_name(name).config.text
@@ -175,7 +186,7 @@ def test_texts_are_prepared_as_the_registry_says(name):
     if text.tokenizer:
         assert (text.context, text.clean) == (given["context_length"], given["tokenizer_kwargs"]["clean"])
     else:
-        tokenizer = open_clip.get_tokenizer(model)
+        tokenizer = tokenizer_of(model)
         assert (text.context, text.vocabulary) == (tokenizer.context_length, tokenizer.vocab_size)
 
 

@@ -1,5 +1,6 @@
 """All published weights of timm and open_clip: each runs, or is refused by the name of a feature."""
 
+import functools
 import gc
 import sys
 from pathlib import Path
@@ -7,9 +8,9 @@ from pathlib import Path
 import open_clip as library
 import pytest
 import timm
-from full_size import assert_same, library_module, quick_meta
+from full_size import assert_same, library_module, without_first_values
 
-from models.backbones.families import open_clip, timm_modules
+from models.backbones.families import open_clip, timm_modules, timm_resnet
 from models.weights import descriptions
 
 pytestmark = pytest.mark.slow
@@ -30,13 +31,13 @@ def published():
     def build_once(name, kinds, options):
         key = name, str(options)
         if key not in modules:
-            with quick_meta():
-                modules[key] = timm_modules.build_module(name, kinds, options)
+            modules[key] = timm_modules.build_module(name, kinds, options)
         return modules[key]
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, without_first_values():
         patch.setattr(descriptions, "build_module", build_once)
         patch.setattr(open_clip, "build_module", build_once)
+        patch.setattr(timm_resnet, "imagenet_net", functools.cache(timm_resnet.imagenet_net))
         gc.disable()  # the modules stay, and would be looked through again and again
         try:
             return list(list_backbones.survey())  # raises for any other answer than the two

@@ -1,6 +1,7 @@
 """Text towers of each kind against open_clip's own TextTransformer with the same random weights."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -38,14 +39,20 @@ def their_features(theirs, tokens):
         theirs.text.text_projection = projection
 
 
+@functools.cache
+def reference(kind):
+    """open_clip's model, the tokenizer, and the features of TEXTS; tests share them, and leave them alone."""
+    theirs, tokenizer = open_clip_pair(kind), tokenizer_of(KINDS[kind][1])
+    return theirs, tokenizer, their_features(theirs, tokenizer(TEXTS))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_text_features_are_open_clips(kind):
     config = KINDS[kind][1]
-    theirs, tokenizer = open_clip_pair(kind), tokenizer_of(config)
-    tokens = tokenizer(TEXTS)
-    assert tokens.shape == (len(TEXTS), config.context)
-    assert_near(our_features(our_tower(theirs, config), tokenizer), their_features(theirs, tokens))
+    theirs, tokenizer, expected = reference(kind)
+    assert tokenizer(TEXTS).shape == (len(TEXTS), config.context)
+    assert_near(our_features(our_tower(theirs, config), tokenizer), expected)
 
 
 @pytest.mark.parametrize("kind, feature", [(kind, feature) for kind in BREAKS for feature in BREAKS[kind]])
@@ -53,8 +60,7 @@ def test_text_features_are_open_clips(kind):
 def test_each_feature_matters(kind, feature):
     """The comparison above fails with another value of it."""
     config = KINDS[kind][1]
-    theirs, tokenizer = open_clip_pair(kind), tokenizer_of(config)
-    expected = their_features(theirs, tokenizer(TEXTS))
+    theirs, tokenizer, expected = reference(kind)
     broken = our_tower(theirs, dataclasses.replace(config, **{feature: BREAKS[kind][feature]}))
     with pytest.raises(AssertionError):
         assert_near(our_features(broken, tokenizer), expected)
@@ -65,8 +71,7 @@ def test_each_feature_matters(kind, feature):
 def test_the_context_matters(kind):
     """Texts cut or padded to another length have other features."""
     config = KINDS[kind][1]
-    theirs = open_clip_pair(kind)
-    expected = their_features(theirs, tokenizer_of(config)(TEXTS))
+    theirs, _, expected = reference(kind)
     shorter = tokenizer_of(dataclasses.replace(config, context=config.context - 8))
     with pytest.raises(AssertionError):
         assert_near(our_features(our_tower(theirs, config), shorter), expected)

@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from cases import FULL
 from family_models import NAMES, pair
 from helpers import HALF, randomize, refused, resnet
 
@@ -66,10 +67,12 @@ def formula(model, images):
     return (exponentials / exponentials.sum(1, keepdim=True)).numpy()
 
 
-PROGRAMS = {"SigLIP 2": "bf16", "CLIP's ResNet": "fp16"}  # the others in float32
+PROGRAMS = {"CLIP with CoOp": "fp32", "SigLIP 2": "bf16", "CLIP's ResNet": "fp16"}
+if FULL:
+    PROGRAMS |= {"DINOv3 with prompts": "fp32", "ResNet": "fp32"}
 
 
-@pytest.mark.parametrize(("name", "precision"), [(name, PROGRAMS.get(name, "fp32")) for name in MODELS])
+@pytest.mark.parametrize(("name", "precision"), PROGRAMS.items())
 def test_a_program_computes_the_models_probabilities(name, precision, tmp_path):
     model = MODELS[name]()
     images = pixels(model)

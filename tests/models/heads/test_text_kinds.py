@@ -1,11 +1,13 @@
 """Heads on text towers of every kind: zero-shot logits by open_clip, learnt prompts, a step, semantic starts."""
 
+import functools
 import re
 
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import covering
 from helpers import assert_near, normal_images, refused
 from text_towers import DIM, KINDS, open_clip_pair, our_backbone
 from tokenizers import Tokenizer as Backend
@@ -34,8 +36,7 @@ def prompts(names=NAMES):
 # ---- zero-shot ----
 
 
-@pytest.mark.parametrize("image_bias", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "image_bias"), covering([*KINDS], [False, True], together=1))
 @torch.no_grad()
 def test_zero_shot_logits_are_open_clips(kind, image_bias):
     theirs = open_clip_pair(kind, image_bias=image_bias)
@@ -86,6 +87,8 @@ def test_projections_train_with_their_biases():
 
 # ---- CoOp ----
 
+POSITIONS = ["end", "front", "middle"]  # of the learnt tokens beside the name
+
 
 @torch.no_grad()
 def by_open_clip(theirs, kind, tokens, index_map, vectors):
@@ -103,8 +106,7 @@ def by_open_clip(theirs, kind, tokens, index_map, vectors):
     return F.normalize(projection(x) if config.projection_bias else x @ projection, dim=-1)
 
 
-@pytest.mark.parametrize("position", ["end", "front", "middle"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "position"), covering([*KINDS], POSITIONS, together=1))
 @torch.no_grad()
 def test_coop_logits_are_open_clips_with_these_embeddings(kind, position):
     theirs = open_clip_pair(kind)
@@ -118,9 +120,9 @@ def test_coop_logits_are_open_clips_with_these_embeddings(kind, position):
     assert_near(model.head(FEATURES), expected + (theirs.logit_bias if theirs.logit_bias is not None else 0))
 
 
-@pytest.mark.parametrize("position", ["end", "front", "middle"])
-@pytest.mark.parametrize("length", [1, 2, 5, 16])
-@pytest.mark.parametrize("kind", ["pe", "siglip", "siglip2"])
+@pytest.mark.parametrize(
+    ("kind", "length", "position"), covering(["pe", "siglip", "siglip2"], [1, 2, 5, 16], POSITIONS)
+)
 def test_prompts_have_the_name_and_the_learnt_tokens_in_their_places(kind, length, position):
     tokenizer = our_backbone(open_clip_pair(kind), kind).tokenizer
     tokens, index_map = coop_prompts(tokenizer, NAMES, length, position)
@@ -139,9 +141,14 @@ def test_prompts_have_the_name_and_the_learnt_tokens_in_their_places(kind, lengt
         assert text.replace(" ", "") == re.sub("[ _]", "", name).lower() + "." * stop
 
 
+@functools.cache
+def clip_tokenizer():
+    return open_clip.get_tokenizer("ViT-B-16")
+
+
 def decode(tokenizer, ids):
     if isinstance(tokenizer, ClipTokenizer):
-        return open_clip.get_tokenizer("ViT-B-16").decode(ids)
+        return clip_tokenizer().decode(ids)
     return Backend.from_file(str(tokenizer.find().tokenizer)).decode(ids)
 
 
@@ -213,8 +220,8 @@ def test_a_step_decreases_the_loss(kind, method):
         losses.append(loss.item())
         if not step:
             loss.backward()
-            # so short a step that the loss decreases by a tenth of its own size at most
-            rate = 0.1 * loss.item() / sum(float(p.grad.square().sum()) for p in trained)
+            # so short a step that the loss decreases by a hundredth of its own size at most
+            rate = 0.01 * loss.item() / sum(float(p.grad.square().sum()) for p in trained)
             with torch.no_grad():
                 for parameter in trained:
                     parameter -= min(rate, 0.1) * parameter.grad

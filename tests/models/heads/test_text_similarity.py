@@ -1,5 +1,7 @@
 """CLIP's own head against its formula and open_clip's logits: fixed texts, texts that train, learnt contexts."""
 
+import functools
+
 import helpers
 import open_clip
 import pytest
@@ -98,9 +100,14 @@ def test_head_is_its_formula_in_value_and_gradient(case, device):
 # ---- zero-shot ----
 
 
+@functools.cache
+def clip_tokenizer():
+    return open_clip.get_tokenizer("ViT-B-16")
+
+
 def open_clip_logits(theirs, images, prompts):
     """open_clip's own, from its encode_image and encode_text."""
-    tokens = open_clip.get_tokenizer("ViT-B-16")(prompts)
+    tokens = clip_tokenizer()(prompts)
     texts = theirs.encode_text(tokens, normalize=True)
     return theirs.logit_scale.exp() * theirs.encode_image(images, normalize=True) @ texts.T
 

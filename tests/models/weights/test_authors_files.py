@@ -16,6 +16,7 @@ import published
 import pytest
 import timm
 import torch
+from full_size import without_first_values
 from helpers import assert_near, normal_images, randomize, refused, weights_of
 from published import SMALL
 from safetensors.torch import save_file
@@ -245,7 +246,9 @@ NAMES = {  # timm's architecture, the authors' names of its tensors, timm's conv
 def test_the_authors_file_needs_no_key_beside_the_name(name, tmp_path):
     """Full size, and features of the class token at a small resolution."""
     architecture, rename, library, resolution = NAMES[name]
-    theirs = randomize(timm.create_model(architecture, num_classes=0, global_pool="token")).eval()
+    with without_first_values():
+        theirs = timm.create_model(architecture, num_classes=0, global_pool="token")
+    randomize(theirs).eval()
     state = rename(weights_of(theirs), 384)
     torch.save(state, tmp_path / "w.pth")
     theirs.load_state_dict(library.checkpoint_filter_fn(dict(state), theirs))
@@ -258,8 +261,7 @@ def test_the_authors_file_needs_no_key_beside_the_name(name, tmp_path):
 
 
 def test_images_are_224_pixels_where_dinov2s_are_518(tmp_path):
-    theirs = timm.create_model("vit_small_patch14_dinov2", num_classes=0)
-    save_file(weights_of(theirs), tmp_path / "w.safetensors")
+    save_file(full_size("vit_small_patch14_dinov2"), tmp_path / "w.safetensors")
     assert load_backbone("dinov2_vit_s14", str(tmp_path / "w.safetensors"))[0].image.resolution == 224
 
 

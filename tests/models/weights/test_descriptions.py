@@ -12,6 +12,7 @@ from helpers import (
     HALF,
     assert_near,
     assert_one_sentence,
+    copied,
     normal_images,
     open_clip_resnet,
     randomize,
@@ -53,8 +54,15 @@ def open_clip_config(quick_gelu=False, width=128, head_width=64, text_width=64, 
 
 
 def open_clip_model(config):
+    """open_clip's model of a model_cfg."""
+    return open_clip_model_of(json.dumps(config))
+
+
+@copied
+def open_clip_model_of(text):
     from open_clip.model import CLIP
 
+    config = json.loads(text)
     vision, text = config["vision_cfg"], config["text_cfg"]
     return randomize(CLIP(config["embed_dim"], vision, text, quick_gelu=config["quick_gelu"])).eval()
 

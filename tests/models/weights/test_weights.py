@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import covering
+from full_size import quick_meta
 from helpers import (
     GIVEN,
     open_clip_model,
@@ -271,7 +273,7 @@ def published_model(address):
     import timm
 
     kind, _, name = address.partition(":")
-    with torch.device("meta"):
+    with quick_meta():
         if kind == "timm":
             return timm.create_model(name)
         return open_clip.CLIP(**open_clip.get_model_config(name), quick_gelu=True)
@@ -396,11 +398,13 @@ MISSHAPED = {
 }
 
 
-# a longer "positional_embedding" is a text tower for longer texts, and all right
-@pytest.mark.parametrize(
-    "change, kind, name",
-    [(c, k, n) for c in MISSHAPED for k, n, _ in SAMPLE if (c, n) != ("longer", "positional_embedding")],
-)
+SHAPED = [(kind, name) for kind, name, _ in SAMPLE if name != "positional_embedding"]
+WRONG = [(change, *names) for change, names in covering([*MISSHAPED], SHAPED, together=1)]
+# a longer one is a text tower for longer texts, and all right
+WRONG += [("of one dimension", kind, "positional_embedding") for kind in CLIPS]
+
+
+@pytest.mark.parametrize("change, kind, name", WRONG)
 def test_wrong_shape_is_an_error(change, kind, name, load, tmp_path):
     """Also for a tensor that sizes are read from: then the others do not fit."""
     with refused(ModelError, path=tmp_path / "w.safetensors"):
