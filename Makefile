@@ -47,12 +47,7 @@ bench: .venv/installed
 clean:
 	rm -rf .venv output
 
-# once, and again when requirements.txt changes; a failed installation leaves no mark and is taken up again
+# once, and again when requirements.txt changes; after a failed installation the next make tries again
 .venv/installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "Python 3.10 or newer is needed, found $$($(PYTHON) --version); name another: make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' || \
-		{ echo "this Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	@scripts/install.sh $(PYTHON)
 	@touch $@
