@@ -3,7 +3,7 @@
 # make test-fast  the tests without whole runs, other processes and large cases
 # make test-gpu   on a machine with a GPU: the tests that compute there, and those of the card alone (docs/gpu.md)
 # make faults     every fault that tests/faults can try, in an hour (SEED=1: other random ones; docs/reliability.md)
-# make lint       ruff: check and format; mypy: types
+# make lint       ruff: check and format; mypy: types; codespell: spelling; the language of code and pages
 # make bench      measures our program against a plain one on this machine's CPU, in 3 minutes on 2 free cores
 # make table      five seeds of each method and each loss on the digits, as the README shows them
 # PYTHON=python3.12 chooses the Python (3.10 or newer) that .venv is made from.
@@ -37,6 +37,8 @@ lint: .venv/installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m codespell_lib
+#	$(PY) scripts/check_language.py  # TODO: switch on when the tree passes
 
 table: .venv/installed
 	PYTHON=$(PY) scripts/run_digits.sh

@@ -167,8 +167,8 @@ def files_of_the_project() -> list[Path]:
     """The files with words for people: those that git tracks, and new ones that it does not ignore."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    paths = [Path(name) for name in sorted(set(listed.split("\0"))) if name and name not in EXEMPT]
-    return [ROOT / path for path in paths if path.suffix in SUFFIXES or path.name in NAMES]
+    paths = [ROOT / name for name in sorted(set(listed.split("\0"))) if name]
+    return [path for path in paths if (path.suffix in SUFFIXES or path.name in NAMES) and path.exists()]
 
 
 def main(arguments: list[str]) -> int:
@@ -179,10 +179,10 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     counts: Counter[str] = Counter()
     for path in args.files or files_of_the_project():
-        if not path.exists():  # deleted, and not yet committed
-            continue
         path = path.resolve()
         name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
+        if name in EXEMPT:
+            continue
         for line, words, habit in search(name, path.read_text(encoding="utf-8")):
             counts[habit.name] += 1
             if not args.count:
