@@ -75,7 +75,7 @@ HABITS = (
     Habit("unusual verb", r"(?i)\bh(?:eld|olds?|olding) (?:against|back)\b", "compare, delay"),
     Habit("unusual verb", r"(?i)\bstands?\b(?! for\b|-)", "is"),
     Habit("unusual verb", r"(?i)\b(?:lies|lay)\b", "is"),
-    Habit("unusual verb", r"(?i)\b(?:parted|heeds?|whence|thereof|lest)\b", "use the field's word"),
+    Habit("unusual verb", r"\b(?:[Pp]arted|[Hh]eeds?|whence|thereof|[Ll]est)\b", "use the field's word"),
     Habit(
         "former name",
         r"(?<!first released as )\bPEL\b",

@@ -17,8 +17,7 @@ command -v "$python" > /dev/null || fail "there is no $python; name another: mak
 "$python" -c 'import ensurepip' 2> /dev/null ||
     fail "this Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"
 
-echo "installing the packages of requirements.txt into .venv, once: about 3 GB to download, 6 GB on the disk, mostly"
-echo "PyTorch with CUDA; later commands need no network"
+echo "installing into .venv: about 3 GB to download, 6 GB on disk (PyTorch with CUDA)"
 "$python" -m venv .venv
 rm -f "$log"
 .venv/bin/python -m pip install --disable-pip-version-check --log "$log" -r requirements.txt && exit

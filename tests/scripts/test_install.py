@@ -42,7 +42,7 @@ def install(tmp_path):
 def test_without_network_the_last_line_is_the_remedy(install):
     result = install(CLOSED)
     assert result.returncode == 1
-    assert result.stdout.startswith("installing the packages of requirements.txt into .venv")
+    assert result.stdout.startswith("installing into .venv: about 3 GB to download")
     *before, last = result.stderr.splitlines()
     assert before[-1] == "ERROR: No matching distribution found for a-package-that-nobody-has>=1"
     said(last)
