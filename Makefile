@@ -4,7 +4,7 @@
 # make test-fast  the tests without whole runs, other processes and large cases
 # make test-gpu   on a machine with a GPU: the tests that compute there, and those of the card alone (docs/gpu.md)
 # make faults     every fault that tests/faults can try, in an hour (SEED=1: other random ones; docs/reliability.md)
-# make lint       ruff: check and format; mypy: types
+# make lint       ruff: check and format; mypy: types; codespell: spelling; the language of code and pages
 # make bench      measures our program against a plain one on this machine's CPU, in 3 minutes on 2 free cores
 # make table      five seeds of each method and each loss on the digits, as docs/results.md shows them
 # make docs       the pages of docs/ as a site: open site/index.html, no server and no network needed
@@ -42,6 +42,8 @@ lint: .venv/installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m codespell_lib
+#	$(PY) scripts/check_language.py  # TODO: switch on when the tree passes
 
 table: .venv/installed
 	PYTHON=$(PY) scripts/run_digits.sh
@@ -56,12 +58,7 @@ docs: .venv/installed
 clean:
 	rm -rf .venv output site
 
-# once, and again when requirements.txt changes; a failed installation leaves no mark and is taken up again
+# once, and again when requirements.txt changes; after a failed installation the next make tries again
 .venv/installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "Python 3.10 or newer is needed, found $$($(PYTHON) --version); name another: make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' || \
-		{ echo "this Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	@scripts/install.sh $(PYTHON)
 	@touch $@

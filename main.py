@@ -24,6 +24,7 @@ from utils.files import WriteError
 from utils.home import ensure_home
 from utils.imports import uncollected
 from utils.run.stopping import RESUME, Stopped, Stopping, describe, status
+from utils.version import VERSION
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -31,6 +32,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = terminal.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="keys: " + help_text()
     )
+    parser.add_argument("--version", action="version", version=f"LIFT+ {VERSION}", help="print the version and exit")
     for flag, section in (("-d", "data"), ("-b", "backbone"), ("-m", "method")):
         names = f"one of {', '.join(config_names(section))}"
         if section == "method":

@@ -59,7 +59,7 @@ from utils.config.schema import KEEPING
 from utils.device import memory
 from utils.device.device import make_deterministic, pick_device, prepare_cpu
 from utils.device.distributed import Distributed
-from utils.device.environment import changes, environment
+from utils.device.environment import changes, environment, recorded_versions
 from utils.device.precision import pick_precision, precision_name
 from utils.errors import ConfigError, ModelError, amended
 from utils.evaluators import ClassInfo, evaluate, measures, need_logits
@@ -744,6 +744,7 @@ class Trainer:
             "settings": self.settings,
             "weights": {"name": weights.name, "sha256": weights.sha256, "published": weights.published},
             **environment(self.device, self.distributed.size),
+            "versions": recorded_versions(),
             "command": self.command,
         }
 

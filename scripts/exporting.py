@@ -28,7 +28,7 @@ from models.weights.find import OPEN_CLIP_JSON, TIMM_JSON
 from models.weights.upstream import upstream_of
 from utils import terminal
 from utils.adjustment import Adjustment
-from utils.device.environment import versions
+from utils.device.environment import recorded_versions
 from utils.device.precision import PRECISIONS
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_folder, read_json, write_text
@@ -207,7 +207,7 @@ def describe(predictor: Predictor) -> dict[str, Any]:
         "head": type(model.head).__name__,
         "methods": {part: found for part, found in methods.items() if found},
         "backbone": {"name": cfg.backbone, "weights": weights.name, "sha256": weights.sha256, "licence": known},
-        "versions": versions(),
+        "versions": recorded_versions(),
     }
 
 

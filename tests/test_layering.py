@@ -17,7 +17,7 @@ FILES = [
 
 # folder or file -> what of the product it may import, beside itself and what everybody may import
 ARROWS = {
-    "main": {"trainer", "utils.config", "utils.home", "utils.imports", "utils.run.stopping"},
+    "main": {"trainer", "utils.config", "utils.home", "utils.imports", "utils.run.stopping", "utils.version"},
     "trainer": {"datasets", "models", "utils"},
     "datasets": {"utils"},
     "models": {"utils"},

@@ -1,4 +1,4 @@
-"""requirements.txt declares every package that is imported, and nothing else; the exact versions name the same ones."""
+"""pyproject.toml declares every package that is imported, and no other; the requirements files repeat it."""
 
 import ast
 import functools
@@ -9,12 +9,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {
-    "mkdocs-material",
     "ruff",
     "pytest-xdist",
     "mypy",
     "types-pyyaml",
-}  # run by the Makefile or a test, not imported
+    "codespell",
+    "mkdocs-material",
+}  # run by the Makefile, not imported
 PLUGINS = {"tensorboard", "onnx", "onnxscript"}  # imported by torch: torch.utils.tensorboard, torch.onnx
 OPTIONAL = {"peft", "transformers"}  # an oracle of tests, a peer of benchmarks
 
@@ -79,6 +80,19 @@ def test_every_imported_package_is_declared():
 def test_every_declared_package_is_used():
     used = set().union(*map(distributions, imported_packages()))
     assert declared("requirements.txt") <= used | COMMANDS | PLUGINS
+
+
+def in_pyproject():
+    """The requirements of pyproject.toml, those of its extras last, in order. Python 3.10 has no parser of TOML."""
+    text = re.sub(r"#.*", "", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    lists = re.findall(r"(?ms)^(?:dependencies|export|docs|dev) = \[(.*?)\]", text)
+    assert len(lists) == 4
+    return [requirement for each in lists for requirement in re.findall(r'"([^"]+)"', each)]
+
+
+def test_requirements_txt_is_pyproject_with_every_extra():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#")] == in_pyproject()
 
 
 def test_the_exact_versions_are_of_the_same_packages():

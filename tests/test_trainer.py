@@ -31,6 +31,7 @@ from utils.predictions import read_csv
 from utils.run import checkpoint
 from utils.run.directory import RunDir
 from utils.run.log import RunLog
+from utils.version import VERSION
 
 CPU = torch.device("cpu")
 CLIP_TINY = "asset:clip_tiny.safetensors"
@@ -453,6 +454,7 @@ def test_the_files_of_a_run(config):
         "seed",
     } < set(results)
     assert {"data", "weights", "versions", "device", "command"} < set(results)
+    assert results["versions"]["lift_plus"] == VERSION
     assert list(results["accuracy"]) == ["overall", "mean_class", "many", "medium", "few"]
     assert [row["train"] for row in results["per_class"]] == [124, 80, 51, 33, 21, 14, 9, 5, 3, 2]
     assert [row["name"] for row in results["per_class"]][:3] == ["zero", "one", "two"]

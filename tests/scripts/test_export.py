@@ -28,6 +28,7 @@ from trainer import run as train
 from utils.adjustment import Adjustment, write_adjustment
 from utils.config import load_config
 from utils.errors import DataError, ModelError
+from utils.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -96,6 +97,7 @@ def test_model_json_describes_the_run(run, onnx_folder):
     assert list(about["methods"]["image tower"]) == ["lora"]
     assert (about["backbone"]["name"], about["backbone"]["licence"]) == ("clip_tiny", "mit")
     assert about["checkpoint"] == json.loads((run / "results.json").read_text())["checkpoint"]
+    assert about["versions"]["lift_plus"] == VERSION
     assert about["checked_on"] == "32 test images"
     assert str(run.parent) not in json.dumps(about)
 

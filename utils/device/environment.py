@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from utils.version import VERSION
+
 version = functools.cache(importlib.metadata.version)  # of a package; each is read from a file of its own
 
 # environment variables that choose instructions or kernels
@@ -42,6 +44,11 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
     packages = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scikit-learn", "pillow", "safetensors")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def recorded_versions() -> dict[str, str]:
+    """The version of this program with `versions`, for results and exports; the keys of caches leave it out."""
+    return {"lift_plus": VERSION} | versions()
 
 
 def cpuinfo(field: str) -> str:

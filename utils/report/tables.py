@@ -211,4 +211,5 @@ def _device(content: Mapping[str, Any]) -> str:
 
 def _versions(content: Mapping[str, Any]) -> str:
     versions = _of(content, "versions")
-    return ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "timm", "numpy") if name in versions)
+    shown = {"lift_plus": "LIFT+"} | {name: name for name in ("python", "torch", "timm", "numpy")}
+    return ", ".join(f"{title} {versions[name]}" for name, title in shown.items() if name in versions)
