@@ -1,14 +1,11 @@
 """docs/keys.md and docs/methods.md: their generated blocks are what scripts/write_reference.py writes, and complete."""
 
 import re
-import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
-import main as cli
-from utils.config import load_config
 from utils.config.legacy_keys import LIFT_KEYS
 from utils.config.schema import EVALUATORS, KEYS, LOSSES, METHODS, OPTIMIZERS, SCHEDULES
 
@@ -94,15 +91,6 @@ def test_paragraphs_leave_out_arguments_and_errors():
         """
 
     assert write_reference.paragraphs(described) == ["The mean.", "Of float32."]
-
-
-@pytest.mark.parametrize("page", [KEYS_PAGE, METHODS_PAGE], ids=lambda page: page.stem)
-def test_commands_are_accepted(page):
-    commands = re.findall(r"^    python main\.py (.+)", page.read_text(), re.MULTILINE)
-    assert commands
-    for command in commands:
-        args = cli.parse(shlex.split(command))
-        load_config(args.data, args.backbone, args.method, args.options)
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
