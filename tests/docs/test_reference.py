@@ -1,4 +1,4 @@
-"""docs/keys.md and docs/methods.md: their generated blocks are what scripts/write_reference.py writes, and complete."""
+"""docs/keys.md and docs/methods.md are what scripts/write_reference.py writes, and complete. GLOSSARY.md has an order."""
 
 import re
 import sys
@@ -95,7 +95,16 @@ def test_paragraphs_leave_out_arguments_and_errors():
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
 def test_numbers_of_arxiv_are_links(page):
-    text = page.read_text()
+    text = " ".join(page.read_text().split())
     assert [found[0] for found in BARE_NUMBER.finditer(text)] == []
     labels = re.findall(r"\[(?:arXiv )?(\d{4}\.\d{5})\]\(([^)]+)\)", text)
     assert all(address == f"https://arxiv.org/abs/{number}" for number, address in labels)
+
+
+def test_the_glossary_is_alphabetical_and_links_each_term():
+    table = (ROOT / "docs/GLOSSARY.md").read_text().partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    terms = [row[0].replace("`", "").lower() for row in rows]
+    assert len(terms) > 50
+    assert terms == sorted(set(terms))
+    assert [row for row in rows if len(row) != 3 or not re.fullmatch(r"\[[^]]+\]\(\w+\.md(#[\w-]+)?\)", row[2])] == []
