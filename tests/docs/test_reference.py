@@ -1,4 +1,4 @@
-"""docs/keys.md and docs/methods.md are what scripts/write_reference.py writes, and complete. GLOSSARY.md has an order."""
+"""docs/keys.md and docs/methods.md are what scripts/write_reference.py writes. docs/GLOSSARY.md is alphabetical."""
 
 import re
 import sys
