@@ -193,7 +193,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "methods": methods_table,
     "formulas": methods_sections,
     "heads": lambda: choices_table("classifier", "logits", {"None": TextSimilarity} | HEADS),
-    "inits": lambda: choices_table("classifier_init", "first weights", HEAD_INITS),
+    "inits": lambda: choices_table("classifier_init", "initial weights", HEAD_INITS),
     "losses": losses_table,
     "optimizers": lambda: choices_table("optimizer", "update", OPTIMIZERS),
     "schedules": lambda: choices_table("schedule", "learning rate", SCHEDULES),
