@@ -1,10 +1,10 @@
-"""Prints the numbers of parameters that the methods of configs/method train, as the Markdown of docs/parameters.md.
+"""Prints the number of parameters that each method of configs/method trains, as the Markdown of docs/parameters.md.
 
     python scripts/count_parameters.py > docs/parameters.md
     python scripts/count_parameters.py -b clip_vit_l14 --classes 8142
     python scripts/count_parameters.py v.adaptformer_dim 64 v.lora_dim 16        # KEY VALUE pairs for all methods
 
-No weights are needed: the image tower is on the meta device, with shapes and without numbers.
+No weights are needed: the image tower has shapes and no numbers, and counting reads nothing else.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from utils.errors import ConfigError, ModelError
 from utils.home import ensure_home
 from utils.text import visible
 
-DATA = "cifar100"  # any data set whose file does not change the counts
+DATA = "cifar100"  # any whose file changes nothing that is counted
 
 
 def empty_backbone(cfg: Config) -> Backbone:
-    """The backbone of `cfg`: the image tower on the meta device, and the part of the text tower that names need."""
+    """The backbone of `cfg`: the image tower on the meta device, the text tower as far as class names need it."""
     with torch.device("meta"):
         known = describe_backbone(cfg.backbone, cfg.weights)
         if known.config is None:
@@ -39,9 +39,9 @@ def empty_backbone(cfg: Config) -> Backbone:
     backbone.mean, backbone.std = known.mean, known.std
     if backbone.text is not None:
         if not any(value is True for value in cfg.l.values()):
-            backbone.text.blocks = backbone.text.blocks[:0]  # encoding takes long, and frozen blocks are not counted
+            backbone.text.blocks = backbone.text.blocks[:0]  # encoding the names takes long and counts nothing
         backbone.text.to_empty(device="cpu")
-        torch.nn.init.ones_(backbone.text.token_embedding.weight)  # rows of zeros are tokens outside the vocabulary
+        torch.nn.init.ones_(backbone.text.token_embedding.weight)  # zeros would be words outside its vocabulary
         for name, parameter in backbone.named_parameters(recurse=False):
             if not name.startswith("image"):
                 setattr(backbone, name, torch.nn.Parameter(torch.ones_like(parameter, device="cpu")))
@@ -89,16 +89,11 @@ def main() -> int:
     command = shlex.join(["python", "scripts/count_parameters.py", *sys.argv[1:]])
     terminal.say("# Trained parameters\n")
     terminal.say(
-        f"Each method of configs/method trains these numbers of parameters on {args.backbone} with {args.classes:,}"
+        f"Every method of configs/method on {args.backbone} with {args.classes:,} classes. The papers count the"
     )
-    terminal.say("classes:\n")
+    terminal.say("trained parameters of the backbone, without the head; CoOp's learnt context is included there.\n")
     terminal.say(f"    {visible(command)}\n")
     terminal.say("\n".join(lines))
-    terminal.say(
-        "\nThe papers report the numbers in the backbone, without the head. Here they include CoOp's learnt context."
-    )
-    terminal.say("Other backbones, numbers of classes and sizes:\n")
-    terminal.say("    python scripts/count_parameters.py -b clip_vit_l14 --classes 8142 v.adaptformer_dim 64")
     return 0
 
 

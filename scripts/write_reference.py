@@ -202,7 +202,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def generated(page: str) -> str:
-    """The page with its blocks written anew."""
+    """The page with up-to-date blocks."""
     return BLOCK.sub(lambda found: f"{found[1]}\n{BLOCKS[found[2]]()}\n{found[3]}", page)
 
 

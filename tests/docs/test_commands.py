@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LINES = [
     (path.stem, line.strip().removeprefix("$ "))
     for path in sorted((ROOT / "docs").glob("*.md"))
-    if path.stem != "extending"  # test_extending.py runs its commands, which need what the page adds
+    if path.stem != "extending"  # test_extending.py runs its commands, which need the files of the page
     for line in re.findall(r"^(?: {2,}|\$ ).+", path.read_text(), re.MULTILINE)
 ]
 PLACEHOLDERS = {"DATA": "digits_lt", "BACKBONE": "clip_tiny", "METHOD": "lift+", "MODEL": "clip_vit_b16"}

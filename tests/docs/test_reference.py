@@ -35,7 +35,7 @@ def test_every_block_is_on_a_page():
     assert sorted(names) == sorted(write_reference.BLOCKS)
 
 
-def test_a_changed_block_is_written_anew():
+def test_a_changed_block_is_written_again():
     text = METHODS_PAGE.read_text()
     assert write_reference.generated(text.replace("`focal_gamma` (`2.0`)", "`focal_gamma` (`3.0`)")) == text
 
@@ -85,12 +85,12 @@ def test_paragraphs_leave_out_arguments_and_errors():
     def described():
         """The mean. Raises ModelError for no images.
 
-        Of float32.
+        In float32.
 
         images: [B, 3].
         """
 
-    assert write_reference.paragraphs(described) == ["The mean.", "Of float32."]
+    assert write_reference.paragraphs(described) == ["The mean.", "In float32."]
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
