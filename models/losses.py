@@ -58,9 +58,9 @@ class Focal(CrossEntropy):
 
 
 class LDAM(CrossEntropy):
-    """CE of z with z_y - s m_y in place of z_y: a margin m_c = n_c^(-1/4), scaled so that the largest is margin,
-    and s the head's scale (Cao et al. 2019, arXiv 1906.07413, margin = 0.5). The largest is taken over the classes
-    with training images.
+    """CE of z with z_y - s m_y in place of z_y: a margin m_c = n_c^(-1/4), scaled so that the largest is margin, and
+    the head's scale s, `classifier_scale` (Cao et al. 2019, arXiv 1906.07413, margin = 0.5). The largest is taken over
+    the classes with training images.
     """
 
     shifts: Tensor
@@ -135,7 +135,7 @@ class LogitAdjusted(CrossEntropy):
 
 class BalancedSoftmax(LogitAdjusted):
     """CE of z + log n (Ren et al. 2020, arXiv 2007.10740). log n_c is log pi_c plus the same number for every class,
-    which a softmax ignores: LA with tau = 1 by another name.
+    which a softmax ignores: the same function as LA with tau = 1.
     """
 
     def __init__(self, class_counts: Tensor, scale: float = 1.0):

@@ -58,7 +58,10 @@ def count(cfg: Config, num_classes: int) -> dict[str, int]:
 
 def table(backbone: str, num_classes: int, options: list[str]) -> list[str]:
     """A line for each method. Raises ConfigError."""
-    lines = ["| method | in the backbone | of the image tower | in the head | in all |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| method | in the backbone | share of the image tower | in the head | in all |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for method in config_names("method"):
         cfg = load_config(DATA, backbone, method, options)
         try:

@@ -26,13 +26,13 @@ from utils import terminal
 from utils.errors import ModelError
 from utils.home import ensure_home
 
-# Their descriptions are on the hub alone. Their sizes are those of open_clip's plain models, of which they were made.
+# Descriptions that are on the hub only: these backbones have the sizes of the models that they were trained from.
 SIZED_LIKE = {"bioclip_vit_b16": "laion2b_vit_b16", "bioclip2_vit_l14": "laion2b_vit_l14"}
 LIBRARIES = ("timm", "open_clip")
 NO_WEIGHTS = "no weights on the hub"
 # "FEATURE KIND": one row of the table for all kinds
 KINDS = re.compile(r"(.+? (?:kind|text tower)) (.+)")
-MOST_KINDS = 8  # that a row names
+MOST_KINDS = 8  # in a row
 
 
 # ---- named backbones ----
@@ -104,7 +104,7 @@ def _is_vit_of_timm(name: str) -> bool:
 
 
 def _try(address: str, vit: bool) -> Published:
-    """What becomes of the weights of an address."""
+    """The config of the weights at an address, or the feature for which they are refused."""
     config, refused = None, ""
     try:
         known = describe(address)
@@ -118,8 +118,8 @@ def _try(address: str, vit: bool) -> Published:
 
 
 def counts_table(published: list[Published]) -> list[str]:
-    """How many of each library's weights run."""
-    lines = ["| | weights | that run | with a ViT | that run |", "|---|---:|---:|---:|---:|"]
+    """A line for each library: its published weights, and those that run."""
+    lines = ["| library | weights | that run | with a ViT | that run |", "|---|---:|---:|---:|---:|"]
     for library in LIBRARIES:
         found = [each for each in published if each.library == library]
         vits = [each for each in found if each.vit]
@@ -139,7 +139,7 @@ def refused_table(published: list[Published]) -> list[str]:
             rows.setdefault(feature, Counter())[each.library] += 1
             if split:
                 kinds.setdefault(feature, Counter())[split[2]] += 1
-    lines = ["| feature | timm | open_clip | of them |", "|---|---:|---:|---|"]
+    lines = ["| feature | timm | open_clip | kinds |", "|---|---:|---:|---|"]
     for feature, counts in sorted(rows.items(), key=lambda row: (-row[1].total(), row[0])):
         cells = (feature, *(str(counts[library] or "") for library in LIBRARIES), _kinds(kinds.get(feature, Counter())))
         lines.append(f"| {' | '.join(cells)} |")

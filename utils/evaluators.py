@@ -55,9 +55,10 @@ def predicted(outputs: np.ndarray) -> np.ndarray:
 
 
 def _accuracy(outputs: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Iterator[tuple[str, float | None]]:
-    """Accuracy over images, over classes and over groups of classes, and means of the classes' accuracies, percent.
+    """Accuracy over images, over classes, and over many-, medium- and few-shot classes; macro F1; the accuracy of the
+    worst class; the harmonic and the geometric mean of the classes' accuracies, percent.
 
-    Classes without test images are left out; a group without any other has the accuracy None.
+    Classes without test images are left out; a group without any other class has the accuracy None.
     """
     scores = metrics.class_scores(labels, predicted(outputs), len(classes.names))
     tested = scores.images > 0
@@ -89,7 +90,10 @@ top5 = Evaluator(_top5, needs_logits=True)
 
 
 def _calibration(logits: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Pairs:
-    """Expected calibration error in 15 bins, percent (Guo et al. 2017)."""
+    """Expected calibration error, percent (Guo et al. 2017, arXiv 1706.04599): the sum over 15 bins B of confidence,
+    each 1/15 wide, of |B| / n times |accuracy(B) - confidence(B)|. The confidence of an image is its largest softmax
+    probability.
+    """
     yield "more/calibration_error", metrics.expected_calibration_error(logits, labels)
 
 

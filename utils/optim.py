@@ -42,7 +42,8 @@ def sgd(parameters: Iterable[Tensor], *, lr: float, weight_decay: float, momentu
 
 
 def adamw(parameters: Iterable[Tensor], *, lr: float, weight_decay: float, momentum: float) -> Optimizer:
-    """AdamW with betas (0.9, 0.999) and decoupled weight decay (Loshchilov and Hutter 2019); momentum is not used."""
+    """AdamW with betas (0.9, 0.999) and decoupled weight decay (Loshchilov and Hutter 2019, arXiv
+    1711.05101); momentum is not used."""
     parameters = list(parameters)
     fused = _are_on_gpu(parameters)
     return without_compiler(torch.optim.AdamW)(

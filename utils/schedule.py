@@ -14,15 +14,18 @@ Schedule = Callable[[float, int, int, int, float], float]
 
 
 def cosine(lr: float, step: int, steps_per_epoch: int, num_epochs: int, warmup_epochs: float = 0.0) -> float:
-    """lr * (1 + cos(pi epoch / num_epochs)) / 2, constant in an epoch, no warm-up (Loshchilov and Hutter 2017)."""
+    """lr * (1 + cos(pi epoch / num_epochs)) / 2, constant in an epoch, no warm-up (Loshchilov and Hutter 2017,
+    arXiv 1608.03983)."""
     epoch = step // steps_per_epoch
     return lr * (1 + math.cos(math.pi * epoch / num_epochs)) / 2
 
 
 def warmup_cosine(lr: float, step: int, steps_per_epoch: int, num_epochs: int, warmup_epochs: float = 0.0) -> float:
-    """lr * (step + 1) / w in the w steps of the warm-up (Goyal et al. 2017), then a cosine from lr to 0, step by step.
+    """lr * (step + 1) / w in the w steps of the warm-up (Goyal et al. 2017, arXiv 1706.02677), then step by step
+    lr * (1 + cos(pi (step - w) / (steps - w))) / 2.
 
-    w is warmup_epochs in whole steps. The cosine would be 0 in the step after the last.
+    w is `warmup_epochs` in whole steps, steps the number of the whole run. The rate would be 0 in the step after the
+    last.
     """
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     if step < warmup_steps:

@@ -44,7 +44,7 @@ class LinearClassifier(Head):
 
 
 class CosineClassifier(Head):
-    """scale * <f / |f|, W_c / |W_c|>."""
+    """`classifier_scale` * <f / |f|, W_c / |W_c|>."""
 
     def __init__(self, num_classes: int, dim: int, scale: float, variant: str = "lift+"):
         super().__init__(num_classes, dim)
@@ -62,7 +62,7 @@ class L2NormClassifier(Head):
 
 
 class LayerNormClassifier(Head):
-    """<LN(f), W_c / |W_c|>, LN without affine, eps 1e-12."""
+    """<LN(f), W_c / |W_c|>, LN without weight and bias, eps 1e-12."""
 
     def forward(self, features: Tensor) -> Tensor:
         features = F.layer_norm(features, features.shape[-1:], eps=1e-12)

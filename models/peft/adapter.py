@@ -2,8 +2,9 @@
 
     h <- h + Up(ReLU(Down(LN(h)))),   h the output of the MLP
 
-Down starts uniform in +-1/sqrt(d) (kaiming-uniform, a = sqrt 5; in LIFT normal with the same deviation, 1/sqrt(3 d)),
-Up at zero, so a fresh adapter changes nothing.
+Down [d, dim] starts uniform in +-1/sqrt(d) (kaiming-uniform, a = sqrt 5; in LIFT normal with the same deviation,
+1/sqrt(3 d)), Up at zero, so a fresh adapter changes nothing. Default dim: 2^floor(log2(C / 2L)); in LIFT L counts all
+blocks of the tower.
 """
 
 from torch import Tensor, nn

@@ -2,7 +2,7 @@
 
     x <- x + MLP(LN2(x)) + s Up(ReLU(Down(LN(x)))),   s a learnt scalar, 1 at first
 
-Down and Up start as in `adapter`, so a fresh AdaptFormer changes nothing.
+Down and Up start as in `adapter`, so a fresh AdaptFormer changes nothing. The default dim is that of `adapter`, too.
 """
 
 import torch

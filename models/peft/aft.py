@@ -5,9 +5,12 @@
 The entries are chosen without replacement by `seed` alone, as in the authors' programs, and start at their own values,
 so a fresh one changes nothing.
 
-    LIFT+  chooses int(ratio n) of the n entries of every tensor, by a generator seeded with `seed` for each tensor. By
-           default as many entries train as a linear head on the feature has weights, C d.
+    LIFT+  chooses int(ratio n) of the n entries of each tensor, by a generator seeded with `seed` for each tensor
     LIFT   chooses int(ratio out (in + 1)) of the entries of [W, b], [out, in + 1], by one generator for all Linears
+
+Default ratio: as many entries train as a linear head on the feature has weights, C d, so in LIFT+ C / (L (12d + 9)) for
+all Linears, C / (L (4d + 4)) for `loc attn`, C / (L (8d + 5)) for `loc mlp`; in LIFT C / (12 L d) rounded down to a
+multiple of .001, at least .001, where L counts all blocks of the tower.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""BitFit (Zaken et al. 2022, arXiv 2106.10199): every bias of a block trains, its norms' too."""
+"""BitFit (Zaken et al. 2022, arXiv 2106.10199): every bias of a block trains, including those of its norms."""
 
 from torch import nn
 

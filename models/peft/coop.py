@@ -1,4 +1,5 @@
-"""CoOp (Zhou et al. 2022, arXiv 2109.01134): learnt vectors replace some of a prompt's tokens, alike for all classes.
+"""CoOp (Zhou et al. 2022, arXiv 2109.01134): learnt vectors replace tokens of the prompts, the same
+ones for all classes.
 
     end      "X X X X name."        front    "name X X X X."        middle   "X X name X X."
     photo    "a photo of a name."   its words before the name and the full stop, which start at their own embeddings

@@ -1,4 +1,4 @@
-"""Full fine-tuning: all parameters of a block train."""
+"""Full fine-tuning: all parameters of a block train; in a ResNet, those of its four stages, in LIFT the whole tower."""
 
 from torch import nn
 

@@ -3,7 +3,8 @@
     q <- q + (1/r) (x A_q) B_q,   v <- v + (1/r) (x A_v) B_v,   x the output of the block's first norm
 
 A [d, r] is uniform in +-1/sqrt(r) (kaiming-uniform over its fan-in, which is r in both papers' runs) and B zero, so a
-fresh LoRA changes nothing.
+fresh LoRA changes nothing. Default r (`dim`): 2^floor(log2(C / 4L)); in LIFT 2^floor(log2(C / 2L)), where L counts all
+blocks of the tower.
 """
 
 import torch

@@ -1,10 +1,10 @@
-"""Prompt tuning (VPT, Jia et al. 2022, arXiv 2203.12119): p learnt tokens after the first token, and the registers.
+"""Prompt tuning (VPT, Jia et al. 2022, arXiv 2203.12119): learnt tokens after the class token and the registers.
 
-    x = [x_0, x_1, ..., x_N]  ->  [x_0, p_1, ..., p_p, x_1, ..., x_N]
+    x = [x_0, x_1, ..., x_N]  ->  [x_0, t_1, ..., t_len, x_1, ..., x_N]
 
 A block with its own prompt first drops the prompt tokens of earlier blocks. The tokens start at N(0, 0.02); in an image
 tower of LIFT they start uniform in +-sqrt(6 / (3 p^2 + d)), p the side of a patch. LIFT puts them after the patches;
-attention has no order, so the feature is the same.
+attention has no order, so the feature is the same. Default number of tokens (`len`): 2^floor(log2(C / L)), in LIFT 10.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
     y <- y * scale + shift,   y the output of LN1 or LN2
 
-scale starts at N(1, 0.02), shift at N(0, 0.02), as in `ssf`. The norms' own weights stay frozen; `ln_tuning` trains
-those.
+scale starts at N(1, 0.02), shift at N(0, 0.02), as in `ssf`. The norms' own weights stay frozen (`ln_tuning` trains
+them).
 """
 
 from models.backbones.transformer import Block

@@ -1,4 +1,4 @@
-"""docs/notebook.md runs as it is printed, and computes what the command line does."""
+"""docs/notebook.md runs as it is printed, and computes the same as the command line."""
 
 import json
 import re
