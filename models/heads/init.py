@@ -1,6 +1,6 @@
-"""First values of a head, from texts of the classes or from training features.
+"""Initial values of a head, from texts of the classes or from training features.
 
-Each function takes the bare backbone, the class names, `features`, and the texts of each class.
+Each function has as arguments the bare backbone, the class names, `features`, and the texts of each class.
 """
 
 import warnings
@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 60.0  # for scikit-learn's logistic regression, by logistic.s
 
 
 class FirstValues(NamedTuple):
-    """Weights of a head [C, D], rows of unit length, and biases [C] for a head that has some; None = zeros."""
+    """Weights of a head [C, D], rows of unit length, and biases [C] for a head that has them; None = zeros."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -38,9 +38,9 @@ def semantic(backbone: Backbone, classnames: list[str], features: Features, text
     """The text feature t of each class, mapped back to the image feature space, w = t P^T, divided by |w|.
 
     The similarity of t to the projected image feature, <t, f P + b>, is <w, f> + <t, b>. So a linear head starts with
-    the bias <t, b> / |w|, where the projection has one. The other heads have none: their scores are of directions, to
-    which the length of f P belongs and a constant does not. Backbones whose image feature is in the joint space have
-    no P, as CLIP's ResNets and SigLIP behind its pooling head: w = t.
+    the bias <t, b> / |w|, where the projection has one. The other heads have no bias, as they compare directions.
+    Backbones whose image feature is already in the joint space (CLIP's ResNets, SigLIP after its pooling head) have no
+    P: w = t.
 
     texts: see models/heads/prompts.py; None = "a photo of a {name}."
     """
@@ -74,7 +74,7 @@ def linear_probing(
     """
     if len(classnames) == 1:
         message = (
-            f"linear_probing separates classes, and there is one only, '{classnames[0]}'; "
+            f"linear_probing needs at least two classes, found one, '{classnames[0]}'; "
             "set classifier_init class_mean, semantic or None"
         )
         raise ModelError(message, kind="single_class", key="classifier_init")

@@ -13,7 +13,7 @@ class TextSimilarity(nn.Module):
     z = f P + b, t = g Q + c in the joint space. texts: computes g [C, text_dim]. image_projection: P [D, joint], or
     None if f is in the joint space already. text_projection: Q [text_dim, joint], or None if g is. Biases b, c [joint]
     and logit_bias []: None = 0. The slots `image_adapter` and `text_adapter` are a_v and a_t.
-    Nothing in it trains by itself.
+    It has no trainable parameters unless a method adds them.
     """
 
     kind = "head"

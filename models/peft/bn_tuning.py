@@ -3,8 +3,8 @@
     training  y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias,   over the images of a batch and their pixels
     testing   the same with the running mean and variance, which training moves by a tenth towards a batch's
 
-So a batch is computed as a whole: with accum_step or with several processes each part would have its own statistics
-(utils/config/checking.py refuses both).
+A batch is computed as a whole: each micro-batch of accum_step, and each of several processes, would have its own
+statistics (utils/config/checking.py refuses both).
 """
 
 from typing import cast
@@ -17,7 +17,7 @@ from utils.run.checkpoint import MOVES_STATISTICS
 
 
 def attach(site: Site[nn.Module], options: NoOptions) -> None:
-    """Lets every BatchNorm of the tower, its stem's too, train, and its statistics follow the images."""
+    """Makes every BatchNorm of the tower trainable, including the stem's, and lets it update its statistics."""
     tower = cast(ResNet, site.tower)  # METHOD.targets
     for norm in tower.batch_norms:
         norm.requires_grad_(True)
