@@ -51,7 +51,7 @@ class Rotation:
 class Rotary(nn.Module):
     """Rotates queries and keys, [B, heads, N, d] each, of the last side^2 tokens; those before have no position.
 
-    One module serves all blocks of a tower. It has nothing that is saved.
+    All blocks of a tower share one module. It has no saved state.
     """
 
     cos: Tensor  # float32 [side^2, d]
