@@ -20,9 +20,9 @@ IMBALANCE_FACTOR = 1 / 50
 
 
 def build(name: str = "digits_lt", root: str | None = None) -> DataSet:
-    """The data set. Raises a DataError for a root, which it does not read."""
+    """The data set. Raises a DataError for a root, as it reads no files."""
     if root is not None:
-        message = f"digits_lt is inside scikit-learn and reads no root, found {root}; your own pictures: -d folder"
+        message = f"digits_lt is inside scikit-learn and reads no root, found {root}; for your own pictures: -d folder"
         raise DataError(message, kind="needless_root", path=root, key="root")
     ink, labels = _digits()
     pixels = np.rint(ink.reshape(-1, 8, 8, 1) * 255 / 16).astype(np.uint8).repeat(3, axis=3)

@@ -25,7 +25,7 @@ NAMINGS = (
     *transformers_dino.NAMINGS,
 )
 # In the files, but unused by the towers: OpenAI's records of sizes and its causal mask, timm's ImageNet classifiers,
-# BatchNorm's count of training steps, tensors of DINO's training alone, and tables that follow from the sizes.
+# BatchNorm's count of training steps, tensors of DINO's training, and tables that follow from the sizes.
 NOT_WEIGHTS = re.compile(
     r"input_resolution|context_length|vocab_size|(.*\.)?attn_mask|(head|fc)\.(weight|bias)|.*\.num_batches_tracked"
     r"|(embeddings\.)?mask_token|local_cls_norm\.(weight|bias)|(.*\.)?rope(_embed)?\.(periods|bands|freqs_cos|freqs_sin)"
