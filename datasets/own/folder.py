@@ -232,7 +232,7 @@ class _Seen:
     def __init__(self) -> None:
         self.others: Counter[str] = Counter()  # files that are skipped, by suffix
         self.leftovers: Counter[str] = Counter()  # files and folders that are ignored, by name
-        self.copies: Counter[str] = Counter()  # folders that may hold small copies of pictures, by name
+        self.copies: Counter[str] = Counter()  # folders that may contain small copies of pictures, by name
 
     def ignores(self, name: str) -> bool:
         """Whether a file or folder is hidden or a leftover of a system; if so, it is counted."""
@@ -248,7 +248,7 @@ def _find(folder: os.DirEntry, seen: _Seen, links: tuple[str, ...] = ()) -> Iter
         links = (*links, os.path.realpath(os.path.dirname(folder.path)))
         target = os.path.join(os.path.realpath(folder.path), "")
         if any(os.path.join(link, "").startswith(target) for link in links):
-            message = f"{folder.path} is a link to {target}, which contains it; remove the link"
+            message = f"{folder.path} is a circular link, to {target}; remove it"
             raise DataError(message, kind="circular_link", path=folder.path)
     for entry in _entries(folder.path, seen):
         if _is_folder(entry):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 LARGEST = 127  # of a signed integer of 8 bits; rows and columns are scaled to +-LARGEST
-ZERO = 128  # oneDNN takes the left operand unsigned: x is stored as x + ZERO
+ZERO = 128  # oneDNN needs an unsigned left operand: x is stored as x + ZERO
 
 
 class Int8Linear:

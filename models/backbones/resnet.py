@@ -76,7 +76,7 @@ class ResNetConfig:
 class ResNet(ImageTower):
     """Images [B, 3, resolution, resolution], normalised -> the pooled feature, [B, dim].
 
-    The slot `after`, for a fine-tuning method, takes the pooled feature, [B, dim] -> [B, dim].
+    The slot `after`, for a fine-tuning method, is applied to the pooled feature, [B, dim] -> [B, dim].
 
     timm's layers do not cast, so the tower runs under autocast, in its `precision`: frozen weights are stored in it,
     and a trainable float32 weight is cast where it is used. It is set by `set_precision`, as it cannot be read from

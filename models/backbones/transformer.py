@@ -9,7 +9,7 @@ The rest of the project relies on two conventions:
 * Every layer computes in the precision of its input. A frozen weight is stored in that precision, so its cast is
   free; a trainable weight is stored in float32 and cast where it is used, so its gradient arrives in float32.
 * A block has two slots, `prompt` and `side`, for fine-tuning methods. Empty slots cost nothing. A method that wraps a
-  layer holds it as `wrapped`.
+  layer stores it as `wrapped`.
 """
 
 import functools
@@ -81,7 +81,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017). [B, N, D] -> [B, N, D], or [B, 1, D] with `first_only`.
 
-    `rotate` takes queries and keys, [B, heads, N, D / heads] each, `inner` the attended values before the projection.
+    `rotate` is applied to queries and keys, [B, heads, N, D / heads] each, `inner` to the attended values before the
+    projection.
     """
 
     def __init__(self, dim: int, heads: int, causal: bool = False):

@@ -25,7 +25,7 @@ class CachedTextFeatures(nn.Module):
 class TextEncoderFeatures(nn.Module):
     """Text features [C, dim], float32, of "a photo of a {name}." by a text tower; in eval mode they are computed once.
 
-    The slot `context` takes the token embeddings, [C, N, dim] -> [C, N, dim]; models/peft/coop.py fills it.
+    The slot `context` is applied to the token embeddings, [C, N, dim] -> [C, N, dim]; models/peft/coop.py fills it.
     """
 
     kind = "texts"

@@ -31,7 +31,7 @@ def attach(tower: Tower, methods: Mapping[str, Any], num_classes: int, variant: 
     on (models/weights/lift.py). Raises ModelError, before anything is changed.
     """
     chosen = choose(methods)
-    # LIFT takes the whole network of a ResNet as one block, with stem and pooling
+    # LIFT treats the whole network of a ResNet as one block, with stem and pooling
     blocks = [tower.net] if tower.kind == "resnet" and variant == "lift" else list(tower.blocks)
     for name in chosen:
         _require_target(name, tower)

@@ -88,8 +88,8 @@ def invert(state: dict[str, Tensor], like: dict[str, Tensor], library: str) -> d
     if not missing:
         found = like | {name: parts[new].reshape(like[name].shape) for name, new in renames.items()}
         again = convert_state_dict(found)
-        kept = {name: value for name, value in state.items() if not NOT_WEIGHTS.fullmatch(name)}
-        missing = [name for name in kept.keys() | again.keys() if not _are_equal(kept.get(name), again.get(name))]
+        used = {name: value for name, value in state.items() if not NOT_WEIGHTS.fullmatch(name)}
+        missing = [name for name in used.keys() | again.keys() if not _are_equal(used.get(name), again.get(name))]
     if missing:
         message = f"{library} has no place for the values of {listed(sorted(missing))}; export to onnx or torch"
         raise ModelError(message, kind="unmergeable_tensors")
