@@ -1,4 +1,4 @@
-"""A Linear in int8, for tests on a CPU: 3.5 times as many products per second as in float32 (docs/performance.md)."""
+"""A Linear in int8 for tests on a CPU: 3.5 times as many products per second as float32 (docs/performance_log.md)."""
 
 import torch
 from torch import Tensor

@@ -1,6 +1,6 @@
 """The three computations of a block, each in a line of plain torch and in a faster form.
 
-`fast` alone decides whether the faster forms may be used. docs/performance.md has the numbers.
+`fast` alone decides whether the faster forms may be used. docs/performance_log.md has the numbers.
 """
 
 import math
