@@ -1,4 +1,4 @@
-"""The model of a run: a frozen backbone, the methods that train in it, and a head."""
+"""The model of a run: a frozen backbone, the fine-tuning methods in it, and a head."""
 
 from collections.abc import Mapping
 from typing import Any
