@@ -142,14 +142,14 @@ def jpeg_segments(file: BinaryIO, start: int, size: int) -> Iterator[tuple[int, 
 
 def _jpeg(file: BinaryIO, start: int, size: int) -> Iterator[Piece]:
     yield start, 2
-    most = LARGE
+    limit = LARGE
     orientations = {b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"}  # beginnings of the first segments of EXIF and XMP
     for marker, position, count in jpeg_segments(file, start, size):
         if 0xC0 <= marker <= 0xCF:
             height, width = struct.unpack(">HH", read_at(file, position + 5, 4).ljust(4, b"\0"))
-            most = max(most, LARGE + 8 * height * width)  # bytes: more than its scans need
+            limit = max(limit, LARGE + 8 * height * width)  # bytes: more than its scans need
         if marker == 0xDA:
-            yield position, min(size - position, most)
+            yield position, min(size - position, limit)
         elif marker == 0xE1:
             beginning = read_at(file, position + 4, min(max(count - 4, 0), 29))
             for kind in tuple(filter(beginning.startswith, orientations)):

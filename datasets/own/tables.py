@@ -94,9 +94,9 @@ def read_text(file: str, limit: int, errors: str = "strict") -> str:
 
 def _require_text(file: str, content: bytes) -> None:
     """Raises a DataError for a file of another known format."""
-    for start, (what, advice) in FORMATS.items():
+    for start, (kind, advice) in FORMATS.items():
         if content.startswith(start):
-            message = f"{file} is {what}, not a text file; {advice}"
+            message = f"{file} is {kind}, not a text file; {advice}"
             raise DataError(message, kind="not_text", path=file)
     head = content[:1000]
     if len(head) > 3 and 3 * max(head[::2].count(0), head[1::2].count(0)) > len(head):  # every second byte

@@ -1,6 +1,6 @@
 """digits_lt: the 1,797 handwritten digits inside scikit-learn, made long-tailed. Real images, and no download.
 
-The digits (Alpaydin and Kaynak 1998; the test part of UCI's optdigits) are 8 x 8 counts of ink, 0 to 16. The test set
+The digits (Alpaydin and Kaynak 1998; the test split of UCI's optdigits) are 8 x 8 counts of ink, 0 to 16. The test set
 has 50 images of each class (500 in all); the training set is the rest, thinned to 124, 80, 51, ..., 2 images
 (imbalance 50).
 """
