@@ -1,10 +1,10 @@
-"""A Linear in int8 for tests on a CPU: 3.5 times as many products per second as float32 (docs/performance_log.md)."""
+"""A Linear in int8, for tests on a CPU: 3.5 times the products per second of float32 (docs/performance_log.md)."""
 
 import torch
 from torch import Tensor
 
 LARGEST = 127  # of a signed integer of 8 bits; rows and columns are scaled to +-LARGEST
-ZERO = 128  # oneDNN needs an unsigned left operand: x is stored as x + ZERO
+ZERO = 128  # oneDNN takes the left operand unsigned: x is stored as x + ZERO
 
 
 class Int8Linear:

@@ -35,14 +35,13 @@ def no_features() -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def semantic(backbone: Backbone, classnames: list[str], features: Features, texts: Texts | None = None) -> FirstValues:
-    """The text feature t of each class, mapped back to the image feature space, w = t P^T, divided by |w|.
-
-    The similarity of t to the projected image feature, <t, f P + b>, is <w, f> + <t, b>. So a linear head starts with
-    the bias <t, b> / |w|, where the projection has one. The other heads have no bias, as they compare directions.
-    Backbones whose image feature is already in the joint space (CLIP's ResNets, SigLIP after its pooling head) have no
-    P: w = t.
+    """The text feature t of each class, mapped back to the image feature space by the image projection P: w = t P^T,
+    divided by |w|. Without a P, as in CLIP's ResNets and SigLIP 2, w = t. Where the projection has a bias b, as in PE
+    and EVA02-CLIP, a `LinearClassifier` starts with the bias <t, b> / |w|.
 
     texts: see models/heads/prompts.py; None = "a photo of a {name}."
+    bias: the similarity of t to the projected image feature, <t, f P + b>, is <w, f> + <t, b>. The other heads have no
+    bias: their logits depend on directions, to which the length of f P belongs and a constant does not.
     """
     rows = backbone.encode_texts(classnames, texts) if texts else backbone.encode_classnames(classnames)
     bias = backbone.image_projection_bias
@@ -56,7 +55,9 @@ def semantic(backbone: Backbone, classnames: list[str], features: Features, text
 def class_mean(
     backbone: Backbone, classnames: list[str], features: Features, texts: Texts | None = None
 ) -> FirstValues:
-    """The mean training feature of each class. Raises ModelError for a class without training images."""
+    """The mean feature of the training images of each class, divided by its length. Raises ModelError for a class
+    without training images.
+    """
     vectors, labels = features()
     counts = _images_per_class(labels, classnames)
     sums = vectors.new_zeros(len(classnames), vectors.shape[1]).index_add_(0, labels, vectors)
@@ -67,9 +68,10 @@ def class_mean(
 def linear_probing(
     backbone: Backbone, classnames: list[str], features: Features, texts: Texts | None = None
 ) -> FirstValues:
-    """The weights of scikit-learn's LogisticRegression, balanced class weights, at most 100 iterations.
+    """The weights of scikit-learn's LogisticRegression on the same features, divided by their length: balanced class
+    weights, at most 100 iterations. Where scikit-learn could take more than a minute, the same optimisation runs on the
+    device (models/heads/logistic.py).
 
-    If that could take scikit-learn more than a minute, logistic.py computes the same on the features' device.
     Raises ModelError for a class without training images, and for a single class.
     """
     if len(classnames) == 1:

@@ -8,12 +8,13 @@ from models.heads.texts import CachedTextFeatures, TextEncoderFeatures
 
 
 class TextSimilarity(nn.Module):
-    """exp(logit_scale) <u(z + a_v(z)), u(t + a_t(t))> + logit_bias, u(x) = x / |x|; features f [B, D] -> logits [B, C].
+    """exp(logit_scale) <u(z + a_v(z)), u(t + a_t(t))> + logit_bias, u(x) = x / |x|, with the image feature z = f P + b
+    and the text features t = g Q + c in the joint space. It has no trainable parameters unless a method adds them:
+    `proj_tuning` trains P, Q, b and c, `clip_adapter` adds a_v and a_t.
 
-    z = f P + b, t = g Q + c in the joint space. texts: computes g [C, text_dim]. image_projection: P [D, joint], or
-    None if f is in the joint space already. text_projection: Q [text_dim, joint], or None if g is. Biases b, c [joint]
-    and logit_bias []: None = 0. The slots `image_adapter` and `text_adapter` are a_v and a_t.
-    It has no trainable parameters unless a method adds them.
+    texts: computes g [C, text_dim]. image_projection: P [D, joint], or None if f [B, D] is in the joint space already.
+    text_projection: Q [text_dim, joint], or None if g is. Biases b, c [joint] and logit_bias []: None = 0. The slots
+    `image_adapter` and `text_adapter` are a_v and a_t.
     """
 
     kind = "head"

@@ -19,10 +19,10 @@ def require_family(
 ) -> None:
     """Raises ModelError unless a file of these sizes fits the backbone's name.
 
-    config: that of the name. is_described: whether there is a description beside the file.
+    config: that of the name. is_described: whether the file has its own description.
     """
     family = config.family if config else FAMILIES.get(name)
-    if family is None:  # a name that is described on the hub, and a file that is described beside it
+    if family is None:  # a name that only the hub describes; the file has its own description
         return
     clip, resnet = "joint" in found, "stages" in found
     kind = "ResNet" if resnet else "ViT"
