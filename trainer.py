@@ -1,12 +1,12 @@
-"""The one trainer: built, then fit, predict and evaluate, in any order and as often as one likes.
+"""The trainer: build it, then call fit, predict and evaluate, in any order and number.
 
     with Trainer(load_config("digits_lt", "clip_tiny", "lift+", [])) as trainer:
         trainer.fit()
         scores = trainer.evaluate("test")
 
 A step is batch_size images in micro-batches. The loss of each is divided by the weight of the whole step, so that
-accumulation changes nothing but memory. Nothing in a step waits for the device: its counters are read every print_freq
-steps. `run` executes a command line.
+accumulation affects memory alone. Nothing in a step waits for the device: its counters are read every print_freq steps.
+`run` executes a command line.
 """
 
 import contextlib
@@ -83,15 +83,15 @@ from utils.text import visible
 
 LIFT_HARMONIC_FLOOR = 1e-3  # percent: LIFT raises a class's accuracy to this in the harmonic mean
 CODE = tuple(Path(__file__).parent / folder for folder in ("models", "datasets", "utils"))
-DIVERGED = "train with a smaller lr, or prec_train fp32, as a run of its own (output_dir)"
+DIVERGED = "train with a smaller lr, or prec_train fp32, in another run directory (output_dir)"
 
 
 class Trainer:
     """Trains and tests the model that `cfg` describes, in the run directory cfg.output_dir.
 
-    command: the command line, for log and results. stopping: asked after each step whether to save and end.
-    A `with` block, or `close`, releases the run directory. Raises UserErrors for what does not fit, before anything is
-    written over.
+    command: the command line, for log and results. stopping: read after each step; requests to save and end.
+    A `with` block, or `close`, releases the run directory. Raises a UserError for invalid settings or files, before
+    anything is overwritten.
     """
 
     def __init__(self, cfg: Config, command: str = "", stopping: Stopping | None = None):
@@ -166,7 +166,7 @@ class Trainer:
             self.epoch, self.step = 0, 0  # completed epochs, and completed steps of the next one
             self.started, self.in_epoch = False, False  # whether the run directory is this run's; within an epoch
             self.best: BestEpoch | None = None  # with keep best
-            self.files = self.run_dir  # where training writes
+            self.files = self.run_dir  # the run directory that training writes to
             self.checksum = self.record.checksum if self.source.checkpoint and not self.mode.trains else None
             self.micro_batch_size = cfg.batch_size
             self.parallel: nn.Module = self.model
@@ -195,7 +195,7 @@ class Trainer:
                 self.parallel = self.distributed.wrap(self.model)
                 self.counters = torch.zeros(2, device=self.device)  # of the epoch: sum of losses, correct images
                 self.image_states = self.data.train.images.states() if self.distributed.is_main else None
-                # what the last bits depend on, beside the settings
+                # everything that the last bits depend on, beside the settings
                 self.environment = environment(self.device, self.distributed.size) | {
                     "images in a micro-batch": self.micro_batch_size,
                     "compiled": compiled,
@@ -223,10 +223,10 @@ class Trainer:
     # ---- training ----
 
     def fit(self, num_epochs: int | None = None) -> None:
-        """Trains until `num_epochs` epochs are completed; None: all that the configuration asks for.
+        """Trains until `num_epochs` epochs are completed; None: all of the configuration.
 
-        A later call continues, and so does that of a new trainer after an interruption. The checkpoint is saved after
-        the last epoch. Zero-shot CLIP has nothing to train: its configuration is written, and no more.
+        A later call continues, as does one of a new trainer after an interruption. The checkpoint is saved after the
+        last epoch. Zero-shot CLIP has no trainable parameters: only its configuration is written.
         """
         cfg = self.cfg
         if not self.mode.trains:
@@ -269,8 +269,8 @@ class Trainer:
     ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """This process's share of every step, in order: uint8 images [b, 3, R, R] and labels [b], on the device.
 
-        first_step: of the first epoch, from 0. The model is put into training mode, its frozen weights into the
-        precision of training.
+        first_step: of the first epoch, from 0. The model is set to training mode, its frozen weights to the precision
+        of training.
         """
         cfg = self.cfg
         self._prepare_training()
@@ -292,7 +292,7 @@ class Trainer:
         self.model.train()
 
     def _train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], num_steps: int) -> None:
-        """Takes the steps of an epoch that are left, and saves the progress every save_minutes."""
+        """Runs the remaining steps of an epoch, and saves the progress every save_minutes."""
         cfg, num_images = self.cfg, len(self.data.train)
         schedule, done = SCHEDULES[cfg.schedule], (self.step, self.step * cfg.batch_size)
         with self.log.epoch(self.epoch, cfg.num_epochs, num_images, num_steps, done) as progress:
@@ -319,7 +319,7 @@ class Trainer:
                     self._save_progress(due=minutes is not None and since >= 60 * minutes)
 
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Takes one optimizer step on a batch; returns its loss and its number of correct images, on the device."""
+        """Runs one optimizer step on a batch; returns its loss and its number of correct images, on the device."""
         # ---- loss and gradients, a micro-batch at a time ----
         step_weight = self.distributed.sum(self.loss.total_weight(labels), self.device)
         micro_batches = list(zip(images.split(self.micro_batch_size), labels.split(self.micro_batch_size), strict=True))
@@ -338,7 +338,7 @@ class Trainer:
         return counters
 
     def _save_checkpoint(self) -> None:
-        """Saves the tensors of the last epoch, or of the best one, which the model has from here on."""
+        """Saves the tensors of the last epoch, or of the best one, which are then copied into the model."""
         if self.best:
             checkpoint.copy_into(checkpoint.saved_tensors(self.model), self.best.tensors, self.run_dir.progress)
             score = f"{results.words(self.best.measure)} {results.percent(self.best.value)}"
@@ -356,14 +356,14 @@ class Trainer:
     # ---- validation ----
 
     def _validate(self, num_steps: int) -> None:
-        """Writes the scores on the validation images, if that is due after this epoch; keep best takes the best ones.
+        """Writes the scores on the validation images if due after this epoch; keep best copies the best tensors.
 
-        Training continues with the same bits. Its seconds and speed are without the validation.
+        Training continues with the same bits. Its seconds and speed exclude the validation.
         """
         cfg, epoch = self.cfg, self.epoch + 1
         if not cfg.val_every or (epoch % cfg.val_every and epoch < cfg.num_epochs):
             return
-        self._save_progress(due=False)  # a signal that asks for it may not leave the time for a validation
+        self._save_progress(due=False)  # after a signal there may be no time for a validation
         start = time.perf_counter()
         scores = self.evaluate("val")
         found, shown = measures(scores), dict(scores["accuracy"])
@@ -378,7 +378,7 @@ class Trainer:
         self.last_save += time.perf_counter() - start
 
     def _require_keep_score(self) -> None:
-        """Raises a ConfigError if the validation does not have the score of keep best, or not on these images."""
+        """Raises a ConfigError if keep_score is not a score of the validation, or not defined on these images."""
         if self.cfg.keep != "best" or not self.mode.trains or self.cfg.zero_shot:
             return
         images = len(self.data.split("val"))
@@ -398,20 +398,20 @@ class Trainer:
             side = self.resolution
             blank = torch.zeros(count, 3, side, side, dtype=torch.uint8, device=self.device)
             loss = self.loss(model(blank), torch.zeros(count, dtype=torch.int64, device=self.device)).sum()
-            with contextlib.ExitStack() as hooks:  # which free each gradient, as the others' sizes are known
+            with contextlib.ExitStack() as hooks:  # they free each gradient, as their sizes are known
                 for p in trainable:
                     hooks.callback(p.register_post_accumulate_grad_hook(_free_gradient).remove)
                 loss.backward()
 
-        kept_bytes = 3 * sum(p.nbytes for p in trainable)  # gradients, and as much as AdamW has
+        state_bytes = 3 * sum(p.nbytes for p in trainable)  # gradients, and two moments as of AdamW
         return memory.pick_micro_batch_size(
-            images, self.cfg.accum_step, compute, kept_bytes, self.device, self.log.info
+            images, self.cfg.accum_step, compute, state_bytes, self.device, self.log.info
         )
 
     # ---- starting and resuming ----
 
     def _start(self) -> None:
-        """Claims the run directory. A complete run with these settings stays until this one is complete."""
+        """Claims the run directory. A complete run with these settings is replaced only when this one is complete."""
         if self.distributed.is_main:
             self.run_dir.require_same_run(self.settings, self.fingerprints["test"], self.identity.absent)
             self.run_dir.begin()
@@ -433,7 +433,7 @@ class Trainer:
         self.seconds["train"] = about["seconds"]
         self.epoch, self.step = about["epoch"], about.get("step", 0)
         self.best = read_best(about, progress.extra)
-        if self.distributed.is_main:  # they are the sums over all processes
+        if self.distributed.is_main:  # the saved counters are sums over all processes
             self.counters += torch.tensor(about.get("counters", [0.0, 0.0]), device=self.device)
 
         self.files = self.run_dir.working()
@@ -445,14 +445,14 @@ class Trainer:
             self.log.info(f"warning   the run began elsewhere ({words}), so its last bits may differ")
 
     def _save_progress(self, due: bool) -> None:
-        """Saves the state from which a new trainer resumes, if it is due, or if a signal asks for it and ends the run.
+        """Saves the state from which a new trainer resumes, if it is due, or if a signal requests it and ends the run.
 
-        All processes call it after the same step. Raises FloatingPointError where the state is not finite.
+        All processes call it after the same step. Raises FloatingPointError if the state is not finite.
         """
         stops = self.stopping.requested
-        if self.distributed.size > 1:  # what any of them wants, as their clocks and signals differ
-            wishes = torch.tensor([due, stops], dtype=torch.int64, device=self.device)
-            due, stops = (self.distributed.sum(wishes, self.device) > 0).tolist()
+        if self.distributed.size > 1:  # true if true on any rank, as their clocks and signals differ
+            flags = torch.tensor([due, stops], dtype=torch.int64, device=self.device)
+            due, stops = (self.distributed.sum(flags, self.device) > 0).tolist()
         if not (due or stops):
             return
         now = time.perf_counter()
@@ -476,7 +476,7 @@ class Trainer:
     def _remaining_progress(self) -> str:
         """The end of a message about values that are not finite."""
         path = self.run_dir.progress
-        remains = f"; {path} has the last good progress, from which the same command would come to the same end"
+        remains = f"; {path} has the last good progress, from which the same command would diverge again"
         return f"{remains if path.exists() else ''}; {DIVERGED}"
 
     # ---- testing ----
@@ -484,7 +484,7 @@ class Trainer:
     def predict(self, split: str = "test") -> np.ndarray:
         """The logits of the images of a split, "train", "test" or "val": float32 [n, C], in the order of its list.
 
-        With test-time ensembling they are means over the crops.
+        With test-time ensembling, logits are means over the crops.
         """
         return self.test(split, logits=True).outputs
 
@@ -504,7 +504,7 @@ class Trainer:
     def test(self, split: str, logits: bool | None = None) -> Predictions:
         """The predictions for the images of a split.
 
-        logits: whether they are kept; None = where they are saved, or read by an evaluator, as they take memory.
+        logits: whether to return them; None = only if they are saved, or read by an evaluator, as they take memory.
         """
         images, start = self._prepare_test(split), time.perf_counter()
         if logits is None:
@@ -587,7 +587,7 @@ class Trainer:
         """The message for images whose features or logits are NaN or infinite."""
         first = visible(images.images.names(None, "image")[indices[0]])
         return (
-            f"what the model computes for {len(indices):,} of {len(images):,} images is not finite (the first is "
+            f"the model's output for {len(indices):,} of {len(images):,} images is not finite (the first is "
             f"{first}); try prec_test fp32, and if that does not help, the weights or the checkpoint are damaged"
         )
 
@@ -603,7 +603,7 @@ class Trainer:
     def _class_features(self, backbone: Backbone) -> tuple[Tensor, Tensor]:
         """The bare backbone's features of some training images of each class, float32 [n, D], and labels int64 [n]."""
         images = self.data.train
-        seed = self.cfg.seed if self.cfg.variant == "lift" else None  # LIFT takes random ones
+        seed = self.cfg.seed if self.cfg.variant == "lift" else None  # LIFT draws random ones
         indices = images.some_of_each(len(self.data.classnames), self.cfg.classifier_init_images, seed)
         model = Model(backbone.image, nn.Identity(), *backbone.normalisation).to(self.device).eval()
         out = torch.zeros(len(indices), backbone.image.dim, device=self.device)
@@ -612,7 +612,7 @@ class Trainer:
         return features, torch.from_numpy(images.labels[indices]).to(self.device)
 
     def write_results(self, scores: dict[str, Any], predictions: Predictions) -> dict[str, Any]:
-        """Writes predictions, results, and logits where they are asked for; logs a table, returns the results."""
+        """Writes predictions, results, and logits if save_logits is set; logs a table, returns the results."""
         # ---- content ----
         content = scores | self.about | {"seconds": self.seconds, "images_per_second": self.images_per_second}
         content["epochs"] = self.cfg.num_epochs if self.trainable else 0
@@ -622,7 +622,7 @@ class Trainer:
         content["logits"] = logits.name if logits else None
         listed = self.files.predictions(self.run_dir.mode_for_predictions(self.mode, self.about["test"]))
         content["predictions"] = listed.name
-        if not self.mode.trains and self.trainable:  # its settings are those of the training, if these are known
+        if not self.mode.trains and self.trainable:  # the settings are those of the training, if known
             content |= self.record.training or {"unknown_training": True}
             content |= {"other_checkpoint": True} if self.record.is_foreign else {}
         elif self._started_from and self.trainable:
@@ -654,7 +654,7 @@ class Trainer:
         return content
 
     def write_report(self) -> None:
-        """Writes the page of this test, and renews that of the run; a failure is a warning. See utils/report."""
+        """Writes the page of this test, and updates that of the run; a failure is a warning. See utils/report."""
         if not (self.cfg.report and self.distributed.is_main):
             return
         try:
@@ -664,24 +664,24 @@ class Trainer:
             if not self.mode.trains and pictures(main_images(self.run_dir), []) is not None:
                 write_report(self.run_dir, None, pictures)
             self.log.info(f"report    {path}")
-        except Exception as error:  # of whatever kind: the results are there
+        except Exception as error:  # of any kind: the results are written already
             reason = terminal.describe(error)
-            self.log.info(f"warning   the report could not be written ({reason}); scripts/report.py writes it again")
+            self.log.info(f"warning   the report could not be written ({reason}); try again with scripts/report.py")
 
     # ---- records of the run ----
 
     def _restore(self, path: Path) -> None:
         """Loads a checkpoint, to test it or to start from it. Raises CheckpointError or ModelError."""
         identity, computed, absent = self.identity
-        if not self.mode.trains:  # computed as it was trained; a start may compute its tensors otherwise
+        if not self.mode.trains:  # a test computes as the training did; a start may compute otherwise
             identity = identity | computed
             absent = absent | self.record.settings
         checkpoint.restore(self.model, path, identity, convert_upstream, absent)
-        # a checkpoint of ours holds no positions, so training keeps to those that its options choose
+        # native checkpoints do not contain the positions, so training needs those that its options choose
         if self.mode.trains and entries_fingerprint(self.model) != self.identity.fits.get(checkpoint.ENTRIES):
             raise ModelError(
                 f"{path} trains other entries than the options choose, so training cannot start from it; "
-                "give the aft_seed, aft_ratio and aft_loc that it was trained with",
+                "set the aft_seed, aft_ratio and aft_loc that it was trained with",
                 kind="other_entries",
                 path=path,
             )
@@ -689,16 +689,16 @@ class Trainer:
         if self.record.is_foreign:
             self.log.info(
                 f"warning   {path} is not the checkpoint that the run in its folder saved: it is of "
-                f"{self.record.compared_with(self.settings)}, and the results say so"
+                f"{self.record.compared_with(self.settings)}, which the results record"
             )
         if AVERAGED in self.record.training:
             self.log.info(f"          it is an average: {self.record.training[AVERAGED]}")
         if not self.mode.trains:
             for key, (then, now) in build_differences(self.cfg, self.record).items():
-                self.log.info(f"note      the run was trained with {key} {then}; this test takes {key} {now}")
+                self.log.info(f"note      the run was trained with {key} {then}; this test uses {key} {now}")
 
     def _start_from(self, earlier: SavedRun) -> None:
-        """Takes the tensors of an earlier run that fit the model. Raises CheckpointError and ModelError."""
+        """Copies the tensors of an earlier run that fit the model. Raises CheckpointError and ModelError."""
         taken = earlier_run.take_tensors(self.model, earlier, self.data.classnames, self.identity.fits)
         lines = earlier_run.describe(taken, earlier, self.about["weights"]["sha256"], self.cfg.classifier_init)
         self.log.info("\n".join(lines))
@@ -714,7 +714,7 @@ class Trainer:
         same = {"precision": precision_name(self.train_dtype), "training images": self.fingerprints["train"]}
         if self.source.earlier and self.source.earlier.checksum:
             same[checkpoint.INIT] = self.source.earlier.checksum
-        if self.trains and self.cfg.keep == "best":  # what decides which epoch that is
+        if self.trains and self.cfg.keep == "best":  # the settings that determine the best epoch
             same |= {key: self.cfg[key] for key in KEEPING}
             same |= {"validation precision": precision_name(self.test_dtype)}
             same |= {"validation images": self.fingerprints["val"]}
@@ -762,7 +762,7 @@ class Trainer:
         return {key: value for key, value in tested.items() if value is not None}  # draws have no expand
 
     def _mode_for_logits(self) -> Mode:
-        """The mode under whose names no other test's logits are replaced, or left unmarked beside its results."""
+        """The mode whose file names replace no logits of another test, and leave none unmarked beside its results."""
         if self.trains:
             return self.mode  # files of an earlier training run and its tests are replaced
         tested, path = self._describe_logits(), self.run_dir.logits(self.mode)
@@ -770,7 +770,7 @@ class Trainer:
             return self.run_dir.mode_for_logits(self.mode, tested, self.data.split(self.mode.split).labels)
         there = results.logits_about(path)
         if there and "fingerprint" in there and not results.same_test(there, tested):
-            self.log.info(f"note      {path} holds the logits of another test, and stays as it is")
+            self.log.info(f"note      {path} has the logits of another test, and is not replaced")
         return self.mode
 
     def _list_trained_images(self) -> list[dict[str, Any]]:
@@ -787,9 +787,9 @@ class Trainer:
         return [overlap.record(self.data.train, self.data.root) if same else overlap.UNKNOWN]
 
     def _count_trained_on(self, split: str) -> int | None:
-        """How many images of a split the model was trained on; None where that is not known. Logs a warning if any.
+        """The number of images of a split that the model was trained on; None if unknown. Logs a warning if any.
 
-        Computed by the main process, which alone reports it.
+        Only the main process computes and reports it.
         """
         if not self.trainable or not self.distributed.is_main:
             return 0 if not self.trainable else None
@@ -813,7 +813,7 @@ class Trainer:
         tested = self.record.fingerprints.get("test")
         own = not self.mode.trains and results.same_images(tested, self.fingerprints["test"])
         if self.trainable and split == "test" and own:
-            about["name"] = self.record.name  # the very images of the run, whatever they are called now
+            about["name"] = self.record.name  # the same images as of the run, whatever their name is now
         file = {"test": cfg.test_list, "val": cfg.val_list}.get(split)
         listed = self.mode.images or (Path(file).stem if file else None)
         if listed:
@@ -863,6 +863,6 @@ MODES: dict[str, Callable[[Trainer], dict[str, Any]]] = {
 
 
 def run(cfg: Config, command: str = "", stopping: Stopping | None = None) -> dict[str, Any]:
-    """Does what a command asks for; returns the content of the results file. stopping: see Trainer."""
+    """Executes a command; returns the content of the results file. stopping: see Trainer."""
     with Trainer(cfg, command, stopping) as trainer:
         return MODES[trainer.mode.name](trainer)

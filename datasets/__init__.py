@@ -5,10 +5,10 @@ DATASETS has a row for each name: a function (name, root) that builds the data s
 base.py      DataSet
 images.py    ImageList: images, in files or in memory, with labels; image_cache.py: the bytes of files on slow disks
 sets/        the published data sets
-own/         one's own pictures: folders, lists, class names, splits
-decoding/    from an image file to its pixels, or the reason why not
+own/         the user's own pictures: folders, lists, class names, splits
+decoding/    from an image file to its pixels, or the reason for a failure
 loading/     from images to batches on the device
-check/       a look at every image before training, and bad_images skip
+check/       checks of every image before training, and bad_images skip
 """
 
 import dataclasses
@@ -38,10 +38,10 @@ DATASETS: dict[str, Callable[..., DataSet]] = {
     "cifar100_ir50": cifar100_lt.build,
     "cifar100_ir10": cifar100_lt.build,
     "digits_lt": digits_lt.build,
-    "folder": folder.build,  # one's own pictures; takes FOLDER_KEYS, too
+    "folder": folder.build,  # the user's own pictures; accepts FOLDER_KEYS, too
 }
 FOLDER_KEYS = ("train_list", "test_list", "val_list", "test_fraction", "classnames", "imbalance", "outside_root")
-VALIDATION_SETS = ("imagenet_lt", "places_lt", "folder")  # their builders take `validation`
+VALIDATION_SETS = ("imagenet_lt", "places_lt", "folder")  # their builders accept `validation`
 TESTS = ("test_only", "test_train", "zero_shot")  # keys of commands that train nothing
 # the keys of a configuration that choose the images
 IMAGE_KEYS = ("dataset", "root", *FOLDER_KEYS, "bad_images", "val_fraction", "test_split", "val_every", *TESTS)
@@ -85,19 +85,19 @@ def load_data(
 ) -> DataSet:
     """The data set `name`, a row of DATASETS, with the images below `root`. Raises DataError.
 
-    many_threshold, few_threshold: borders of the shot groups, which are those of `shot_groups` if the data set has such
-    (DataSet.group_choices). exif_orientation: None is the data set's own; published ones are read as stored. bit_depth:
-    bits that pictures of 16 bits use; None is all. skip_bad: without the images that scripts/check_data.py found to be
-    bad. val_fraction: share of each class's training images that is held out as the validation set. image_cache:
-    folder of a cache of the image files. validation: read the data set's own validation set, if it has one; that of
-    val_list is read in any case. own: FOLDER_KEYS, for one's own pictures.
+    many_threshold, few_threshold: borders of the shot groups. shot_groups: the class counts that determine the groups,
+    "own" or a name in DataSet.group_choices. exif_orientation: None is the data set's own; published ones are read as
+    stored. bit_depth: bits that pictures of 16 bits use; None is all. skip_bad: without the images that
+    scripts/check_data.py found to be bad. val_fraction: share of each class's training images that is held out as the
+    validation set. image_cache: folder of a cache of the image files. validation: read the data set's own validation
+    set, if it has one; that of val_list is read in any case. own: FOLDER_KEYS, for the user's own pictures.
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set '{name}'; choose from {', '.join(DATASETS)}", kind="unknown_data_set")
     own = {key: value for key, value in own.items() if value}
     if own and name != "folder":
         key = next(iter(own))
-        message = f"{key} belongs to -d folder; {name} has published images and labels, so leave {key} out"
+        message = f"{key} is a key of -d folder; {name} has published images and labels, so leave {key} out"
         raise DataError(message, kind="not_a_folder_data_set", key=key)
     if few_threshold > many_threshold:
         message = (
@@ -105,7 +105,7 @@ def load_data(
             "lower it"
         )
         raise DataError(message, kind="overlapping_thresholds", key="few_threshold")
-    # val_fraction takes the place of a published list; beside a folder val/, which is read to notice it, it is refused
+    # val_fraction replaces a published list; beside a folder val/, which is read to notice it, it is an error
     reads = bool(validation or val_fraction) if name == "folder" else validation and not val_fraction
     more = {"validation": True} if reads and name in VALIDATION_SETS else {}
     data = DATASETS[name](name, root, **own, **more)

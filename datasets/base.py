@@ -1,4 +1,4 @@
-"""DataSet: image lists with labels, class names, and the class counts that make the shot groups."""
+"""DataSet: image lists with labels, class names, and the class counts that determine the shot groups."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ from utils.text import visible
 
 __all__ = ["SPLITS", "DataSet", "ImageList"]
 
-SPLITS = {"train": "training", "test": "test", "val": "validation"}  # fields of a data set, and the words for them
+SPLITS = {"train": "training", "test": "test", "val": "validation"}  # fields of a data set, and their names in messages
 
 
 def classes_fingerprint(classnames: Sequence[str]) -> str:
@@ -25,7 +25,7 @@ def classes_fingerprint(classnames: Sequence[str]) -> str:
 class DataSet:
     """A training, a test and maybe a validation list of the same classes, without images in common.
 
-    `class_counts` counts the training images, without those that are held out; zeros are possible.
+    `class_counts` counts the training images without the held-out ones; zeros are possible.
     """
 
     name: str
@@ -36,10 +36,10 @@ class DataSet:
     val: ImageList | None = None  # to choose epochs and settings by
     many_threshold: int = 100  # classes with more training images are many-shot
     few_threshold: int = 20  # classes with fewer training images are few-shot
-    notes: tuple[str, ...] = ()  # for the user, about the images that were found
+    notes: tuple[str, ...] = ()  # lines for the log about the images that were found
     shares_images: bool = False  # as published, some pictures are in both of its lists (CIFAR-100)
     run_counts: np.ndarray | None = None  # class_counts of the tested run, if it was trained on other images
-    group_counts: np.ndarray | None = None  # class counts [C] that make the shot groups; None: class_counts
+    group_counts: np.ndarray | None = None  # class counts [C] that determine the shot groups; None: class_counts
     group_choices: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # by name, other such counts
 
     @property
@@ -57,7 +57,7 @@ class DataSet:
         if name not in self.lists:
             message = f"{self.name} has no validation set; hold out training images with val_fraction 0.1"
             if self.name == "folder":
-                message += ", give a list with val_list FILE, or a folder val/ beside train/ and test/"
+                message += ", set val_list FILE, or add a folder val/ beside train/ and test/"
             raise DataError(message, kind="no_validation_set", key="val_fraction")
         return self.lists[name]
 
@@ -108,7 +108,7 @@ class DataSet:
         return "\n".join(map(visible, [sizes, *self.notes]))
 
     def _validation(self) -> str:
-        """The number of validation images, and of their classes where these are not all, as a part of `summary`."""
+        """The number of validation images, and of their classes if these are not all, for `summary`."""
         if self.val is None:
             return ""
         classes = len(np.unique(self.val.labels))

@@ -1,4 +1,4 @@
-"""Hashes of the contents of images, 8 bytes each. Cheap: of a large file only a few blocks are read."""
+"""Hashes of the contents of images, 8 bytes each. Cheap: only a few blocks of a large file are read."""
 
 import hashlib
 import itertools
@@ -13,7 +13,7 @@ from datasets.decoding.opening import regular_only
 
 BLOCK_BYTES, BLOCKS = 4096, 5  # read of a file, evenly spaced, from the first bytes to the last
 T = TypeVar("T")
-CHUNK = 64  # files that a thread is given at a time: a task of its own for each would take longer than a look
+CHUNK = 64  # files per task of a thread: a task for each file would take longer than reading it
 THREADS = 8  # that read files at once: most of the time is spent waiting for the disk
 
 
@@ -46,14 +46,14 @@ def file_states(paths: Sequence[str]) -> np.ndarray:
     return np.array(in_threads(_file_state, paths), np.int64).reshape(-1, 2)
 
 
-def in_threads(look: Callable[[str], T], paths: Sequence[str]) -> list[T]:
-    """`look` at each file, in their order; several at once where threads can be started (ulimit -u, memory)."""
+def in_threads(read: Callable[[str], T], paths: Sequence[str]) -> list[T]:
+    """`read` of each file, in their order; several at once if threads can be started (ulimit -u, memory)."""
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     try:
         with ThreadPoolExecutor(THREADS) as pool:
-            found = list(pool.map(lambda chunk: list(map(look, chunk)), chunks))
+            found = list(pool.map(lambda chunk: list(map(read, chunk)), chunks))
     except RuntimeError:
-        return list(map(look, paths))
+        return list(map(read, paths))
     return list(itertools.chain.from_iterable(found))
 
 

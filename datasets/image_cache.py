@@ -1,9 +1,9 @@
 """A cache of image files for slow disks: their bytes, one file after another, in few large files read by offset.
 
 Its folder has pairs of files: NAME.pack, the bytes, and NAME.index, a RECORD for each image in the pack. A process
-appends to pairs of its own, the bytes before their records, so that a killed one leaves nothing wrong behind. An image
-is found by its path, size, and times of modification and of change, and its bytes are verified by a CRC-32 over these
-and its content: whatever else is in the folder, no other bytes are ever returned. It may be deleted at any time.
+appends to its own pairs, the bytes before their records, so that a killed one leaves a valid cache behind. An image is
+found by its path, size, and times of modification and of change, and its bytes are verified by a CRC-32 over these and
+its content: damaged or foreign files in the folder never return other bytes. It may be deleted at any time.
 """
 
 import collections
@@ -35,26 +35,26 @@ LARGEST = 64 * 2**20  # bytes of a file that is cached: larger ones gain nothing
 CHUNK_FILES, CHUNK_BYTES = 64, 16 * 2**20  # read by a thread, then written, at a time
 THREADS = 16  # that read files at once: most of the time is spent waiting for the disk
 LOG_SECONDS = 60.0  # between two lines about the progress
-POLL_SECONDS = 0.5  # between two attempts to get the lock
+POLL_SECONDS = 0.5  # between two attempts to acquire the lock
 
-State = tuple[int, int, int]  # size in bytes, times of modification and of change in ns; -1 where there is no file
+State = tuple[int, int, int]  # size in bytes, times of modification and of change in ns; -1 if there is no file
 Log = Callable[[str], None]
 
 
 def open_cache(folder: str) -> Path:
-    """The folder of a cache, made if it is missing. Raises a DataError if it cannot be."""
+    """The folder of a cache, created if it is missing. Raises a DataError if that fails."""
     path = Path(folder).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        problem = f"the image cache {folder} cannot be made ({error.strerror})"
+        problem = f"the image cache {folder} cannot be created ({error.strerror})"
         message = f"{problem}; choose another folder, or leave image_cache out"
         raise DataError(message, kind="unusable_image_cache", path=path, key="image_cache") from error
     return path
 
 
 class CachedFiles:
-    """The files of a list, by index, as they were when it was made: their bytes, where the cache has them."""
+    """The files of a list, by index, as of its creation: their bytes, if the cache has them."""
 
     def __init__(self, folder: Path, paths: Sequence[str]):
         self.folder = folder
@@ -69,7 +69,7 @@ class CachedFiles:
         self._look_up()
 
     def read(self, index: int, path: str) -> bytes | None:
-        """The bytes of a file, whose path is `path`; None if the cache has none, or damaged ones."""
+        """The bytes of the file at `path`; None if the cache has none, or damaged ones."""
         entry = self.entries[index]
         if entry["pack"] < 0:
             return None
@@ -86,12 +86,12 @@ class CachedFiles:
         """Has the system read the bytes of these files from the disk, without waiting for them."""
         for entry in self.entries[list(indices)] if hasattr(os, "posix_fadvise") else ():
             if entry["pack"] >= 0:
-                with contextlib.suppress(OSError, OverflowError):  # `read` notes it
+                with contextlib.suppress(OSError, OverflowError):  # `read` handles it
                     descriptor = self._descriptor(int(entry["pack"]))
                     os.posix_fadvise(descriptor, int(entry["offset"]), int(entry["length"]), os.POSIX_FADV_WILLNEED)
 
     def fill(self, paths: Sequence[str], log: Log) -> None:
-        """Adds the files that are missing, one process at a time; logs what it does, and why it does not."""
+        """Adds the missing files, one process at a time; logs its progress, or the reason of a failure."""
         try:
             if len(self._missing()):
                 with self._lock(log):
@@ -102,7 +102,7 @@ class CachedFiles:
             reason = getattr(error, "strerror", None) or error
             log(
                 f"warning: the image cache {self.folder} cannot be filled ({reason}); "
-                "the rest is read from its own files"
+                "the other images are read from their own files"
             )
             self._look_up()
         cached = int((self.entries["pack"] >= 0).sum())
@@ -122,8 +122,8 @@ class CachedFiles:
             self._look_up()
 
     def _look_up(self) -> None:
-        """Finds the images in the folder's index files; of an image that was added again the last record counts."""
-        # the packs of earlier look-ups retain their numbers, which belong to open files
+        """Finds the images in the folder's index files; the last record of an image counts."""
+        # the packs of earlier look-ups retain their numbers, as these files are open
         new = sorted(path.with_suffix(".pack") for path in self.folder.glob("*.index"))
         self.packs += [pack for pack in new if pack not in set(self.packs)]
         records = [_read_index(number, pack) for number, pack in enumerate(self.packs)]
@@ -174,17 +174,17 @@ class CachedFiles:
 
     @contextlib.contextmanager
     def _lock(self, log: Log) -> Iterator[None]:
-        """Within it, no other process fills the cache, which would add the same images. Raises OSError."""
+        """Locks the cache during the block, so that no other process adds the same images. Raises OSError."""
         with open(self.folder / "lock", "a") as file:
             if not lock(file):
-                log(f"images    another process fills the image cache {self.folder}, and is waited for")
+                log(f"images    waiting for another process that fills the image cache {self.folder}")
                 while not lock(file):
                     time.sleep(POLL_SECONDS)
             yield
 
 
 class _Packs:
-    """New pairs of files in `folder`, made when the first bytes are appended."""
+    """New pairs of files in `folder`, created when the first bytes are appended."""
 
     def __init__(self, folder: Path):
         self.folder, self.count = folder, 0
@@ -209,7 +209,7 @@ class _Packs:
             self.close()
 
     def _new_pair(self) -> tuple[io.FileIO, io.FileIO]:
-        name = f"{time.time_ns():016x}{secrets.token_hex(4)}"  # so that a later one is sorted behind
+        name = f"{time.time_ns():016x}{secrets.token_hex(4)}"  # so that a later one is sorted after it
         return io.FileIO(self.folder / f"{name}.pack", "x"), io.FileIO(self.folder / f"{name}.index", "x")
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ class _Packs:
 
 
 def _write(file: io.FileIO, data: bytes) -> None:
-    """Writes all of `data`; raises OSError where the disk takes only a part."""
+    """Writes all of `data`; raises OSError if the disk accepts only some of it."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
@@ -231,7 +231,7 @@ def _close(descriptors: dict[int, int]) -> None:
 
 
 def _read_index(number: int, pack: Path) -> np.ndarray:
-    """The entries of a pack, by its index file: none if it cannot be read, and none for a record cut off at its end."""
+    """The entries of a pack, from its index file: none if it cannot be read, and without a truncated last record."""
     try:
         data = pack.with_suffix(".index").read_bytes()
     except OSError:

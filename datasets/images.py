@@ -26,7 +26,7 @@ from utils.text import visible
 
 CONTENT_FILES = 20_000  # the contents of longer lists are hashed for a sample only
 SAMPLE = 1_000  # files of such a sample
-SMALL_BYTES = 2**20  # pixels that are read sooner than a worker starts
+SMALL_BYTES = 2**20  # of pixels, which are read faster than a worker starts
 
 
 def no_report() -> None:
@@ -34,13 +34,13 @@ def no_report() -> None:
 
 
 def no_log(line: str) -> None:
-    """A `log` that nobody reads."""
+    """A `log` that discards the line."""
 
 
 class Images(abc.ABC):
     """n images, by index in 0..n-1."""
 
-    kind: str  # "files" or "pixels", as records of training images have it
+    kind: str  # "files" or "pixels", as in records of training images
     exif_orientation: bool = False  # whether files are turned by their EXIF or XMP orientation
     bit_depth: int | None = None  # bits that are used of files of 16 bits; None = all
     is_small: bool = False  # whether reading all of them takes less time than starting a worker
@@ -71,7 +71,7 @@ class Images(abc.ABC):
         return
 
     def finish(self, log: Log) -> None:
-        """Logs what was wrong with the cache of files, after all have been read, and replaces it."""
+        """Logs and replaces damaged entries of the cache of files, after all images have been read."""
         return
 
     @abc.abstractmethod
@@ -84,7 +84,7 @@ class Images(abc.ABC):
     ) -> Tensor:
         """The crops of n samples (epoch, index), uint8 [n, *crop.shape], in `out` if it is given. Raises DataError.
 
-        advance: called after each sample, or where they are read at once after all of them.
+        advance: called after each sample, or after all of them if they are read at once.
         """
 
     @abc.abstractmethod
@@ -92,7 +92,7 @@ class Images(abc.ABC):
         """The bytes of the file, or of the pixels. Raises OSError."""
 
     def file_bytes(self, index: int) -> int | None:
-        """The size of the file in bytes; None if it is missing, or if there is none."""
+        """The size of the file in bytes; None if it is missing, and for pixels."""
         return None
 
     def largest_number(self, index: int) -> int | None:
@@ -111,7 +111,7 @@ class Images(abc.ABC):
         return []
 
     def relative_paths(self, root: str | None) -> list[str]:
-        """The paths as seen from `root`; as they are without one."""
+        """The paths relative to `root`; unchanged without one."""
         top = os.path.join(root, "") if root else ""  # pathlib would take seconds for half a million paths
         return [path[len(top) :] if path.startswith(top) else str(Path(path).relative_to(top)) for path in self.paths]
 
@@ -129,7 +129,7 @@ class Images(abc.ABC):
     def states(self) -> np.ndarray | None:
         """Size, time of change (ns) and content hash of each file, int64 [n, 3]; None for pixels.
 
-        The hash is 0 where there are more than CONTENT_FILES files.
+        The hash is 0 if there are more than CONTENT_FILES files.
         """
         return None
 
@@ -139,13 +139,13 @@ class Images(abc.ABC):
 
     @abc.abstractmethod
     def digest(self, indices: Iterable[int]) -> str:
-        """SHA-256 (hex) of the pixels; of files their paths, sizes and times of change, which costs no reading."""
+        """SHA-256 (hex) of the pixels; for files, of paths, sizes and times of change, without reading them."""
 
 
 class ImagePaths(Images):
     """Image files. All paths are in one block of bytes, which forked workers share.
 
-    In a list, each path that a worker reads has its reference counted, and so its page of memory copied.
+    In a list of strings, reading a path changes its reference count, so that the worker copies its page of memory.
     """
 
     kind = "files"
@@ -158,7 +158,7 @@ class ImagePaths(Images):
         cache: Path | None = None,
     ):
         self.exif_orientation, self.bit_depth, self.cache = exif_orientation, bit_depth, cache
-        self.cached: CachedFiles | None = None  # once they are prepared
+        self.cached: CachedFiles | None = None  # set by `prepare`
         self.block = os.fsencode("".join(f"{path}\0" for path in paths))
         self.ends = np.flatnonzero(np.frombuffer(self.block, np.uint8) == 0)
 
@@ -214,7 +214,7 @@ class ImagePaths(Images):
 
     def content(self, index: int) -> bytes:
         with open(self.path(index), "rb", opener=regular_only) as file:
-            return file.read(os.fstat(file.fileno()).st_size)  # no more, if it is growing
+            return file.read(os.fstat(file.fileno()).st_size)  # not more if it grows meanwhile
 
     def file_bytes(self, index: int) -> int | None:
         try:
@@ -327,7 +327,7 @@ class ImageList:
 
     @classmethod
     def of_paths(cls, paths: Sequence[str], labels: np.ndarray, exif_orientation: bool = False) -> "ImageList":
-        """A list of image files; exif_orientation: whether they are turned by it."""
+        """A list of image files; exif_orientation: whether it is applied."""
         return cls(ImagePaths(paths, exif_orientation), labels)
 
     @classmethod
@@ -376,7 +376,7 @@ class ImageList:
     def fingerprint(self, root: str | None = None, contents: bool = True) -> str:
         """SHA-256 (16 hex digits) of images, labels and order: equal for two runs on the same list.
 
-        For files it has two parts, NAMES-CONTENTS: of their paths, relative to `root`, so that a set may move; and with
-        `contents` of their contents, SAMPLE of them in a list of more than CONTENT_FILES.
+        For files it is NAMES-CONTENTS: a hash of their paths relative to `root`, so that a set may move, and with
+        `contents` one of their contents, of SAMPLE files in a list of more than CONTENT_FILES.
         """
         return self.images.fingerprint(np.ascontiguousarray(self.labels, np.int64).tobytes(), root, contents)

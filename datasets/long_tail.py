@@ -1,4 +1,4 @@
-"""Long tails and shot groups: class counts, and the images that make up a tail. The same in every run."""
+"""Long tails and shot groups: class counts, and the images of a long tail. They are the same in every run."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ def shot_groups(class_counts: np.ndarray, many: int = 100, few: int = 20) -> dic
 
 
 def group_of_class(groups: Mapping[str, np.ndarray]) -> list[str]:
-    """The name of each class's shot group; groups: masks [C], of which each class is in one."""
+    """The name of each class's shot group; groups: masks [C]; each class is in one."""
     masks = np.stack(list(groups.values()))
     return [list(groups)[number] for number in masks.argmax(0)]
 

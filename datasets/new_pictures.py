@@ -23,8 +23,8 @@ class NewPictures(ImagePaths):
     def __init__(self, paths: Sequence[str], exif_orientation: bool = True, bit_depth: int | None = None):
         super().__init__(paths, exif_orientation, bit_depth)
         if len(self) != len(paths):
-            raise DataError("a path has a zero byte in it, which no file has; leave it out", kind="zero_byte")
-        # marks of unreadable files, in memory that forked workers share
+            raise DataError("a path contains a zero byte, so it is not a file's; leave it out", kind="zero_byte")
+        # flags of unreadable files, in memory that forked workers share
         self.unreadable = np.frombuffer(mmap.mmap(-1, max(len(paths), 1)), np.uint8)
 
     def read_crops(

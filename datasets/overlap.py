@@ -1,7 +1,7 @@
-"""Which images a run was trained on, as its checkpoint records them, and how many images of a test are among them.
+"""Records the training images of a run in its checkpoint, and counts the images of a test among them.
 
-A record holds 8-byte hashes (a sorted array in base64) of the images' paths below the root, and of their contents where
-those are cheap to read. Contents decide if both sides have them, paths otherwise.
+A record contains 8-byte hashes (a sorted array in base64) of the images' paths below the root, and of their contents if
+these are cheap to read. Contents are compared if both sides have them, paths otherwise.
 """
 
 import base64
@@ -18,7 +18,7 @@ UNKNOWN = {"kind": "unknown"}  # the record of images that were not recorded
 
 
 def record(images: ImageList, root: str | None) -> dict[str, Any]:
-    """The record of training images in a checkpoint, as JSON. root: the folder that their paths start from."""
+    """The record of training images in a checkpoint, as JSON. root: the folder that their paths are relative to."""
     source = images.images
     about: dict[str, Any] = {"kind": source.kind}
     if source.paths:
@@ -29,7 +29,7 @@ def record(images: ImageList, root: str | None) -> dict[str, Any]:
 
 
 def count_shared(images: ImageList, root: str | None, records: list[dict[str, Any]]) -> int | None:
-    """How many of `images` are in any of the records; None if that cannot be known.
+    """How many of `images` are in any of the records; None if unknown.
 
     None means that none was found, and that at least one record cannot be compared with these images.
     """
@@ -57,14 +57,14 @@ def _found(images: Images, root: str | None, about: dict[str, Any]) -> np.ndarra
 
 
 def _found_below(images: Images, root_hash: str, known: np.ndarray) -> np.ndarray:
-    """Mask of the images whose paths, as seen from the record's own root, are known, if that root still exists.
+    """Mask of the images whose paths relative to the record's own root are known, if that root still exists.
 
-    So a root one folder higher or lower, and links, hide no image.
+    So images are also found from a root one folder higher or lower, and through links.
     """
 
     @functools.cache
     def below(folder: str) -> str | None:
-        """The path of a folder as seen from that root; None if it is not below it."""
+        """The path of a folder relative to that root; None if it is not below it."""
         parts = folder.split("/")
         for count in range(len(parts), 0, -1):
             if _root_hash("/".join(parts[:count]) or "/", real=True) == root_hash:
@@ -90,7 +90,7 @@ def _found_below(images: Images, root_hash: str, known: np.ndarray) -> np.ndarra
 
 
 def _root_hash(root: str, real: bool = False) -> str:
-    """A hash of the root in hex: a checkpoint shows no path of its machine. real: the path has no links already."""
+    """A hash of the root in hex, as a checkpoint shows no path of its machine. real: the path has no links already."""
     return hash8(os.fsencode(root if real else os.path.realpath(root))).hex()
 
 

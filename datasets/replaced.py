@@ -1,4 +1,4 @@
-"""Whether training images were replaced under their names while a run was interrupted."""
+"""Detects training images that were replaced while a run was interrupted."""
 
 import numpy as np
 
@@ -10,8 +10,8 @@ from utils.text import visible
 def require_same_images(images: Images, now: np.ndarray, then: np.ndarray) -> str | None:
     """Compares the states of files, int64 [n, 3], with those when the run began: see Images.states.
 
-    Returns a sentence for the log if nothing but times of change differs, None if nothing does. Raises a DataError that
-    names the first file of another size or content.
+    Returns a sentence for the log if only times of change differ, None if nothing does. Raises a DataError with the
+    first file of another size or content.
     """
     if now.shape != then.shape:  # other images: their fingerprint differs
         return None

@@ -20,7 +20,7 @@ def thumbnails_of(
 ) -> Callable[[str, list[int]], list[bytes | None] | None]:
     """A function (fingerprint, indices) -> JPEGs of images of the list with this fingerprint.
 
-    It returns None where the data set has no such list, and None in place of an image that cannot be read.
+    It returns None if the data set has no such list, and None in place of an image that cannot be read.
     fingerprints: of its lists, {train, test}.
     """
 
@@ -44,5 +44,5 @@ def _thumbnail(images: ImageList, index: int) -> bytes | None:
 
 
 def _reduction(height: int, width: int) -> int:
-    """By how much a JPEG may be decoded smaller: its longer side keeps two pixels for each of the thumbnail."""
+    """The factor by which a JPEG may be decoded smaller: its longer side has two pixels for each of the thumbnail."""
     return largest_reduction(max(height, width), SIDE, 2)

@@ -1,6 +1,6 @@
 """Gradient checkpointing: transformer blocks are computed again in the backward pass, instead of saved for it.
 
-A step then holds the input of each block, and all that is saved of one block at a time (Chen et al. 2016, arXiv
+A step then holds the input of each block and the saved activations of one block at a time (Chen et al. 2016, arXiv
 1604.06174), for one more forward pass of the blocks. No bit changes: the same kernels compute the same tensors.
 """
 
@@ -13,7 +13,7 @@ from utils.errors import ModelError
 def checkpoint_blocks(model: nn.Module) -> int:
     """Sets every tower in `model` to recompute its blocks in the backward pass; returns the number of these blocks.
 
-    Raises a ModelError for a ResNet: a second pass would move the statistics of its BatchNorms twice.
+    Raises ModelError for a ResNet: a second pass would update the statistics of its BatchNorms twice.
     """
     towers = [module for module in model.modules() if isinstance(module, Tower)]
     if any(isinstance(tower, ImageTower) and tower.kind == "resnet" for tower in towers):

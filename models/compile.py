@@ -1,4 +1,4 @@
-"""Regional torch.compile: the transformer blocks of a training step, where the run is long enough to earn it back.
+"""Regional torch.compile: the transformer blocks of a training step, if the run is long enough to pay for it.
 
 Inductor fuses the operations between a block's matrix products: norms, activation, residuals, casts. Equal blocks share
 one graph, so a tower of 12 takes three: the first (its input has no gradient), those between, and the last (its class
@@ -26,8 +26,8 @@ def compile_blocks(
 ) -> bool:
     """Compiles, for training, the blocks of every transformer in `model`, depending on `when`: always, never or auto.
 
-    images: that this process trains on, over all epochs. size: images of a full micro-batch. `log` gets one line if
-    anything is compiled, which is what is returned.
+    images: the number of training images of this process, over all epochs. size: images of a full micro-batch.
+    Returns whether anything is compiled; `log` is then called with one line.
     Only blocks in training mode run compiled: the longest published test, 50,000 images with five crops, takes half a
     minute on a GPU, less than compiling for it would; and a test run repeats the test after training bit by bit.
     """
@@ -37,7 +37,7 @@ def compile_blocks(
     if when == "never" or not towers or (when == "auto" and not long_enough):
         return False
     for tower in towers:
-        # images: one size in every step but an epoch's last; texts: chunks of 256 classes and a rest
+        # images: one size in every step but an epoch's last; texts: chunks of 256 classes and a smaller last one
         sizes, num_sizes = ({size}, 1) if tower in image_towers else (set(), 2)
         forward = CompiledForward(Block.forward, sizes, num_sizes, log)
         for block in tower.blocks:
@@ -50,10 +50,9 @@ def earns_back(tower: ImageTower, images: int, device: torch.device) -> bool:
     """Whether training `tower` on `images` takes EARNS_BACK seconds or more. An estimate, the same in every run.
 
     A token costs 4 FLOPs for each parameter of the blocks: forward and backward, without the gradients of weights.
-    Measured for AdaptFormer on ViT-B/16 in bf16 on a CPU (EPYC with AVX-512 bf16, one thread, 7 pairs of steps in
-    turns): compiled steps take 9 % less time (16 images: 4.31 -> 3.92 s), compiling takes 40 s on a busy machine of
-    four cores. So 900 s of training earn it back twice. Nothing is measured on a GPU yet.
-    The third pass of checkpointing is not counted, so that the choice, and every bit, is the same with it.
+    Compiled steps take 9 % less time on a CPU and compiling takes 40 s, so 900 s save twice its cost: see
+    docs/performance_log.md. The third pass of checkpointing is not counted, so that the choice, and every bit, is the
+    same with it.
     """
     rate = GPU_RATE if device.type == "cuda" else CORE_RATE * torch.get_num_threads()
     tokens, parameters = tower.num_tokens, sum(p.numel() for p in tower.blocks.parameters())
@@ -61,12 +60,12 @@ def earns_back(tower: ImageTower, images: int, device: torch.device) -> bool:
 
 
 class CompiledForward:
-    """The forward of a tower's blocks, called with the block first: compiled once for all, for fixed sizes.
+    """The forward of a tower's blocks, called with the block first: compiled once for all blocks, for fixed sizes.
 
     It is compiled for the batch sizes `sizes`, and for the first others until there are `num_sizes`; any other size,
     such as that of an epoch's last, smaller batch, runs uncompiled. So nothing is compiled again after the first step,
-    kernels know their shapes, and a run that resumes at any step computes the same bits. If compiling fails, `log` gets
-    the reason in one line, and every block runs uncompiled.
+    kernels have static shapes, and a run that resumes at any step computes the same bits. If compiling fails, `log` is
+    called with the reason in one line, and every block runs uncompiled.
     """
 
     def __init__(self, forward: Callable[..., Tensor], sizes: set[int], num_sizes: int, log: Callable[[str], None]):
@@ -79,7 +78,7 @@ class CompiledForward:
         import torch._dynamo
 
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
-        # the backward graph with the forward one, so that a failure is met where the block can still run uncompiled
+        # the backward graph with the forward one, so that a failure occurs where the block can still run uncompiled
         torch._functorch.config.force_non_lazy_backward_lowering = True
         return torch.compile(self.plain, dynamic=False, backend=BACKEND)
 

@@ -1,7 +1,7 @@
 """Starts a model from an earlier run, which may have had other classes or sizes: `init_from RUN`.
 
-Tensors of equal names and shapes are taken. The head's rows are taken by class name; those of new classes stay as
-classifier_init has set them.
+Tensors of equal names and shapes are copied. The head's rows are copied by class name; those of new classes keep the
+values of classifier_init.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ from utils.text import listed
 
 @dataclasses.dataclass
 class Taken:
-    """The tensors of an earlier run that a model has taken.
+    """The tensors of an earlier run that were copied into a model.
 
-    names: tensors taken whole. rows: classes whose rows of the head were taken; new: classes without such rows.
-    reasons: {name of a tensor of the model that was not taken: why}. unused: tensors that the model does not have.
+    names: tensors copied whole. rows: classes whose rows of the head were copied; new: classes without such rows.
+    reasons: {name of a tensor of the model that was not copied: why}. unused: tensors that the model does not have.
     """
 
     names: list[str] = dataclasses.field(default_factory=list)
@@ -43,7 +43,7 @@ def take_tensors(model: Model, run: SavedRun, classnames: Sequence[str], fits: d
     classnames, fits: of the model (models/identity.py). Raises CheckpointError, and ModelError where nothing fits.
     """
     if run.checkpoint is None or run.checkpoint.suffix == checkpoint.UPSTREAM:
-        message = f"init_from takes a training run of this program, which {run.directory} is not; give another"
+        message = f"init_from needs a training run of this program, and {run.directory} is not one; choose another"
         raise ModelError(message, kind="not_a_start", path=run.directory, key="init_from")
     tensors, about = checkpoint.load(run.checkpoint)
     checkpoint.require_finite(tensors, run.checkpoint)
@@ -77,7 +77,7 @@ def take_tensors(model: Model, run: SavedRun, classnames: Sequence[str], fits: d
             target.copy_(found)
             taken.names.append(name)
     if not (taken.names or taken.rows):
-        message = f"no tensor of {run.checkpoint} fits this model; give the method and backbone of that run"
+        message = f"no tensor of {run.checkpoint} fits this model; choose the method and backbone of that run"
         raise ModelError(message, kind="not_a_start", path=run.checkpoint, key="init_from")
     return taken
 
@@ -87,7 +87,7 @@ def _shapes(found: Tensor, target: Tensor) -> str:
 
 
 def _matching_rows(earlier: Sequence[str], now: Sequence[str]) -> dict[int, int]:
-    """{class now: class of the same name earlier}. The k-th class of a name that repeats is the k-th one earlier."""
+    """{class now: class of the same name earlier}. The k-th class of a repeated name is the k-th one earlier."""
     rows = {name: row for row, name in enumerate(_numbered(earlier))}
     return {row: rows[name] for row, name in enumerate(_numbered(now)) if name in rows}
 
@@ -110,9 +110,9 @@ def describe(taken: Taken, run: SavedRun, weights: str, init: str | None) -> lis
         lines.append(f"          new classes, which start as classifier_init {init}: {listed(taken.new)}")
     if taken.reasons:
         reasons = listed(f"{name} ({reason})" for name, reason in taken.reasons.items())
-        lines.append(f"          tensors of the model that start anew: {reasons}")
+        lines.append(f"          tensors of the model that keep their initial values: {reasons}")
     if taken.unused:
-        lines.append(f"          tensors of that run that were not taken: {listed(taken.unused)}")
+        lines.append(f"          tensors of that run that are not used: {listed(taken.unused)}")
     if run.settings.get("weights") != weights:
-        lines.append("warning   that run has other weights of the backbone, so its tensors may not suit these")
+        lines.append("warning   that run was trained on other backbone weights, so its tensors may not fit these")
     return lines

@@ -1,4 +1,4 @@
-"""An image encoder with what it takes to read pictures as a test does: images in, features out.
+"""An image encoder that reads pictures as a test does: images in, features out.
 
 extractor = build_extractor(load_config("folder", "clip_vit_b16", "zs", []), find_device(None))
 features = extractor.features(ImagePaths(["a.jpg", "b.png"]))
@@ -38,10 +38,10 @@ NO_CACHE = TensorCache("features", False, lambda line: None)
 
 @dataclasses.dataclass(frozen=True)
 class Extractor:
-    """model: its tower computes features, uint8 [B, 3, R, R] -> float32 [B, D]. weights_key: what determines its frozen
+    """model: its tower computes features, uint8 [B, 3, R, R] -> float32 [B, D]. weights_key: a key of its frozen
     weights and their use, for the cache of features. crops: of a picture. batch_size: pictures in a batch; the same
-    pictures in the same batches get the same bits as in a test. num_workers: processes that read; None = one a core.
-    worker_timeout: seconds; see Loader.
+    pictures in the same batches have the same bits as in a test. num_workers: processes that read; None = one per
+    core. worker_timeout: seconds; see Loader.
     """
 
     model: Model
@@ -64,8 +64,8 @@ class Extractor:
     ) -> np.ndarray:
         """The image features that a head reads: float32 [n, K, D] of the K crops of each of n images.
 
-        cache: where those of a frozen tower are kept. advance: called with the size of each batch. Raises
-        FloatingPointError where a feature is not finite.
+        cache: stores the features of a frozen tower. advance: called with the size of each batch. Raises
+        FloatingPointError if a feature is not finite.
         """
         indices = np.arange(len(images))
         sizes = [len(batch) for batch in sequential_batches(indices, self.batch_size)]
@@ -77,7 +77,7 @@ class Extractor:
         batches = self.read(images, log)
         features, _ = cached_features(self.model, batches, sizes, self.crops.count, cache, key)
         parts = out.split(self.batch_size)
-        for batch, rows in zip(features, parts, strict=False):  # of no images, one part and no batch
+        for batch, rows in zip(features, parts, strict=False):  # without images: one part and no batch
             rows.copy_(batch.transpose(0, 1))
             advance(len(rows))
         if len(bad := np.flatnonzero(~out.isfinite().all(2).all(1).numpy())):
@@ -121,14 +121,14 @@ def text_key(weights_key: str, machine: dict[str, Any]) -> dict[str, Any]:
 
 
 def weights_key(weights: Weights, backbone: Backbone) -> str:
-    """What determines frozen weights and their use: activation and heads are not in the file."""
+    """A key of frozen weights and their use: the file's hash and the config, as activation and heads are not in it."""
     return f"{weights.sha256} {backbone.config}"
 
 
 def build_loaded_backbone(cfg: Config, device: torch.device, texts: bool) -> tuple[Config, Backbone, Weights]:
-    """The backbone that `cfg` describes, on the device; and `cfg` with the values that its weights decide.
+    """The backbone that `cfg` describes, on the device; and `cfg` with the values that its weights determine.
 
-    texts: whether with its text tower. Raises ModelError.
+    texts: whether to build its text tower. Raises ModelError.
     """
     if cfg.deterministic:
         make_deterministic()

@@ -1,8 +1,8 @@
-"""Features of images and of class texts, from the user's cache where a frozen encoder has computed them before.
+"""Features of images and of class texts, from the user's cache if a frozen encoder has computed them before.
 
-Cached are the features of centre crops that class_mean and linear_probing start from, and those of the test crops of a
-run whose image encoder is not trained (zs, lp, coop, clip_adapter, proj_tuning). Training crops differ in every epoch.
-Of texts, those that a head starts from.
+The cache has the features of the centre crops that class_mean and linear_probing start from, those of the test crops
+of a run with a frozen image encoder (zs, lp, coop, clip_adapter, proj_tuning), and those of the texts that a head
+starts from. Training crops differ in every epoch.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from models.model import Model
 from models.precision import precisions
 from utils.cache import LARGEST_BYTES, TensorCache
 
-# images x crops x parameters of the encoder, from which on the cache is faster: 233 images with ViT-B/16, 8 TFLOP
+# images x crops x parameters of the encoder, above which the cache is faster: 233 images with ViT-B/16, 8 TFLOP
 LEAST_WORK = 2e10
 # class texts x parameters of their encoder, likewise: 130 texts with CLIP's ViT-B/16, 0.2 TFLOP
 LEAST_TEXT_WORK = 5e9
@@ -33,8 +33,8 @@ def cached_features(
 ) -> tuple[Iterator[Tensor], bool]:
     """The features [K, b, D] of each batch of crops [b, K, 3, R, R], and whether they come from the cache.
 
-    batches: not touched where the cache has the features. batch_sizes: b of each batch. num_crops: K.
-    key: called where the cache is used; returns everything that the features depend on besides the model's precision
+    batches: not read if the cache has the features. batch_sizes: b of each batch. num_crops: K.
+    key: called if the cache is used; returns everything that the features depend on besides the model's precision
     and normalisation and the batch size: weights, images, crops, device, versions, code; see TensorCache.
     """
     computed = (torch.stack([model.features(crop) for crop in crops.unbind(1)]) for crops in batches)
@@ -64,7 +64,7 @@ def cached_text_features(
     counts: Tensor,
     features: Callable[[], Tensor],
 ) -> Tensor:
-    """The features of class texts, float32 [C, joint], computed by `features` where the cache does not have them.
+    """The features of class texts, float32 [C, joint], computed by `features` if the cache does not have them.
 
     key: as of cached_features. tokens: ids [n, N] of n texts. counts: the number of texts of each class, [C].
     """

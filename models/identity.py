@@ -11,9 +11,9 @@ from utils.run.checkpoint import ARCHITECTURE, ENTRIES
 
 
 class Identity(NamedTuple):
-    """fits: what a checkpoint must have been trained with. computed: how logits follow from its tensors, too, which a
-    test must share, and a training that starts from it need not. absent: what files of earlier versions mean, which
-    lack these keys.
+    """fits: the properties that a checkpoint must have been trained with. computed: those that logits also depend on;
+    they must be equal in a test, and may differ in a training that starts from the checkpoint. absent: the values of
+    the keys that files of earlier versions lack.
     """
 
     fits: dict[str, Any]

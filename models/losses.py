@@ -1,8 +1,9 @@
 """Losses for long tails: a table of modules, each built from the training images per class and the head's scale.
 
-A loss returns one value a sample, weighted where it weights; a step's loss is their sum divided by `total_weight` of
-the step's labels. So a step computed in micro-batches is the same as a step computed whole, unless the loss couples its
-samples (`couples_samples` of its row in utils/config/schema.py). Options of a loss are keyword arguments.
+A loss returns one value per sample, multiplied by its weight if the loss has weights; a step's loss is their sum
+divided by `total_weight` of the step's labels. So a step computed in micro-batches is the same as a step computed
+whole, unless the loss couples its samples (`couples_samples` of its row in utils/config/schema.py). Options of a loss
+are keyword arguments.
 Symbols: z logits, y label, C classes, n_c training images of class c, pi_c = n_c / sum n, B samples of a step.
 """
 
@@ -36,7 +37,7 @@ class CrossEntropy(nn.Module):
         return len(labels)
 
     def softmax_log_prior(self, class_counts: Tensor) -> Tensor:
-        """Log of the class prior for which softmax(z) is the posterior where the loss is least, float64 [C], up to a
+        """Log of the class prior for which softmax(z) is the posterior at the loss's minimum, float64 [C], up to a
         constant: here of the training prior. Focal and LDAM have no closed form, and inherit it as an approximation.
 
         A class without images counts as one with a single image.
@@ -82,7 +83,7 @@ class _Weighted(CrossEntropy):
     weights: Tensor
 
     def set_weights(self, weights: Tensor, class_counts: Tensor) -> None:
-        """Takes float64 weights [C], divided by their mean over the classes with training images."""
+        """Sets the weights: float64 [C], divided by their mean over the classes with training images."""
         self.register_buffer("weights", (weights / weights[class_counts > 0].mean()).float())
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -166,7 +167,7 @@ class LADE(LogitAdjusted):
         """R, a scalar."""
         batch, num_classes = logits.shape
         of_label = logits.gather(1, labels[:, None]).squeeze(1)
-        class_size = (labels[:, None] == labels).sum(1)  # of each sample's class in this step; bincount would wait
+        class_size = (labels[:, None] == labels).sum(1)  # of each sample's class in this step; bincount would sync
         means = (self.prior[labels] / class_size * of_label).sum()  # sum_c pi_c (mean of z_c)
         d = (logits - self.log_prior).logsumexp(0) - math.log(num_classes) - math.log(batch)
         return (self.prior * (d + self.lambda_ * d**2)).sum() - means

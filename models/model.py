@@ -1,4 +1,4 @@
-"""The model of a run: a frozen backbone, the methods that train in it, and a head."""
+"""The model of a run: a frozen backbone, the fine-tuning methods in it, and a head."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -50,25 +50,26 @@ class Model(nn.Module):
         variant: str = "lift+",
         seed: int = 0,
     ) -> "Model":
-        """A model of `backbone` for these classes. It takes over the backbone, whose image tower the methods change.
+        """A model of `backbone` for these classes. It owns the backbone afterwards: the methods change the image tower.
 
             Model.create(backbone, ["cat", "dog"], "CosineClassifier", {"adaptformer": {"dim": 8}})
 
         head: a name of HEADS, or None for the similarity to the classes' texts.
         methods: of the image tower and, without a head, of CLIP's own head, with their options by name (models/peft).
         text_methods: of the text tower, without a head.
-        head_scale: of the cosine head's logits. head_init: a name of HEAD_INITS, or None for random first weights.
+        head_scale: of the cosine head's logits. head_init: a name of HEAD_INITS, or None for random initial weights.
         features: () -> features [n, D] and labels [n] of training images, for the inits that start from them. It is
             called before anything is attached.
         prompt, prompt_file: the texts of the classes (models/heads/prompts.py).
-        variant: whose first values, draws and default sizes, "lift+" or "lift". seed: of the first values.
+        variant: the paper whose initial values, draws and default sizes are used, "lift+" or "lift". seed: of the
+            initial values.
         Raises ModelError.
         """
         methods, text_methods = peft.choose(methods or {}), peft.choose(text_methods or {})
         for_head = {name: options for name, options in methods.items() if name in peft.HEAD_METHODS}
-        for what, name, table in (("head", head, HEADS), ("head_init", head_init, HEAD_INITS)):
+        for option, name, table in (("head", head, HEADS), ("head_init", head_init, HEAD_INITS)):
             if name is not None and name not in table:
-                raise ModelError(f"unknown {what} '{name}'; choose from {', '.join(table)}", kind=f"unknown_{what}")
+                raise ModelError(f"unknown {option} '{name}'; choose from {', '.join(table)}", kind=f"unknown_{option}")
         if head is not None and (for_head or text_methods):
             extra = next(iter(for_head | text_methods))
             raise ModelError(f"{extra} changes the classes' texts, which {head} does not read", kind="unread_texts")
@@ -106,17 +107,17 @@ def _text_similarity(
     prompt_file: str | None,
     variant: str,
 ) -> TextSimilarity:
-    """CLIP's own head with its methods. The texts are encoded here, once, if nothing trains in them."""
+    """CLIP's own head with its methods. The texts are encoded here, once, if they have no trainable parameters."""
     if backbone.text is None:
         raise ModelError(
-            "this backbone has no text tower, so it takes a classifier with classifier_init class_mean (or None); "
+            "this backbone has no text tower, so it needs a classifier with classifier_init class_mean (or None); "
             "set one, or choose a CLIP backbone",
             kind="no_text_tower",
         )
     of_texts: TextEncoderFeatures | CachedTextFeatures
     if prompt != "default":
         if text_methods or any("texts" in peft.METHODS[name].targets for name in methods):
-            raise ModelError(f"prompt {prompt} is for texts that do not train", kind="prompt_of_trained_texts")
+            raise ModelError(f"prompt {prompt} is for frozen texts only", kind="prompt_of_trained_texts")
         of_texts = CachedTextFeatures(backbone.encode_texts(classnames, class_texts(classnames, prompt, prompt_file)))
         text_projection, text_projection_bias = None, None
     else:
@@ -141,7 +142,7 @@ def _text_similarity(
 
 
 def described_values(cfg) -> dict[str, Any]:
-    """The values of the keys that the description of the weights decides where they are None. Raises ModelError."""
+    """The values, from the description of the weights, of keys that are None. Raises ModelError."""
     known = describe_backbone(cfg.backbone, cfg.weights)
     if known.config and known.config.text is None:
         _require_no_texts(cfg.backbone, cfg.classifier, cfg.classifier_init)
@@ -149,7 +150,7 @@ def described_values(cfg) -> dict[str, Any]:
 
 
 def _require_no_texts(name: str, classifier: str | None, classifier_init: str | None) -> None:
-    """Raises ModelError, before a download, for a head that reads texts, where there is no text tower."""
+    """Raises ModelError, before a download, for a head that reads texts if there is no text tower."""
     remedy = "add classifier_init class_mean (or None)"
     if classifier is None:
         message = f"{name} has no text tower, so class names are not read; choose a method with a classifier"
@@ -160,7 +161,7 @@ def _require_no_texts(name: str, classifier: str | None, classifier_init: str | 
 
 
 def build_backbone(cfg, texts: bool = True) -> tuple[Backbone, Weights]:
-    """The backbone that `cfg` names, and where its weights are from; see load_backbone. Raises ModelError."""
+    """The backbone of `cfg`, and the source of its weights; see load_backbone. Raises ModelError."""
     given = Description(
         activation=cfg.activation, heads=cfg.heads, text_heads=cfg.text_heads, mean=cfg.mean, std=cfg.std
     )
@@ -196,12 +197,12 @@ def build_model(
 
 
 def count_parameters(model: Model) -> dict[str, int]:
-    """Parameters in all, trained, trained in the towers and the prompts (peft) and in the head."""
+    """Numbers of parameters: all, trainable, trainable in the towers and the prompts (peft), trainable in the head."""
 
-    def trained(module: nn.Module) -> int:
+    def trainable(module: nn.Module) -> int:
         return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
     total = sum(p.numel() for p in model.parameters())
-    texts = trained(model.head.texts) if isinstance(model.head, TextSimilarity) else 0
-    peft = trained(model.tower) + texts
-    return {"total": total, "trained": trained(model), "peft": peft, "head": trained(model) - peft}
+    texts = trainable(model.head.texts) if isinstance(model.head, TextSimilarity) else 0
+    peft = trainable(model.tower) + texts
+    return {"total": total, "trained": trainable(model), "peft": peft, "head": trainable(model) - peft}

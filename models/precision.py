@@ -10,16 +10,16 @@ from utils.errors import ModelError
 
 
 class FrozenWeights:
-    """The frozen parameters of a module, whose storage can change its precision.
+    """The frozen parameters of a module, which can be stored in several precisions in turn.
 
-    Each cast starts from the float32 originals, kept on the CPU, so that training in one precision and testing in
-    another both see the published weights, rounded once. Where all `precisions` that will be needed are the same, the
+    Each cast starts from the float32 originals, stored on the CPU, so that training in one precision and testing in
+    another both use the published weights, rounded once. If all `precisions` that will be needed are the same, the
     module is cast at once, and the originals are released.
 
-    int8 is a precision of tests alone: everything is float32 but the products of the Linears in the image tower's
-    blocks whose weights do not train. Raises ModelError if there are none.
+    int8 is a precision of tests alone: everything is float32 but the products of the frozen Linears in the image
+    tower's blocks. Raises ModelError if there are none.
 
-    BatchNorm's parameters stay in float32, as its statistics are: its kernels take float32 beside half-precision
+    BatchNorm's parameters stay in float32, as its statistics are: its kernels accept float32 beside half-precision
     images, and not half-precision weights beside float32 statistics.
     """
 
@@ -60,7 +60,7 @@ def int8_linears(towers: list[Tower]) -> list[tuple[Linear, Int8Linear]]:
     found = [linear for block in blocks for *_, linear in linears(block)]
     frozen = [linear for linear in found if not (linear.weight.requires_grad or linear.in_parts)]
     if not frozen:
-        reason = "all of its Linears train" if found else "it is not a transformer"
+        reason = "all of its Linears are trainable" if found else "it is not a transformer"
         message = f"int8 computes the frozen Linears of the image tower, and {reason}; choose fp32 or bf16"
         raise ModelError(message, kind="nothing_in_int8", key="prec_test")
     return [(linear, Int8Linear(linear.weight.detach())) for linear in frozen]

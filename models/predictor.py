@@ -4,7 +4,7 @@
     for found in model.predict(["a.jpg", "b.png"]):
         print(found.path, found.classname, found.probability)
 
-This module and models/extractor.py alone of models/ know how images are read (datasets/).
+In models/, only this module and models/extractor.py read images (datasets/).
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ from utils.run.saved import PROPERTIES, SavedRun, read_run
 
 
 class Ranked(NamedTuple):
-    """A class for a picture. label: its number."""
+    """One of the most probable classes of a picture. label: its number."""
 
     label: int
     classname: str
@@ -78,10 +78,10 @@ class Prediction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Predictor(Extractor):
-    """A trained model, and what it takes to read pictures as its test does.
+    """A trained model that reads pictures as its test does.
 
     model: uint8 [B, 3, R, R] -> logits, float32 [B, C]. cfg: the run's configuration. shot_groups: of each class, []
-    where they are not recorded.
+    if they are not recorded.
     """
 
     saved: SavedRun
@@ -100,7 +100,7 @@ class Predictor(Extractor):
         return dataclasses.replace(self, crops=crops)
 
     def zero_shot(self) -> "Predictor":
-        """CLIP alone on the same classes. Raises ModelError where the backbone has no text tower."""
+        """CLIP alone on the same classes. Raises ModelError if the backbone has no text tower."""
         off = {key: False for name in METHODS for key in (name, f"v.{name}", f"l.{name}") if key in KEYS}
         cfg = changed(self.cfg, off | {"zero_shot": True, "classifier": None, "prompt": "default"})
         saved = dataclasses.replace(self.saved, checkpoint=None, checksum=None, cfg=cfg)
@@ -114,7 +114,7 @@ class Predictor(Extractor):
     # ---- images ----
 
     def pictures(self, paths: Iterable[str | bytes | os.PathLike[str]]) -> NewPictures:
-        """These files, to be read as the pictures of the run's test were."""
+        """These files, read like the pictures of the run's test."""
         turned = self.cfg.dataset == "folder" if self.cfg.exif_orientation is None else self.cfg.exif_orientation
         return NewPictures([os.fsdecode(path) for path in paths], turned, self.cfg.bit_depth)
 
@@ -128,7 +128,7 @@ class Predictor(Extractor):
         """
         out = torch.zeros(len(images), len(self.classnames), device=self.device)
         parts = out.split(self.batch_size)
-        for crops, rows in zip(self.read(images, log), parts, strict=False):  # of no images, one part and no batch
+        for crops, rows in zip(self.read(images, log), parts, strict=False):  # without images: one part and no batch
             rows.copy_(self._logits(crops))
             advance(len(rows))
         return out.cpu().numpy()
@@ -188,18 +188,17 @@ def load_run(
 
         load_run("output/RUN").predict(["a.jpg"])
 
-    device: None = the GPU, or the CPU where there is none. weights: file or address of the backbone's weights, where
-    they are elsewhere now. precision: fp16, bf16, fp32 or int8; None = that of the run's test. batch_size: pictures
-    that are computed at once; None = as in the run's test. num_workers: processes that read pictures; None = one a
-    core.
+    device: None = the GPU, or the CPU if there is none. weights: file or address of the backbone's weights, if they
+    have moved since. precision: fp16, bf16, fp32 or int8; None = that of the run's test. batch_size: pictures that are
+    computed at once; None = as in the run's test. num_workers: processes that read pictures; None = one per core.
     """
     saved = read_run(Path(directory))
     given = {"weights": None if weights is None else os.fspath(weights), "prec_test": precision}
     cfg = changed(saved.cfg, {key: value for key, value in given.items() if value is not None})
     if not weights and is_missing_file(cfg.weights):
         message = (
-            f"the weights that the run in {directory} was trained with are not at {cfg.weights} any more; say where "
-            "they are: --weights FILE (from Python weights=FILE)"
+            f"the weights that the run in {directory} was trained with are not at {cfg.weights} any more; "
+            "set their path: --weights FILE (from Python weights=FILE)"
         )
         raise ModelError(message, kind="moved_weights", path=cfg.weights, key="weights")
     adjustment = read_adjustment(RunDir(saved.directory).adjustment, len(saved.classnames), saved.checksum)
@@ -232,9 +231,9 @@ def build_predictor(
 
 
 def _given_properties(backbone: str, weights: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The recorded properties of the weights that their description lacks, or that differ from it: they were given.
+    """The recorded properties of the weights that the user set: their description lacks them or differs.
 
-    The others are left to the description, which may have another activation for each tower. Raises ConfigError.
+    The others come from the description, which may have another activation for each tower. Raises ConfigError.
     """
     known = describe_backbone(backbone, weights)
     config, mean, std = known.config, known.mean, known.std

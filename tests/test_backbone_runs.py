@@ -197,7 +197,7 @@ def test_a_test_at_another_resolution_has_names_of_its_own(online, run):
         run("dinov3", "resolution", 48)
     run("dinov3", "resolution", 40, "test_only", "True", file="results_test_resolution_40.json")
     log = Path("output/run/log_test_resolution_40.txt").read_text()
-    assert "the run was trained with resolution 48; this test takes resolution 40" in log
+    assert "the run was trained with resolution 48; this test uses resolution 40" in log
 
 
 # ---- resolutions of files of a family ----

@@ -219,7 +219,7 @@ def test_logits_of_another_way_of_testing_stay_apart(run, lists):
     plain = run(*a, *TESTED, "expand", 8)
     assert plain["logits"] is None
     assert results.read(RUN / "results_test.json") == plain
-    assert "logits_test.npz holds the logits of another test" in (RUN / "log_test.txt").read_text()
+    assert "logits_test.npz has the logits of another test" in (RUN / "log_test.txt").read_text()
     again = run(*a, *saves, *TESTED)
     assert again["logits"] == "logits_test.npz"
     assert (RUN / "logits_test.npz").read_bytes() == before
@@ -556,7 +556,7 @@ def test_a_test_that_resizes_otherwise_stays_apart(run, lists):
     assert tested["logits"] == "logits_test_interpolation_bilinear.npz"
     assert tested["test"]["interpolation"] == "bilinear"
     assert (
-        "trained with interpolation bicubic; this test takes interpolation bilinear"
+        "trained with interpolation bicubic; this test uses interpolation bilinear"
         in (RUN / "log_test_interpolation_bilinear.txt").read_text()
     )
     assert tested["settings"]["interpolation"] == "bicubic"  # of its training
@@ -587,7 +587,7 @@ def test_a_run_of_an_earlier_version_is_tested_as_it_was(run, lists):
     assert squashed["logits"] == "logits_test_resize_squash.npz"
     assert squashed["test"]["resize"] == "squash"
     log = (RUN / "log_test_resize_squash.txt").read_text()
-    assert "trained with resize shortest; this test takes resize squash" in log
+    assert "trained with resize shortest; this test uses resize squash" in log
     run(*a, *saves)  # trained again, it is the same run
 
 

@@ -1,5 +1,5 @@
-"""A look at every image before training.
+"""Checks of every image before training.
 
-inspect.py looks at one image, processes.py at all of them at once, check.py collects the findings; bad_images.py leaves
-the bad ones out of a run.
+inspect.py inspects one image, processes.py all of them in parallel, check.py collects the findings; bad_images.py
+leaves the bad ones out of a run.
 """

@@ -32,7 +32,7 @@ BYTES = 1 << 30  # of the largest report that is read
 def leave_out_bad(data: DataSet, options: dict[str, Any]) -> DataSet:
     """`data` without the images in the bad_images.txt of its last check.
 
-    options: the keys that chose the lists (root, ...), for the command in the message. Raises a DataError if these very
+    options: the keys that chose the lists (root, ...), for the command in the message. Raises a DataError if these
     lists were never checked, or if a bad image has changed since.
     """
     words = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
@@ -49,13 +49,13 @@ def leave_out_bad(data: DataSet, options: dict[str, Any]) -> DataSet:
         name = shortened(min(unknown))
         message = f"{path} contains '{name}', which is in neither list; correct that line, or run {command}"
         raise DataError(message, kind="unknown_bad_image", path=path, key="bad_images")
-    kept = {split: np.flatnonzero([name not in bad for name in names[split]]) for split in data.lists}
-    for split, indices in kept.items():
+    good = {split: np.flatnonzero([name not in bad for name in names[split]]) for split in data.lists}
+    for split, indices in good.items():
         if not len(indices):
             message = f"bad_images skip leaves no image in the {split} list: all of them are in {path}"
             raise DataError(message, kind="no_image_left", path=path, key="bad_images")
-    lists = {split: data.lists[split].subset(indices) for split, indices in kept.items()}
-    return dataclasses.replace(data.with_lists(lists), notes=(*data.notes, _note(data, kept, path)))
+    lists = {split: data.lists[split].subset(indices) for split, indices in good.items()}
+    return dataclasses.replace(data.with_lists(lists), notes=(*data.notes, _note(data, good, path)))
 
 
 def image_names(data: DataSet, split: str) -> list[str]:
@@ -67,12 +67,12 @@ def image_names(data: DataSet, split: str) -> list[str]:
 
 
 def quoted(name: str) -> str:
-    """A name as bad_images.txt and duplicates.txt have it: on one line, and harmless for a terminal."""
+    """A name in the form of bad_images.txt and duplicates.txt: on one line, and harmless for a terminal."""
     return json.dumps(name) if visible(name) != name or name.startswith(('"', "\ufeff")) else name
 
 
 def unquoted(line: str) -> str:
-    """The name in a line, before any tab. A line that begins with a quote and is not JSON is a name as it is."""
+    """The name in a line, before any tab. A line that begins with a quote and is not JSON is a name."""
     field = line.partition("\t")[0]
     if field.startswith('"'):
         with contextlib.suppress(ValueError):
@@ -84,7 +84,7 @@ def unquoted(line: str) -> str:
 
 
 def _last_report(data: DataSet, root: str | None, command: str) -> Path:
-    """The newest report of a check of these very lists; a validation set may be in one of both only."""
+    """The newest report of a check of the same lists; only one of both may have a validation set."""
     current, stale = data.fingerprints(contents=False), None
     for path in sorted(OUTPUT.glob(f"check_*/{REPORT}"), key=os.path.getmtime, reverse=True):
         report = _read(path)
@@ -120,7 +120,7 @@ def _read_names(path: Path, command: str) -> set[str]:
     try:
         text = read_limited(path, BYTES).decode("utf-8-sig", "surrogateescape")
     except OSError as error:
-        message = f"{path} cannot be read ({error.strerror}); write it again: {command}"
+        message = f"{path} cannot be read ({error.strerror}); recreate it: {command}"
         raise DataError(message, kind="unreadable_file", path=path, key="bad_images") from error
     return {unquoted(line.rstrip("\r")) for line in text.split("\n") if line.strip()}
 
@@ -138,12 +138,12 @@ def _require_unchanged(
                 raise DataError(message, kind="image_changed", path=name, key="bad_images")
 
 
-# ---- the remaining images ----
+# ---- the good images ----
 
 
-def _note(data: DataSet, kept: dict[str, np.ndarray], path: Path) -> str:
-    before, after = data.class_counts, np.bincount(data.train.labels[kept["train"]], minlength=len(data.classnames))
-    parts = [f"{len(data.lists[split]) - len(indices):,} {SPLITS[split]}" for split, indices in kept.items()]
+def _note(data: DataSet, good: dict[str, np.ndarray], path: Path) -> str:
+    before, after = data.class_counts, np.bincount(data.train.labels[good["train"]], minlength=len(data.classnames))
+    counts = [f"{len(data.lists[split]) - len(indices):,} {SPLITS[split]}" for split, indices in good.items()]
     lost = [data.classnames[c] for c in np.flatnonzero((before > 0) & (after == 0))]
     more = f"; no training image is left of {', '.join(lost[:5])}{' and others' if lost[5:] else ''}" if lost else ""
-    return f"left out, as listed in {path}: {' and '.join(parts)} images{more}"
+    return f"left out, as listed in {path}: {' and '.join(counts)} images{more}"

@@ -15,7 +15,7 @@ from datasets.check.inspect import ImageReport, inspect
 from datasets.check.processes import inspect_in_processes
 from utils import terminal
 
-DEEP_SHARE = 0.99  # of the pictures of 16 bits: if so many need fewer bits, the others have specks or marks
+DEEP_SHARE = 0.99  # of the pictures of 16 bits: if these need fewer bits, the others probably have specks or marks
 SMALL_SIDE = 32  # pixels; a shorter side is suspicious: a thumbnail, an icon, a tracking pixel
 
 

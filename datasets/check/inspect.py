@@ -1,4 +1,4 @@
-"""A look at one image: is it there, can it be decoded, how large is it, and a digest to find duplicates.
+"""Inspects one image: whether it exists and can be decoded, its size, and a digest to find duplicates.
 
 A report has a digest and a size, never the pixels, so half a million images need little memory.
 """

@@ -9,7 +9,7 @@ from datasets.loading.workers import CHECKS, stall_error, start_error, waits_for
 from utils.processes import Advance, Worker, WorkerDied, end, wait_for
 
 CHUNK = 32  # images that a worker is sent at a time
-ROUNDS = 3  # of stalled images in all workers, without a report in between: the disk itself does not answer
+ROUNDS = 3  # of stalled images in all workers, without a report in between: the disk does not answer
 
 
 def inspect_in_processes(
@@ -32,7 +32,7 @@ def inspect_in_processes(
 
 
 class _Inspection:
-    """The chunks of images that are not inspected yet, and the workers."""
+    """The chunks of images that are still to be inspected, and the workers."""
 
     def __init__(self, lists: Sequence[Images], processes: int, timeout: float | None):
         self.lists, self.processes, self.timeout = lists, processes, timeout
@@ -96,7 +96,7 @@ class _Inspection:
         worker.send(self.at_work[worker])
 
     def _advance(self, worker: Worker) -> None:
-        """Notes the report on an image; a worker without images gets the next chunk, or is ended."""
+        """Records that an image was reported; a worker without images receives the next chunk, or is ended."""
         self.at_work[worker] = self.at_work[worker][1:]
         if self.at_work[worker]:
             return
@@ -107,7 +107,7 @@ class _Inspection:
             end([worker])
 
     def _replace(self, worker: Worker, again: bool) -> None:
-        """Ends a worker, and puts its images back; again: the one that it was reading, too, as a chunk of its own."""
+        """Ends a worker and requeues its images; again: also the one that it was reading, as a separate chunk."""
         chunk = self.at_work.pop(worker)
         end([worker])
         self.chunks.extendleft(part for part in (chunk[1:], chunk[:1] if again else ()) if part)
@@ -127,7 +127,7 @@ class _Inspection:
 
 
 def _file_bytes(images: Images, index: int) -> int | None:
-    """The size of a file, asked for in a process of its own: a dead disk gives no answer."""
+    """The size of a file, read in a separate process, as a dead disk does not answer."""
     worker = Worker(lambda index, advance: [images.file_bytes(index)])
     try:
         worker.send(index)

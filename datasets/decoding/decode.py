@@ -5,7 +5,7 @@ converted as by Pillow's convert("RGB"): alpha is dropped without blending a bac
 but 16 bits are scaled to 8. Only the first frame or page is read.
 
 EXIF orientation is applied, or the image is read as stored. Pillow's getexif() reads it, whichever decoder reads the
-pixels: EXIF's, or if EXIF has none XMP's (tiff:Orientation). With damaged metadata nothing is turned.
+pixels: EXIF's, or if EXIF has none XMP's (tiff:Orientation). An image with damaged metadata is not rotated.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ __all__ = ["ADVICE", "FORMATS", "ImageError", "Reduction", "decode", "largest_nu
 
 MAX_PIXELS = 200_000_000  # of an image: 600 MB as RGB
 MAX_JPEG_BYTES = 600_000_000  # that are read of a JPEG, all at once
-MAX_SCANS = 100  # of a progressive JPEG, which has about ten; each is a pass over all pixels, be it a few bytes long
+MAX_SCANS = 100  # of a progressive JPEG, which has about ten; each is a pass over all pixels, even one of a few bytes
 
 TURNS: dict[int, Callable[[Tensor], Tensor]] = {  # orientation -> [3, H, W] as stored to [3, H', W'] upright
     1: lambda image: image,
@@ -49,7 +49,7 @@ TURNS: dict[int, Callable[[Tensor], Tensor]] = {  # orientation -> [3, H, W] as 
     7: lambda image: image.transpose(1, 2).flip(1, 2),
     8: lambda image: image.transpose(1, 2).flip(1),
 }
-INVERSE = {6: 8, 8: 6}  # the other turns undo themselves
+INVERSE = {6: 8, 8: 6}  # the others are their own inverse
 
 T = TypeVar("T")
 Reduction = Callable[[int, int], int]  # height and width of an image -> by how much it may be decoded smaller
@@ -68,7 +68,7 @@ def decode(
     """Decodes an image file to uint8 RGB [3, H, W]. Raises an ImageError with path, reason and advice.
 
     A JPEG may be decoded to 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time: `reduction(height, width)`
-    is 2, 4 or 8 then, or 1. exif_orientation: turned by its EXIF or XMP orientation; False = as stored. bit_depth:
+    returns 2, 4 or 8 then, or 1. exif_orientation: apply the EXIF or XMP orientation; False = as stored. bit_depth:
     pictures of 16 bits use these lowest ones, so that 2^bit_depth - 1 is white; None = all 16. content: the bytes of
     the file, from a cache; None = they are read from `path`.
     """
@@ -93,7 +93,7 @@ def decode(
 def _open(path: str) -> Iterator[BinaryIO]:
     """An image file to read. Raises a Problem for an empty one, or OSError."""
     with open(path, "rb", opener=regular_only) as file:
-        if os.fstat(file.fileno()).st_size == 0:  # so have files in /proc, which may have no end
+        if os.fstat(file.fileno()).st_size == 0:  # as of files in /proc, which may have no end
             raise undecodable("the file is empty")
         yield file
 
@@ -123,7 +123,7 @@ class _Options(NamedTuple):
 
 
 def _read(file: BinaryIO, read: Callable[[BinaryIO], T]) -> T:
-    """`read` of an open file, or of its picture without the metadata if these alone are damaged.
+    """`read` of an open file, or of its picture without the metadata if only these are damaged.
 
     Raises a Problem, MemoryError, or an OSError with a number.
     """
@@ -139,7 +139,7 @@ def _read(file: BinaryIO, read: Callable[[BinaryIO], T]) -> T:
             return read(bare)
     except (Problem, MemoryError):
         raise
-    except Exception:  # the pixels are damaged, too; the first error tells more
+    except Exception:  # the pixels are damaged, too; the first error is more specific
         pass
     raise _explain(file, failure)
 
@@ -185,7 +185,7 @@ def _require_few_pixels(width: int, height: int) -> None:
 
 
 def _open_tiff(file: BinaryIO) -> Tiff | None:
-    """The tags of an open TIFF; None if it has none. Raises a Problem if it must not be decoded."""
+    """The tags of an open TIFF; None if it is not a TIFF. Raises a Problem if it must not be decoded."""
     try:
         tiff = Tiff(file)
     except Problem:  # Pillow tries it
@@ -222,7 +222,7 @@ def _require_few_scans(file: BinaryIO) -> None:
         count += block.count(b"\xff\xda")
     file.seek(position)
     if count > MAX_SCANS:
-        raise unsupported(f"is a JPEG of {count:,} scans, more than the {MAX_SCANS} that are read", "save it anew")
+        raise unsupported(f"is a JPEG of {count:,} scans, more than the {MAX_SCANS} that are read", "save it again")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -230,7 +230,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
         return int(value) if value in TURNS else 1
-    except Exception:  # damaged: nothing is turned, here or by Pillow
+    except Exception:  # damaged: not rotated, here or by Pillow
         image.getexif().clear()
         return 1
 
@@ -240,8 +240,8 @@ def _decode_with_pillow(image: ImageFile.ImageFile, file: BinaryIO, tiff: Tiff |
     is_upright = options.exif_orientation
     stored = _orientation(image) if tiff else 1
     pixels = torch.from_numpy(_rgb(image, file, tiff, options.bit_depth)).permute(2, 0, 1)
-    orientation = _orientation(image) if tiff or is_upright else 1  # a PNG may have it behind its pixels
-    turned = orientation != stored if tiff else False  # Pillow itself turns a TIFF, and forgets its orientation
+    orientation = _orientation(image) if tiff or is_upright else 1  # a PNG may have it after its pixels
+    turned = orientation != stored if tiff else False  # Pillow rotates a TIFF, and drops its orientation
     if turned:
         return pixels if is_upright else TURNS[INVERSE.get(stored, stored)](pixels)
     return TURNS[orientation if is_upright else 1](pixels)
@@ -250,7 +250,7 @@ def _decode_with_pillow(image: ImageFile.ImageFile, file: BinaryIO, tiff: Tiff |
 def _rgb(image: ImageFile.ImageFile, file: BinaryIO, tiff: Tiff | None, bit_depth: int | None) -> np.ndarray:
     """Loads an opened image: uint8 [H, W, 3]. Raises a Problem for pixels whose white is unknown."""
     bits = sixteen_bits.bits_of(image)
-    if tiff and tiff.has_separate_planes(16):  # Pillow takes each byte for a pixel, unless they are compressed
+    if tiff and tiff.has_separate_planes(16):  # Pillow reads each byte as a pixel, unless they are compressed
         found, mode = sixteen_bits.planes(tiff)
         is_high_byte = bit_depth is None and mode != "L"  # as Pillow reads several bands
         pixels = (found >> 8).astype(np.uint8) if is_high_byte else sixteen_bits.scale(found, bit_depth or 16)
@@ -280,7 +280,7 @@ def _numbers(file: BinaryIO) -> np.ndarray | None:
 
 
 def _unknown_white(image: Image.Image, tiff: Tiff | None) -> Problem:
-    """The problem of a picture of 32 bits: numbers whose black and white are anywhere."""
+    """The problem of a picture of 32 bits: its numbers have no fixed black and white."""
     kind = "floating-point numbers" if image.mode == "F" else "integers"
     bits = tiff.bits if tiff else 32
     problem = f"has {kind} of {bits} bits, whose black and white are unknown"

@@ -1,6 +1,6 @@
-"""A picture without its metadata, for files whose pixels are sound though a text, a profile or a tag is not.
+"""A picture without its metadata, for files with intact pixels and a damaged text, profile or tag.
 
-Only what concerns pixels or orientation is left, and copied from the file as it is: nothing is unpacked or recoded.
+Pixels and orientation remain, copied from the file byte by byte: nothing is unpacked or recoded.
 """
 
 import struct
@@ -13,7 +13,7 @@ from datasets.decoding.problems import Problem, undecodable
 from datasets.decoding.tiff import BEGINNINGS as TIFF
 from datasets.decoding.tiff import PLANAR, SAMPLES, Tiff
 
-LARGE = 2**26  # bytes of a file or a segment that is not read without a look at its parts: 64 MB
+LARGE = 2**26  # bytes of a file or a segment above which its metadata are inspected before it is read: 64 MB
 MAX_BYTES = 2**20  # of a piece of metadata: larger ones are left out
 MAX_JUNK = 2**16  # bytes between the segments of a JPEG
 PNG, JPEG, GIF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"GIF87a", b"GIF89a")
@@ -40,7 +40,7 @@ def without_metadata(file: BinaryIO) -> BinaryIO | None:
 
 
 def without_large_metadata(file: BinaryIO) -> BinaryIO | None:
-    """The same of a large file; None for a TIFF without large tags, of which decoders read only parts."""
+    """The same for a large file; None for a TIFF without large tags, as decoders read it selectively."""
     if not read_at(file, 0, 4).startswith(TIFF):
         return without_metadata(file)
     try:
@@ -65,7 +65,7 @@ def _start(file: BinaryIO) -> int:
 
 
 def png_chunks(file: BinaryIO, start: int, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, position, length with kind and checksum) of each chunk, to the end, or to where there is none."""
+    """(kind, position, length with kind and checksum) of each chunk, up to the end or to an invalid one."""
     position = start + len(PNG)
     while position + 8 <= size:
         count, kind = struct.unpack(">I4s", read_at(file, position, 8))
@@ -93,7 +93,7 @@ def _png(file: BinaryIO, start: int, size: int) -> Iterator[Piece]:
 
 
 def _has_orientation(file: BinaryIO, position: int, count: int) -> bool:
-    """Whether a chunk of metadata is sound, and may have an orientation."""
+    """Whether a chunk of metadata is intact, and may have an orientation."""
     if count > MAX_BYTES:
         return False
     chunk = read_at(file, position, count)
@@ -129,7 +129,7 @@ def jpeg_segments(file: BinaryIO, start: int, size: int) -> Iterator[tuple[int, 
     position, junk = start + 2, 0
     while position + 4 <= size and junk < MAX_JUNK:
         head = read_at(file, position, 4)
-        if head[0] != 0xFF or head[1] == 0xFF:  # the decoders look for the next marker, too
+        if head[0] != 0xFF or head[1] == 0xFF:  # the decoders search for the next marker, too
             position, junk = position + 1, junk + 1
             continue
         has_length = 0xC0 <= head[1] <= 0xFE and not 0xD0 <= head[1] <= 0xD9
@@ -142,14 +142,14 @@ def jpeg_segments(file: BinaryIO, start: int, size: int) -> Iterator[tuple[int, 
 
 def _jpeg(file: BinaryIO, start: int, size: int) -> Iterator[Piece]:
     yield start, 2
-    most = LARGE
-    orientations = {b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"}  # how the first segments of EXIF and XMP begin
+    limit = LARGE
+    orientations = {b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"}  # beginnings of the first segments of EXIF and XMP
     for marker, position, count in jpeg_segments(file, start, size):
         if 0xC0 <= marker <= 0xCF:
             height, width = struct.unpack(">HH", read_at(file, position + 5, 4).ljust(4, b"\0"))
-            most = max(most, LARGE + 8 * height * width)  # bytes: more than its scans need
+            limit = max(limit, LARGE + 8 * height * width)  # bytes: more than its scans need
         if marker == 0xDA:
-            yield position, min(size - position, most)
+            yield position, min(size - position, limit)
         elif marker == 0xE1:
             beginning = read_at(file, position + 4, min(max(count - 4, 0), 29))
             for kind in tuple(filter(beginning.startswith, orientations)):
@@ -212,5 +212,5 @@ def _tiff(file: BinaryIO) -> BinaryIO | None:
         tiff = Tiff(file)
     except Problem:
         return None
-    # separate planes are one thing with a single band
+    # with a single band, separate planes make no difference
     return tiff.view({PLANAR: None} if tiff.value(SAMPLES, 1) == 1 else None)

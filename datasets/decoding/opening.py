@@ -14,7 +14,7 @@ MAX_FILE_BYTES = 2 * 2**30
 
 
 class UnusableFile(OSError):
-    """A file that is not opened; `kind`, `problem` and `advice` are parts of an ImageError."""
+    """A file that is not opened; `kind`, `problem` and `advice` become those of an ImageError."""
 
     def __init__(self, kind: str, problem: str, advice: str, path: str):
         super().__init__(None, problem, path)
@@ -22,17 +22,17 @@ class UnusableFile(OSError):
 
 
 def regular_only(path: str, flags: int) -> int:
-    """Opens a regular file; never waits, and opens no device. For open(opener=...).
+    """Opens a regular file, without waiting and never a device. For open(opener=...).
 
     Raises UnusableFile for anything else and for a file that is too large, IsADirectoryError, or another OSError.
     """
-    _require_usable(os.stat(path), path)  # before opening it, which makes some devices act
+    _require_usable(os.stat(path), path)  # before opening it, which starts some devices
     try:
         descriptor = os.open(path, flags | os.O_NOCTTY | os.O_NONBLOCK)
-    except BlockingIOError:  # a file server has to give back its lease of the file first
+    except BlockingIOError:  # a file server must release its lease of the file first
         descriptor = os.open(path, flags)
     try:
-        _require_usable(os.fstat(descriptor), path)  # another file may have taken its place
+        _require_usable(os.fstat(descriptor), path)  # another file may have replaced it
     except BaseException:
         os.close(descriptor)
         raise
@@ -44,8 +44,8 @@ def _require_usable(status: os.stat_result, path: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if not stat.S_ISREG(status.st_mode):
-        advice = "remove it from the list, or put the picture in its place"
+        advice = "remove it from the list, or replace it with the picture"
         raise UnusableFile("not_a_file", f"is {kind_of_file(status.st_mode)}, not an image file", advice, path)
     if status.st_size > MAX_FILE_BYTES:
         problem = f"has {status.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} that are read"
-        raise UnusableFile("file_too_large", problem, "save its first picture as a file of its own", path)
+        raise UnusableFile("file_too_large", problem, "save its first picture as a separate file", path)

@@ -1,4 +1,4 @@
-"""A file made of pieces of another one, for decoders that would stumble over the rest."""
+"""A file composed of pieces of another one, for decoders that would fail on the rest."""
 
 import bisect
 import io
@@ -41,7 +41,7 @@ class _Pieces(io.RawIOBase):
 
 
 def join(file: BinaryIO, pieces: list[Piece]) -> BinaryIO:
-    """A file to read that has the pieces one after the other; empty ones are left out. It shares `file`'s position."""
+    """A readable file of the pieces in order; empty ones are left out. It shares `file`'s position."""
     return io.BufferedReader(_Pieces(file, [piece for piece in pieces if length(piece)]))
 
 
@@ -56,6 +56,6 @@ def size_of(file: BinaryIO) -> int:
 
 
 def read_at(file: BinaryIO, start: int, count: int) -> bytes:
-    """`count` bytes from `start` on, or fewer at the end of the file."""
+    """`count` bytes from `start`, or fewer at the end of the file."""
     file.seek(start)
     return file.read(count)

@@ -1,4 +1,4 @@
-"""ImageError, and the problems of an image file as the decoders raise them: without its path."""
+"""ImageError, and Problem, which the decoders raise: an ImageError without the path."""
 
 import errno
 
@@ -15,7 +15,7 @@ class ImageError(DataError):
 
 
 class Problem(Exception):
-    """Why an image cannot be read, and what to do, as yet without the path."""
+    """The reason why an image cannot be read, and the remedy; the path is added later."""
 
     def __init__(self, kind: str, problem: str, advice: str, reason: str = ""):
         super().__init__(problem)
@@ -34,7 +34,7 @@ def undecodable(reason: str, advice: str = "replace it") -> Problem:
 
 
 def unsupported(problem: str, advice: str = "save it with 8 bits, as RGB or grey") -> Problem:
-    """The problem of a sound picture whose kind of pixels is not read; `problem` begins with a verb."""
+    """The problem of an intact picture whose kind of pixels is not supported; `problem` begins with a verb."""
     return Problem("unsupported_pixels", problem, f"{advice}, or {FIND}", f"{problem}; {advice}")
 
 
@@ -50,7 +50,7 @@ def trouble(error: OSError) -> Problem:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return Problem("missing_image", "is missing", f"restore it, or {ADVICE}")
     if isinstance(error, IsADirectoryError):
-        return Problem("folder_as_image", "is a folder", "remove it from the list, or put the picture in its place")
+        return Problem("folder_as_image", "is a folder", "remove it from the list, or replace it with the picture")
     reason = f"({error.strerror})"
     if isinstance(error, PermissionError):
         advice = "make it readable (chmod +r, and +x for its folders)"

@@ -1,4 +1,4 @@
-"""Files that are not decoded: what each of them is, and what to do."""
+"""Recognises the kinds of files that are not decoded, and suggests a remedy."""
 
 import zlib
 from typing import BinaryIO
@@ -9,12 +9,12 @@ from datasets.decoding.problems import Problem, undecodable, unsupported
 from datasets.decoding.tiff import BEGINNINGS as TIFF
 from datasets.decoding.tiff import RAW_ADVICE, Tiff
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # no other reader of Pillow's is used: some start programs
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow's other readers are not used: some start programs
 CONVERT = "convert it to JPEG or PNG"
 REMOVE = "remove it from the folder or the list"
-BEGINNING = 512  # bytes that are looked at
+BEGINNING = 512  # bytes that are inspected
 
-# ---- by their first bytes: other pictures, raw files, other things ----
+# ---- by their first bytes: other pictures, raw files, other files ----
 
 PICTURES = {
     b"\0\0\0\x0cjP  ": "a JPEG 2000 picture",
@@ -121,10 +121,10 @@ def _not_a_picture(beginning: bytes, file: BinaryIO) -> Problem | None:
     if not beginning:
         return undecodable("the file is empty")
     if not beginning.strip(b"\0"):
-        part = "begins with zeros" if read_at(file, 0, 2**20).strip(b"\0") else "has zeros only"
-        return undecodable(f"it {part}, as after a crash or an interrupted copy", "copy it again")
+        content = "begins with zeros" if read_at(file, 0, 2**20).strip(b"\0") else "has zeros only"
+        return undecodable(f"it {content}, as after a crash or an interrupted copy", "copy it again")
     if beginning.startswith(b"version https://git-lfs"):
-        return undecodable("it is a pointer of Git LFS, in place of the picture", "fetch the picture: git lfs pull")
+        return undecodable("it is a pointer of Git LFS instead of the picture", "fetch the picture: git lfs pull")
     if beginning.startswith((b"\0\5\x16\7", b"\0\5\x16\0")):
         return undecodable("it is a file of attributes that macOS writes beside a picture (AppleDouble)", REMOVE)
     return _text(beginning)
@@ -150,7 +150,7 @@ def _name(beginning: bytes, table: dict[bytes, str]) -> str:
 
 
 def _other_format(beginning: bytes) -> Problem | None:
-    """The problem of another format, by the first bytes; names of cameras and brands where there are some."""
+    """The problem of another format, by the first bytes, with the camera or brand if known."""
     camera, picture, other = (_name(beginning, table) for table in (CAMERAS, PICTURES, OTHERS))
     if beginning[4:8] == b"ftyp":
         camera, picture, other = _media(beginning)
@@ -172,7 +172,7 @@ def _other_format(beginning: bytes) -> Problem | None:
 
 
 def _media(beginning: bytes) -> tuple[str, str, str]:
-    """The names of a file of the ISO base media format, as a camera's, as a picture and as something else."""
+    """The names of a file of the ISO base media format: as a camera's raw file, a picture, another file; "" for two."""
     brands = [beginning[8:12], *(beginning[at : at + 4] for at in range(16, 64, 4))]
     if brands[0] == b"crx ":
         return "Canon, CR3", "", ""

@@ -1,9 +1,9 @@
 """Pictures of 16 bits: their numbers, and their scaling to 8 bits.
 
-Cameras and microscopes store 10, 12 or 14 bits in 16. Their white, 2^bits - 1, is far below that of the format, and
-nothing in the file says so: the key bit_depth does.
+Cameras and microscopes store 10, 12 or 14 bits in 16. Their white, 2^bits - 1, is far below that of the format, and is
+not recorded in the file: the key bit_depth sets it.
 
-Pillow reads grey of 16 bits as it is, but of several bands the high bytes alone. So they are read twice, in the other
+Pillow reads grey of 16 bits in full, but only the high bytes of several bands. So they are read twice, in the other
 byte order for the low bytes. Separate planes of a TIFF are read as grey pictures.
 """
 
@@ -59,7 +59,7 @@ def numbers(image: ImageFile.ImageFile, again: Callable[[], ImageFile.ImageFile]
         return both[:, :, :1] << 8 | both[:, :, 1:2], "L"
     if raw[-1] not in BYTE_ORDERS:
         raise unsupported(f"has pixels that are read in 8 bits only ({raw})", "leave bit_depth out, or save it as RGB")
-    plain = raw.replace("RGBa", "RGBA")  # with the alpha multiplied in, the low bytes are none of their own
+    plain = raw.replace("RGBa", "RGBA")  # with premultiplied alpha, the low bytes would be wrong
     with again() as other:
         _read_as(image, plain)
         _read_as(other, plain[:-1] + BYTE_ORDERS[raw[-1]])

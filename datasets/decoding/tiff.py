@@ -1,4 +1,4 @@
-"""The tags of a TIFF's first page: what it holds, why it is not read, and the file with other tags.
+"""The tags of a TIFF's first page: their content, the reason why it is not read, and the file with other tags.
 
 Also BigTIFF, in both byte orders (TIFF 6.0, Adobe 1992; BigTIFF, 2007).
 """
@@ -19,7 +19,7 @@ SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, MAKE = 254, 256, 257, 25
 STRIPS, ORIENTATION, SAMPLES, ROWS, STRIP_BYTES = 273, 274, 277, 278, 279
 PLANAR, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES, SUB_PAGES, EXTRA, FORMAT = 284, 322, 323, 324, 325, 330, 338, 339
 DNG_VERSION = 50706
-# tags that matter to pixels, with those of fax, predictor, palette, JPEG and YCbCr
+# tags that affect the pixels, with those of fax, predictor, palette, JPEG and YCbCr
 PIXEL_TAGS = {WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, 266, STRIPS, ORIENTATION, SAMPLES, ROWS, STRIP_BYTES}
 PIXEL_TAGS |= {PLANAR, 292, 293, 317, 320, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES, 332, EXTRA, FORMAT, 347}
 PIXEL_TAGS |= {*range(512, 522), 529, 530, 531, 532}
@@ -49,7 +49,7 @@ class _Entry(NamedTuple):
 
 
 class Tiff:
-    """The tags of the first page of an open file. Raises a Problem where there are none."""
+    """The tags of the first page of an open file. Raises a Problem if there are none."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.size = file, size_of(file)
@@ -104,7 +104,7 @@ class Tiff:
 
     @property
     def has_large_metadata(self) -> bool:
-        """Whether a tag that is none of the pixels' is longer than MAX_TAG_BYTES."""
+        """Whether a tag other than the pixels' is longer than MAX_TAG_BYTES."""
         return any(entry.size > MAX_TAG_BYTES for tag, entry in self.entries.items() if tag not in PIXEL_TAGS)
 
     @property
@@ -123,7 +123,7 @@ class Tiff:
         return COLOURS.get(self.value(PHOTOMETRIC), "")
 
     def has_separate_planes(self, bits: int) -> bool:
-        """Whether it has several bands of `bits` bits, unsigned, each stored by itself."""
+        """Whether it has several bands of `bits` bits, unsigned, each stored separately."""
         return self.value(PLANAR) == 2 and self.bands > 1 and self.bits == bits and self.value(FORMAT, 1) == 1
 
     def end_of_pixels(self) -> int | None:
@@ -137,8 +137,8 @@ class Tiff:
             if TILES in self.entries:
                 width, height, rows = self.value(TILE_WIDTH), 0, self.value(TILE_HEIGHT)
             line = -(-width * self.bits * (self.bands if self.value(PLANAR, 1) == 1 else 1) // 8)
-            parts = max(1, -(-height // max(1, rows)))  # of one plane
-            tops = (rows * (number % parts) for number in range(len(starts)))
+            strips = max(1, -(-height // max(1, rows)))  # of one plane
+            tops = (rows * (number % strips) for number in range(len(starts)))
             full = (line * (min(rows, height - top) if height else rows) for top in tops)
             sizes = tuple(map(max, sizes, full))
         return max(map(sum, zip(starts, sizes, strict=True)))
@@ -149,7 +149,7 @@ class Tiff:
         """The file with the tags of its pixels only, some of them changed (None: left out).
 
         None if it is too large, if its pixels have a tag that cannot be read, or if it ends before they do: the new
-        tags, which are behind it, would be read as pixels.
+        tags, which come after it, would be read as pixels.
         """
         if (end := self.end_of_pixels()) is None or end > self.size:
             return None
@@ -168,7 +168,7 @@ class Tiff:
         return None if is_read_whole and self.size > MAX_VIEW_BYTES else join(self.file, self._with_directory(tags))
 
     def _with_directory(self, tags: dict[int, tuple[int, int, bytes]]) -> list[Piece]:
-        """The file, a new header before it and a new list of tags behind it."""
+        """The file with a new header before it and a new list of tags after it."""
         number, inline, head = ("Q", 8, 16) if self.is_big else ("I", 4, 8)
         start = self.size + self.size % 2
         count = struct.pack(self.order + ("Q" if self.is_big else "H"), len(tags))
@@ -188,7 +188,7 @@ class Tiff:
         return [header, (head, self.size - head), bytes(self.size % 2), directory]
 
     def planes(self, count: int) -> list[BinaryIO | None]:
-        """The first `count` bands of a file with separate planes, each as a grey picture as it is stored."""
+        """The first `count` bands of a file with separate planes, each as a grey picture, as stored."""
         changes: dict[int, tuple[int, ...] | None] = {BITS: (self.bits,), SAMPLES: (1,), PHOTOMETRIC: (1,)}
         changes |= {PLANAR: None, EXTRA: None, FORMAT: None, ORIENTATION: None}
         views = []
@@ -200,7 +200,7 @@ class Tiff:
             views.append(self.view(changes))
         return views
 
-    # ---- why it is not read ----
+    # ---- reasons why it is not read ----
 
     def refusal(self, max_pixels: int) -> Problem | None:
         """The problem of a file that must not be decoded: a camera's raw file, or one that would take memory or hours.
@@ -263,13 +263,13 @@ class Tiff:
     def _unusual_storage(self) -> Problem | None:
         compression = self.value(COMPRESSION, 1)
         if compression in UNREAD or compression not in COMPRESSIONS:
-            name = COMPRESSIONS.get(compression, f"a method that is not known here ({compression})")
+            name = COMPRESSIONS.get(compression, f"an unknown method ({compression})")
             return unsupported(f"is compressed with {name}", "save it without compression, or with LZW or Deflate")
         if not (self.value(WIDTH) and self.value(HEIGHT)):
             return undecodable("its tags have no width and height")
         end = self.end_of_pixels()
         if end is None:
-            return undecodable("its tags do not have the places and sizes of its pixels")
+            return undecodable("its tags do not have the positions and sizes of its pixels")
         if end > self.size:
             return undecodable(f"it is truncated: its pixels end at byte {end:,}, the file at {self.size:,}")
         return None

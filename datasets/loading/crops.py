@@ -1,6 +1,6 @@
-"""Crops. The box of a training crop is a pure function of (seed, epoch, index of the sample), and of nothing else.
+"""Crops. The box of a training crop is a pure function of (seed, epoch, index of the sample).
 
-Images are uint8 tensors [3, H, W] and stay so; torch's antialiased resize works on them directly.
+Images are uint8 tensors [3, H, W] throughout; torch's antialiased resize works on them directly.
 """
 
 import collections
@@ -34,9 +34,9 @@ RESIZE_RULES: dict[str, Callable[[int, int, int], tuple[int, int]]] = {
 }
 TTE_EXPAND = 24  # pixels, chosen for a resolution of 224
 SMALLEST_AREA = 0.08  # of a training crop, as a share of the image
-REDUCTIONS = (8, 4, 2)  # that a JPEG can be decoded with
+REDUCTIONS = (8, 4, 2)  # factors by which a JPEG can be decoded smaller
 LONG = 4  # aspect ratio from which only the crops of a test image are resized, not the whole image
-FIRST_DRAW = 10**6  # the epoch that seeds a test's first draw; no training has as many
+FIRST_DRAW = 10**6  # the epoch that seeds a test's first draw; no training has that many
 RATIOS = (3 / 4, 4 / 3)  # width / height of a standard training crop
 
 
@@ -54,7 +54,7 @@ class TrainCrop:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of what a sample becomes."""
+        """The shape of the crops of a sample."""
         return 3, self.resolution, self.resolution
 
     def __call__(self, image: Tensor, epoch: int, index: int) -> Tensor:
@@ -98,7 +98,7 @@ class TrainCrop:
 
 @dataclasses.dataclass(frozen=True)
 class TestCrops:
-    """After a resize to resolution + expand: 1 crop in the centre; 5: the corners too; 10: of the mirror image too.
+    """Crops after a resize to resolution + expand: 1 in the centre; 5: the corners too; 10: of the mirror image too.
 
     resize: a name of RESIZE_RULES.
     """
@@ -114,7 +114,7 @@ class TestCrops:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of what a sample becomes."""
+        """The shape of the crops of a sample."""
         return self.count, 3, self.resolution, self.resolution
 
     def __call__(self, image: Tensor, epoch: int = 0, index: int = 0) -> Tensor:
@@ -154,7 +154,7 @@ class TestCrops:
 
 @dataclasses.dataclass(frozen=True)
 class TestDraws:
-    """Random training crops and flips for testing: the same ones in every test with the crop's seed."""
+    """Random training crops and flips for testing: the same in every test with the crop's seed."""
 
     __test__ = False  # not a test of pytest's
 
@@ -260,7 +260,7 @@ def resize(image: Tensor, height: int, width: int, interpolation: str = "bicubic
 def part_of_resized(image: Tensor, height: int, width: int, box: Box, interpolation: str = "bicubic") -> Tensor:
     """crop(resize(...), box), within one grey level, without resizing the rest of the image.
 
-    Pillow accepts boxes between pixels, as needed here. Pixels beyond the reach of the filter are cut off first.
+    Pillow accepts fractional boxes, as needed here. Pixels outside the filter's support are cut off first.
     """
     spans, cut = [], []  # of rows, then of columns
     for start, length, size, resized in zip(box[:2], box[2:], image.shape[1:], (height, width), strict=True):

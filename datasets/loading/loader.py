@@ -1,6 +1,6 @@
-"""Loader: from image lists to batches on the device. Workers decode and crop; images travel as uint8.
+"""Loader: from image lists to batches on the device. Workers decode and crop; images are transferred as uint8.
 
-Randomness is counted, not consumed: the order follows from (seed, epoch), a crop from (seed, epoch, index).
+Randomness is counter-based: the order is a function of (seed, epoch), a crop of (seed, epoch, index).
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from datasets.loading.pool import ReaderPool
 from datasets.loading.sampler import Batch, TrainBatchSampler, largest_batch
 from datasets.loading.workers import default_workers
 
-TEST_BATCH = 128  # minimum images in a test batch: without gradients they need little memory, and small models gain
+TEST_BATCH = 128  # minimum images in a test batch: without gradients they need little memory; small models are faster
 WORKER_TIMEOUT = 600.0  # seconds
 
 
 class Loader:
     """Iterates over batches: (images uint8 [B, ...], labels int64 [B]), both on `device`.
 
-    Workers live through all the epochs of `batches`. An image that is missing or cannot be decoded raises a DataError
-    with its path, in whichever process; so does a worker that was killed, with the likely cause, and one that reads no
-    image for twice worker_timeout (seconds; None: it is waited for without end). After half of that, `log` is called
-    with a line about what is waited for.
+    Workers persist through all the epochs of `batches`. An image that is missing or cannot be decoded raises a
+    DataError with its path, in any process; so does a worker that was killed, with the likely cause, and one that reads
+    no image for twice worker_timeout (seconds; None: no limit). After half of that, `log` is called with a line about
+    the images that are waited for.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # closed now, and so its workers ended, not when the traceback of an error is released
+        # close now, which ends the workers, not when the traceback of an error is released
         with contextlib.closing(self._read_in_workers() if self.num_workers else self._read_here()) as batches:
             for crops, samples in batches:
                 labels = torch.from_numpy(self.images.labels[[index for _, index in samples]])

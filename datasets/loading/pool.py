@@ -1,7 +1,7 @@
 """Worker processes that read batches ahead, into memory that they share with their parent.
 
-The memory is one anonymous mapping, made before the workers are forked and divided into slots of one batch: it needs
-no /dev/shm, no name and no open file. Only a slot's number travels through a worker's pipe.
+The memory is one anonymous mapping, created before the workers are forked and divided into slots of one batch: it needs
+no /dev/shm, no name and no open file. Only a slot's number is sent through a worker's pipe.
 """
 
 import collections
@@ -39,9 +39,9 @@ class _Job:
 class ReaderPool:
     """Reads batches of `images` in `num_workers` processes: in order, at most AHEAD for each of them in advance.
 
-    largest: the most samples of a batch. timeout: seconds without progress after which `log` gets a line with the
-    images that are waited for, and after as many more of which the run ends; None = never. Fewer batches are read ahead
-    where memory is short. Raises DataErrors: of an image, of a worker that died, stalled or could not be started.
+    largest: samples in the largest batch. timeout: seconds without progress after which `log` is called with a line
+    about the images that are waited for; after twice the time the run ends; None = never. Fewer batches are read ahead
+    if memory is short. Raises DataError for an image, and for a worker that died, stalled or could not be started.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ReaderPool:
     ):
         self.images, self.crop, self.pin_memory = images.images, crop, pin_memory
         self.timeout, self.log = timeout, log
-        self.warned = False  # whether the log has what is waited for
+        self.warned = False  # whether the log has the images that are waited for
         batch_bytes = max(largest * math.prod(crop.shape), 1)
         slots = self._slots(AHEAD * num_workers, batch_bytes)
         self.num_workers = min(num_workers, slots)
@@ -68,7 +68,7 @@ class ReaderPool:
         self.jobs: dict[Worker, collections.deque[_Job]] = {}  # not answered yet
 
     def _slots(self, wanted: int, batch_bytes: int) -> int:
-        """How many of the `wanted` slots fit in the free memory, and at least one."""
+        """How many of the `wanted` slots fit in the free memory, at least one."""
         try:
             free = free_bytes(torch.device("cpu"))
         except (OSError, ValueError, LookupError):  # only Linux has /proc
@@ -122,7 +122,7 @@ class ReaderPool:
             yield pixels, job.batch
 
     def _send(self, slot: int, batch: Batch) -> _Job:
-        """Gives a batch to the worker that has the fewest."""
+        """Sends a batch to the worker that has the fewest."""
         self._collect(0)
         worker = min(self.jobs, key=lambda worker: len(self.jobs[worker]))
         if batch:
@@ -144,7 +144,7 @@ class ReaderPool:
         return pixels.pin_memory() if self.pin_memory else pixels.clone()
 
     def _collect(self, seconds: float | None) -> None:
-        """Receives answers, for which it waits so long at most."""
+        """Receives answers; waits for them at most `seconds`."""
         for worker in wait_for(self.jobs, seconds):
             try:
                 answer = worker.receive()
@@ -155,7 +155,7 @@ class ReaderPool:
             job.done, job.error = True, answer
 
     def _watch(self, worker: Worker, timeout: float) -> None:
-        """Logs what is waited for if this worker has been silent for the timeout; raises an error after two."""
+        """Logs the missing images if this worker has been silent for the timeout; raises an error after two."""
         if worker.silence < timeout:
             self.warned = False
             return
@@ -165,7 +165,7 @@ class ReaderPool:
             raise stall_error(2 * timeout, waiting)
         if not self.warned:
             self.log(
-                f"waiting   no image for {timeout:g} seconds: {waiting}; the run ends after as long again "
+                f"waiting   no image for {timeout:g} seconds: {waiting}; the run ends after the same time again "
                 "(worker_timeout)"
             )
         self.warned = True

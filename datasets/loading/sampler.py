@@ -23,8 +23,8 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
 class TrainBatchSampler:
     """The batches of the epochs first_epoch..num_epochs-1; the last batch of an epoch may be smaller.
 
-    first_step: batches of the first epoch that are left out, as they are trained already. With several processes,
-    each takes every num_ranks-th sample of a batch, starting at its rank.
+    first_step: the number of batches of the first epoch that are skipped, as they are trained already. With several
+    processes, each takes every num_ranks-th sample of a batch, starting at its rank.
     """
 
     size: int
@@ -54,12 +54,12 @@ class TrainBatchSampler:
 
 
 def sequential_batches(indices: np.ndarray, batch_size: int) -> list[Batch]:
-    """The samples `indices` in their own order, for testing."""
+    """The samples `indices` in this order, for testing."""
     return [[(0, int(i)) for i in indices[start : start + batch_size]] for start in range(0, len(indices), batch_size)]
 
 
 def largest_batch(batches: TrainBatchSampler | list[Batch]) -> int:
-    """The most samples of a batch."""
+    """The number of samples in the largest batch."""
     if isinstance(batches, TrainBatchSampler):
         return -(-min(batches.batch_size, batches.size) // batches.num_ranks)
     return max(map(len, batches), default=0)

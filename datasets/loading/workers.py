@@ -1,4 +1,4 @@
-"""The loader's worker processes: how many, and messages where one cannot start, dies or stops answering."""
+"""The loader's worker processes: their number, and messages if one cannot start, dies or stops answering."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ from utils.processes import WorkerDied
 from utils.ranks import read_processes
 
 CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")  # of a decoder
-REMEDIES = {  # why a worker or its memory cannot be had -> what to do
+REMEDIES = {  # the reason why a worker or its memory is not available -> the remedy
     errno.EAGAIN: "allow more processes (ulimit -u; in a container --pids-limit)",
     errno.ENOMEM: "free memory, or raise the limit (ulimit -v)",
     errno.EMFILE: "raise the limit (ulimit -n)",
@@ -19,7 +19,7 @@ CHECKS = 8  # of the workers' progress, within a timeout
 NAMED = 3  # images that a message names
 
 
-# ---- how many ----
+# ---- number ----
 
 
 def default_workers(images: ImageList) -> int:
@@ -36,7 +36,7 @@ def workers_note(num_workers: int | None) -> str | None:
     one_per_core = max(cores // processes, 1)
     return (
         f"num_workers {num_workers}{each} is more than {'this core' if cores == 1 else f'these {cores} cores'} can "
-        f"run at once, which may be slower; num_workers {one_per_core} uses every core once"
+        f"run at once, which may be slower; num_workers {one_per_core} is one per core"
     )
 
 
@@ -52,7 +52,7 @@ def _local_processes() -> int:
 
 
 def start_error(error: OSError, num_workers: int) -> DataError:
-    """The error of workers, or of the memory that they share, that cannot be had."""
+    """The error if workers, or the memory that they share, are not available."""
     message = (
         f"cannot start {num_workers} processes that read images ({error.strerror}); "
         f"{REMEDIES.get(error.errno or 0, 'see why')}, or set num_workers lower (0 = no such processes)"
@@ -75,15 +75,15 @@ def death_error(died: WorkerDied, image: str | None, num_workers: int) -> DataEr
 
 
 def stall_error(seconds: float, waiting: str) -> DataError:
-    """The error of workers that did not answer for `seconds`. waiting: for what, from `waits_for`."""
+    """The error of workers that did not answer for `seconds`. waiting: the images, from `waits_for`."""
     message = (
-        f"no image could be read for {seconds:g} seconds: {waiting}; see whether their disk or network mount answers, "
-        "or raise worker_timeout (seconds; None = wait for ever)"
+        f"no image could be read for {seconds:g} seconds: {waiting}; check that their disk or network mount responds, "
+        "or raise worker_timeout (seconds; None = no limit)"
     )
     return DataError(message, kind="worker_stalled", key="worker_timeout")
 
 
 def waits_for(pid: int | None, state: str, images: list[str]) -> str:
-    """What is waited for: the images that a worker has not read yet, of which the first ones are named."""
+    """A phrase with the first of the images that a worker has not read yet."""
     more = f" and {len(images) - NAMED:,} more" if len(images) > NAMED else ""
     return f"process {pid} ({state}) has not read {', '.join(images[:NAMED])}{more}"

@@ -19,7 +19,7 @@ _QUANTITY = re.compile(r"[-+]?\d[\d.,]*%?")
 
 
 def is_label(text: str) -> bool:
-    """Whether a class is called by a whole number, of a length that a number can have."""
+    """Whether a class is named by a whole number of at most DIGITS digits."""
     return text.isdecimal() and len(text) <= DIGITS
 
 
@@ -31,7 +31,7 @@ def numbers_of(texts: Sequence[str], with_words: bool = False) -> list[int] | No
 
 
 def are_quantities(texts: Sequence[str]) -> bool:
-    """Whether all texts are numbers of some kind, and not words."""
+    """Whether all texts are numbers of some kind instead of words."""
     return all(map(_QUANTITY.fullmatch, texts))
 
 
@@ -47,10 +47,10 @@ def is_numbered(text: str) -> bool:
 
 
 def split_numbers(texts: Sequence[str], used: frozenset[str]) -> list[tuple[int, str]] | None:
-    """(number, name) of texts that all begin, or all end, with a number of their own, beside a name of their own.
+    """(number, name) of texts that all begin, or all end, with a distinct number, beside a distinct name.
 
     The numbers are 0..n-1 or 1..n, or include those that the data use. Those before a sign such as `:` may have gaps
-    and equal names, which are errors to be reported; other numbers are part of the names (None). Lists numbered
+    and equal names, which are errors to be reported; other numbers belong to the names (None). Lists numbered
     `1. cat`, `2. dog` count from 1: these are numbers 0 and 1 if the data use a 0.
     """
     for pattern in (_FRONT, _BACK):

@@ -15,13 +15,14 @@ from datasets.own.tables import Position
 from utils.errors import DataError
 
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
+SET_NAMES = "set names that CLIP can read in a classnames file"
 
 
 def label_classes(splits: list[LabeledPaths], file: str | None) -> tuple[list[str], list[np.ndarray], tuple[str, ...]]:
-    """Class names in the order of the labels, labels int64 [n] of each split (training first), and notes for the user.
+    """Class names in the order of the labels, labels int64 [n] of each split (training first), and notes for the log.
 
-    file: of class names. Labels follow it; without one, the numbers in the lists, else the sorted names of the training
-    classes. Raises DataError.
+    file: of class names, which determines the labels; without one, the numbers in the lists do, else the sorted names
+    of the training classes. Raises DataError.
     """
     used = {name: split for split in reversed(splits) for name in set(split.classes)}
     numbers = _are_numbers(splits)
@@ -33,7 +34,7 @@ def label_classes(splits: list[LabeledPaths], file: str | None) -> tuple[list[st
     elif numbers:
         names = [str(label) for label in range(_count_labels(splits[0]))]
         label_of = {text: int(text) for text in used if int(text) < len(names)}
-        notes = ("its classes are called 0, 1, 2, ...; a classnames file gives CLIP words to read",)
+        notes = (f"its classes are named 0, 1, 2, ...; {SET_NAMES}",)
     else:
         names = sorted(set(splits[0].classes))
         label_of = {name: label for label, name in enumerate(names)}
@@ -41,7 +42,7 @@ def label_classes(splits: list[LabeledPaths], file: str | None) -> tuple[list[st
         if name not in label_of:
             position = used[name].position_of_class(name)
             message = (
-                f"{position} tests class '{name}', which has no training pictures"
+                f"{position} has test class '{name}', which has no training pictures"
                 f"{_near(name, label_of)}; add some or remove it, or name all classes in a classnames file"
             )
             raise DataError(message, kind="untrained_class", path=position.path, line=position.line)
@@ -49,7 +50,7 @@ def label_classes(splits: list[LabeledPaths], file: str | None) -> tuple[list[st
         notes += _codes_note(names, file)
     if len(names) < 2:
         position = splits[0].position(0)
-        raise position.error("one_class", f"there is 1 class only, '{names[0]}'; at least two are needed")
+        raise position.error("one_class", f"there is only 1 class, '{names[0]}'; at least two are needed")
     return names, [np.array([label_of[name] for name in split.classes], np.int64) for split in splits], notes
 
 
@@ -69,8 +70,8 @@ def _codes_note(names: list[str], file: str | None) -> tuple[str, ...]:
     if 2 * len(codes) <= len(names):
         return ()
     called = ", ".join(codes[:3]) + (", ..." if len(codes) > 3 else "")
-    remedy = f"prompt names in {file} give" if file else "a classnames file gives"
-    return (f"its classes are called {called}; {remedy} CLIP words to read",)
+    remedy = f"add prompt names that CLIP can read to {file}" if file else SET_NAMES
+    return (f"its classes are named {called}; {remedy}",)
 
 
 # ---- labels ----
@@ -82,7 +83,7 @@ def _classes_in_order(splits: list[LabeledPaths]) -> Iterable[str]:
 
 
 def _are_numbers(splits: list[LabeledPaths]) -> bool:
-    """True if the lists label by whole numbers, False if by names. Raises a DataError for a mixture."""
+    """True if the labels in the lists are whole numbers, False if names. Raises a DataError for a mixture."""
     if any(split.are_names for split in splits):
         return False
     texts = list(_classes_in_order(splits))
@@ -94,7 +95,7 @@ def _are_numbers(splits: list[LabeledPaths]) -> bool:
             f"the label '{wrong[:100]}' is not a whole number from 0"
             f"{' of at most 18 digits' * wrong.isdecimal()}, though "
             f"{'others are numbers' if not NUMBER.fullmatch(wrong) else 'it is a number'}; use only whole numbers or "
-            "only names (call the column classname if the names are numbers)"
+            "only names (name the column classname if the names are numbers)"
         )
         raise position.error("mixed_labels", message)
     return wrong is None

@@ -1,4 +1,4 @@
-"""Class names that are codes, from which CLIP's text encoder learns nothing about the pictures."""
+"""Class names that are codes, which CLIP's text encoder cannot relate to the pictures."""
 
 import collections
 import re
@@ -21,7 +21,7 @@ GENERIC = {
 
 
 def are_codes(names: Sequence[str]) -> list[bool]:
-    """Which names are plainly codes, without a word about the pictures.
+    """Whether each name is clearly a code, without a word about the pictures.
 
     A name is a code by itself, or as one of a series: the same beginning and a number, where the beginning is a word
     such as `class`, the numbers have leading zeros, or most names are of the series and either count from 0 or 1

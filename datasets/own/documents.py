@@ -19,7 +19,7 @@ KEYS = (  # of a larger mapping, in this order
 # YAML in a text file: `---`, or a block below a key, a list beside a key, a list of mappings
 YAML = re.compile(r"\A---\s|^\w+:[ \t]*\n(?:[ \t]*- |[ \t]+\S)|^\w+:[ \t]*\[|^- \w+:.*\n[ \t]+\w+:", re.MULTILINE)
 PARTS = 5_000_000  # lists and mappings of a document, 70 bytes of memory or more for each
-YAML_LETTERS = 2_000_000  # its parser needs half a minute for these
+YAML_LETTERS = 2_000_000  # the parser takes half a minute for these
 COMMENTS = re.compile(r"\A(?:[ \t]*(?:#.*)?\n)+")
 
 
@@ -36,7 +36,7 @@ def is_document(text: str) -> bool:
 
 
 def read_document(file: str, text: str, suffix: str, forms: str) -> Any:
-    """The content of a document; scalars of YAML are text, as written. Raises a DataError that advises `forms`."""
+    """The content of a document; scalars of YAML are text, as written. Raises a DataError that recommends `forms`."""
     text = COMMENTS.sub(lambda match: "\n" * match[0].count("\n"), text.replace("\r\n", "\n"))
     is_yaml = suffix in ("yaml", "yml") or (suffix not in DOCUMENTS and text.strip()[:1] not in ("[", "{"))
     kind = "YAML" if is_yaml else "JSON"
@@ -51,7 +51,7 @@ def read_document(file: str, text: str, suffix: str, forms: str) -> Any:
             return json.loads(text, object_pairs_hook=distinct, parse_int=_whole)
         return _read_yaml(text, file)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        if suffix not in DOCUMENTS:  # a list as Python writes it
+        if suffix not in DOCUMENTS:  # a list in Python's syntax
             try:
                 content = _read_yaml(text, file)
             except (yaml.YAMLError, RecursionError):
@@ -75,13 +75,13 @@ def _distinct(pairs: list[tuple[str, Any]], file: str, lines: Sequence[int] = ()
         second = next(i for i, key in enumerate(keys) if first[key] != i)
         line = lines[second] if lines else None
         position = f"{file}, line {line}" if line else file
-        message = f"{position}: '{keys[second]}' is there twice; give every class its own entry"
+        message = f"{position}: the key '{keys[second]}' is repeated; write one entry for each class"
         raise DataError(message, kind="repeated_key", path=file, line=line)
     return seen
 
 
 def _whole(digits: str) -> int | str:
-    """A whole number of JSON; one that is too long to be a number of anything as text."""
+    """A whole number of JSON; as text if it is too long for a number."""
     return int(digits) if len(digits) < 20 else digits
 
 
@@ -120,7 +120,7 @@ def document_rows(content: Any) -> list[list[Any]] | None:
 
 
 def _named(value: Any) -> Any:
-    """The name in a description such as {"name": "cat"}; other values as they are."""
+    """The name in a description such as {"name": "cat"}; other values unchanged."""
     return value.get("name", value) if isinstance(value, dict) else value
 
 
@@ -136,7 +136,7 @@ def _row(item: Any) -> list[Any]:
 
 
 def scalar(cell: Any) -> str | None:
-    """A name as text; null is an empty one; None for what is neither text nor a whole number."""
+    """A name as text; null is an empty one; None for anything but text or a whole number."""
     if cell is None:
         return ""
     if isinstance(cell, float) and cell.is_integer():

@@ -1,12 +1,12 @@
-"""Your own pictures, in class folders or by lists. docs/data.md shows each layout with its command.
+"""The user's own pictures, in class folders or by lists. docs/data.md shows each layout with its command.
 
 ROOT/train/CLASS/* and ROOT/test/CLASS/* (or val)   the folders' names are the class names
-ROOT/val/CLASS/* beside both                        the validation set, where one is asked for
+ROOT/val/CLASS/* beside both                        the validation set, if a key needs one
 ROOT/CLASS/* with test_fraction                     the same; some pictures of each class are held out for testing
-train_list with test_list or test_fraction          lists of path,label or path,classname; paths are taken from ROOT
+train_list with test_list or test_fraction          lists of path,label or path,classname; paths are relative to ROOT
 val_list beside them                                the validation set
 
-Pictures are turned by their EXIF orientation, as every viewer shows them.
+The EXIF orientation of pictures is applied, as viewers do.
 """
 
 import itertools
@@ -28,7 +28,7 @@ from datasets.own.tables import Position, class_name
 from utils.errors import DataError
 
 TEST_FOLDERS = {"test", "tests", "testing", "val", "valid", "validation", "dev"}
-_NEEDED = "root must hold train/CLASS/ and test/CLASS/ (or val/CLASS/), or class folders alone with test_fraction 0.2"
+_NEEDED = "root must have train/CLASS/ and test/CLASS/ (or val/CLASS/), or class folders alone with test_fraction 0.2"
 
 
 def build(
@@ -47,7 +47,7 @@ def build(
 
     validation: read a folder val/ beside train/ and test/; val_list is read in any case.
     """
-    # pictures with class names as the user wrote them, by split, training first
+    # ---- pictures with class names as the user wrote them, by split, training first ----
     if train_list or test_list or val_list:
         root, splits = _by_lists(root, train_list, test_list, val_list, test_fraction, outside_root)
     elif root is None:
@@ -59,7 +59,7 @@ def build(
     else:
         root, splits = str(Path(root)), _by_folders(Path(root), test_fraction, validation)
 
-    # labels
+    # ---- labels ----
     found = list(splits.values())
     names, labels, notes = label_classes(found, classnames)
     lists = {
@@ -70,7 +70,7 @@ def build(
         lists["train"], lists["test"] = hold_out_test(lists["train"], test_fraction, root)
     train, test = lists["train"], lists["test"]
 
-    # a long tail
+    # ---- a long tail ----
     counts = np.bincount(train.labels, minlength=len(names))
     lacking = [
         ("no training images", counts == 0),
@@ -80,7 +80,7 @@ def build(
     if imbalance:
         wanted = np.array(long_tail_counts(int(counts.max()), len(names), 1 / imbalance)).clip(1)
         train = thin(train, wanted)
-        lacking += [(f"fewer training images than imbalance {imbalance:g} asks for, so all stay", counts < wanted)]
+        lacking += [(f"fewer training images than imbalance {imbalance:g} needs, so all are used", counts < wanted)]
     counted = [
         f"{mask.sum():,} of {len(names):,} classes: {problem} ({_some(names, mask)})"
         for problem, mask in lacking
@@ -91,7 +91,7 @@ def build(
 
 
 def _some(names: Sequence[str], mask: Iterable[bool]) -> str:
-    """The first of the names that `mask` picks."""
+    """The first of the names that `mask` selects."""
     picked = [f"'{name}'" for name, pick in zip(names, mask, strict=True) if pick]
     return ", ".join(picked[:3]) + (f" and {len(picked) - 3:,} more" if len(picked) > 3 else "")
 
@@ -114,12 +114,12 @@ def _by_lists(
     test_fraction: float | None,
     outside_root: bool,
 ) -> tuple[str | None, dict[str, LabeledPaths]]:
-    """The folder of all images (None: they may be anywhere), and the lists by split, those that are given."""
+    """The folder of all images (None: they may be anywhere), and the lists that are set, by split."""
     files = {"train": train_list, "test": test_list, "val": val_list}
     given = {split: file for split, file in files.items() if file}
     if train_list is None:
         key = f"{next(iter(given))}_list"
-        message = f"{key} needs a train_list beside it, for the classes and their training images; add one"
+        message = f"{key} needs a train_list, for the classes and their training images; add one"
         raise DataError(message, kind="no_train_list", path=next(iter(given.values())), key=key)
     if test_list is None and test_fraction is None:
         message = "train_list needs test_list FILE, or test_fraction 0.2 to hold some images out; add one of them"
@@ -136,7 +136,7 @@ def _by_lists(
     root = str(Path(root or min(folders)))
     if not os.path.isdir(root):
         state = "is a file" if os.path.exists(root) else "does not exist"
-        message = f"root {root} {state}; give the folder that the lists' paths start from"
+        message = f"root {root} {state}; set it to the folder that the lists' paths are relative to"
         raise DataError(message, kind="not_a_folder", path=root, key="root")
     if outside_root:
         root = os.path.abspath(root)
@@ -150,7 +150,7 @@ def _by_lists(
 
 
 def _by_folders(top: Path, test_fraction: float | None, validation: bool) -> dict[str, LabeledPaths]:
-    """The pictures by split: train, test unless they are to be held out, and with `validation` those of val/ if any."""
+    """The pictures by split: train, test unless it is to be held out, and with `validation` those of val/, if any."""
     train, test, val = (top / split for split in ("train", "test", "val"))
     if test_fraction is None:
         if val.is_dir() and not test.is_dir():
@@ -162,8 +162,8 @@ def _by_folders(top: Path, test_fraction: float | None, validation: bool) -> dic
     for entry in _entries(top, _Seen()):
         if entry.name.lower() in TEST_FOLDERS and _is_folder(entry):
             message = (
-                f"{top} has {entry.name}/ to test with, so test_fraction has no effect; leave it out (that folder "
-                f"must be called test or val), or split only the training pictures with root {train}"
+                f"{top} has test pictures in {entry.name}/, so test_fraction has no effect; leave it out (that folder "
+                f"must be named test or val), or split only the training pictures with root {train}"
             )
             raise DataError(message, kind="needless_test_fraction", path=entry.path, key="test_fraction")
     return {"train": _classes(train, top)}
@@ -185,23 +185,23 @@ def _classes(split: Path, top: Path) -> LabeledPaths:
             seen.others[f"{_suffix(entry)} outside the class folders"] += 1
     empty = [not paths for paths in pictures.values()]
     if all(empty):
-        passed = f", passed over {_counted(seen.leftovers)}" if seen.leftovers else ""
+        ignored = f", ignored {_counted(seen.leftovers)}" if seen.leftovers else ""
         message = (
-            f"{split} holds no pictures in class folders (found {_counted(seen.others) or 'no files'}{passed}); "
+            f"{split} has no pictures in class folders (found {_counted(seen.others) or 'no files'}{ignored}); "
             f"expected {split}/CLASS/*.jpg (or png, webp, ...)"
         )
         raise DataError(message, kind="no_pictures", path=split, key="root")
     twice = [number > 1 for number in folders.values()]
     conditional = [
         (seen.others, f"skipped {_counted(seen.others)}"),
-        (seen.leftovers, f"passed over hidden names and leftovers of systems ({_counted(seen.leftovers)})"),
+        (seen.leftovers, f"ignored hidden names and leftovers of systems ({_counted(seen.leftovers)})"),
         (
             seen.copies,
-            f"{_counted(seen.copies)} are read as pictures of their classes; move such folders away if they hold "
+            f"{_counted(seen.copies)} are read as pictures of their classes; move such folders away if they contain "
             "small copies",
         ),
         (any(empty), f"no pictures in {sum(empty):,} folders ({_some([*pictures], empty)})"),
-        (any(twice), f"folders whose names are two Unicode forms of one are one class ({_some([*folders], twice)})"),
+        (any(twice), f"folders with names in two Unicode forms are one class ({_some([*folders], twice)})"),
     ]
     paths = [path for found in pictures.values() for path in found]
     classes = [name for name, found in pictures.items() for _ in found]
@@ -212,7 +212,8 @@ def _classes(split: Path, top: Path) -> LabeledPaths:
 def pictures_below(folder: str) -> tuple[list[str], tuple[str, ...]]:
     """All pictures in a folder and its subfolders, and notes about other files in it. Raises DataError.
 
-    In the order of `_classes`: by the names in the folder, then by path. Pictures outside the subfolders are read, too.
+    They are in the order of `_classes`: by the names in the folder, then by path. Pictures outside the subfolders are
+    included.
     """
     paths: list[str] = []
     seen = _Seen()
@@ -220,21 +221,21 @@ def pictures_below(folder: str) -> tuple[list[str], tuple[str, ...]]:
         paths += sorted(_find(entry, seen)) if _is_folder(entry) else _if_picture(entry, seen)
     conditional = (
         (seen.others, f"skipped {_counted(seen.others)}"),
-        (seen.leftovers, f"passed over hidden names and leftovers of systems ({_counted(seen.leftovers)})"),
+        (seen.leftovers, f"ignored hidden names and leftovers of systems ({_counted(seen.leftovers)})"),
     )
     return paths, tuple(f"{folder}: {note}" for condition, note in conditional if condition)
 
 
 class _Seen:
-    """Counts of what is not simply a picture in a class folder."""
+    """Counts of the files and folders that are not simply pictures in class folders."""
 
     def __init__(self) -> None:
         self.others: Counter[str] = Counter()  # files that are skipped, by suffix
-        self.leftovers: Counter[str] = Counter()  # files and folders that are passed over, by name
-        self.copies: Counter[str] = Counter()  # folders that may hold small copies of pictures, by name
+        self.leftovers: Counter[str] = Counter()  # files and folders that are ignored, by name
+        self.copies: Counter[str] = Counter()  # folders that may contain small copies of pictures, by name
 
-    def passes_over(self, name: str) -> bool:
-        """Whether a file or folder is hidden or a leftover of a system, which is counted."""
+    def ignores(self, name: str) -> bool:
+        """Whether a file or folder is hidden or a leftover of a system; if so, it is counted."""
         found = leftover(name) or (name if name.startswith(".") else None)
         if found:
             self.leftovers[found] += 1
@@ -242,24 +243,24 @@ class _Seen:
 
 
 def _find(folder: os.DirEntry, seen: _Seen, links: tuple[str, ...] = ()) -> Iterator[str]:
-    """The pictures in a folder and its subfolders; counts what else is seen. links: folders whose links led here."""
+    """The pictures in a folder and its subfolders; other files are counted. links: folders whose links led here."""
     if folder.is_symlink():
         links = (*links, os.path.realpath(os.path.dirname(folder.path)))
         target = os.path.join(os.path.realpath(folder.path), "")
         if any(os.path.join(link, "").startswith(target) for link in links):
-            message = f"{folder.path} is a link that leads back to {target}, in a circle; remove it"
+            message = f"{folder.path} is a circular link, to {target}; remove it"
             raise DataError(message, kind="circular_link", path=folder.path)
     for entry in _entries(folder.path, seen):
         if _is_folder(entry):
             if entry.name.lower() in SMALL_COPIES:
-                seen.copies[f"folders called {entry.name}"] += 1
+                seen.copies[f"folders named {entry.name}"] += 1
             yield from _find(entry, seen, links)
         else:
             yield from _if_picture(entry, seen)
 
 
 def _if_picture(entry: os.DirEntry, seen: _Seen) -> list[str]:
-    """The path of a file that is a picture; else none, and the file is counted."""
+    """The path of a file if it is a picture; else nothing, and the file is counted."""
     suffix = _suffix(entry)
     if suffix in EXTENSIONS and (entry.is_file() or entry.is_symlink()):  # no pipe; broken links are reported later
         return [entry.path]
@@ -271,7 +272,7 @@ def _entries(folder: str | Path, seen: _Seen) -> list[os.DirEntry]:
     """The entries of a folder, without hidden names and leftovers of systems. Raises DataError."""
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not seen.passes_over(entry.name)]
+            return [entry for entry in entries if not seen.ignores(entry.name)]
     except OSError as error:
         message = f"{folder} cannot be read ({error.strerror}); make it readable (chmod u+rx) or remove it"
         raise DataError(message, kind="unreadable_folder", path=folder) from error
@@ -297,7 +298,7 @@ def _counted(files: Counter[str]) -> str:
 
 
 def _no_folder(split: Path, top: Path) -> str:
-    """The message for a missing folder of a split, with what might be meant."""
+    """The message for a missing folder of a split, with a suggestion."""
     if not top.is_dir():
         return f"{split} is not a folder (root itself {'is a file' if top.exists() else 'does not exist'}); {_NEEDED}"
     found = sorted(entry.name for entry in _entries(top, _Seen()))
@@ -305,5 +306,5 @@ def _no_folder(split: Path, top: Path) -> str:
     message = f"{split} is not a folder (beside it: {', '.join(found[:5]) or 'nothing'}{more}); "
     for other in (top.absolute().parent, *(top / name for name in found[:100])):
         if (other / "train").is_dir() and ((other / "test").is_dir() or (other / "val").is_dir()):
-            return f"{message}give root {other}, which holds train/ and what to test with"
+            return f"{message}set root {other}, which has train/ and a folder of test pictures"
     return message + _NEEDED

@@ -1,8 +1,7 @@
 """The user's own lists of images: path,label or path,classname.
 
 Fields are separated by tab, semicolon or comma; lines without any of these are split at the last space. Quotes, a
-header, a byte order mark and Windows line ends are accepted as a spreadsheet writes them. Every error has file and
-line.
+header, a byte order mark and Windows line ends are accepted, as spreadsheets write them. Every error has file and line.
 """
 
 import array
@@ -27,12 +26,12 @@ NAMES = ("classname", "class_name")  # a column of class names, even where all o
 LABELS = (*NAMES, "class", "label", "category", "target")
 SUFFIXES = tuple(EXTENSIONS)
 SEVERAL = re.compile(r"\s*[|;,/+&]\s*|\s+")  # between labels
-PROBES = 1000  # images of a list that are looked for on disk
+PROBES = 1000  # images of a list whose existence is checked
 
 
 @dataclasses.dataclass(frozen=True)
 class LabeledPaths:
-    """The images of one split, and the class of each as a list or a folder names it."""
+    """The images of one split, and the class of each as written in a list or a folder's name."""
 
     paths: list[str]
     classes: list[str]
@@ -49,7 +48,7 @@ class LabeledPaths:
 
 
 def read_list(file: str, root: str, outside_root: bool = False) -> LabeledPaths:
-    """The images of a list, their paths taken from `root`; a repeated line counts once. Raises DataError."""
+    """The images of a list, with paths relative to `root`; a repeated line counts once. Raises DataError."""
     rows = read_rows(file, read_text(file, LIST_BYTES), suits=lambda rows: _suitability(rows, root))
     first = next(rows)
     path_column, class_column, are_names, width, is_header = _columns(file, first, root)
@@ -80,7 +79,7 @@ def read_list(file: str, root: str, outside_root: bool = False) -> LabeledPaths:
             )
             raise Position(file, line).error("two_classes", message)
     if not paths:
-        message = f"{file} has a header and no images; it needs a line for each image"
+        message = f"{file} has a header and no images; add a line for each image"
         raise DataError(message, kind="header_only", path=file)
     listed = LabeledPaths(paths, classes, lambda i: Position(file, lines[i]), are_names)
     listed, notes = _without_leftovers(listed, file, root)
@@ -105,7 +104,7 @@ def require_disjoint(splits: Mapping[str, LabeledPaths], one: str, other: str) -
 
 
 def _suitability(rows: Sequence[list[str]], root: str) -> tuple[bool, int, int]:
-    """How much rows look like a list: whether they have a known header, and how many paths exist or have a suffix."""
+    """A score of rows as a list: whether they have a known header, and how many paths exist or have a suffix."""
     titles = [cell.strip().lower() for cell in rows[0]]
     path, label = _title(PATHS, titles), _title(LABELS, titles)
     known = bool(path and label)
@@ -120,7 +119,7 @@ def _title(known: Sequence[str], titles: Sequence[str]) -> str | None:
 
 
 def _columns(file: str, first: Row, root: str) -> tuple[int, int, bool, int, bool]:
-    """From the first row: the columns of path and class, whether classes are surely names, width, is it a header."""
+    """From the first row: columns of path and class, whether classes must be names, width, whether it is a header."""
     line, row = first
     titles = [cell.strip().lower() for cell in row]
     path, label = _title(PATHS, titles), _title(LABELS, titles)
@@ -132,7 +131,7 @@ def _columns(file: str, first: Row, root: str) -> tuple[int, int, bool, int, boo
         if reason := reason_of(row, bool(path)):
             raise Position(file, line).error("unknown_columns", f"found '{found}': {reason}")
         message = (
-            f"expected path,label or a header with these columns, found '{found}'; call the columns path and label "
+            f"expected path,label or a header with these columns, found '{found}'; name the columns path and label "
             "(or classname)"
         )
         raise Position(file, line).error("unknown_columns", message)
@@ -148,7 +147,7 @@ def _require_image(
         return
     found = ",".join(row)[:100]
     if is_total(row) and not (good and os.path.isfile(os.path.join(root, row[path_column]))):
-        message = f"'{found}' is a total as spreadsheets write it, not an image; remove the line"
+        message = f"'{found}' is a total of a spreadsheet, not an image; remove the line"
         raise position.error("total_line", message)
     if len(row) != width:
         message = (
@@ -162,9 +161,9 @@ def _require_image(
 
 
 def _without_leftovers(listed: LabeledPaths, file: str, root: str) -> tuple[LabeledPaths, list[str]]:
-    """The list without thumbnails, trash and other leftovers of systems, and a note that counts them.
+    """The list without thumbnails, trash and other leftovers of systems, and a note with their number.
 
-    A list that has nothing else is meant so, and stays.
+    A list with nothing else is returned unchanged.
     """
     in_folder = functools.cache(leftover_in)
 
@@ -176,30 +175,30 @@ def _without_leftovers(listed: LabeledPaths, file: str, root: str) -> tuple[Labe
     count = Counter(name for name in found if name)
     if not count:
         return listed, []
-    first = next(index for index, name in enumerate(found) if name)
+    index = next(index for index, name in enumerate(found) if name)
     names = ", ".join(f"{number:,} in {name}" for name, number in count.most_common(4))
-    where = f"the first in line {listed.position(first).line}"
+    first = f"the first in line {listed.position(index).line}"
     if count.total() == len(found):
         note = f"{file}: all its images are in leftovers of systems ({names}); they are read, as there are no others"
         return listed, [note]
-    kept = [index for index, name in enumerate(found) if not name]
-    lines = array.array("q", (listed.position(index).line or 0 for index in kept))
-    note = f"{file}: left out {count.total():,} images in leftovers of systems ({names}; {where}); remove these lines"
-    paths, classes = [listed.paths[index] for index in kept], [listed.classes[index] for index in kept]
+    remaining = [index for index, name in enumerate(found) if not name]
+    lines = array.array("q", (listed.position(index).line or 0 for index in remaining))
+    note = f"{file}: left out {count.total():,} images in leftovers of systems ({names}; {first}); remove these lines"
+    paths, classes = [listed.paths[index] for index in remaining], [listed.classes[index] for index in remaining]
     return dataclasses.replace(
         listed, paths=paths, classes=classes, position=lambda index: Position(file, lines[index])
     ), [note]
 
 
 def _several_labels(names: Iterable[str], file: str) -> list[str]:
-    """A note if some class names are made of others, such as cat|dog."""
+    """A note if some class names are combinations of others, such as cat|dog."""
     known = set(names)
     joined = sorted(name for name in known if len(parts := SEVERAL.split(name)) > 1 and known.issuperset(parts))
     if not joined:
         return []
     more = f" and {len(joined) - 3:,} more" if len(joined) > 3 else ""
     called = ", ".join(f"'{name}'" for name in joined[:3])
-    return [f"{file}: {called}{more}: made of other class names, as if images had several labels; they are own classes"]
+    return [f"{file}: {called}{more}: combinations of other class names; each is one class, not several labels"]
 
 
 def _path_below(path: str, root: str, outside_root: bool, file: str, line: int) -> str:
@@ -211,34 +210,34 @@ def _path_below(path: str, root: str, outside_root: bool, file: str, line: int) 
         raise Position(file, line).error("address", message)
     drive = path[1:3] == ":/" or (path.startswith("//") and not os.path.exists(path))  # C:/, //server/share
     if path[0] not in "./" and "/." not in path and "//" not in path and not drive:
-        return f"{root}/{path}"  # the usual case; half a million paths should take a second
+        return f"{root}/{path}"  # the usual case; half a million paths take a second
     absolute, top = os.path.abspath(os.path.join(root, path)), os.path.join(os.path.abspath(root), "")
     if absolute.startswith(top) and not drive:
         return f"{root}/{absolute[len(top) :]}"
     if outside_root and not drive:
         return absolute
-    advice = "write it as seen from root" if drive else "give a root that holds all images, or outside_root True"
+    advice = "write it relative to root" if drive else "set a root that contains all images, or outside_root True"
     raise Position(file, line).error("outside_root", f"{path} is outside root {root}; {advice}", key="root")
 
 
 def _missing_images(listed: LabeledPaths, file: str, root: str) -> list[str]:
-    """Looks for a thousand of the images; a note if some are missing. Raises a DataError if half of them are."""
+    """A note if some of PROBES images are missing. Raises a DataError if half of them are."""
     indices = np.linspace(0, len(listed.paths) - 1, min(len(listed.paths), PROBES)).astype(int).tolist()
     missing = [i for i in indices if _is_missing(listed.paths[i])]
     if not missing:
         return []
     shown = next((i for i in missing[:5] if another_name(listed.paths[i], root)), missing[0])
     path, position = listed.paths[shown], listed.position(shown)
-    count = f"{len(missing):,} of {len(indices):,} images looked for are missing"
+    count = f"{len(missing):,} of {len(indices):,} checked images are missing"
     if 2 * len(missing) < len(indices):
         other = another_name(path, root)
         return [
             f"{file}: {count}, one in line {position.line} ({path}{other and f'; {other}'}); "
-            "scripts/check_data.py names all"
+            "scripts/check_data.py lists all"
         ]
     raise position.error("missing_images", f"{path} {state_of(path)} ({count}); {advice(path, root)}", key="root")
 
 
 def _is_missing(path: str) -> bool:
-    """Whether there is nothing, or a folder. Pipes and devices are not missing: reading them says what they are."""
+    """Whether there is nothing, or a folder. Pipes and devices are not missing: reading them raises the error."""
     return not os.path.isfile(path) and (os.path.isdir(path) or not os.path.exists(path))

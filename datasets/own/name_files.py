@@ -1,6 +1,6 @@
 """Files of class names: lines, a table, JSON or YAML.
 
-    cat                     lines: a name each, commas and all
+    cat                     lines: one name each, which may contain commas
     cat,tabby cat           .csv and .tsv: name,prompt name
     ["cat", "dog"]          .json, .yaml, or such content under another suffix: a list of names or of pairs,
     {"cat": "tabby cat"}    name -> prompt name, index -> name, name -> index, index -> names;
@@ -9,9 +9,9 @@
     n02123045 tabby, cat    lines that begin with the names that the data use, or with ImageNet's ids
 
 Every form becomes entries of one or two texts. Three rules interpret them, given the class names that the data use.
-(1) Texts that the data use are names, as they are. (2) Distinct whole numbers from 0 or 1 without gaps, beside distinct
-names, number the classes. (3) All others are names in the order of the labels. A file with two readings that give a
-class different labels is refused. Every error has the file, and the line where there is one.
+(1) Texts that the data use are names, unchanged. (2) Distinct whole numbers from 0 or 1 without gaps, beside distinct
+names, number the classes. (3) All others are names in the order of the labels. A file with two readings that differ in
+a class's label is an error. Every error has the file, and the line if there is one.
 """
 
 import re
@@ -70,7 +70,7 @@ def read_classnames(file: str, used: Collection[str] = ()) -> tuple[list[tuple[s
 
 
 class _Reader:
-    """Reads one file; collects notes for the user."""
+    """Reads one file; collects notes for the log."""
 
     def __init__(self, file: str, used: frozenset[str]):
         self.file, self.used = file, used
@@ -87,15 +87,15 @@ class _Reader:
         self.notes.append(f"{self.file}: {text}")
 
     def require_few(self, rows: Sequence[Any]) -> None:
-        """Raises DataError for more names than any data have."""
+        """Raises DataError for more names than any data set has."""
         if len(rows) > MOST:
             message = f"{self.file} has {len(rows):,} class names, and at most {MOST:,} are read; shorten it"
             raise DataError(message, kind="many_names", path=self.file)
 
     def require_short(self, text: str, position: str) -> None:
-        """Raises DataError for a text that is too long for names."""
+        """Raises DataError for a text that is too long for a name."""
         if len(text) > LONGEST:
-            message = f"this has {len(text):,} letters, and a class at most {LONGEST:,}; write a class into each line"
+            message = f"this has {len(text):,} letters, and a class at most {LONGEST:,}; write one class in each line"
             raise self.error("long_name", position, message)
 
     def are_used(self, names: Collection[str]) -> bool:
@@ -121,7 +121,7 @@ class _Reader:
         self.require_words(rows)
         headed = self.is_header(rows, is_table)
         if headed and len(rows) == 1:
-            message = f"{self.file} has a header and no class names; it needs a line for each class"
+            message = f"{self.file} has a header and no class names; add a line for each class"
             raise DataError(message, kind="header_only", path=self.file)
         if headed:
             titles = [cell.lower() for cell in rows.pop(0)[1]]
@@ -153,7 +153,7 @@ class _Reader:
         return entries
 
     def without_comments(self, lines: list[Line]) -> list[Line]:
-        """The lines that do not begin with #, unless all do. Raises DataError where that may be a class."""
+        """The lines that do not begin with #, unless all do. Raises DataError if such a line may be a class."""
         hashed = [
             (number, line)
             for number, line in lines
@@ -175,7 +175,7 @@ class _Reader:
         return [line for line in lines if line not in left_out]
 
     def suitability(self, rows: Sequence[list[str]]) -> tuple[bool, int, bool, int]:
-        """How much rows look like names: by a header, names that the data use, numbers of classes, and two columns."""
+        """A score of rows as class names: a header, names that the data use, numbers of classes, and two columns."""
         columns = [[row[column].strip() for row in rows[1:] if len(row) == 2] for column in (0, 1)]
         titled = len(rows[0]) == 2 and _are_titles([cell.strip() for cell in rows[0]])
         known = max(sum(cell in self.used for cell in column) for column in columns)
@@ -193,7 +193,7 @@ class _Reader:
             if len(row) > 2:
                 raise self.error("too_many_fields", f"line {line}", f"{EXPECTED} {','.join(row)[:100]!r}; {QUOTE}")
         if not rows:
-            message = f"{self.file} has comments and no class names; it needs a line for each class"
+            message = f"{self.file} has comments and no class names; add a line for each class"
             raise DataError(message, kind="comments_only", path=self.file)
         one, two = (next((line for line, row in rows if len(row) == width), None) for width in (1, 2))
         if one and two:
@@ -208,7 +208,7 @@ class _Reader:
         """Whether the first row contains titles, not a class. Raises DataError if it may be a class, too."""
         (line, first), others = rows[0], [row for _, row in rows[1:]]
         below = [row[0] for row in others]
-        if first[0] in self.used and first[0] not in below:  # a class that is really called "label"
+        if first[0] in self.used and first[0] not in below:  # a class that is named "label"
             return False
         if not _are_titles(first):
             columns = zip(first, zip(*others, strict=True), strict=False)
@@ -223,11 +223,11 @@ class _Reader:
                     "or write the names as a JSON list"
                 )
                 raise self.error("ambiguous_header", f"line {line}", message)
-            return spare >= 0  # otherwise too few names would be left
+            return spare >= 0  # otherwise too few names would remain
         return True
 
     def unshifted(self, entries: list[Entry], first: Line) -> list[Entry]:
-        """The entries. Raises DataError if they follow the order of the labels, and there is one more than needed."""
+        """The entries. Raises DataError if they are in the order of the labels and there is one more than needed."""
         names = [entry.name for entry in entries]
         if self.by_number and not self.are_used(names) and len(entries) == self.labels_needed + 1:
             message = (
@@ -251,7 +251,7 @@ class _Reader:
                 raise self.error("not_a_name", f"line {line}", message)
 
     def numbered(self, lines: list[Line], unit: str = "line") -> list[Entry] | None:
-        """Texts that all begin or end with a number of their own; a line such as `id name` may precede them."""
+        """Texts that all begin or end with a distinct number; a line such as `id name` may precede them."""
         found = split_numbers([text for _, text in lines], self.used)
         is_title = unit == "line" and lines[0][1] not in self.used and not is_numbered(lines[0][1])
         if not found and is_title and len(lines) > max(2, self.labels_needed):
@@ -380,7 +380,7 @@ class _Reader:
                 return numbers, names
             message = (
                 f"the second column contains numbers ({', '.join(prompts[:3])}), which neither number the classes 0 to "
-                f"{len(entries) - 1} nor are words for CLIP; remove it, or write name,prompt name"
+                f"{len(entries) - 1} nor are words that CLIP can read; remove it, or write name,prompt name"
             )
             raise self.error("numbers_as_prompts", entries[0].position, message)
         for texts, others in ((names, prompts), (prompts, names))[self.are_used(names) :]:
@@ -399,8 +399,8 @@ class _Reader:
             for column, text in (("name", name), ("prompt name", prompt)):
                 if seen.setdefault((column, text), entry.position) != entry.position:
                     message = (
-                        f"the {column} '{text}' is in {seen[column, text]}, too; give every class its own: CLIP "
-                        "distinguishes classes by their names"
+                        f"the {column} '{text}' is in {seen[column, text]}, too; write a distinct one for each class, "
+                        "as CLIP distinguishes classes by their names"
                     )
                     raise self.error("repeated_name", entry.position, message)
         return names

@@ -1,4 +1,4 @@
-"""Which files are pictures, and which names are leftovers of systems and programs, such as thumbnails and trash."""
+"""Suffixes of pictures, and names of leftovers of systems and programs, such as thumbnails and trash."""
 
 import re
 
@@ -47,7 +47,7 @@ _ENDS = tuple(name[1:] for name in _NAMES if name.startswith("*"))
 
 
 def leftover(name: str) -> str | None:
-    """The name in LEFTOVERS that fits the name of a file or folder; None for a picture or class of the user."""
+    """The pattern in LEFTOVERS that matches the name of a file or folder; None for a picture or class of the user."""
     lower = name.lower()
     if lower in _NAMES:
         return _NAMES[lower]
@@ -59,5 +59,5 @@ def leftover(name: str) -> str | None:
 
 
 def leftover_in(path: str) -> str | None:
-    """The name in LEFTOVERS that fits a part of a path, such as @eaDir; None if none does."""
+    """The pattern in LEFTOVERS that matches a folder or the file of a path, such as @eaDir; None if none does."""
     return next((found for part in re.split(r"[/\\]", path) if (found := leftover(part))), None)

@@ -1,4 +1,4 @@
-"""Why a list cannot be read as it is, and what would help: used when an error is certain."""
+"""Explains why a list cannot be read, and suggests a remedy: used when an error is certain."""
 
 import os
 import re
@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 from datasets.own.pictures import EXTENSIONS
 
-FOLDERS = 100  # of root in which a missing image is looked for
-ENTRIES = 200_000  # of a folder in which a similar name is looked for
+FOLDERS = 100  # of root that are searched for a missing image
+ENTRIES = 200_000  # of a folder that are searched for a similar name
 
 # ---- first rows ----
 
@@ -32,7 +32,7 @@ def is_total(row: Sequence[str]) -> bool:
 
 
 def reason_of(row: Sequence[str], has_path: bool) -> str | None:
-    """Why the first row of a list is neither path,label nor a known header, and what to do; None if unknown.
+    """The reason why the first row of a list is neither path,label nor a known header, and a remedy; None if unknown.
 
     has_path: whether it is a header with a column of paths.
     """
@@ -42,14 +42,14 @@ def reason_of(row: Sequence[str], has_path: bool) -> str | None:
     cases = (
         (_MARKUP.match(cells[0]), "this is a web page or XML, not a list; download the file itself"),
         (cells[0][:1] in ("{", "["), "this is JSON, not a list; write lines of path,label"),
-        (any("://" in cell for cell in cells), "images are given as addresses; download them and list their paths"),
+        (any("://" in cell for cell in cells), "images are addresses; download them and list their paths"),
         (
             len(cells) == 1 and any(map(_is_image, re.split(r"[,;\t]", cells[0]))) and not images[0],
             "the whole line is in quotes; remove these, so that path and label are two fields",
         ),
         (
             len(cells) == 1 and images[0],
-            "the lines have a path and no label; write path,label (for class folders, give root alone)",
+            "the lines have a path and no label; write path,label (for class folders, set root alone)",
         ),
         (
             len(cells) == 2 and images == [False, True],
@@ -69,12 +69,12 @@ def reason_of(row: Sequence[str], has_path: bool) -> str | None:
         ),
         (
             len(words) > 1 and all(cell.isdecimal() for cell in words),
-            "the columns are called by numbers; write a header with path and label (or classname)",
+            "the columns are named by numbers; write a header with path and label (or classname)",
         ),
         (
             has_path and len(cells) > 3,
             "there is a column of paths and none of labels; if the other columns are classes with 0 and 1 (one-hot), "
-            "write one column called label with the name of the class",
+            "write one column named label with the name of the class",
         ),
     )
     return next((reason for condition, reason in cases if condition), None)
@@ -88,32 +88,32 @@ def _is_image(cell: str) -> bool:
 
 
 def state_of(path: str) -> str:
-    """What is at the path of an image that is missing: a folder, a link that leads nowhere, or nothing."""
+    """The state of the path of a missing image: a folder, a broken link, or nothing."""
     try:
         os.stat(path)
     except FileNotFoundError:
         return f"is a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else "does not exist"
     except OSError as error:
-        return f"cannot be looked at: {error.strerror}"
+        return f"cannot be accessed: {error.strerror}"
     return "is a folder, not an image"
 
 
 def advice(path: str, root: str) -> str:
-    """How the missing image `path` could be found."""
+    """Advice to find the missing image `path`."""
     if other := another_name(path, root):
         return f"{other}; correct the list"
     relative = os.path.relpath(path, root)
     for folder in _near(root):
         if os.path.isfile(os.path.join(folder, relative)):
-            return f"the image is in another folder: give root {folder}"
+            return f"the image is in another folder: set root {folder}"
     for folder in _near(root):
         if other := another_name(os.path.join(folder, relative), folder):
-            return f"the image is in another folder, and called otherwise: with root {folder}, {other}"
-    return f"paths are taken from root {root}; check that and the list"
+            return f"the image is in another folder and has another name: with root {folder}, {other}"
+    return f"paths are relative to root {root}; check that and the list"
 
 
 def another_name(path: str, root: str) -> str:
-    """Words about the file that the list could mean: with another suffix, or in other letters; "" if there is none."""
+    """A phrase about a file of a similar name: with another suffix, or in other letters; "" if there is none."""
     wanted = os.path.relpath(path, root)
     for form in ("NFC", "NFD"):
         if os.path.isfile(os.path.join(root, unicodedata.normalize(form, wanted))):
@@ -135,7 +135,7 @@ def _near(root: str) -> list[str]:
 
 
 def _similar(root: str, parts: Sequence[str]) -> str:
-    """The path below root whose parts differ from these by case, spaces around, or the suffix at the end; or ""."""
+    """The path below root that differs from these parts by case, spaces around them, or the suffix; or ""."""
     found: list[str] = []
     for number, part in enumerate(parts):
         folder, last = os.path.join(root, *found), number == len(parts) - 1
@@ -151,7 +151,7 @@ def _similar(root: str, parts: Sequence[str]) -> str:
 
 
 def _alternatives(folder: str, name: str, is_file: bool) -> Iterator[str]:
-    """Names in a folder that differ from this one by case or, of a file, by their suffix; the closest first."""
+    """Names in a folder that differ from this one by case or, for a file, by suffix; the closest first."""
     if os.path.exists(os.path.join(folder, name)):
         yield name
     try:

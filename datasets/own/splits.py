@@ -13,9 +13,9 @@ from utils.errors import DataError
 def hold_out(images: ImageList, fraction: float, root: str | None, min_images: int = 1) -> tuple[ImageList, ImageList]:
     """Splits every class into images that remain and images that are held out.
 
-    round(fraction * n) of n images are held out, at least min_images, and never the last image of a class. A hash of
-    each image decides which ones, not the seed or the other images: so all runs agree, and new pictures move few old
-    ones. The hash is of a file's path below root, or of pixels in memory. None may be held out.
+    round(fraction * n) of n images are held out, at least min_images, and never the last image of a class. They are
+    chosen by a hash of each image, not by the seed or the other images: so all runs agree, and new pictures move few
+    old ones. The hash is of a file's path below root, or of pixels in memory. None may be held out.
     """
     counts = np.bincount(images.labels)
     wanted = np.floor(counts * fraction + 0.5).astype(int).clip(min_images).clip(max=counts - 1)
@@ -32,7 +32,7 @@ def hold_out(images: ImageList, fraction: float, root: str | None, min_images: i
 
 
 def hold_out_test(images: ImageList, fraction: float, root: str | None) -> tuple[ImageList, ImageList]:
-    """Images to train and to test with; of each class at least one is tested, if it has two. Raises DataError."""
+    """Training and test images; each class with two images or more has a test image. Raises DataError."""
     train, test = hold_out(images, fraction, root)
     if not len(test):
         message = "test_fraction found no class with two pictures, so none could be held out; add pictures"
@@ -41,7 +41,7 @@ def hold_out_test(images: ImageList, fraction: float, root: str | None) -> tuple
 
 
 def hold_out_validation(images: ImageList, fraction: float, root: str | None) -> tuple[ImageList, ImageList]:
-    """Images to train and to validate with; classes so small that the share rounds to 0 lose none. Raises DataError."""
+    """Training and validation images; classes so small that the share rounds to 0 have none. Raises DataError."""
     train, val = hold_out(images, fraction, root, min_images=0)
     if not len(val):
         message = (

@@ -1,4 +1,4 @@
-"""Text files and tables as spreadsheets and editors write them, and the names in them."""
+"""Reads text files and tables of spreadsheets and editors, and the names in them."""
 
 import contextlib
 import csv
@@ -16,14 +16,14 @@ from utils.text import BIDI
 
 LIST_BYTES = 1 << 30  # of the largest list that is read: 10 to 30 million lines
 NAMES_BYTES = 100 << 20  # of the largest file of class names
-SEPARATORS = "\t;,"  # where several would do, the first
+SEPARATORS = "\t;,"  # in order of preference
 LINE_LETTERS = 1_000_000  # of a line of a table
 SAMPLE = 100  # rows by which the separator is chosen
 EXCEL = re.compile(r'\s*"?sep=([^\w\s"]|\t)"?[\t;, ]*(?=[\r\n]|\Z)', re.I)  # a first line of Excel's
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 QUOTED = re.compile(r'\A"((?:[^"]|"")*)"\Z')
 QUOTED_END = re.compile(r'(.*\S) +("(?:[^"]|"")*")')
-FORMATS = {  # first bytes of files that are given as a list
+FORMATS = {  # first bytes of files that are mistaken for a list
     b"PK\x03\x04": ("a workbook (.xlsx, .ods) or a zip archive", "save the table as 'CSV UTF-8', or unpack it"),
     b"\xd0\xcf\x11\xe0": ("a workbook of an old Excel", "save the table as CSV"),
     b"\x1f\x8b": ("compressed by gzip", "unpack it"),
@@ -31,9 +31,9 @@ FORMATS = {  # first bytes of files that are given as a list
     b"\xfd7zXZ": ("compressed by xz", "unpack it"),
     b"(\xb5/\xfd": ("compressed by zstd", "unpack it"),
     b"PAR1": ("a Parquet file", "write it as CSV"),
-    b"\xff\xd8\xff": ("a picture", "give the list that names it"),
-    b"\x89PNG": ("a picture", "give the list that names it"),
-    b"%PDF": ("a PDF", "give the table as CSV"),
+    b"\xff\xd8\xff": ("a picture", "set a list of pictures instead"),
+    b"\x89PNG": ("a picture", "set a list of pictures instead"),
+    b"%PDF": ("a PDF", "save the table as CSV"),
 }
 
 NO_MARKS = dict.fromkeys(map(ord, BIDI))  # for str.translate; they are invisible, and would make two classes of one
@@ -66,11 +66,11 @@ def read_text(file: str, limit: int, errors: str = "strict") -> str:
     try:
         content = read_limited(file, limit, shell_pipe=True)
     except FileNotFoundError:
-        message = f"{file} does not exist; give the file's own path, absolute or from {os.getcwd()} (not from root)"
+        message = f"{file} does not exist; set its path, absolute or relative to {os.getcwd()} (not to root)"
         raise DataError(message, kind="missing_file", path=file) from None
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
         reason = getattr(error, "strerror", None) or error
-        message = f"{file} cannot be read ({reason}); give the path of a text file"
+        message = f"{file} cannot be read ({reason}); set the path of a text file"
         raise DataError(message, kind="unreadable_file", path=file) from error
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     if encoding != "utf-16":
@@ -79,24 +79,24 @@ def read_text(file: str, limit: int, errors: str = "strict") -> str:
         text = content.decode(encoding, "strict" if encoding == "utf-16" else errors)
     except UnicodeDecodeError as error:
         if encoding == "utf-16":
-            message = f"{file} begins as UTF-16 and is not (cut off, or two files in one); save it as 'CSV UTF-8'"
+            message = f"{file} is not valid UTF-16 (truncated, or two files in one); save it as 'CSV UTF-8'"
             raise DataError(message, kind="not_utf16", path=file) from error
         line = len(re.findall(rb"\r\n|\r|\n", content[: error.start])) + 1
         message = "this is not UTF-8; save it as 'CSV UTF-8' (or convert it with iconv)"
         raise Position(file, line).error("not_utf8", message) from error
     if "\0" in text:
-        message = f"{file} is not a text file; give a list of path,label or of class names"
+        message = f"{file} is not a text file; set a list of path,label or of class names"
         raise DataError(message, kind="not_text", path=file)
     if not text.strip():
-        raise DataError(f"{file} is empty; it needs a line for each image or class", kind="empty_file", path=file)
+        raise DataError(f"{file} is empty; add a line for each image or class", kind="empty_file", path=file)
     return text
 
 
 def _require_text(file: str, content: bytes) -> None:
     """Raises a DataError for a file of another known format."""
-    for start, (what, advice) in FORMATS.items():
+    for start, (kind, advice) in FORMATS.items():
         if content.startswith(start):
-            message = f"{file} is {what}, not a text file; {advice}"
+            message = f"{file} is {kind}, not a text file; {advice}"
             raise DataError(message, kind="not_text", path=file)
     head = content[:1000]
     if len(head) > 3 and 3 * max(head[::2].count(0), head[1::2].count(0)) > len(head):  # every second byte
@@ -118,8 +118,8 @@ def read_rows(
 ) -> Iterator[Row]:
     """The rows of the table `text` that are not empty, with their lines. Raises DataError.
 
-    The separator is the one by which the first rows suit best and have the same number of fields. usual: of a file
-    without comma, semicolon or tab. suits: how well rows suit their use, compared between separators.
+    The separator is the one by which the first rows have the best score and the same number of fields. usual: of a file
+    without comma, semicolon or tab. suits: the score of rows, compared between separators.
     """
     text, separator = split_sep(text)
     if (line := next((match for match in LINE.finditer(text) if len(match[0]) > LINE_LETTERS), None)) is not None:
@@ -131,7 +131,7 @@ def read_rows(
         empty = False
         yield row
     if empty:
-        message = f"{file} has only separators; it needs a line for each image or class"
+        message = f"{file} has only separators; add a line for each image or class"
         raise DataError(message, kind="empty_file", path=file)
 
 
@@ -191,8 +191,8 @@ def _sample(text: str, separator: str, file: str) -> list[list[str]]:
 def class_name(text: str, path: str, line: int | None = None, position: str = "") -> str:
     """A class name in plain form.
 
-    Raises a DataError for what a table or a prompt cannot hold. path: of the file or folder that has the name;
-    position: in that file, where it is not a line.
+    Raises a DataError for a name that a table or a prompt cannot contain. path: of the file or folder that has the
+    name; position: in that file, if it is not a line.
     """
     name = plain(text)
     is_bad = any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name)

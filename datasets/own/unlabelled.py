@@ -1,8 +1,8 @@
 """Pictures without labels: files, folders, lists, and paths from the standard input, in the given order.
 
 A folder is searched with its subfolders. A .txt has a path in each line. A .csv or .tsv has the paths in the column
-called path, or else in its first one. Relative paths in a list are taken from the list's folder, or else from the
-working directory. A path that is given twice counts twice.
+named path, or else in its first one. Relative paths in a list are relative to the list's folder, or else to the
+working directory. A repeated path counts twice.
 """
 
 import os
@@ -22,7 +22,7 @@ STANDARD_INPUT = "-"
 
 
 def find_pictures(arguments: Iterable[str], read_input: Callable[[], bytes], note: Callable[[str], None]) -> list[str]:
-    """The paths of all pictures that the arguments name. Raises DataError where there are none.
+    """The paths of all pictures in the arguments. Raises DataError if there are none.
 
     read_input: called for the argument "-"; returns paths, each with a line end or a zero byte after it. note: called
     with a line about the files that are skipped in a folder.
@@ -31,7 +31,7 @@ def find_pictures(arguments: Iterable[str], read_input: Callable[[], bytes], not
     paths = [path for argument in arguments for path in _pictures_of(argument, read_input, note)]
     if not paths:
         searched = ["the standard input" if argument == STANDARD_INPUT else argument for argument in arguments]
-        message = f"no pictures are in {listed(searched)}; give files, folders or lists of pictures"
+        message = f"no pictures are in {listed(searched)}; pass files, folders or lists of pictures"
         raise DataError(message, kind="no_pictures")
     return paths
 
@@ -50,24 +50,24 @@ def _pictures_of(argument: str, read_input: Callable[[], bytes], note: Callable[
 
 
 def read_standard_input() -> bytes:
-    """All of the standard input, as far as `split_paths` takes it."""
+    """The standard input, up to the limit of `split_paths`."""
     return sys.stdin.buffer.read(LIST_BYTES + 1)
 
 
 def split_paths(content: bytes) -> list[str]:
-    """The paths in the output of another program: a line each, or as `find -print0` separates them, by zero bytes.
+    """The paths in the output of another program: one per line, or separated by zero bytes (`find -print0`).
 
-    Raises DataError where there is too much of it.
+    Raises DataError if there is too much of it.
     """
     if len(content) > LIST_BYTES:
-        message = f"the standard input has more than {LIST_BYTES / 2**20:,.0f} MB of paths; give them in parts"
+        message = f"the standard input has more than {LIST_BYTES / 2**20:,.0f} MB of paths; use several commands"
         raise DataError(message, kind="long_input")
     lines = content.split(b"\0") if b"\0" in content else (line.removesuffix(b"\r") for line in content.split(b"\n"))
     return [os.fsdecode(line) for line in lines if line]
 
 
 def read_paths(file: str) -> Iterator[str]:
-    """The paths in a list, as seen from the working directory. Raises DataError."""
+    """The paths in a list, relative to the working directory. Raises DataError."""
     folder = os.path.dirname(file)
     text = read_text(file, LIST_BYTES, errors="surrogateescape")  # names of files may be any bytes
     is_table = file.lower().endswith(TABLES)
@@ -78,7 +78,7 @@ def read_paths(file: str) -> Iterator[str]:
 
 
 def _first_cells(file: str, text: str) -> Iterator[str]:
-    """The cells of a table in the column of paths, which its header names, or in the first column."""
+    """The cells of a table in the column that its header names path, or in the first column."""
     column = 0
     for number, (_, row) in enumerate(read_rows(file, text, usual=",", suits=_has_paths)):
         titles = [cell.strip().lower() for cell in row]

@@ -1,5 +1,5 @@
-"""The published data sets, a file each: its lists, its layout on disk, its class names.
+"""The published data sets, one file each: its lists, its layout on disk, its class names.
 
-A file defines build(name, root) -> DataSet, and gets a row in datasets/__init__.py. published.py fetches and verifies
+A file defines build(name, root) -> DataSet, and has a row in datasets/__init__.py. published.py fetches and verifies
 lists; layout.py checks the folder of the images.
 """

@@ -37,7 +37,7 @@ def _load(root: str | None, train: bool) -> tuple[ImageList, list[str]]:
     if root is None:
         raise DataError("CIFAR-100 needs a folder to download into: add root ./data", kind="no_root", key="root")
     if Path(root).exists() and not Path(root).is_dir():
-        message = f"root {root} is a file; give the folder that holds (or will hold) {ARCHIVE}"
+        message = f"root {root} is a file; set it to the folder that contains (or will contain) {ARCHIVE}"
         raise DataError(message, kind="not_a_folder", path=root, key="root")
     try:
         cifar = CIFAR100(root, train=train, download=True)

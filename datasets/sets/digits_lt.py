@@ -1,6 +1,6 @@
 """digits_lt: the 1,797 handwritten digits inside scikit-learn, made long-tailed. Real images, and no download.
 
-The digits (Alpaydin and Kaynak 1998; the test part of UCI's optdigits) are 8 x 8 counts of ink, 0 to 16. The test set
+The digits (Alpaydin and Kaynak 1998; the test split of UCI's optdigits) are 8 x 8 counts of ink, 0 to 16. The test set
 has 50 images of each class (500 in all); the training set is the rest, thinned to 124, 80, 51, ..., 2 images
 (imbalance 50).
 """
@@ -20,9 +20,9 @@ IMBALANCE_FACTOR = 1 / 50
 
 
 def build(name: str = "digits_lt", root: str | None = None) -> DataSet:
-    """The data set. Raises a DataError for a root, which it does not read."""
+    """The data set. Raises a DataError for a root, as it reads no files."""
     if root is not None:
-        message = f"digits_lt is inside scikit-learn and reads no root, found {root}; your own pictures: -d folder"
+        message = f"digits_lt is inside scikit-learn and reads no root, found {root}; for your own pictures: -d folder"
         raise DataError(message, kind="needless_root", path=root, key="root")
     ink, labels = _digits()
     pixels = np.rint(ink.reshape(-1, 8, 8, 1) * 255 / 16).astype(np.uint8).repeat(3, axis=3)

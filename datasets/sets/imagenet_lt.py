@@ -19,7 +19,7 @@ LISTS = {
 }
 
 LAYOUT = "train/n01440764/*.JPEG and val/*.JPEG (or val/n01440764/*.JPEG)"
-KAGGLE = "ILSVRC/Data/CLS-LOC"  # where Kaggle's archive has train and val
+KAGGLE = "ILSVRC/Data/CLS-LOC"  # the folder of train and val in Kaggle's archive
 UNPACK = (
     'for tar in {root}/train/*.tar; do mkdir -p "${{tar%.tar}}" && tar -xf "$tar" -C "${{tar%.tar}}" && rm "$tar"; done'
 )
@@ -53,7 +53,7 @@ def build(name: str, root: str | None, validation: bool = False) -> DataSet:
 
 
 def _as_on_disk(test: ImageList, train: ImageList, root: str) -> ImageList:
-    """The test list with its images in val/ or in val/WNID/, as on the disk; a WNID is a class's folder in train/."""
+    """The test list with its images in val/ or in val/WNID/, as they are on disk; WNID: a class's folder in train/."""
     labels, wnids = test.labels.tolist(), class_folders(train)
     names = [os.path.basename(path) for path in test.images.paths]
     flat = [f"{root}/val/{name}" for name in names]

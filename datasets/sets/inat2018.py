@@ -42,7 +42,7 @@ FIXES = (LayoutFix("", "train_val2018.tar.gz", "tar -xzf {root}/train_val2018.ta
 
 
 def build(name: str, root: str | None) -> DataSet:
-    """The data set `name` over the images below `root`; its lists are fetched on first use. Raises DataError."""
+    """The data set `name` of the images below `root`; its lists are fetched on first use. Raises DataError."""
     root = require_root(root, "iNaturalist 2018", LAYOUT)
     official = all(os.path.isfile(os.path.join(root, file)) for file in OFFICIAL)
     train, test, categories = _read_official(root) if official else _read_published(root)
@@ -69,7 +69,7 @@ def _read_published(root: str) -> tuple[ImageList, ImageList, list[dict]]:
 
 
 def _read_official(root: str) -> tuple[ImageList, ImageList, list[dict]]:
-    """As _read_published, from the competition's own files; the images are in the order of the annotations."""
+    """The same as _read_published, from the competition's files; the images are in the order of the annotations."""
     (train, categories), (test, _) = (_read_json(os.path.join(root, file), root) for file in OFFICIAL)
     if not all(isinstance(category.get(rank), str) for category in categories for rank in RANKS.values()):
         # the names were hidden during the competition

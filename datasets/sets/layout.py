@@ -1,4 +1,4 @@
-"""The folder of a published set's images: whether it has the expected layout, and the command that would fix it."""
+"""Checks the layout of the folder of a published set's images, and suggests a command that fixes it."""
 
 import glob
 import os
@@ -12,7 +12,7 @@ import numpy as np
 from datasets.images import ImageList
 from utils.errors import DataError
 
-PROBES = 5  # images of a list that are looked for on disk
+PROBES = 5  # images of a list whose existence is checked
 
 
 class LayoutFix(NamedTuple):
@@ -30,7 +30,7 @@ def require_root(root: str | None, title: str, layout: str) -> str:
         raise DataError(message, kind="no_root", key="root")
     if not os.path.isdir(root):
         state = "is a file" if os.path.exists(root) else "does not exist"
-        message = f"root {root} {state}; give the folder that holds {layout}"
+        message = f"root {root} {state}; set it to the folder that contains {layout}"
         raise DataError(message, kind="not_a_folder", path=root, key="root")
     return str(Path(root))
 
@@ -44,10 +44,10 @@ def class_folders(images: ImageList) -> dict[int, str]:
 def require_images(
     lists: Sequence[ImageList], root: str, layout: str, fixes: Sequence[LayoutFix] = (), usual: str = ""
 ) -> None:
-    """Looks for a few images of each list. Raises a DataError that shows a wrong layout and how to fix it.
+    """Checks that a few images of each list exist. Raises a DataError with the wrong layout and a remedy.
 
-    usual: where below root the layout is often found. A layout is wrong if it lacks a folder, or half of those images;
-    a single missing image is reported by the loader, and by scripts/check_data.py.
+    usual: a folder below root that often has the layout. A layout is wrong if it lacks a folder, or half of those
+    images; a single missing image is reported by the loader, and by scripts/check_data.py.
     """
     for paths in (images.images.paths for images in lists):
         probes = [paths[index] for index in np.linspace(0, len(paths) - 1, PROBES).astype(int)]
@@ -56,7 +56,7 @@ def require_images(
         if lacks_folder or 2 * len(missing) > len(probes):
             first = os.path.relpath(missing[0], root)
             wanted = [first, os.path.relpath(lists[0].images.paths[0], root)]
-            advice = _fix(first, root, fixes) or _other_root(wanted, root, usual) or f"root must hold {layout}"
+            advice = _fix(first, root, fixes) or _other_root(wanted, root, usual) or f"root must contain {layout}"
             message = f"{missing[0]} is missing ({_beside(missing[0])}); {advice}"
             raise DataError(message, kind="wrong_layout", path=missing[0], key="root")
 
@@ -64,16 +64,16 @@ def require_images(
 def _fix(image: str, root: str, fixes: Sequence[LayoutFix]) -> str | None:
     for fix in fixes:
         if image.startswith(fix.missing) and glob.glob(fix.found, root_dir=root):
-            return f"this fixes it: {fix.command.format(root=shlex.quote(root))}"
+            return f"fix it with: {fix.command.format(root=shlex.quote(root))}"
     return None
 
 
 def _other_root(images: list[str], root: str, usual: str) -> str | None:
-    """Advice to give the folder nearby that holds all of `images`."""
+    """Advice to use the folder nearby that contains all of `images`."""
     for folder in (os.path.dirname(os.path.abspath(root)), usual, *sorted(glob.glob("*/", root_dir=root))[:100]):
         folder = os.path.normpath(os.path.join(root, folder))
         if all(os.path.exists(os.path.join(folder, image)) for image in images):
-            return f"the images are elsewhere: give root {shlex.quote(folder)}"
+            return f"the images are elsewhere: set root {shlex.quote(folder)}"
     return None
 
 
@@ -87,4 +87,4 @@ def _beside(path: str) -> str:
     except OSError as error:
         return f"{folder} cannot be read: {error.strerror}"
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return f"{folder} holds {', '.join(names[:5]) or 'nothing'}{more}"
+    return f"{folder} contains {', '.join(names[:5]) or 'nothing'}{more}"

@@ -19,13 +19,13 @@ ADDRESS = f"http://data.csail.mit.edu/places/places365/{ARCHIVE}"
 UNPACK = f"tar -xf {{root}}/{ARCHIVE} -C {{root}} --strip-components=1"
 FIXES = (
     LayoutFix("", ARCHIVE, UNPACK),
-    # the layouts that sort the classes by first letter
+    # the layouts with the classes sorted by first letter
     LayoutFix("", "data_*", f"wget -P {{root}} {ADDRESS} && {UNPACK}"),
 )
 
 
 def build(name: str, root: str | None, validation: bool = False) -> DataSet:
-    """The data set over the images below `root`; its lists are fetched on first use. Raises DataError.
+    """The data set of the images below `root`; its lists are fetched on first use. Raises DataError.
 
     validation: with the published validation list.
     """

@@ -1,7 +1,7 @@
 """Published image lists: fetched once and verified by git blob id.
 
-A list has one `relative/path label` a line. Its file is looked for in the folder of the images, then in the user's
-cache, then on the internet. A file without the published blob id is never used, wherever it comes from.
+A list has one `relative/path label` per line. Its file is read from the folder of the images, else from the user's
+cache, else fetched from the internet. A file without the published blob id is never used, whatever its source.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class PublishedFile(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its name in the cache and in root."""
+        """The name in the cache and in root."""
         return self.path.rpartition("/")[2]
 
     @property
@@ -54,7 +54,7 @@ class PublishedFile(NamedTuple):
 def read_files(files: Sequence[PublishedFile], root: str) -> list[bytes]:
     """The contents of the files: from `root`, else from the cache, else fetched and cached.
 
-    Raises a DataError that says which files to put where if one can neither be found nor fetched.
+    Raises a DataError with the files to copy, and their folder, if one can neither be found nor fetched.
     """
     found = {file.name: _read_local(file, root) for file in files}
     contents = []
@@ -67,7 +67,7 @@ def read_files(files: Sequence[PublishedFile], root: str) -> list[bytes]:
                 missing = [file for file in files if found[file.name] is None]
                 message = f"{file.name} could not be fetched ({error}); {_by_hand(missing, root)}"
                 raise DataError(message, kind="list_not_fetched", path=file.name, key="root") from error
-            _keep(cache() / file.name, content)
+            _write(cache() / file.name, content)
         contents.append(content)
     return contents
 
@@ -88,14 +88,14 @@ def _read_local(file: PublishedFile, root: str) -> bytes | None:
         try:
             content = read_limited(path, BYTES) if path.is_file() else None
         except OSError as error:
-            _warn(f"{path} cannot be read ({error.strerror}); it is skipped")
+            _warn(f"{path} cannot be read ({error.strerror}), so it is skipped")
             continue
         if content is not None:
             if blob_id(content) == file.blob_id:
                 return content
             _warn(
                 f"{path} is damaged or not the published file (its git blob id is {blob_id(content)}, "
-                f"not {file.blob_id}); it is not used"
+                f"not {file.blob_id}), so it is not used"
             )
     return None
 
@@ -138,23 +138,23 @@ def _download(file: PublishedFile) -> bytes:
     return bytes(content)
 
 
-def _keep(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Writes a file, or warns that it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             file.write(content)
     except OSError as error:
-        _warn(f"{path} cannot be written ({error.strerror}); the next run will fetch it again")
+        _warn(f"{path} cannot be written ({error.strerror}), so the next run fetches it again")
 
 
 def _by_hand(files: list[PublishedFile], root: str) -> str:
-    """How to fetch the files on another machine."""
+    """Instructions to fetch the files on another machine."""
     addresses = " and ".join(f"{file.address} (git blob id {file.blob_id})" for file in files)
     names = " ".join(file.name for file in files)
     return (
-        f"on another machine fetch {addresses}; put what you fetched into {root} or {cache()}; "
-        f"git hash-object {names} shows whether the ids are right"
+        f"on another machine fetch {addresses}; copy the files into {root} or {cache()}; "
+        f"check the ids with git hash-object {names}"
     )
 
 
@@ -174,7 +174,7 @@ def read_lists(files: Sequence[PublishedFile], root: str) -> list[ImageList]:
 
 
 def read_splits(files: Mapping[str, PublishedFile], root: str, validation: bool) -> dict[str, ImageList]:
-    """The lists train and test of a data set by their splits, and with `validation` its val. Raises DataError."""
+    """The lists of a data set by split: train, test, and with `validation` val. Raises DataError."""
     splits = ("train", "test", "val") if validation else ("train", "test")
     return dict(zip(splits, read_lists([files[split] for split in splits], root), strict=True))
 
@@ -194,7 +194,7 @@ def parse_list(content: bytes, name: str) -> tuple[list[str], np.ndarray]:
 
 
 def image_list(paths: list[str], labels: np.ndarray, root: str, source: str) -> ImageList:
-    """The images of the list `source`, below `root`. Raises a DataError for a path that leads outside."""
+    """The images of the list `source`, below `root`. Raises a DataError for a path outside it."""
     if not paths:
         raise DataError(f"{source} contains no images; restore the file", kind="empty_list", path=source)
     for path in paths:

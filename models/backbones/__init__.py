@@ -41,7 +41,7 @@ def find_source(name: str) -> Source | None:
     return BACKBONES.get(name) or next((row for row in BACKBONES.values() if row.address == name), None)
 
 
-# of any size, from a file alone: what `BackboneConfig.family` calls them
+# backbones of any size, read from a file: {name: BackboneConfig.family}
 FAMILIES = {
     "clip_vit": "CLIP ViT",
     "clip_rn": "CLIP ResNet",

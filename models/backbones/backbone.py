@@ -25,10 +25,10 @@ def compute(tokens: Tensor, counts: Tensor, features: Callable[[], Tensor]) -> T
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
-    """The towers of a backbone, and how they meet.
+    """The towers of a backbone and their joint space.
 
-    joint: width of the space in which images and texts meet, 0 without a text tower. image_projection and
-    text_projection: whether a matrix leads from a tower's feature there; image_bias: whether the first has a bias.
+    joint: width of the joint space of images and texts, 0 without a text tower. image_projection and
+    text_projection: whether a matrix projects a tower's feature into it; image_bias: whether the first has a bias.
     logit_bias: whether the similarities have one (SigLIP).
     """
 
@@ -42,7 +42,7 @@ class BackboneConfig:
 
     @property
     def family(self) -> str:
-        """In words. Weights of one family fit, in any size, every backbone of it."""
+        """The name of the family. Its weights, of any size, fit every backbone of the family."""
         return f"CLIP {self.image.kind}" if self.text else f"{self.image.kind} without a text tower"
 
     @property
@@ -59,10 +59,10 @@ class BackboneConfig:
 class Backbone(nn.Module):
     """`image` maps images [B, 3, R, R] to [B, dim]; `text`, where there is one, token ids [C, N] to [C, text_dim].
 
-    `tokenizer` makes the ids. `mean` and `std` are the normalisation of its images, RGB in 0..1; None where the caller
+    `tokenizer` computes the ids. `mean` and `std` are the normalisation of its images, RGB in 0..1; None if the caller
     has to choose them. `recall` returns the features of texts, computed or from a cache.
 
-    With a text tower: `image_projection` [dim, joint] and its bias [joint], None where the image feature is in the
+    With a text tower: `image_projection` [dim, joint] and its bias [joint], None if the image feature is in the
     joint space already (a CLIP ResNet, SigLIP); `text_projection` [text_dim, joint] and its bias; `logit_scale`, a
     logarithm, and `logit_bias` [], which SigLIP adds to its logits, None for CLIP.
     """

@@ -24,14 +24,14 @@ class Files(NamedTuple):
 
 
 class FileTokenizer(Tokenizer):
-    """Token ids as open_clip's HFTokenizer gives them: texts cleaned, cut to the context and padded to it.
+    """Token ids as of open_clip's HFTokenizer: texts cleaned, cut to the context and padded to it.
 
     find: () -> the files; called at the first text. clean: a name of CLEANINGS.
 
-    add_bos_token and add_eos_token of tokenizer_config.json decide about the tokens around a text, where they are
-    given, else the template in tokenizer.json. (So did transformers 4; version 5 reads the template alone. Files that
-    were saved by either have both alike.) Raises ModelError for damaged files, and for those that pad or cut on
-    the left, name no padding token or end no text.
+    The tokens around a text are those of add_bos_token and add_eos_token in tokenizer_config.json, if set, else of the
+    template in tokenizer.json. (transformers 4 does the same; version 5 reads the template alone. Files saved by either
+    agree.) Raises ModelError for damaged files, and for those that pad or cut on the left, or lack a padding token or
+    an end token.
     """
 
     reader = "the text tower"
@@ -39,7 +39,7 @@ class FileTokenizer(Tokenizer):
     def __init__(self, find: Callable[[], Files], context: int, clean: str = DEFAULT_CLEANING):
         super().__init__(context)
         if clean not in CLEANINGS:
-            message = f"the texts' cleaning {clean} is unknown here ({', '.join(CLEANINGS)}); choose other weights"
+            message = f"unknown text cleaning {clean} (known: {', '.join(CLEANINGS)}); choose other weights"
             raise ModelError(message, kind="unknown_cleaning")
         self.find, self.clean = find, clean
 
@@ -66,7 +66,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's, no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's
             raise
         reason = str(error).split("\n", 1)[0]
         message = f"{path} is not a tokenizer.json, or it is damaged ({reason}); download it again"
@@ -85,7 +85,7 @@ def load_files(files: Files) -> tuple[Any, Frame]:
     for key, own in (("padding_side", padding), ("truncation_side", truncation)):
         # towers count positions from the left
         if str(config.get(key) or own.get("direction", "right")).lower() != "right":
-            _refuse(files, f"has {key} left, and texts are read here with {key} right")
+            _refuse(files, f"has {key} left, and only {key} right is supported")
     backend.no_padding()
     backend.no_truncation()
     return backend, _frame(files, config, backend, padding)
@@ -125,10 +125,10 @@ def _frame(files: Files, config: dict[str, Any], backend: Any, padding: dict[str
     if "add_eos_token" in config:
         behind = named("eos_token") if config["add_eos_token"] else ()
     if not behind:
-        _refuse(files, "ends texts with no token, and their end is read here")
+        _refuse(files, "adds no end token to texts, which the text tower needs")
     pad = named("pad_token") or ((padding["pad_id"],) if padding else ())
     if not pad:
-        _refuse(files, f"names no padding token, and neither does a {CONFIG_JSON} beside it")
+        _refuse(files, f"has no padding token, and neither has a {CONFIG_JSON} beside it")
     return Frame(before, behind, pad[0])
 
 

@@ -1,4 +1,4 @@
-"""The three computations of a block, each with its plain line of torch and a faster form of the same.
+"""The three computations of a block, each in a line of plain torch and in a faster form.
 
 `fast` alone decides whether the faster forms may be used. docs/performance_log.md has the numbers.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 # Minimum rows for oneDNN's Linear; below it, reordering the weights costs more than it saves.
 MIN_ROWS = {torch.float32: 256, torch.bfloat16: 2048}
 X86 = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
-# what oneDNN applies to each value of a product before it is stored: (name, algorithm)
+# the operation that oneDNN applies to each value of a product before it is stored: (name, algorithm)
 Fused = tuple[str, str]
 NOTHING: Fused = ("none", "")
 
@@ -55,9 +55,9 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 def _pays_in_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether this is a large product on an x86 CPU with weights that do not train.
+    """Whether this is a large product on an x86 CPU with frozen weights.
 
-    F.linear leaves float32 to MKL, which is slower on processors of AMD, and passes over the output again to add the
+    F.linear uses MKL for float32, which is slower on AMD's processors, and passes over the output again to add the
     bias. oneDNN's Linear adds it, and computes an activation, while the values are in a register.
     """
     if not X86 or x.device.type != "cpu" or x.ndim != 3:
@@ -67,7 +67,7 @@ def _pays_in_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """[B, N, in] -> [B, N, out]. Saves the weight alone for backward; torch's own saves its input, too."""
+    """[B, N, in] -> [B, N, out]. Saves only the weight for backward; torch's own also saves its input."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -80,14 +80,14 @@ class _FrozenLinear(torch.autograd.Function):
 
 
 def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, algorithm: str) -> Tensor:
-    """[B, N, in] -> [B, N, out], a tensor of its own: a view could not be changed in place without copies."""
+    """[B, N, in] -> [B, N, out], not a view: a view could not be changed in place without copies."""
     out = _onednn_rows(x.flatten(0, 1), weight, bias, activation, algorithm)
     return torch.ops.aten._unsafe_view(out, (*x.shape[:2], len(weight)))
 
 
 @torch.library.custom_op("lift_plus::onednn_linear", mutates_args=())
 def _onednn_rows(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, algorithm: str) -> Tensor:
-    """[rows, in] -> [rows, out]. An operator of its own, as torch.compile takes oneDNN's only with constant weights."""
+    """[rows, in] -> [rows, out]. A custom operator, as torch.compile accepts oneDNN's only with constant weights."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
 
 
@@ -97,7 +97,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, algorithm
 
 
 def _fused(activation: nn.Module | None) -> Fused | None:
-    """The activation in oneDNN's words; None if oneDNN has none such, or there is none."""
+    """oneDNN's form of the activation; None if oneDNN does not have it, or there is none."""
     if isinstance(activation, nn.GELU):
         return "gelu", activation.approximate
     return ("swish", "") if isinstance(activation, nn.SiLU) else None

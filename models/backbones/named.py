@@ -9,9 +9,9 @@ class Source(NamedTuple):
     """Where a backbone's weights are published. Without a config, its address describes architecture and images."""
 
     address: str  # see models/weights/find.py
-    licence: str = ""  # of the weights, in the words of timm's registry
+    licence: str = ""  # of the weights, as in timm's registry
     seen: str = ""  # the data set whose test images may be among the images that the weights were trained on
-    class_token: bool = False  # whether its feature is the class token, whatever the description says
+    class_token: bool = False  # whether its feature is the class token, in spite of the description
     config: BackboneConfig | None = None  # so that it can be built without the library
     normalisation: str | None = None  # a name of NORMALISATIONS, beside a config
 

@@ -1,7 +1,7 @@
 """From the tokens of an image, [B, N, D], to its feature, [B, D].
 
-A fine-tuning method may have put learnt tokens between the tower's own first tokens (the class token and the registers)
-and the patches. Each pooling drops them.
+A fine-tuning method may have inserted learnt tokens between the tower's first tokens (the class token and the
+registers) and the patches. Each pooling drops them.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ class Mean(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """h + mlp(norm(h)), h the answer of one learnt query that attends to the tokens (Zhai et al. 2022, 2106.04560)."""
+    """h + mlp(norm(h)), h the output of one learnt query that attends to the tokens (Zhai et al. 2022, 2106.04560)."""
 
     def __init__(self, pooling: Pooling, dim: int, num_first: int, num_patches: int, eps: float):
         super().__init__()

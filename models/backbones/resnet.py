@@ -1,4 +1,4 @@
-"""The image tower of the ResNets (He et al. 2016), in CLIP's form or in ImageNet's: timm's own modules as they are."""
+"""The image tower of the ResNets (He et al. 2016), in CLIP's form or in ImageNet's: timm's modules, unchanged."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ class ResNetConfig:
     """
 
     stages: tuple[int, ...]  # blocks of the four stages
-    width: int  # channels of the first stage's 3 x 3 convolutions, 64 in every published model of ours
+    width: int  # channels of the first stage's 3 x 3 convolutions, 64 in every published model here
     resolution: int  # side of an image, pixels
     joint: int = 0  # width of CLIP's joint space
 
@@ -52,7 +52,7 @@ class ResNetConfig:
 
     @property
     def side(self) -> int:
-        """Along a side of the last feature map."""
+        """Side of the last feature map."""
         return self.resolution // STRIDE
 
     @property
@@ -76,13 +76,13 @@ class ResNetConfig:
 class ResNet(ImageTower):
     """Images [B, 3, resolution, resolution], normalised -> the pooled feature, [B, dim].
 
-    The slot `after`, for a fine-tuning method, takes the pooled feature, [B, dim] -> [B, dim].
+    The slot `after`, for a fine-tuning method, is applied to the pooled feature, [B, dim] -> [B, dim].
 
     timm's layers do not cast, so the tower runs under autocast, in its `precision`: frozen weights are stored in it,
     and a trainable float32 weight is cast where it is used. It is set by `set_precision`, as it cannot be read from
     the weights where all of them are trainable; None is that of the weights.
-    A BatchNorm keeps the statistics that it was trained with, and `net` stays in evaluation mode, whatever train()
-    says, unless a method lets the statistics move (models/peft/bn_tuning.py): such a BatchNorm follows train().
+    A BatchNorm keeps its pre-trained statistics, and `net` stays in evaluation mode regardless of train(), unless a
+    method updates the statistics (models/peft/bn_tuning.py): such a BatchNorm follows train().
 
     Weights and feature maps are stored channels-last, as convolutions read them: on a CPU (AVX-512 bf16, one thread)
     BitFit of ResNet-50 trains 1.45 times as fast for it and tests 1.35 times, in float32 1.17 and 1.09 times.
@@ -97,7 +97,7 @@ class ResNet(ImageTower):
         self.net = _clip_net(c) if c.joint else imagenet_net(c.stages, c.width)
         self.after: nn.Module = nn.Identity()
         self.precision: torch.dtype | None = None
-        self.net.register_load_state_dict_post_hook(_lay_channels_last)
+        self.net.register_load_state_dict_post_hook(_to_channels_last)
         self.train(self.training)
 
     @property
@@ -123,7 +123,7 @@ class ResNet(ImageTower):
         return [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
 
     def train(self, mode: bool = True) -> "ResNet":
-        """As nn.Module's, but of `net` only the BatchNorms whose statistics move leave evaluation mode."""
+        """As nn.Module's, but in `net` only the BatchNorms that update their statistics leave evaluation mode."""
         super().train(mode)
         self.net.eval()
         for norm in self.batch_norms:
@@ -141,12 +141,12 @@ class ResNet(ImageTower):
         return self.after(features)
 
 
-def _lay_channels_last(net: nn.Module, keys: object) -> None:
+def _to_channels_last(net: nn.Module, keys: object) -> None:
     net.to(memory_format=torch.channels_last)
 
 
 def _clip_net(config: ResNetConfig) -> nn.Module:
-    """timm's resnet50_clip or resnet101_clip, in any size; its attention pool has heads 64 wide."""
+    """timm's resnet50_clip or resnet101_clip, in any size; its attention pool has heads of width 64."""
     from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg  # heavy: imported where it is used
 
     width = config.width
@@ -172,7 +172,7 @@ def imagenet_net(stages: tuple[int, ...], width: int) -> nn.Module:
 
     channels = tuple(width * 2**i for i in range(len(stages)))
     return resnet.ResNet(
-        resnet.Bottleneck,  # type: ignore[arg-type]  # timm annotates an instance where it takes the class
+        resnet.Bottleneck,  # type: ignore[arg-type]  # timm annotates an instance, but expects the class
         stages,
         num_classes=0,
         channels=channels,

@@ -6,7 +6,7 @@ its second, each at d / 4 frequencies:
     angle = turn * coordinate * temperature^(-i / (d / 4)),   i = 0 .. d / 4 - 1
 
 EVA-02 (arXiv 2303.11331) and PE (arXiv 2504.13181) count patches; a reference grid keeps their spacing at other
-resolutions. DINOv3 (arXiv 2508.10104) takes the centres of the patches in a picture from -1 to 1, and turn = 2 pi.
+resolutions. DINOv3 (arXiv 2508.10104) uses the centres of the patches in a picture from -1 to 1, and turn = 2 pi.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class Rotation:
 class Rotary(nn.Module):
     """Rotates queries and keys, [B, heads, N, d] each, of the last side^2 tokens; those before have no position.
 
-    One module serves all blocks of a tower. It has nothing that is saved.
+    All blocks of a tower share one module. It has no saved state.
     """
 
     cos: Tensor  # float32 [side^2, d]

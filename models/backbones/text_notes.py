@@ -24,7 +24,7 @@ def text_notes(
     prompts: name -> the texts of that class; None = `class_prompts`. Texts are compared by their tokens, as the tower
     reads them: cut at its context or at an end token in the text, and cleaned (CLIP: without differences in case, in
     spaces and in `_`).
-    renamable: whether a user can give other names, which the sentences then advise.
+    renamable: whether a user can choose other names, which the sentences then recommend.
     """
     texts = [list(prompts(name) if prompts else class_prompts([name])) for name in classnames]
     visible = [INVISIBLE.sub("", name) for name in classnames]
@@ -34,17 +34,17 @@ def text_notes(
         (
             [index for index, of_class in enumerate(texts) if any(map(tokenizer.is_cut, of_class))],
             f"{reader} cuts the text after {tokenizer.context} tokens",
-            "a classnames file gives shorter names",
+            "set shorter names in a classnames file",
         ),
         (
             [index for index, name in enumerate(classnames) if not tokenizer.read(name)],
             f"{reader} reads nothing of the name",
-            "a classnames file gives words to read",
+            "set readable names in a classnames file",
         ),
         (
             same,
-            f"{reader} reads the same text as for another one, and zero_shot cannot tell them apart",
-            "a classnames file gives each its own words",
+            f"{reader} reads the same text as for another one, and zero_shot cannot distinguish them",
+            "set distinct names in a classnames file",
         ),
         (
             [index for group in _equal(visible) for index in group if index not in same],

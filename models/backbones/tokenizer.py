@@ -1,4 +1,4 @@
-"""Tokenizers: texts to the token ids that a text tower reads. CLIP's own one; file_tokenizer.py has the others.
+"""Tokenizers: texts to the token ids that a text tower reads. CLIP's is here, file_tokenizer.py has the others.
 
 A row of ids is a frame around the ids of a text: those before it, the text's, those behind it, then padding.
 """
@@ -16,7 +16,7 @@ from utils.imports import submodule
 
 VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
 CONTEXT = 77  # CLIP's longest text, tokens
-ENCODED = 2**15  # texts whose ids are kept
+ENCODED = 2**15  # texts whose ids are cached
 
 
 class Frame(NamedTuple):
@@ -100,7 +100,7 @@ class ClipTokenizer(Tokenizer):
         return tokens[: tokens.index(end)] if end in tokens else tokens
 
     def is_cut(self, text: str) -> bool:
-        return len(text.encode()) > self.room and super().is_cut(text)  # a token has one byte at least
+        return len(text.encode()) > self.room and super().is_cut(text)  # a token has at least one byte
 
 
 tokenize = ClipTokenizer()  # with CLIP's own context
@@ -126,7 +126,7 @@ def open_clip_tokenizers() -> Any:
 
 
 def spaced(text: str) -> str:
-    """A text with spaces for `_`, as class names have them in folders."""
+    """A text with spaces for `_`, which names of class folders contain."""
     return text.replace("_", " ")
 
 

@@ -1,4 +1,4 @@
-"""The base classes of the towers: all that the rest of the program relies on in any of them."""
+"""The base classes of the towers: the interface that the rest of the program relies on."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from torch.utils.checkpoint import checkpoint
 class Tower(nn.Module):
     """Maps its input to features [B, dim].
 
-    kind: "transformer" or "resnet", by which a fine-tuning method tells whether it fits. num_first: tokens of a
-    transformer after which learnt ones are inserted. patch: side of an image's patches, pixels; None without patches.
+    kind: "transformer" or "resnet"; a fine-tuning method accepts one or both. num_first: tokens of a transformer after
+    which learnt ones are inserted. patch: side of an image's patches, pixels; None without patches.
 
-    Attaching fine-tuning methods (models/peft) sets `variant`, the paper whose starting values they have, and
+    Attaching fine-tuning methods (models/peft) sets `variant`, the paper whose initial values they have, and
     `attached`, the numbers of the blocks of each method.
     """
 
@@ -30,7 +30,7 @@ class Tower(nn.Module):
     def run_block(self, block: nn.Module, x: Tensor, **options: Any) -> Tensor:
         """block(x, ...). With `recomputes` its gradients are those of a second computation, so x alone is saved.
 
-        A block through which no gradient flows, such as those before the first that trains, is computed once.
+        A block through which no gradient flows, such as those before the first trainable one, is computed once.
         """
         if not (self.recomputes and torch.is_grad_enabled()):
             return block(x, **options)

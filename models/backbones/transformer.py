@@ -4,12 +4,12 @@ A block is pre-norm: x + attention(norm1(x)), then x + mlp(norm2(x)). Architectu
 of queries and keys by the patches' positions, a norm before the attention's projection, a gated MLP, a norm between the
 MLP's Linears. LayerScale is folded into `proj` and `fc2`, and absent biases are zeros (models/weights/folding.py).
 
-Two conventions carry the rest of the project:
+The rest of the project relies on two conventions:
 
 * Every layer computes in the precision of its input. A frozen weight is stored in that precision, so its cast is
   free; a trainable weight is stored in float32 and cast where it is used, so its gradient arrives in float32.
 * A block has two slots, `prompt` and `side`, for fine-tuning methods. Empty slots cost nothing. A method that wraps a
-  layer holds it as `wrapped`.
+  layer stores it as `wrapped`.
 """
 
 import functools
@@ -27,8 +27,8 @@ from models.backbones.int8 import Int8Linear
 class Linear(nn.Linear):
     """x W^T + b, then an activation if one is given, in the precision of x. [..., in] -> [..., out].
 
-    int8: computes the product where no gradient is wanted, if it is set (models/precision.py). in_parts: a method
-    computes with `weight` and trained entries itself, and this forward is not called.
+    int8: if set, computes the product where no gradient is needed (models/precision.py). in_parts: a method computes
+    with `weight` and trainable entries itself, and this forward is not called.
     """
 
     int8: Int8Linear | None = None
@@ -64,7 +64,7 @@ class Zero(nn.Module):
 
 
 class NoRotation(nn.Module):
-    """An empty rotation slot: queries and keys stay."""
+    """An empty rotation slot: queries and keys are unchanged."""
 
     def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return q, k
@@ -81,7 +81,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017). [B, N, D] -> [B, N, D], or [B, 1, D] with `first_only`.
 
-    `rotate` takes queries and keys, [B, heads, N, D / heads] each, `inner` the attended values before the projection.
+    `rotate` is applied to queries and keys, [B, heads, N, D / heads] each, `inner` to the attended values before the
+    projection.
     """
 
     def __init__(self, dim: int, heads: int, causal: bool = False):
@@ -165,7 +166,7 @@ class Block(nn.Module):
 
 
 def normal_parameter(std: float, *shape: int) -> nn.Parameter:
-    """Drawn from N(0, std^2); not on the meta device, where that would import the whole compiler, a second."""
+    """Drawn from N(0, std^2); not on the meta device, where that would import the whole compiler (1 s)."""
     values = torch.empty(shape)
     return nn.Parameter(values if values.is_meta else values.normal_(std=std))
 

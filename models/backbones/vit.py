@@ -19,7 +19,7 @@ DINOV2_RESOLUTION = 518
 class ViTConfig:
     """An image tower. The defaults are those of timm's plain ViT.
 
-    activation, heads: None where they are not known yet, as a tower's tensors do not determine them.
+    activation, heads: None if they are not known yet, as a tower's tensors do not determine them.
     positions: learnt positions of "all" tokens, of the "patches" alone, or "none".
     attention_norm, mlp_norm: a norm before the attention's projection, and one before fc2.
     final_norm: of the "tokens" before pooling, of the "feature" after it, or "none".
@@ -90,7 +90,7 @@ class ViTConfig:
 
     @property
     def is_known_by_resolution(self) -> bool:
-        """Whether only the resolution tells its tensors from others: DINOv2's have positions for 518 pixels."""
+        """Whether only the resolution distinguishes its tensors from others: DINOv2's have positions for 518 pixels."""
         return self.positions != "none" and self.resolution == DINOV2_RESOLUTION and not self._has_rare_parts
 
     @property

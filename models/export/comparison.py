@@ -18,9 +18,9 @@ class Deviation(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """quantity: what is compared. largest: the largest difference, below `bound` where the export is good.
+    """quantity: its name. largest: the largest difference, below `bound` for a valid export.
 
-    equal: share of images whose class is equal, None for features. images: how many.
+    equal: share of images whose class is equal, None for features. images: their number.
     """
 
     quantity: str

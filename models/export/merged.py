@@ -1,4 +1,4 @@
-"""The backbone with all that a run trained in it folded into its weights, as a model of timm or open_clip."""
+"""The backbone with a run's trained methods folded into its weights, as a model of timm or open_clip."""
 
 import copy
 import json
@@ -25,15 +25,15 @@ from utils.files import atomic_write, write_text
 
 HEAD = "head.safetensors"
 PROJECTIONS = ("image_projection", "image_projection_bias", "text_projection", "text_projection_bias")
-TEXTS = 8  # that are compared
+TEXTS = 8  # number of texts that are compared
 
 
 @torch.no_grad()
 def merge(model: Model, backbone: Backbone) -> Backbone:
-    """The backbone of a run's model, float32 on the CPU, all that trained in its towers folded into plain weights.
+    """The backbone of a run's model, float32 on the CPU, with its trained methods folded into plain weights.
 
-    backbone: as published, which gives the parts that the model has not. Raises ModelError for a method that cannot be
-    folded, by its name.
+    backbone: as published; the source of the modules that the model lacks. Raises ModelError for a method that cannot
+    be folded, with its name.
     """
     merged = copy.deepcopy(backbone).cpu()
     merged.image = cast(Any, folded(model.tower).cpu())
@@ -56,9 +56,9 @@ def _merge_texts(merged: Backbone, head: TextSimilarity) -> None:
 
 @torch.no_grad()
 def head_tensors(head: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a head, float32: weight [C, D], and bias [C] and scale [] where it has them.
+    """The tensors of a head, float32: weight [C, D], and bias [C] and scale [] if it has them.
 
-    Of CLIP's own head: the unit text features [C, joint], its scale, and as bias [] SigLIP's, or 0.
+    CLIP's own head has the unit text features [C, joint] as weight, its scale, and as bias [] SigLIP's, or 0.
     """
     if isinstance(head, TextSimilarity):
         texts = project(head.texts(), head.text_projection, head.text_projection_bias)
@@ -120,7 +120,7 @@ def compare(
         expected.append(features.cpu())
     comparisons = [compare_features("image features", torch.cat(found), torch.cat(expected), precision)]
 
-    # ---- texts, where the model has the texts that trained ----
+    # ---- texts, if the run trained them ----
     if head is not None and isinstance(head.texts, TextEncoderFeatures):
         tokens = backbone.tokenizer(class_prompts(head.texts.classnames[:TEXTS]))
         texts = project(head.texts(), head.text_projection, head.text_projection_bias)[:TEXTS].cpu()

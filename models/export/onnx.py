@@ -54,7 +54,7 @@ def run(path: Path, images: Tensor, precision: str) -> np.ndarray:
 
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # of a class of its own for each status, below RuntimeError and not
+    except Exception as error:  # onnxruntime has a class for each status, some of them RuntimeErrors
         if precision == "fp32":
             raise
         message = f"onnxruntime {onnxruntime.__version__} cannot run this model in {precision} on a CPU"
@@ -66,7 +66,7 @@ def run(path: Path, images: Tensor, precision: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it, warnings about the exporter's own parts are not shown."""
+    """Hides warnings about the exporter's internals during the block."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

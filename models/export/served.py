@@ -41,7 +41,7 @@ class Served(nn.Module):
 
 @torch.no_grad()
 def frozen_copy(model: Model, dtype: torch.dtype) -> Model:
-    """A copy on the CPU for export: nothing trains, text features are constants, the tower is stored in `dtype`.
+    """A copy on the CPU for export: all is frozen, text features are constants, the tower is stored in `dtype`.
 
     The head stays in float32, as in training.
     """

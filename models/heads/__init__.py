@@ -1,4 +1,4 @@
-"""Heads, from an image feature to logits, and their first values."""
+"""Heads, from an image feature to logits, and their initial values."""
 
 from collections.abc import Callable
 

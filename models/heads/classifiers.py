@@ -1,7 +1,7 @@
 """Heads: from an image feature [B, D] to logits [B, C], in float32.
 
-Every head takes a scale and a variant, so that one call builds any of them. Only the cosine head uses the scale, and
-only the first values of the linear head depend on the variant.
+Every head accepts a scale and a variant, so that one call builds any of them. Only the cosine head uses the scale, and
+only the initial values of the linear head depend on the variant.
 """
 
 import torch
@@ -20,7 +20,7 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def start_from(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Sets the first values: weight [C, D], and a bias [C] in a head that has one; None leaves that at zero."""
+        """Sets the initial values: weight [C, D], and a bias [C] in a head that has one; None leaves it at zero."""
         self.weight.copy_(weight)
 
 

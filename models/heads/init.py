@@ -1,6 +1,6 @@
-"""First values of a head, from texts of the classes or from training features.
+"""Initial values of a head, from texts of the classes or from training features.
 
-Each function takes the bare backbone, the class names, `features`, and the texts of each class.
+Each function has as arguments the bare backbone, the class names, `features`, and the texts of each class.
 """
 
 import warnings
@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 60.0  # for scikit-learn's logistic regression, by logistic.s
 
 
 class FirstValues(NamedTuple):
-    """Weights of a head [C, D], rows of unit length, and biases [C] for a head that has some; None = zeros."""
+    """Weights of a head [C, D], rows of unit length, and biases [C] for a head that has them; None = zeros."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -76,7 +76,7 @@ def linear_probing(
     """
     if len(classnames) == 1:
         message = (
-            f"linear_probing separates classes, and there is one only, '{classnames[0]}'; "
+            f"linear_probing needs at least two classes, found one, '{classnames[0]}'; "
             "set classifier_init class_mean, semantic or None"
         )
         raise ModelError(message, kind="single_class", key="classifier_init")

@@ -6,9 +6,9 @@ With y the class of an image, s_c = n / (C n_c) (class_weight="balanced") and C=
 
 Two classes have one row, the logit of class 0 being 0. Only the sums over the images are computed here, some rows of
 logits at a time; start, steps and stopping are scipy's and those of sklearn.linear_model.LogisticRegression (1.9.1).
-So the result is scikit-learn's own up to rounding, at the optimum and where it stops before it: with many classes the
-gradient's largest entry falls below its tolerance after a few steps, and 100 iterations are not enough for badly
-scaled features (their result then depends on rounding, as scikit-learn's does on the order of the images).
+So the result is scikit-learn's up to rounding, also if it stops before the optimum: after a few steps with many
+classes, by the tolerance, or after 100 iterations with badly scaled features (where scikit-learn's own result depends
+on the order of the images).
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ SKLEARN_RATE = 1e10
 
 
 def sklearn_seconds(num_images: int, dim: int, num_classes: int) -> float:
-    """An estimate of the seconds that scikit-learn's 100 iterations take, if it does not stop earlier."""
+    """An estimate of the seconds that scikit-learn's 100 iterations take, unless it stops earlier."""
     return ITERATIONS * num_images * dim * num_classes / SKLEARN_RATE
 
 

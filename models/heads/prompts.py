@@ -25,7 +25,7 @@ def class_texts(classnames: list[str], prompt: str, file: str | None = None) -> 
         return [[template(name) for template in templates] for name in classnames]
     if prompt == "descriptor":
         if file is None:
-            raise ModelError("prompt descriptor reads its sentences from prompt_file FILE", kind="no_prompt_file")
+            raise ModelError("prompt descriptor needs a file of sentences; add prompt_file FILE", kind="no_prompt_file")
         sentences = _read_sentences(file)
         missing = [name for name in classnames if name not in sentences]
         if missing:
@@ -33,7 +33,7 @@ def class_texts(classnames: list[str], prompt: str, file: str | None = None) -> 
             known = ", ".join(repr(name) for name in list(sentences)[:3])
             message = (
                 f"prompt_file {file} has no sentences for {', '.join(map(repr, missing[:3]))}{more} "
-                f"(it has {known}, ...); its keys have to be the class names"
+                f"(it has {known}, ...); its keys must be the class names"
             )
             raise ModelError(message, kind="class_without_sentences", path=file, key="prompt_file")
         return [sentences[name] for name in classnames]
@@ -61,7 +61,7 @@ def _read_sentences(file: str) -> dict[str, list[str]]:
         wrong = [content]
     if wrong:
         message = (
-            f"prompt_file {file} has to contain {{class name: [sentences]}}, a sentence or more for each class, "
+            f"prompt_file {file} must contain {{class name: [sentences]}}, a sentence or more for each class, "
             f"found {brief(wrong[0])}"
         )
         raise ModelError(message, kind="prompt_file_form", path=file, key="prompt_file")

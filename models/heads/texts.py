@@ -1,4 +1,4 @@
-"""Text features of the classes, before their projection: computed once, or in every step if their encoder trains."""
+"""Text features of the classes before projection: computed once, or in every step if their encoder is trained."""
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class CachedTextFeatures(nn.Module):
 class TextEncoderFeatures(nn.Module):
     """Text features [C, dim], float32, of "a photo of a {name}." by a text tower; in eval mode they are computed once.
 
-    The slot `context` takes the token embeddings, [C, N, dim] -> [C, N, dim]; models/peft/coop.py fills it.
+    The slot `context` is applied to the token embeddings, [C, N, dim] -> [C, N, dim]; models/peft/coop.py fills it.
     """
 
     kind = "texts"
@@ -45,7 +45,7 @@ class TextEncoderFeatures(nn.Module):
         end = self.tokenizer.ends(tokens)
         self.register_buffer("tokens", self.tower.cut(tokens, end), persistent=False)
         self.register_buffer("end", end, persistent=False)
-        # whose embeddings are read
+        # the ids whose embeddings are read
         self.read_tokens = tokens if replaced is None else tokens.masked_fill(replaced, self.tokenizer.frame.padding)
 
     def train(self, mode: bool = True) -> "TextEncoderFeatures":
@@ -67,7 +67,7 @@ class TextEncoderFeatures(nn.Module):
 
     @torch.no_grad()
     def cached_if_frozen(self) -> "TextEncoderFeatures | CachedTextFeatures":
-        """Itself if any parameter trains, else its features."""
+        """Itself if any parameter is trainable, else its precomputed features."""
         if any(parameter.requires_grad for parameter in self.parameters()):
             return self
         return CachedTextFeatures(self.encode())

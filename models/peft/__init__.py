@@ -26,12 +26,12 @@ def attach(tower: Tower, methods: Mapping[str, Any], num_classes: int, variant: 
     """Freezes `tower` and attaches `methods` to it, in the order of the table.
 
     methods: by name, the options as a dict or as the method's Options: {"adaptformer": {"dim": 8, "layers": [0, 1]}}.
-    variant: whose first values, draws and default sizes, "lift+" or "lift".
+    variant: the paper whose initial values, draws and default sizes are used, "lift+" or "lift".
     Sets tower.variant and tower.attached, {name: numbers of its blocks}, which the names in LIFT's checkpoints depend
     on (models/weights/lift.py). Raises ModelError, before anything is changed.
     """
     chosen = choose(methods)
-    # LIFT takes the whole network of a ResNet as one block, with stem and pooling
+    # LIFT treats the whole network of a ResNet as one block, with stem and pooling
     blocks = [tower.net] if tower.kind == "resnet" and variant == "lift" else list(tower.blocks)
     for name in chosen:
         _require_target(name, tower)
@@ -45,7 +45,7 @@ def attach(tower: Tower, methods: Mapping[str, Any], num_classes: int, variant: 
 
 
 def attach_to_head(module: nn.Module, methods: Mapping[str, Any]) -> None:
-    """Attaches to CLIP's head, or to its texts, those of `methods` that take such a module. Raises ModelError."""
+    """Attaches to CLIP's head, or to its texts, those of `methods` that accept such a module. Raises ModelError."""
     for name, options in choose(methods).items():
         if module.kind in METHODS[name].targets:
             METHODS[name].attach(module, options)
@@ -84,13 +84,13 @@ def _options(name: str, given: Any) -> Any:
 
 
 def _require_target(name: str, tower: Tower) -> None:
-    """Raises ModelError if the tower cannot take this method."""
+    """Raises ModelError if the method does not accept this kind of tower."""
     if tower.kind in METHODS[name].targets:
         return
     kind, other = ("ResNet", "transformer") if tower.kind == "resnet" else ("transformer", "ResNet")
     known = ", ".join(name for name, method in METHODS.items() if tower.kind in method.targets)
     needed = "CLIP's own head" if name in HEAD_METHODS else f"a {other}"
-    raise ModelError(f"{name} needs {needed}; a {kind} takes {known}, or a head alone", kind="method_of_other_tower")
+    raise ModelError(f"{name} needs {needed}; a {kind} accepts {known}, or a head alone", kind="method_of_other_tower")
 
 
 def _layers(tower: Tower, depth: int, name: str, options: Any) -> list[int]:

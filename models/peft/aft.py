@@ -38,7 +38,7 @@ class Options(BlockOptions):
 
 
 class Entries(nn.Module):
-    """The chosen entries of a tensor: `values` [k], trained, and `index` [k], their positions when flattened."""
+    """The chosen entries of a tensor: `values` [k], trainable, and `index` [k], their positions when flattened."""
 
     index: Tensor
 
@@ -47,7 +47,7 @@ class Entries(nn.Module):
         self.choose(tensor, index)
 
     def choose(self, tensor: Tensor, index: Tensor) -> None:
-        """Takes the entries at `index`, int64 [k], from their values in `tensor`, in float32 at least."""
+        """Sets the entries to those at `index`, int64 [k], with their values in `tensor`, in float32 at least."""
         self.register_buffer("index", index.to(tensor.device), persistent=False)
         values = tensor.detach().flatten()[self.index]
         self.values = nn.Parameter(values.to(torch.promote_types(values.dtype, torch.float32), copy=True))
@@ -59,7 +59,7 @@ class Entries(nn.Module):
 
 
 class PartlyTrainedLinear(nn.Module):
-    """Wraps a Linear, [..., in] -> [..., out]; the entries at these positions of its weight and bias train."""
+    """Wraps a Linear, [..., in] -> [..., out]; the entries at these positions of weight and bias are trainable."""
 
     def __init__(self, linear: Linear, weight: Tensor, bias: Tensor):
         super().__init__()

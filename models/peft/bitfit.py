@@ -6,7 +6,7 @@ from models.peft.method import BlockOptions, Method, Site
 
 
 def attach(site: Site[nn.Module], options: BlockOptions) -> None:
-    """Lets every bias of the blocks train; in a ResNet of LIFT+ those are the BatchNorms' biases."""
+    """Makes every bias of the blocks trainable; in a ResNet of LIFT+ those are the BatchNorms' biases."""
     for block in site.blocks:
         for name, parameter in block.named_parameters():
             if name.endswith("bias"):

@@ -17,7 +17,7 @@ from utils.run.checkpoint import MOVES_STATISTICS
 
 
 def attach(site: Site[nn.Module], options: NoOptions) -> None:
-    """Lets every BatchNorm of the tower, its stem's too, train, and its statistics follow the images."""
+    """Makes every BatchNorm of the tower trainable, including the stem's, and lets it update its statistics."""
     tower = cast(ResNet, site.tower)  # METHOD.targets
     for norm in tower.batch_norms:
         norm.requires_grad_(True)

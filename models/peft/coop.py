@@ -53,7 +53,7 @@ class PromptLearner(nn.Module):
 
 
 def attach(texts: TextEncoderFeatures, options: Options) -> None:
-    """Gives the texts prompts with a learnt context. Raises ModelError for a name that leaves too few tokens."""
+    """Sets prompts with a learnt context. Raises ModelError for a class name that leaves too few tokens."""
     tokenizer = texts.tokenizer
     if options.init == "photo":
         tokens, index_map = photo_prompts(tokenizer, texts.classnames)
@@ -113,7 +113,7 @@ def coop_prompts(tokenizer: Tokenizer, classnames: list[str], length: int, posit
 
 
 def _behind(tokenizer: Tokenizer, words: str, texts: list[str]) -> list[list[int]]:
-    """The ids of each text as they are behind `words`, since the first token of a text may contain the space."""
+    """The ids that each text has after `words`, since the first token of a text may contain the space."""
     before, *whole = tokenizer.encode([words, *(words + text for text in texts)])
     return [
         ids[len(before) :] if ids[: len(before)] == before else tokenizer.encode([text])[0]

@@ -6,7 +6,7 @@ from models.peft.method import BlockOptions, Method, Site
 
 
 def attach(site: Site[nn.Module], options: BlockOptions) -> None:
-    """Lets every parameter of the blocks train; in a ResNet of LIFT+, stem and pooling stay frozen."""
+    """Makes every parameter of the blocks trainable; in a ResNet of LIFT+, stem and pooling stay frozen."""
     for block in site.blocks:
         block.requires_grad_(True)
 

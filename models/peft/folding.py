@@ -13,7 +13,7 @@ from models.peft import METHODS
 from utils.errors import ModelError
 
 AnyTower = TypeVar("AnyTower", bound=Tower)
-OTHER_FORMATS = "export to onnx or torch, which take every method"
+OTHER_FORMATS = "export to onnx or torch, which support every method"
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def _plain(layer: Any) -> Linear | LayerNorm:
 
 
 def _fold_into(plain: Any, wrapper: Any) -> None:
-    """Puts the formula of what is around a layer into its weight and bias."""
+    """Folds the formula of a wrapper into the weight and bias of the layer that it wraps."""
     weight, bias = wrapper.fold(plain.weight, plain.bias)
     plain.weight, plain.bias = nn.Parameter(weight), nn.Parameter(bias)
 

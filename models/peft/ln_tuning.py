@@ -5,7 +5,7 @@ from models.peft.method import BlockOptions, Method, Site
 
 
 def attach(site: Site[Block], options: BlockOptions) -> None:
-    """Lets the two norms of every block train."""
+    """Makes the two norms of every block trainable."""
     for block in site.blocks:
         block.norm1.requires_grad_(True)
         block.norm2.requires_grad_(True)

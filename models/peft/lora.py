@@ -80,7 +80,7 @@ def attach(site: Site[Block], options: SizedOptions) -> None:
 
 
 def default_rank(site: Site[Block]) -> int:
-    """The rank of an update that gets none, here and in `lora_mlp`."""
+    """The default rank, here and in `lora_mlp`."""
     return site.default_size(share=2 if site.variant == "lift" else 4)
 
 

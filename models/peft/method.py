@@ -1,4 +1,4 @@
-"""The parts of every fine-tuning method: options by name, and a function that attaches it."""
+"""The interface of every fine-tuning method: its options by name, and a function that attaches it."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -37,7 +37,8 @@ class NoOptions:
 class Site(Generic[AnyBlock]):
     """Where a method attaches: these `blocks` of a tower.
 
-    variant: whose first values, draws and default sizes, "lift+" (arXiv 2504.13282) or "lift" (arXiv 2309.10019).
+    variant: the paper whose initial values, draws and default sizes are used, "lift+" (arXiv 2504.13282) or "lift"
+    (arXiv 2309.10019).
     """
 
     tower: Tower
@@ -51,7 +52,7 @@ class Site(Generic[AnyBlock]):
         return len(self.tower.blocks) if self.variant == "lift" else len(self.blocks)
 
     def default_size(self, share: int) -> int:
-        """The width of a module that gets none; see the function of this name."""
+        """The default width of a module; see the function of this name."""
         return default_size(self.num_classes, self.counted_blocks, share)
 
 
@@ -61,8 +62,8 @@ class Method(NamedTuple):
     A method of CLIP's own head is called as `attach(target, options)`, with a module of a kind in `targets`.
 
     Options: a frozen dataclass, whose fields are the options by name, with defaults.
-    targets: the kinds of the modules that the method can take: "transformer" and "resnet" (towers), "head" (CLIP's own)
-    and "texts" (its texts).
+    targets: the kinds of modules that the method accepts: "transformer" and "resnet" (towers), "head" (CLIP's own) and
+    "texts" (its texts).
     folds: whether a tower with it is equal to a bare one with other weights. Then each module that it wraps around a
     layer has a function `fold` from the layer's weight and bias to those of one layer that computes the same; see
     models/peft/folding.py.

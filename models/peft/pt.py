@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.backbones.transformer import Block
 from models.peft.method import BlockOptions, Method, Site
 
-LIFT_LENGTH = 10  # tokens, where LIFT gets no vpt_len
+LIFT_LENGTH = 10  # tokens: LIFT's default
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from models.peft.method import BlockOptions, Method, Site
 
 @dataclasses.dataclass(frozen=True)
 class Options(BlockOptions):
-    """loc: the Linears of a block, "attn", "mlp" or "all"; it has no meaning in a ResNet."""
+    """loc: the Linears of a block, "attn", "mlp" or "all"; unused in a ResNet."""
 
     loc: str = "all"
 

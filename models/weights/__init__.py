@@ -1,1 +1,1 @@
-"""Weight files: where they are published, how they are read without running code, and how their names become ours."""
+"""Weight files: finding and downloading them, reading them without running code, converting names to native ones."""

@@ -19,10 +19,10 @@ def require_family(
 ) -> None:
     """Raises ModelError unless a file of these sizes fits the backbone's name.
 
-    config: that of the name. is_described: whether the file has a description of its own.
+    config: that of the name. is_described: whether the file has its own description.
     """
     family = config.family if config else FAMILIES.get(name)
-    if family is None:  # a name whose description the hub has, and the file its own
+    if family is None:  # a name that only the hub describes; the file has its own description
         return
     clip, resnet = "joint" in found, "stages" in found
     kind = "ResNet" if resnet else "ViT"
@@ -36,12 +36,12 @@ def require_family(
     if differing:
         words = ", ".join(f"{key} {size} (not {wanted})" for key, (size, wanted) in differing.items())
         other = next(key for key, value in FAMILIES.items() if value == family)
-        message = f"{path} does not contain a {name}: it has {words}; -b {other} takes any size"
+        message = f"{path} does not contain a {name}: it has {words}; -b {other} accepts any size"
         raise ModelError(message, kind="wrong_size", path=path)
 
 
 def _differing(found: Sizes, config: BackboneConfig | None) -> dict[str, tuple[Any, Any]]:
-    """{size: (in the tensors, in the config)} where they differ; the resolution can be any if it is not their sign."""
+    """{size: (in the tensors, in the config)} where they differ; the resolution counts if only it identifies them."""
     wanted = sizes_of(config) if config else {}
     if config and not config.image.is_known_by_resolution:
         wanted.pop("resolution", None)
@@ -49,7 +49,7 @@ def _differing(found: Sizes, config: BackboneConfig | None) -> dict[str, tuple[A
 
 
 def complete(sizes: Sizes, known: Description, named: BackboneConfig | None, path: Path) -> BackboneConfig:
-    """The config of tensors of these sizes. Raises ModelError where the description is another model's, or lacks it."""
+    """The config of tensors of these sizes. Raises ModelError if it is not described, or the description differs."""
     if known.config:
         for key, (found, size) in _differing(sizes, known.config).items():
             message = (
@@ -61,14 +61,14 @@ def complete(sizes: Sizes, known: Description, named: BackboneConfig | None, pat
     activation = known.activation or base.activation
     is_vit = base.image.kind == "ViT"
 
-    # what is unknown
+    # ---- properties that are still unknown ----
     lacking = {"activation": not activation and (is_vit or base.text is not None), "heads": is_vit and not heads}
     lacking |= {key: not getattr(known, key) for key in ("mean", "std")}
     unknown = [key for key, lacks in lacking.items() if lacks]
     if unknown:
         raise ModelError(_how_to_describe(path, unknown, base), kind="undetermined", path=path, key=unknown[0])
 
-    # the towers with these
+    # ---- the towers with these properties ----
     image, text = base.image, base.text
     if heads:
         _require_divisor("heads", heads, image.dim, path)
@@ -96,7 +96,7 @@ def _plain_config(sizes: Sizes, path: Path) -> BackboneConfig:
         )
         raise ModelError(message, kind="undetermined", path=path, key="backbone")
     form: dict[str, Any] = {"eps": 1e-5, "patch_bias": False, "norm_pre": True} if clip else {}
-    # without positions, which are then found missing, any
+    # any number if there are no positions: the strict load reports them as missing
     resolution = sizes["resolution"] if "resolution" in sizes else sizes["patch"]
     image = ViTConfig(sizes["dim"], sizes["depth"], sizes["patch"], resolution, hidden=sizes["hidden"], **form)
     return BackboneConfig(image, text, sizes.get("joint", 0), image_projection=clip)
@@ -109,7 +109,7 @@ def _require_divisor(key: str, count: int, width: int, path: Path) -> None:
 
 
 def _how_to_describe(path: Path, unknown: list[str], config: BackboneConfig) -> str:
-    """The message for properties that the tensors of a file do not determine: their names, and how to give them."""
+    """The message for properties that the tensors of a file do not determine: their names, and how to set them."""
     json = "open_clip_config.json" if config.text else "config.json (timm's)"
     dim = config.image.dim
     gelu, quick_gelu = "most of timm's", "CLIP towers named quickgelu"

@@ -1,8 +1,9 @@
 """Checksums of published weight files: each is verified whenever it is loaded, before its tensors are used.
 
-A published checksum counts: OpenAI's addresses have it, the hub's cache names its files by it, and SHA256SUMS lists the
-repository's own files. Where there is none, the first load that succeeds records the file's checksum in the user's
-cache, and later loads compare. Files that the user names are not published; they are part of a run's identity.
+Published checksums have precedence: OpenAI's addresses contain them, the hub's cache uses them as file names, and
+SHA256SUMS has those of the repository's own files. Without one, the first successful load records the file's checksum
+in the user's cache, and later loads compare it. Files that the user names are not published; they are in a run's
+identity.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from utils.errors import ModelError
 from utils.files import read_json, sha256, write_text
 from utils.text import visible
 
-SUMS = "SHA256SUMS"  # as sha256sum prints it
+SUMS = "SHA256SUMS"  # in the format of sha256sum
 RECORD_BYTES = 4096
 HEX = frozenset("0123456789abcdef")
 
@@ -32,7 +33,7 @@ def list_files(folder: Path, names: Sequence[str]) -> None:
 
 
 def listed(path: Path) -> str:
-    """The checksum that SHA256SUMS beside a file has for it; "" if there is none."""
+    """The checksum of a file in the SHA256SUMS beside it; "" if there is none."""
     try:
         lines = path.with_name(SUMS).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
@@ -46,13 +47,13 @@ def verify(path: Path, digest: str, published: str, remedy: str = "") -> None:
     if not digest.startswith(published):
         message = (
             f"{path} is damaged or incomplete: its SHA-256 is {digest}, and the published one {published}; "
-            f"{remedy or f'delete {path.resolve()}, and it is downloaded again'}"
+            f"{remedy or f'delete {path.resolve()}, so that it is downloaded again'}"
         )
         raise ModelError(message, kind="wrong_checksum", path=path, key="weights")
 
 
 class Record:
-    """The checksum of a file that was recorded when it was first loaded. Its own file may be deleted at any time."""
+    """The checksum of a file, recorded at its first load. The record may be deleted at any time."""
 
     def __init__(self, address: str, path: Path):
         self.address = address
@@ -61,7 +62,7 @@ class Record:
         self.file = cache_folder("weights") / f"{key[:32]}.json"
 
     def verify(self, path: Path, digest: str) -> str | None:
-        """A note for the log if the record is damaged. Raises ModelError if the file is another than the recorded."""
+        """A note for the log if the record is damaged. Raises ModelError if the file differs from the recorded one."""
         if not self.file.exists():
             return None
         try:
@@ -72,7 +73,7 @@ class Record:
             return None
         message = (
             f"{path} is not the file that was first loaded as {self.address}: its SHA-256 is {digest}, and the "
-            f"recorded one {recorded}; delete it, and it is downloaded again, or delete {self.file} if you replaced it"
+            f"recorded one {recorded}; delete it, so that it is downloaded again, or {self.file} if you replaced it"
         )
         raise ModelError(message, kind="wrong_checksum", path=path, key="weights")
 
@@ -82,7 +83,7 @@ class Record:
             if self.file.exists() and self._read() == digest:
                 return None
         except (OSError, ValueError, TypeError, KeyError):
-            pass  # it is damaged, and written again
+            pass  # it is damaged, and rewritten
         if os.path.lexists(self.file) and not self.file.is_file():  # a pipe would block
             if not self.file.is_symlink():
                 return f"{self.file} is not a file, so later loads cannot verify {self.address}; remove it"
@@ -104,7 +105,7 @@ class Record:
         return digest
 
     def _check(self, digest: str) -> str:
-        """A checksum of the record itself, so that a damaged record does not accuse the file."""
+        """A checksum of the record itself, so that a damaged record is not reported as a damaged file."""
         return _sha256(f"{self.address}\0{self.name}\0{digest}")[:16]
 
 

@@ -2,7 +2,7 @@
 
 Sources, in order of precedence: the user's keys, the registry of the library that publishes the weights, OpenAI's known
 checksums, the JSON beside the file (open_clip's open_clip_config.json, timm's config.json). Nothing is assumed. A
-description that asks for a feature which the towers lack is an error that names the feature.
+description with a feature that the towers lack is an error that names the feature.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from utils.text import shortened
 CLIP_MEAN, CLIP_STD = NORMALISATIONS["clip"]
 UNREACHABLE = ("download_failed", "gated_repository", "no_access", "unknown_repository")  # kinds of errors of the hub
 JSON_BYTES = 2**20  # of a description; real ones have a few thousand
-LIFT_RESOLUTION = 224  # a step at DINOv2's own takes 7 times as long
+LIFT_RESOLUTION = 224  # a step at DINOv2's own, 518, takes 7 times as long
 OPENAI_SHA256 = {  # of OpenAI's own files, as in their addresses (open_clip.pretrained)
     "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762": "clip:RN50",
     "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599": "clip:RN101",
@@ -73,7 +73,7 @@ class Description:
     source: str = ""
 
     def or_else(self, other: "Description") -> "Description":
-        """This description, its unknown fields as `other` has them."""
+        """This description, with the fields of `other` for its unknown ones."""
         found = {
             field.name: getattr(self, field.name) or getattr(other, field.name) for field in dataclasses.fields(self)
         }
@@ -84,15 +84,15 @@ class Description:
 
 
 def describe_backbone(name: str, weights: str | None = None) -> Description:
-    """The description of a backbone, or of the weights in place of its own, without a download of weights.
+    """The description of a backbone, or of the weights that replace its own, without a download of weights.
 
-    name: of BACKBONES, or an address; any other name describes nothing. Raises ModelError.
+    name: of BACKBONES, or an address; the description of any other name is empty. Raises ModelError.
     """
     return describe_both(name, weights)[0]
 
 
 def describe_both(name: str, weights: str | None = None) -> tuple[Description, Description]:
-    """`describe_backbone`, and the description of the name alone: an empty one where the hub cannot be asked for it.
+    """`describe_backbone`, and the description of the name alone: an empty one if the hub cannot be reached.
 
     Raises ModelError.
     """
@@ -126,7 +126,7 @@ def describe_name(name: str) -> Description:
 
 
 def licence_of(name: str) -> str:
-    """The licence of a backbone's weights: of its row, or of its description; OpenAI's and ours are MIT."""
+    """The licence of a backbone's weights: of its row, or of its description; OpenAI's and LIFT+'s are MIT."""
     row = find_source(name)
     if row is None:
         return describe_name(name).licence
@@ -135,7 +135,7 @@ def licence_of(name: str) -> str:
 
 
 def _with_class_token(known: Description, name: str) -> Description:
-    """The description whose feature is the class token, if the row of the backbone's name has it so."""
+    """The description, with the class token as feature if the row of the backbone's name sets it."""
     if known.config is None or name not in BACKBONES or not BACKBONES[name].class_token:
         return known
     config = dataclasses.replace(known.config, image=known.config.image.with_class_token())
@@ -184,7 +184,7 @@ def read(file: Path, source: str) -> Description | None:
                 return describe_open_clip(content["model_cfg"], content.get("preprocess_cfg") or {}, source)
             if not isinstance(content, dict) or "architecture" not in content:
                 return None
-            published = content.get("pretrained_cfg") or content  # timm's older form has all in one
+            published = content.get("pretrained_cfg") or content  # timm's older form is flat
             return describe_timm(content["architecture"], published, source, content.get("model_args") or {})
     except (
         ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError, RuntimeError, AssertionError
@@ -204,7 +204,7 @@ def write_beside(path: Path, config: BackboneConfig) -> None:
 
 
 def describe_open_clip(model: dict[str, Any], preprocess: dict[str, Any], source: str) -> Description:
-    """The description in open_clip's own terms: its model configuration and its preprocessing. Raises ModelError.
+    """The description from open_clip's model configuration and preprocessing. Raises ModelError.
 
     Missing fields have open_clip's defaults, exact GELU and OpenAI's normalisation.
     """
@@ -226,13 +226,13 @@ def describe_open_clip(model: dict[str, Any], preprocess: dict[str, Any], source
 def describe_timm(
     architecture: str, published: dict[str, Any], source: str, model_args: dict[str, Any] | None = None
 ) -> Description:
-    """The description of timm's model, read from timm's own module, built without memory. Raises ModelError.
+    """The description of timm's model, read from timm's module, built without memory. Raises ModelError.
 
     architecture: timm's name, with or without a tag. published: its pretrained_cfg. model_args: of timm's function that
-    builds the model; without img_size there, the published size of images counts.
+    builds the model; without img_size there, images have the published size.
     """
     if ":" in architecture or any(word in name for name in model_args or () for word in ("checkpoint", "pretrained")):
-        message = f"{source} asks timm to load another file, {architecture} {model_args or ''}; correct or remove it"
+        message = f"{source} makes timm load another file, {architecture} {model_args or ''}; correct or remove it"
         raise ModelError(message, kind="foreign_file")
     with amended(f"{source}: "):
         fixed = published.get("fixed_input_size") and published.get("input_size")
@@ -268,20 +268,20 @@ def _timm_config(architecture: str, options: dict[str, Any]) -> BackboneConfig:
 
 
 def _normalisation(preprocess: dict[str, Any]) -> tuple[tuple[float, ...] | None, ...]:
-    """Mean and std of a description, None where it has none. Raises ModelError for values that cannot be one."""
+    """Mean and std of a description, None where it has none. Raises ModelError for impossible values."""
     found: list[tuple[float, ...] | None] = []
     for key, lowest in (("mean", 0.0), ("std", 1e-6)):
         value = preprocess.get(key)
         numbers = isinstance(value, (list, tuple)) and all(type(each) in (int, float) for each in value)
         if value is not None and not (numbers and len(value) == 3 and all(lowest <= each <= 1 for each in value)):
-            message = f"{key} takes three numbers from {lowest:g} to 1, found {shortened(str(value))}; correct it"
+            message = f"{key} must be three numbers from {lowest:g} to 1, found {shortened(str(value))}; correct it"
             raise ModelError(message, kind="bad_normalisation", key=key)
         found.append(None if value is None else tuple(value))
     return tuple(found)
 
 
 def _resizing(interpolation: Any, rule: Any) -> tuple[str | None, str | None]:
-    """Interpolation and resize rule of a description, in the words of the keys."""
+    """Interpolation and resize rule of a description, as values of the configuration keys."""
     require(interpolation in (None, "bicubic", "bilinear", "random"), f"interpolation {interpolation}", "interpolation")
     require(rule in (None, "shortest", "center", "border", "squash"), f"the resize rule {rule}", "resize")
     return (

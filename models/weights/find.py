@@ -17,9 +17,9 @@ from utils.imports import submodule
 from utils.text import listed, shortened
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-OPENAI_CACHE = Path(os.path.expanduser("~/.cache/clip"))  # where openai-clip kept its downloads
+OPENAI_CACHE = Path(os.path.expanduser("~/.cache/clip"))  # the folder of openai-clip's downloads
 SCHEMES = ("asset", "clip", *addresses.SCHEMES)
-# of a repository of the hub: its description, in the order of preference, and the weights that go with it
+# files of a repository of the hub: its description, in the order of preference, and the weights that belong to it
 OPEN_CLIP_JSON, TIMM_JSON = "open_clip_config.json", "config.json"
 WEIGHTS_OF = {
     OPEN_CLIP_JSON: hub.alternatives("open_clip_pytorch_model.bin"),
@@ -31,8 +31,8 @@ CHECKSUM = re.compile(r"[/-]([0-9a-f]{8,64})(?:/[^/]*|\.\w+)$")  # in an address
 class WeightFile(NamedTuple):
     """A local file of weights, verified if its checksum is known.
 
-    record: where the checksum is recorded once the file has been loaded; None where it is published, and for a file of
-    the user. notes: for the log.
+    record: the place of the checksum, written once the file has been loaded; None if the checksum is published, and for
+    a file of the user. notes: for the log.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class WeightFile(NamedTuple):
 
 
 def find_weights(address: str) -> WeightFile:
-    """The local file of an address, downloaded once if need be, and verified; a path is taken as it is.
+    """The local file of an address, downloaded once if needed, and verified; a path is returned unchanged.
 
     asset:FILE, clip:MODEL (OpenAI's, through open_clip), timm:MODEL.TAG, open_clip:MODEL/TAG, hf-hub:OWNER/NAME, or the
     path of a file. Raises ModelError.
@@ -80,7 +80,7 @@ def _regular(path: Path, address: str) -> Path:
         elif not os.path.lexists(path):
             message = (
                 f"weights {shortened(address)} is not a file; "
-                f"give the path of a weight file, or {', '.join(addresses.FORMS)}"
+                f"set the path of a weight file, or {', '.join(addresses.FORMS)}"
             )
         raise ModelError(message, kind=kind, path=path, key="weights") from error
     return path
@@ -113,7 +113,7 @@ def open_clip_entry(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     from open_clip import get_model_config, get_pretrained_cfg
 
     model, _, tag = name.partition("/")
-    is_name = ":" not in name  # with a scheme, open_clip would look elsewhere
+    is_name = ":" not in name  # with a scheme, open_clip would search elsewhere
     config, published = (get_model_config(model), get_pretrained_cfg(model, tag)) if is_name else (None, None)
     if not config or not published:
         from open_clip import list_pretrained
@@ -180,7 +180,7 @@ def _with_tags(model: str) -> list[str]:
 
 
 def _hint(name: str, of_model: list[str], names: list[str]) -> str:
-    """The names of a model's weights, or the name that was meant, as the end of a sentence; "" for neither."""
+    """The names of a model's weights, or the nearest name, as the end of a sentence; "" for neither."""
     if of_model:
         return f"there are {listed(of_model)}"
     nearest = nearest_name(name, names)
@@ -223,7 +223,7 @@ def _find_timm(model: str, address: str) -> WeightFile:
 
 
 def find_description(address: str) -> Path:
-    """The local JSON file that describes hf-hub:OWNER/NAME, downloaded if need be: open_clip's, or else timm's.
+    """The local JSON file that describes hf-hub:OWNER/NAME, downloaded if needed: open_clip's, or else timm's.
 
     A repository may have both, and another library's config.json. Raises ModelError if it has neither.
     """
@@ -232,18 +232,18 @@ def find_description(address: str) -> Path:
     repository = address.partition(":")[2]
     files = f"{repository} ({OPEN_CLIP_JSON} or {TIMM_JSON}, and its weights)"
     # the address needs the hub's JSON even for a local file; a family reads the one beside the file
-    with _downloading(repository, files, remedy="give both in one folder: -b clip_vit (or vit) weights FILE"):
+    with _downloading(repository, files, remedy="put both into one folder: -b clip_vit (or vit) weights FILE"):
         for file in WEIGHTS_OF:
             try:
                 found = hub.fetch_file(repository, file)
-            except ConnectionError:  # a copy of the whole repository does not tell what that lacks
+            except ConnectionError:  # a copied repository does not record which files it lacks
                 if (found := hub.cached(repository, TIMM_JSON)) is None:
                     raise
             if found is not None:
                 return found
     message = (
         f"{repository} has neither open_clip's {OPEN_CLIP_JSON} nor timm's {TIMM_JSON}, so its architecture is not "
-        "known; choose a repository of one of the two libraries, or download its weights and give weights FILE"
+        "known; choose a repository of one of the two libraries, or download its weights and set weights FILE"
     )
     raise ModelError(message, kind="no_description", key="weights")
 
@@ -257,11 +257,11 @@ def _find_on_hub(repository: str, address: str) -> WeightFile:
 
 @contextlib.contextmanager
 def _downloading(
-    name: str, source: str, notes: tuple[str, ...] = (), remedy: str = "give its path: weights FILE"
+    name: str, source: str, notes: tuple[str, ...] = (), remedy: str = "set its path: weights FILE"
 ) -> Iterator[None]:
-    """Raises a ModelError where the download of the block fails.
+    """Raises a ModelError if the download in the block fails.
 
-    source: the files to fetch in another way. remedy: what to do with them.
+    source: the files to fetch in another way. remedy: how to use them then.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Turns the tensors of a block into ours where an architecture divides them otherwise: exact in real arithmetic.
+"""Converts the tensors of a block where an architecture divides them differently: exact in real arithmetic.
 
 LayerScale (Touvron et al. 2021) multiplies the outputs of attention and MLP by a vector: the rows of `proj` and `fc2`
 are multiplied by it. Separate queries, keys and values become `qkv`, a separate gate and value `fc1`. Biases that a
@@ -43,9 +43,9 @@ def fold(state: dict[str, Tensor], path: Path | str = "the file") -> dict[str, T
 
 
 def unfold(state: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
-    """The tensors that `fold` makes `state` of, where these are their names: its inverse, with LayerScales of one.
+    """The tensors, with these names, that `fold` converts to `state`: its inverse, with LayerScales of one.
 
-    A name that `state` has no values for is left out. What `names` do not leave room for is lost: compare.
+    A name without values in `state` is left out. Values without a name in `names` are lost: callers compare.
     """
     parts = dict(state)
     for prefix in {match[0] for name in names if (match := BLOCK.match(name))}:
@@ -64,13 +64,13 @@ def unfold(state: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor
 
 
 def _split(state: dict[str, Tensor], joined: str, parts: list[str]) -> None:
-    """Adds equal parts of a tensor, if it is there."""
+    """Adds the equal chunks of a tensor, if it exists."""
     if joined in state:
         state |= dict(zip(parts, state[joined].chunk(len(parts)), strict=True))
 
 
 def _join(state: dict[str, Tensor], joined: str, parts: list[str]) -> None:
-    """Stacks those of `parts` that there are, Linears of the same input; a bias that one of them lacks is zero."""
+    """Stacks those of `parts` that exist, Linears of the same input; a bias that one of them lacks is zero."""
     parts = [part for part in parts if f"{part}.weight" in state]
     if not parts:
         return
@@ -83,7 +83,7 @@ def _join(state: dict[str, Tensor], joined: str, parts: list[str]) -> None:
 
 
 def _set_bias_of_qkv(state: dict[str, Tensor], prefix: str) -> None:
-    """Takes q_bias and v_bias (EVA, BEiT), and the mask of DINOv3's own bias, which is zero for the keys."""
+    """Applies q_bias and v_bias (EVA, BEiT), and the mask of DINOv3's own bias, which is zero for the keys."""
     if f"{prefix}q_bias" in state and f"{prefix}v_bias" in state:
         q, v = state.pop(f"{prefix}q_bias"), state.pop(f"{prefix}v_bias")
         state[f"{prefix}qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
@@ -116,7 +116,7 @@ def _add_absent_biases(state: dict[str, Tensor]) -> None:
 
 
 def _split_projections(state: dict[str, Tensor]) -> None:
-    """Projections that are Linears, [out, in] with a bias, become our matrices [in, out]."""
+    """Turns projections that are Linears, [out, in] with a bias, into native matrices [in, out]."""
     for projection in ("image_projection", "text_projection"):
         if f"{projection}.weight" in state:
             state[projection] = state.pop(f"{projection}.weight").t().contiguous()
@@ -125,7 +125,7 @@ def _split_projections(state: dict[str, Tensor]) -> None:
 
 
 def _split_pooling(state: dict[str, Tensor]) -> None:
-    """PE's own files: the attention pooling's query is stacked with keys and values, the projection has no bias."""
+    """Splits PE's own attention pooling: queries, keys and values are stacked, the projection has no bias."""
     if "image.pooling.qkv.weight" not in state:
         return
     for kind in ("weight", "bias"):
@@ -137,7 +137,7 @@ def _split_pooling(state: dict[str, Tensor]) -> None:
 
 
 def _merge_first_positions(state: dict[str, Tensor]) -> None:
-    """DINOv2's own files with registers have a position for the class token, which is added to it here, as by timm."""
+    """Adds the class token's position, which DINOv2's own files with registers have, to the token, as timm does."""
     if "image.register_tokens" in state:
         state["image.registers"] = state.pop("image.register_tokens")
         positions = state["image.positional_embedding"]

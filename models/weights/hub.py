@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: from its cache without any network, else downloaded; offline it fails soon."""
+"""Files of the Hugging Face hub: from its cache without network, else downloaded; fails quickly when offline."""
 
 import contextlib
 import threading
@@ -22,10 +22,10 @@ def alternatives(file: str) -> tuple[str, ...]:
 
 
 def fetch(repository: str, files: Sequence[str]) -> tuple[Path, str]:
-    """The local path of the first of `files` that is in the cache, or else that the repository has; and its checksum.
+    """The local path of the first of `files` that is in the cache, or else in the repository; and its checksum.
 
-    The checksum is the SHA-256 that the hub publishes for large files, "" where it is not known. Raises ConnectionError
-    if the hub does not answer, ModelError if it has no such repository for this user or the repository none of the
+    The checksum is the SHA-256 that the hub publishes for large files, "" if it is not known. Raises ConnectionError
+    if the hub does not answer, ModelError if it has no such repository for this user or the repository has none of the
     files, and the errors of its client.
     """
     from huggingface_hub import hf_hub_download
@@ -37,14 +37,14 @@ def fetch(repository: str, files: Sequence[str]) -> tuple[Path, str]:
         for file in files:
             if (etag := _ask(repository, file)) is not None:
                 return Path(hf_hub_download(repository, file)), etag if is_sha256(etag) else ""
-    message = f"{repository} has no {' or '.join(files)}; choose another repository, or give weights FILE"
+    message = f"{repository} has no {' or '.join(files)}; choose another repository, or set weights FILE"
     raise ModelError(message, kind="no_weights", key="weights")
 
 
 def fetch_file(repository: str, file: str) -> Path | None:
     """The local path of a file, from the cache or downloaded; None if the repository lacks it.
 
-    The client's cache remembers what a repository lacks, so it is asked once. Raises the errors of `fetch`.
+    The client's cache also records missing files, so the hub is asked once. Raises the errors of `fetch`.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -52,7 +52,7 @@ def fetch_file(repository: str, file: str) -> Path | None:
     if _look_up(repository, file) is not None:
         return cached(repository, file)
     with _refusals(repository):
-        _ask(repository, file)  # fails soon where nothing answers
+        _ask(repository, file)  # fails quickly without an answer
         try:
             return Path(hf_hub_download(repository, file))
         except LocalEntryNotFoundError:  # of the class below, for a connection that broke
@@ -62,7 +62,7 @@ def fetch_file(repository: str, file: str) -> Path | None:
 
 
 def of_cached(path: Path) -> str:
-    """The checksum that the hub publishes for a file in its cache; "" where the cache does not have it.
+    """The checksum that the hub publishes for a file in its cache; "" if the cache does not have it.
 
     A snapshot's file is a link to blobs/SHA-256 if it is large (Git LFS). Caches without links and small files lack it.
     """
@@ -80,7 +80,7 @@ def cached(repository: str, file: str) -> Path | None:
 
 
 def _look_up(repository: str, file: str) -> Any:
-    """The answer of the client's cache: a path, its mark for a file that the repository lacks, or None."""
+    """The entry of the client's cache: a path, its constant for a file that the repository lacks, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
@@ -90,10 +90,10 @@ def _look_up(repository: str, file: str) -> Any:
 
 
 def _ask(repository: str, file: str) -> str | None:
-    """The hub's mark of a file's content (ETag), "" if unknown; None if the repository lacks the file.
+    """The ETag of a file on the hub, "" if unknown; None if the repository lacks the file.
 
-    The hub is asked once, where its client would try for minutes. Raises ConnectionError if it cannot be reached, and
-    the client's error if it refuses. Its other errors are left to the download, which has words for them.
+    The hub is asked once, while its client would retry for minutes. Raises ConnectionError if it cannot be reached, and
+    the client's error if it refuses. Other errors are left to the download, which reports them.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
@@ -117,12 +117,12 @@ def _ask(repository: str, file: str) -> str | None:
 
 @contextlib.contextmanager
 def _refusals(repository: str) -> Iterator[None]:
-    """Raises a ModelError where the hub refuses a repository: it is gated, private, or there is none of this name."""
+    """Raises a ModelError if the hub refuses a repository: it is gated, private, or does not exist."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    page, other = f"{constants.ENDPOINT}/{repository}", "download its files elsewhere and give weights FILE"
-    token = "set HF_TOKEN to a token of yours (or log in with the hub's client)"
+    page, other = f"{constants.ENDPOINT}/{repository}", "download its files elsewhere and set weights FILE"
+    token = "set HF_TOKEN to your token (or log in with the hub's client)"
     try:
         yield
     except GatedRepoError as error:

@@ -1,7 +1,7 @@
 """Checkpoints of LIFT (arXiv 2309.10019), {"tuner": tensors, "head": tensors}, and their distinction from LIFT+'s.
 
 LIFT numbers the blocks that a method trains from the first of them, and the tensors of some methods through all blocks.
-So the native tensors are listed under upstream names, as views of LIFT's shapes, and a file is copied into these.
+So the native tensors are listed under upstream names, as views in LIFT's shapes, and a file is copied into them.
 """
 
 import re
@@ -58,8 +58,8 @@ BIASES = ("attn.qkv.bias", "attn.proj.bias", "norm1.bias", "mlp.fc1.bias", "mlp.
 NORMS = ("norm1", "norm2")
 # `block_tuned` has timm's names, which are the native ones, in a timm tower
 TIMM_BLOCK: tuple[Rename, ...] = (("block_tuned.", "block_tuned.", tuple((timm, clip) for clip, timm in CLIP_BLOCK)),)
-LISTS = re.compile(r"\w+_list\.\d+(\.|$)|(block|bias|ln)_tuned\.\d+(\.|$)|ssf_attn\.")  # LIFT's names begin so
-# methods of which LIFT trains other tensors than LIFT+ does, and the names of these
+LISTS = re.compile(r"\w+_list\.\d+(\.|$)|(block|bias|ln)_tuned\.\d+(\.|$)|ssf_attn\.")  # the beginning of LIFT's names
+# methods with other trainable tensors in LIFT than in LIFT+, and the names of these
 OTHER_IN_LIFT_PLUS = {"aft": "masked_linear_list.", "fft": "full_list.", "bitfit": "bias_list."}
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -67,7 +67,7 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 def convert_upstream(
     model: nn.Module, content: dict[str, dict[str, Tensor]]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors of `model` and of a checkpoint of LIFT or LIFT+, under the same names; a copy is to be strict.
+    """The tensors of `model` and of a checkpoint of LIFT or LIFT+, under the same names, for a strict copy.
 
     content: {"tuner": tensors}, of LIFT with "head": tensors. Raises ModelError.
     """
@@ -83,8 +83,8 @@ def convert_lift_checkpoint(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The trainable tensors of `model` and the tensors of a file of LIFT, both under LIFT's names and in its shapes.
 
-    The first are views of the model's tensors. Those without a name in LIFT have their native names, and are so found
-    missing. Raises ModelError for entries or statistics that the file was not made with.
+    The first are views of the model's tensors. Those without a name in LIFT have their native names, so a strict copy
+    reports them as missing. Raises ModelError for entries or statistics that the file was not made with.
     """
     tower = cast(Tower, model.get_submodule("tower"))
     for method, prefix in OTHER_IN_LIFT_PLUS.items():
@@ -114,7 +114,7 @@ def convert_lift_checkpoint(
 
 
 def _upstream_view(upstream: str, tensor: Tensor) -> Tensor:
-    """A view of a native tensor: low-rank matrices multiply from the right, and a scalar has a dimension."""
+    """A view of a native tensor in LIFT's shape: low-rank matrices multiply from the right, a scalar is [1]."""
     if ".lora_" in upstream:
         return tensor.T
     return tensor.view(1) if upstream.endswith(".scale") and tensor.ndim == 0 else tensor
@@ -166,7 +166,7 @@ def _names_in_resnet(tower: ResNet, tensors: dict[str, Tensor]) -> Iterator[tupl
         yield from ((f"bias_list.{n}", f"tower.{name}") for n, name in enumerate(biases))
     if "bn_tuning" in tower.attached:
         norms = {name for name, module in tower.named_modules() if isinstance(module, nn.BatchNorm2d)}
-        affine = [name for name in names if name.rpartition(".")[0] in norms]  # weight and bias of each, in turns
+        affine = [name for name in names if name.rpartition(".")[0] in norms]  # weight and bias of each, alternating
         whole = any(re.match(r"bn_list\.\d+\.", name) for name in tensors)
         for n, name in enumerate(affine):
             norm, _, kind = name.rpartition(".")

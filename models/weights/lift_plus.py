@@ -1,6 +1,6 @@
 """Converts checkpoints of LIFT+ itself (arXiv 2504.13282) to native tensor names.
 
-Native names are converted to upstream ones, so that only tensors that the model needs by name are read from a file.
+Native names are converted to upstream ones, so that only the tensors that the model needs are read from a file.
 """
 
 import re
@@ -76,10 +76,10 @@ def _first(name: str, pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def convert_lift_plus_checkpoint(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a LIFT+ checkpoint under native names; those that `model` has none for are marked as LIFT+'s.
+    """The tensors of a LIFT+ checkpoint under native names; a tensor that `model` lacks is named "LIFT+'s NAME".
 
-    Low-rank matrices are transposed (LIFT+'s multiply from the right), and arbitrary fine-tuning takes over the mask of
-    the file. Raises ModelError for a mask that does not fit.
+    Low-rank matrices are transposed (LIFT+'s multiply from the right), and arbitrary fine-tuning adopts the mask of the
+    file. Raises ModelError for a mask that does not fit.
     """
     state = dict(state)
     tower = cast(Tower, model.get_submodule("tower"))

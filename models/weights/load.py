@@ -48,18 +48,18 @@ def load_backbone(
     """The backbone `name` with its published weights, or those of `weights`, in float32; and the file.
 
     name: of BACKBONES or FAMILIES, or an address (timm:MODEL.TAG, open_clip:MODEL/TAG, hf-hub:OWNER/NAME). weights: a
-    local file, or another address. The sizes are read from the tensors, and have to be those of `name`, unless that is
-    one of FAMILIES. given: goes before other descriptions of the weights, see models/weights/descriptions.py.
-    resolution: of the images, pixels; learnt positions are resampled for it. None = the weights' own, or 224 where
-    that is DINOv2's 518. texts: False leaves out the text tower, for a model that reads no texts. Raises ModelError.
+    local file, or another address. The sizes are read from the tensors, and must be those of `name`, unless that is one
+    of FAMILIES. given: has precedence over other descriptions of the weights, see models/weights/descriptions.py.
+    resolution: of the images, pixels; learnt positions are resampled for it. None = the weights' own, or 224 if that
+    is DINOv2's 518. texts: False leaves out the text tower, for a model that reads no texts. Raises ModelError.
     """
     if name in FAMILIES and not weights:
-        message = f"{name} takes files of any size; give one: weights FILE, or timm:MODEL.TAG, open_clip:MODEL/TAG"
+        message = f"{name} needs a file; set weights FILE (of any size), or timm:MODEL.TAG, open_clip:MODEL/TAG"
         raise ModelError(message, kind="weights_required", key="weights")
     known, of_name = describe_both(name, weights)  # before a download, which may be unnecessary
     address = weights or (BACKBONES[name].address if name in BACKBONES else name)
 
-    # the tensors, and the architecture that they and the descriptions determine
+    # ---- the tensors, and the architecture that they and the descriptions determine ----
     file = find_weights(address)
     path, digest = file.path, file.sha256
     content = read_section(path)
@@ -74,7 +74,7 @@ def load_backbone(
     own = sizes.get("resolution", config.image.resolution)
     config = _at_resolution(config, resolution or known.resolution or config.image.resolution)
 
-    # the module, which every tensor must fit
+    # ---- the module, which every tensor must fit ----
     _require_pooled(content.tensors.keys(), config, path)
     if sizes.get("resolution") != config.image.resolution:
         _resample(state, config)
@@ -95,7 +95,7 @@ def load_backbone(
     if config.text is not None:
         backbone.tokenizer = build_tokenizer(config.text, path)
 
-    # the record of their origin
+    # ---- the record of their origin ----
     scheme = address.partition(":")[0]
     shown = address if scheme in SCHEMES and scheme != "asset" else path.name
     is_own = not weights or (name in BACKBONES and published == BACKBONES[name].address)
@@ -136,8 +136,8 @@ def _published_address(address: str, path: Path, digest: str) -> str:
 def _at_resolution(config: BackboneConfig, resolution: int) -> BackboneConfig:
     """The config for images of this size.
 
-    Raises ModelError for images that are smaller than a patch, and for parts of a cell where whole ones are needed. A
-    ResNet without an attention pool takes any size, as its cell is a pixel.
+    Raises ModelError for images smaller than a patch, and for partial cells where whole ones are needed. A ResNet
+    without an attention pool accepts any size, as its cell is a pixel.
     """
     cell = config.image.cell
     if resolution < cell:
@@ -146,7 +146,7 @@ def _at_resolution(config: BackboneConfig, resolution: int) -> BackboneConfig:
         raise ModelError(message, kind="resolution_below_a_patch", key="resolution")
     if config.image.whole_cells and resolution % cell:
         lower = resolution // cell * cell
-        message = f"resolution {resolution} is not a multiple of {cell}, which a {config.family} takes"
+        message = f"resolution {resolution} is not a multiple of {cell}, as a {config.family} needs"
         raise ModelError(
             f"{message}; choose {lower} or {lower + cell}", kind="resolution_of_partial_cells", key="resolution"
         )
@@ -154,7 +154,7 @@ def _at_resolution(config: BackboneConfig, resolution: int) -> BackboneConfig:
 
 
 def _notes_on_resolution(shown: str, own: int, config: BackboneConfig) -> list[str]:
-    """A note where the images do not have the size that the tower was made for, and for pixels that are not read."""
+    """A note if the images do not have the size that the tower was made for, or some pixels are not read."""
     resolution = config.image.resolution
     made_for = f"made for images of {own} pixels, " if own != resolution else ""
     rest = resolution % config.image.cell
@@ -176,7 +176,7 @@ def _resample(state: dict[str, Tensor], config: BackboneConfig) -> None:
 
 
 def _require_pooled(names: Collection[str], config: BackboneConfig, path: Path) -> None:
-    """Raises ModelError for timm's fc_norm, the norm of a pooled feature, where the config has no such norm."""
+    """Raises ModelError for timm's fc_norm, the norm of a pooled feature, if the config has no such norm."""
     if any(name.endswith("fc_norm.weight") for name in names) and not config.image.norms_pooled:
         message = (
             f"{path} has timm's fc_norm, the norm of a feature that is not the class token, which its description "
@@ -200,7 +200,7 @@ def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, name
 
 
 def _require_floats(state: dict[str, Tensor], path: Path) -> None:
-    """Raises ModelError if a tensor has other numbers than floating-point ones, as those of quantised files."""
+    """Raises ModelError if a tensor is not of a floating-point type, as in quantised files."""
     for key, value in state.items():
         if not value.is_floating_point():
             message = (
@@ -211,7 +211,7 @@ def _require_floats(state: dict[str, Tensor], path: Path) -> None:
 
 
 def _require_finite(state: dict[str, Tensor], path: Path) -> None:
-    """Raises ModelError if a tensor has a NaN or an infinite number. Causal masks, which have, are not among them."""
+    """Raises ModelError if a tensor has a NaN or an infinite number. Causal masks, which have them, are not loaded."""
     for key, value in state.items():
         if value.numel() and not torch.isfinite(torch.stack(torch.aminmax(value))).all():
             count = int((~torch.isfinite(value)).sum())

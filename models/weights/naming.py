@@ -24,8 +24,8 @@ NAMINGS = (
     *timm_resnet.NAMINGS,
     *transformers_dino.NAMINGS,
 )
-# In the files, but not part of the towers: OpenAI's records of sizes and its causal mask, timm's ImageNet classifiers,
-# BatchNorm's count of training steps, tensors of DINO's training alone, and tables that follow from the sizes.
+# In the files, but unused by the towers: OpenAI's records of sizes and its causal mask, timm's ImageNet classifiers,
+# BatchNorm's count of training steps, tensors of DINO's training, and tables that follow from the sizes.
 NOT_WEIGHTS = re.compile(
     r"input_resolution|context_length|vocab_size|(.*\.)?attn_mask|(head|fc)\.(weight|bias)|.*\.num_batches_tracked"
     r"|(embeddings\.)?mask_token|local_cls_norm\.(weight|bias)|(.*\.)?rope(_embed)?\.(periods|bands|freqs_cos|freqs_sin)"
@@ -76,11 +76,11 @@ def _renames(state: dict[str, Tensor], path: Path | str) -> dict[str, str]:
 
 
 def invert(state: dict[str, Tensor], like: dict[str, Tensor], library: str) -> dict[str, Tensor]:
-    """The state dict of another library's module, of which `convert_state_dict` makes the native `state` again.
+    """The state dict of another library's module that `convert_state_dict` turns into the native `state`.
 
-    like: a state dict of that module: its names and shapes, and the values of what is not converted. library: for
-    messages. Raises ModelError if the module has no place for a tensor, or for its values, as for a bias that its
-    Linears lack and a method has trained.
+    like: a state dict of that module: its names and shapes, and the values of tensors that are not converted. library:
+    for messages. Raises ModelError if the module has no place for a tensor, or for its values, such as a trained bias
+    that its Linears lack.
     """
     renames = _renames(like, library)
     parts = unfold(state, set(renames.values()))
@@ -88,8 +88,8 @@ def invert(state: dict[str, Tensor], like: dict[str, Tensor], library: str) -> d
     if not missing:
         found = like | {name: parts[new].reshape(like[name].shape) for name, new in renames.items()}
         again = convert_state_dict(found)
-        kept = {name: value for name, value in state.items() if not NOT_WEIGHTS.fullmatch(name)}
-        missing = [name for name in kept.keys() | again.keys() if not _are_equal(kept.get(name), again.get(name))]
+        used = {name: value for name, value in state.items() if not NOT_WEIGHTS.fullmatch(name)}
+        missing = [name for name in used.keys() | again.keys() if not _are_equal(used.get(name), again.get(name))]
     if missing:
         message = f"{library} has no place for the values of {listed(sorted(missing))}; export to onnx or torch"
         raise ModelError(message, kind="unmergeable_tensors")
@@ -110,7 +110,7 @@ def _with_dimensions(value: Tensor, wanted: int | None) -> Tensor:
 def unwrapped(state: dict[str, Tensor], path: Path | str = "the file") -> dict[str, Tensor]:
     """The tensors without the names of WRAPPERS around a known naming; HEADS beside a wrapped backbone are left out.
 
-    Raises ModelError if the names do not decide what is wrapped.
+    Raises ModelError if the names do not determine the wrapped tensors.
     """
     state = _without_prefix(state, "module.", path)
     for _ in range(MAX_WRAPPERS):
@@ -144,7 +144,7 @@ def _contains_known(name: str, wrapper: str) -> bool:
 
 
 def _without_prefix(state: dict[str, Tensor], prefix: str, path: Path | str) -> dict[str, Tensor]:
-    """The tensors without a prefix. Raises ModelError if two had one name then."""
+    """The tensors without a prefix. Raises ModelError if two would have one name."""
     _require_one_of_each({name: name.removeprefix(prefix) for name in state}, path)
     return {name.removeprefix(prefix): value for name, value in state.items()}
 
@@ -162,7 +162,7 @@ def _require_one_of_each(renames: dict[str, str], path: Path | str) -> None:
 
 
 def to_openai_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A native state dict of a CLIP in OpenAI's naming, to publish it: the inverse of `convert_state_dict`."""
+    """A native state dict of a CLIP in OpenAI's naming, for publishing: the inverse of `convert_state_dict`."""
     resnet = any(name.startswith("image.net.") for name in state)
     renames = tuple(
         (native, upstream, tuple((b, a) for a, b in rest))

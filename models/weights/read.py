@@ -1,4 +1,4 @@
-"""Reads the tensors of a weight file, and nothing else: no file can run code here."""
+"""Reads the tensors of a weight file, and nothing else, so that no file can run code."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,14 +10,14 @@ from utils.errors import ModelError
 from utils.formats import SAFETENSORS, FormatError, recognise
 from utils.text import listed, shortened
 
-# under which training programs save a state dict, beside the optimizer's and others
+# keys under which training programs save a state dict, beside the optimizer's and others
 SECTIONS = (
     "state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "backbone", "encoder",
     "teacher", "student", "ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "model_ema_state_dict",
     "params", "params_ema", "weights",
 )  # fmt: skip
-# the sections that are read where a file has others, too: first of all what the file calls its state dict; then of
-# self-distillation (DINO, iBOT) the teacher, which its authors evaluate
+# the sections that are preferred if a file has several: "state_dict", then the teacher of self-distillation (DINO,
+# iBOT), which its authors evaluate
 PREFERRED = {"state_dict": None, "teacher": {"teacher", "student"}}  # section: all that the file may have
 
 
@@ -62,7 +62,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except OSError:
         raise
-    except Exception as error:  # its reader raises errors of its own, torch and Python others
+    except Exception as error:  # safetensors, torch and Python raise errors of many types
         raise FormatError(f"is damaged ({reason(error)}); copy or download it again") from error
 
 
@@ -73,7 +73,7 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def _choose_section(content: dict[Any, Any], path: Path) -> Tensors:
-    """The state dict under one of SECTIONS. Raises ModelError if there is none, or several that nothing decides on."""
+    """The state dict under one of SECTIONS. Raises ModelError if there is none, or several without a preferred one."""
     found = [name for name in SECTIONS if content.get(name) and _is_state_dict(content[name])]
     for section, all_of in PREFERRED.items():
         if section in found and (all_of is None or set(found) <= all_of):
@@ -92,7 +92,7 @@ def _choose_section(content: dict[Any, Any], path: Path) -> Tensors:
 
 
 def _not_a_state_dict(content: Any, path: Path, where: str = "") -> ModelError:
-    """The error for content that is not all tensors by name, with what else it has."""
+    """The error for content that is not all tensors by name, with its other entries."""
     found = type(content).__name__
     if isinstance(content, dict):
         others = {name: value for name, value in content.items() if not isinstance(value, Tensor)} or content

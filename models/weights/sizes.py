@@ -1,7 +1,7 @@
-"""The sizes of a backbone, which its tensors determine: read from them, and of a config, to be compared.
+"""The sizes of a backbone, which its tensors determine: read from tensors or from a config, to compare them.
 
 Sizes are a flat dict: dim, depth, patch, resolution, ..., and of a CLIP joint, text_dim, text_depth, context, ... The
-width of an MLP, `hidden`, is None where it is four times that of the tower.
+width of an MLP, `hidden`, is None if it is four times that of the tower.
 """
 
 from pathlib import Path
@@ -52,7 +52,7 @@ def read_sizes(state: dict[str, Tensor], path: Path | str = "the file") -> Sizes
 
 
 def _require_possible(sizes: Sizes, path: Path | str) -> None:
-    """Raises ModelError for sizes of no backbone, which a damaged file may have, before one is built."""
+    """Raises ModelError for impossible sizes, which a damaged file may have, before a backbone is built."""
     for key, size in sizes.items():
         most = MOST_BLOCKS if "depth" in key or key == "stages" else MOST_CHANNELS
         least = 0 if key == "registers" else 1
@@ -63,7 +63,7 @@ def _require_possible(sizes: Sizes, path: Path | str) -> None:
 
 
 def _clip(state: dict[str, Tensor], joint: int | None) -> Sizes:
-    """The sizes of the text tower and of the joint space, where that is not known."""
+    """The sizes of the text tower, and of the joint space if that is not known."""
     context, text_dim = state["text.positional_embedding"].shape
     if joint is None:
         joint = state["image_projection" if "image_projection" in state else "text_projection"].shape[1]
@@ -93,7 +93,7 @@ def _vit(state: dict[str, Tensor]) -> Sizes:
 
 
 def grid_side(count: int, num_first: int) -> int:
-    """The side of the grid of patches that `count` learnt positions are for; the first tokens have some, or have none.
+    """The side of the grid of patches of `count` learnt positions, which include the first tokens' or not.
 
     Registers' positions are rare, so a count that is a square is one of patches alone.
     """

@@ -10,12 +10,12 @@ from models.weights import hub
 from utils.errors import ModelError
 from utils.text import shortened
 
-# tokenizers of other kinds, in repositories without a tokenizer.json
+# files of other kinds of tokenizers, in repositories without a tokenizer.json
 OTHER_FILES = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json")
 
 
 def build_tokenizer(text: TextConfig, weights: Path) -> Tokenizer:
-    """The tokenizer that `text` names. Nothing is read or fetched before the first text.
+    """The tokenizer of the text tower `text`. Nothing is read or fetched before the first text.
 
     weights: the weight file, beside which the tokenizer's files may be. Raises ModelError, mostly at the first text.
     """
@@ -28,7 +28,7 @@ def build_tokenizer(text: TextConfig, weights: Path) -> Tokenizer:
 def find_files(repository: str, folder: Path) -> Files:
     """tokenizer.json and tokenizer_config.json, each from `folder` if it is there, else from the hub.
 
-    Raises ModelError for a repository without tokenizer.json, and where the hub does not answer.
+    Raises ModelError for a repository without tokenizer.json, and if the hub does not answer.
     """
     tokenizer, config = (_find(repository, folder, file) for file in (TOKENIZER_JSON, CONFIG_JSON))
     if tokenizer is None:

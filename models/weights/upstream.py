@@ -1,4 +1,4 @@
-"""The module of another library that a backbone is: timm's for an image tower alone, open_clip's with a text tower."""
+"""The module of another library that equals a backbone: timm's for an image tower, open_clip's with a text tower."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from models.weights.descriptions import Description, describe_open_clip, describ
 from models.weights.find import OPEN_CLIP_JSON, TIMM_JSON
 from utils.errors import ModelError
 
-POOLS = {"token": "token", "mean": "avg", "attention": "map"}  # our names of poolings -> timm's
+POOLS = {"token": "token", "mean": "avg", "attention": "map"}  # native names of poolings -> timm's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Upstream:
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The name for messages."""
         return "open_clip's model" if self.library == "open_clip" else f"timm's {self.model['architecture']}"
 
     @property
@@ -62,10 +62,10 @@ class Upstream:
 def upstream_of(config: BackboneConfig, known: Description) -> Upstream:
     """The module of `config`. known: the description of the backbone's weights.
 
-    That of the library is taken, or one of the library's plain forms, whichever has this config. Raises ModelError if
-    neither has, as for other activations, or a resolution that open_clip does not build a tower of timm for.
+    It is the library's published one, or else one of its plain forms, if that has this config. Raises ModelError if
+    neither has, as for other activations, or a resolution at which open_clip does not build a tower of timm.
     """
-    # a ResNet without an attention pool takes any size, and its description has timm's
+    # a ResNet without an attention pool accepts any size, and its description has timm's
     resolution = config.image.resolution if config.image.cell > 1 else timm_resnet.RESOLUTION
     wanted = dataclasses.replace(config, image=config.image.at(resolution))
     for model in (known.upstream, _plain(config)):

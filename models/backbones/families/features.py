@@ -1,4 +1,4 @@
-"""Features of published architectures that are not supported here: each is refused by its name."""
+"""Refuses features of published architectures that are not supported, by their names."""
 
 from utils.errors import ModelError
 

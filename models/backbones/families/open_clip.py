@@ -55,7 +55,7 @@ POOLS = {"argmax": "end", "last": "last"}
 
 
 def backbone_config(model: dict[str, Any]) -> BackboneConfig:
-    """The config of a model in open_clip's terms. Missing keys have open_clip's defaults.
+    """The config of a model that open_clip describes. Missing keys have open_clip's defaults.
 
     Raises ModelError for a feature that is not supported here, and KeyError, TypeError, ValueError for a dict that is
     not such a configuration.
@@ -81,7 +81,7 @@ def backbone_config(model: dict[str, Any]) -> BackboneConfig:
 def model_cfg(config: BackboneConfig) -> dict[str, Any]:
     """open_clip's configuration of a CLIP with a plain ViT or a ResNet: `backbone_config` inverted for these.
 
-    A config of another form has another model.
+    The model of a config of another form does not have that config.
     """
     image, text = config.image, cast(TextConfig, config.text)
     vision: dict[str, Any] = {"image_size": image.resolution}
@@ -182,7 +182,7 @@ def _trunk(vision: dict[str, Any], joint: int) -> tuple[ViTConfig, bool, bool]:
     return image, True, bool(vision.get("timm_proj_bias")) if projection == "linear" else True
 
 
-# ---- parts of a configuration ----
+# ---- values of a configuration ----
 
 
 def _require_known(given: dict[str, Any], known: set[str], section: str = "", config: str | None = None) -> None:
@@ -206,13 +206,13 @@ def whole(section: dict[str, Any], key: str, default: int | None = None) -> int:
     """A size in a description. Raises ModelError for anything but a whole number above 0."""
     value = section.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 1:
-        message = f"{key} takes a whole number above 0, found {shortened(repr(value))}; correct it"
+        message = f"{key} must be a whole number above 0, found {shortened(repr(value))}; correct it"
         raise ModelError(message, kind="bad_size", key=key)
     return int(value)
 
 
 def _side(section: dict[str, Any], key: str, default: int) -> int:
-    """The side of a square, which may be given twice. Raises ModelError for another rectangle, too."""
+    """The side of a square, given as one number or as two equal ones. Raises ModelError for another rectangle, too."""
     value = section.get(key, default)
     if not isinstance(value, (list, tuple)):
         return whole(section, key, default)

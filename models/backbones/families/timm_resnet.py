@@ -9,7 +9,7 @@ from models.backbones.families.features import require
 from models.backbones.naming import Naming, Rename
 from models.backbones.resnet import ResNetConfig, imagenet_net
 
-RESOLUTION = 224  # not in the tensors, as a mean over the feature map takes any size
+RESOLUTION = 224  # not in the tensors, as a mean over the feature map accepts any size
 OTHER_LAYERS = "layers beside plain bottlenecks"
 RESNET: tuple[Rename, ...] = (("", "image.net.", ()),)
 NAMINGS = (Naming("timm's ResNet", "layer1.", RESNET),)
@@ -21,7 +21,7 @@ def plain_resnet(stages: tuple[int, ...], width: int = 64) -> BackboneConfig:
 
 
 def plain_terms(config: ResNetConfig) -> dict[str, Any]:
-    """timm's plain ResNet of these sizes, in the words of its config.json."""
+    """timm's plain ResNet of these sizes, as a config.json describes it."""
     channels = [config.width * 2**i for i in range(len(config.stages))]
     return {"architecture": "resnet50", "model_args": {"layers": list(config.stages), "channels": channels}}
 

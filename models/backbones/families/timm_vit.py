@@ -1,6 +1,6 @@
 """Transformers of timm: its VisionTransformer (augreg, DINOv2, SigLIP, TIPSv2) and its Eva (EVA-02, DINOv3, PE).
 
-A config is read from timm's own module, built without memory. Each feature that the tower here lacks is named.
+A config is read from timm's module, built without memory. An unsupported feature is an error that names it.
 """
 
 from typing import Any
@@ -50,7 +50,7 @@ def plain_vit(dim: int, depth: int, patch: int, resolution: int) -> BackboneConf
 
 
 def plain_terms(config: ViTConfig) -> dict[str, Any]:
-    """timm's plain ViT of these sizes, in the words of its config.json. A config of another form has another model."""
+    """timm's plain ViT of these sizes, as a config.json describes it; for another form, the model differs."""
     options: dict[str, Any] = {"patch_size": config.patch, "embed_dim": config.dim, "depth": config.depth}
     options |= {"num_heads": config.heads, "act_layer": config.activation}
     options |= {"mlp_ratio": config.hidden / config.dim} if config.hidden else {}
@@ -58,7 +58,7 @@ def plain_terms(config: ViTConfig) -> dict[str, Any]:
 
 
 def vit_config(model: Any) -> ViTConfig:
-    """The config of timm's VisionTransformer or Eva. Raises ModelError for a feature that the tower here lacks."""
+    """The config of timm's VisionTransformer or Eva. Raises ModelError for an unsupported feature."""
     _require_plain_embedding(model.patch_embed)
     block = model.blocks[0]
     require(len({type(each) for each in model.blocks}) == 1, "blocks of different kinds")
@@ -72,7 +72,7 @@ def vit_config(model: Any) -> ViTConfig:
     require(pooling.kind != "token" or not has_norm[1], "a norm of the class token under timm's name fc_norm")
     final_norm = "tokens" if has_norm[0] else "feature" if has_norm[1] else "none"
     if pooling.kind == "token" and final_norm == "tokens":
-        final_norm = "feature"  # the same, as a norm takes each token by itself
+        final_norm = "feature"  # the same, as a norm treats each token separately
     positions = "none" if model.pos_embed is None else "all"
     if positions == "all" and model.num_prefix_tokens and model.no_embed_class:
         positions = "patches"
@@ -111,7 +111,7 @@ def _require_plain_embedding(embedding: Any) -> None:
 
 
 def _attention(block: Any) -> Any:
-    """The attention of a block whose order is ours."""
+    """The attention of a block with the order of models/backbones/transformer.py. Raises ModelError for others."""
     from timm.layers import Attention, AttentionRope
     from timm.models.eva import EvaAttention, EvaBlock
     from timm.models.vision_transformer import Block

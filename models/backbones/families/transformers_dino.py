@@ -1,6 +1,6 @@
 """DINOv2 and DINOv3 under the tensor names of Hugging Face's transformers.
 
-Their repositories have no description that is read here, so such a file is for a name: -b dinov3_vit_b16 weights FILE.
+Their repositories have no description that is read here, so such a file needs a name: -b dinov3_vit_b16 weights FILE.
 Version 5 has other names in memory than in its files: both are read.
 """
 

@@ -56,7 +56,7 @@ FILES = {  # -> words of the message
     "TIFF of 14 bits": (samples(1, t258=[14]), "has 14 bits"),
     "TIFF of 16 bits of LAB": (samples(3, photometric=8), "CIELAB of 16 bits"),
     "TIFF of JPEG 2000": (samples(1, "u1", t259=[34712]), "compressed with JPEG 2000"),
-    "TIFF of an unknown compression": (samples(1, "u1", t259=[12345]), "not known here (12345)"),
+    "TIFF of an unknown compression": (samples(1, "u1", t259=[12345]), "unknown method (12345)"),
     "TIFF without its pixels": (samples(1, "u1")[:-100], "truncated: its pixels end at byte"),
     "TIFF without its tags": (b"II*\0\xff\xff\xff\0" + bytes(99), "truncated: its list of tags would begin"),
     "TIFF without a size": (samples(1, "u1", t256=[0]), "no width and height"),

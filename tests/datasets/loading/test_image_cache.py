@@ -235,7 +235,7 @@ def test_a_full_disk_ends_the_filling_only(paths, folder, monkeypatch):
     images = prepared(paths, folder, log)
     assert log == [
         f"warning: the image cache {folder} cannot be filled (No space left on device); "
-        "the rest is read from its own files",
+        "the other images are read from their own files",
         f"images    3 of 9 are read from the image cache {folder}",
     ]
     assert_right(images, paths)
@@ -254,7 +254,7 @@ def test_one_process_at_a_time_fills(paths, folder, monkeypatch):
         other.start()
         while not log:
             pass
-        assert log == [f"images    another process fills the image cache {folder}, and is waited for"]
+        assert log == [f"images    waiting for another process that fills the image cache {folder}"]
         assert not list(folder.glob("*.pack"))
     other.join()
     assert log[-1].startswith("images    9 of 9")

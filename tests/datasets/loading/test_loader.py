@@ -250,10 +250,10 @@ def cores(monkeypatch, number, processes=1):
         (2, 1, 2, None),
         (64, 4, 16, None),
         (1, 2, 0, None),
-        (2, 1, 3, "num_workers 3 is more than these 2 cores can run at once, .*; num_workers 2 uses every core once"),
-        (1, 1, 2, "num_workers 2 is more than this core can run at once, .*; num_workers 1 uses"),
-        (64, 4, 17, "num_workers 17 in each of 4 processes is more than these 64 cores can .*; num_workers 16 uses"),
-        (2, 4, 1, "num_workers 1 in each of 4 processes is more than these 2 cores can .*; num_workers 1 uses"),
+        (2, 1, 3, "num_workers 3 is more than these 2 cores can run at once, .*; num_workers 2 is one per core"),
+        (1, 1, 2, "num_workers 2 is more than this core can run at once, .*; num_workers 1 is one per core"),
+        (64, 4, 17, "num_workers 17 in each of 4 processes is more than these 64 cores can .*; num_workers 16 is one"),
+        (2, 4, 1, "num_workers 1 in each of 4 processes is more than these 2 cores can .*; num_workers 1 is one"),
     ],
 )
 def test_more_workers_than_cores_are_one_sentence(monkeypatch, number, processes, workers, expected):

@@ -83,14 +83,14 @@ def test_a_note_for_folders_called_by_codes(tmp_path):
 
     (tmp_path / "names.csv").write_text("n01440764,tench\nn01443537,goldfish\nn01484850,shark\n")
     assert notes(["n01440764", "n01443537"]) == (
-        "its classes are called n01440764, n01443537; a classnames file gives CLIP words to read",
+        "its classes are named n01440764, n01443537; set names that CLIP can read in a classnames file",
     )
-    assert "a classnames file gives CLIP words" not in str(notes([], "classnames", str(tmp_path / "names.csv")))
+    assert "that CLIP can read" not in str(notes([], "classnames", str(tmp_path / "names.csv")))
     (tmp_path / "codes.txt").write_text("n01440764\nn01443537\n")
     assert notes([], "classnames", str(tmp_path / "codes.txt")) == (
-        f"its classes are called n01440764, n01443537; prompt names in {tmp_path}/codes.txt give CLIP words to read",
+        f"its classes are named n01440764, n01443537; add prompt names that CLIP can read to {tmp_path}/codes.txt",
     )
     assert notes(["n01484850", "n01491361"])[0].startswith(
-        "its classes are called n01440764, n01443537, n01484850, ...; a classnames file"
+        "its classes are named n01440764, n01443537, n01484850, ...; set names"
     )
     assert notes(["cat", "dog", "eel", "fox"]) == ()

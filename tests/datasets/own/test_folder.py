@@ -254,7 +254,7 @@ def test_unicode_forms_of_a_name_are_one_class(make):
     assert data.classnames == ["b", "Ähre"]
     assert data.class_counts.tolist() == [1, 2]
     assert data.test.labels.tolist() == [1]
-    assert f"{root}/train: folders whose names are two Unicode forms of one are one class ('Ähre')" in data.notes
+    assert f"{root}/train: folders with names in two Unicode forms are one class ('Ähre')" in data.notes
 
 
 def test_what_a_user_should_know_is_told(make, command, tmp_path):
@@ -270,7 +270,7 @@ def test_what_a_user_should_know_is_told(make, command, tmp_path):
     data = build(root)
     assert data.notes == (
         f"{root}/train: skipped 1 .jpg outside the class folders",
-        f"{root}/train: passed over hidden names and leftovers of systems (1 Thumbs.db)",
+        f"{root}/train: ignored hidden names and leftovers of systems (1 Thumbs.db)",
         f"{root}/train: no pictures in 1 folders ('eel')",
         "2 of 4 classes: no test images ('Cat', 'ox')",
         "2 of 4 classes: the same name but for upper and lower case ('Cat', 'cat')",
@@ -380,7 +380,7 @@ def test_the_first_rows_choose_the_separator(classes, separator, make):
 def test_several_labels_in_a_cell_are_reported(make):
     root = make(with_line("cat/4.jpg,cat|dog", file="train.csv") | {"test.csv": "dog/4.jpg,dog"})
     (note, *_) = build(root, *BOTH).notes
-    assert note.startswith(f"{root}/train.csv: 'cat|dog': made of other class names")
+    assert note.startswith(f"{root}/train.csv: 'cat|dog': combinations of other class names")
 
 
 def test_marks_of_direction_are_no_part_of_a_class(make):
@@ -454,8 +454,8 @@ def test_a_repeated_line_counts_once(make):
 def test_a_few_missing_images_are_told(make):
     """scripts/check_data.py must get at such a list, and bad_images skip leaves them out."""
     root = make(with_line("cat/77.jpg,cat"))
-    note = f"{root}/train.csv: 1 of 9 images looked for are missing, one in line 9 ({root}/cat/77.jpg); "
-    assert build(root, *BOTH).notes == (note + "scripts/check_data.py names all",)
+    note = f"{root}/train.csv: 1 of 9 checked images are missing, one in line 9 ({root}/cat/77.jpg); "
+    assert build(root, *BOTH).notes == (note + "scripts/check_data.py lists all",)
 
 
 def test_numbers_are_labels(make):
@@ -463,7 +463,7 @@ def test_numbers_are_labels(make):
     assert data.classnames == ["0", "1", "2"]
     assert data.train.labels.tolist() == [0, 1, 2]
     assert data.notes == (
-        "its classes are called 0, 1, 2, ...; a classnames file gives CLIP words to read",
+        "its classes are named 0, 1, 2, ...; set names that CLIP can read in a classnames file",
         "1 of 3 classes: no test images ('2')",
     )
 
@@ -637,7 +637,7 @@ def test_imbalance_of_a_folder(make):
         (root / f"train/b/{i}.jpg").unlink()
     data = build(root, "imbalance", 6)
     assert data.class_counts.tolist() == [12, 2, 2]
-    assert data.notes == ("1 of 3 classes: fewer training images than imbalance 6 asks for, so all stay ('b')",)
+    assert data.notes == ("1 of 3 classes: fewer training images than imbalance 6 needs, so all are used ('b')",)
     assert build(root, "imbalance", 100).class_counts.tolist() == [12, 1, 1]  # none loses its last image
 
 

@@ -108,7 +108,7 @@ def test_leftovers_in_a_class_folder(path, root, jpeg):
     data = build(root)
     assert names(root, data) == before
     (note,) = data.notes
-    assert note.startswith(f"{root}: passed over hidden names and leftovers of systems (1 ")
+    assert note.startswith(f"{root}: ignored hidden names and leftovers of systems (1 ")
 
 
 @pytest.mark.parametrize("path", [path for path in IN_CLASSES if path.count("/")])
@@ -119,7 +119,7 @@ def test_leftovers_beside_the_class_folders(path, root, jpeg):
         return
     data = build(root)
     assert data.classnames == ["cat", "dog"]
-    assert "passed over" in data.notes[0]
+    assert "ignored" in data.notes[0]
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -128,7 +128,7 @@ def test_classes_of_any_name_stay(name, root, jpeg):
         write(root / name / f"{i}.jpg", jpeg)
     data = build(root)
     assert data.classnames == sorted(["cat", "dog", name])
-    assert not any("passed over" in note for note in data.notes)
+    assert not any("ignored" in note for note in data.notes)
 
 
 def test_every_name_of_the_table_is_found_in_any_letters():
@@ -145,9 +145,7 @@ def test_the_note_counts_by_name(root, jpeg):
         write(root / f"dog/._{i}.jpg", jpeg)
     write(root / "dog/sub/@eaDir/t.jpg", jpeg)
     write(root / ".cats/1.jpg", jpeg)
-    assert build(root).notes == (
-        f"{root}: passed over hidden names and leftovers of systems (3 ._*, 2 @eaDir, 1 .cats)",
-    )
+    assert build(root).notes == (f"{root}: ignored hidden names and leftovers of systems (3 ._*, 2 @eaDir, 1 .cats)",)
 
 
 def test_folders_that_may_be_thumbnails_are_reported_and_read(root, jpeg):
@@ -155,7 +153,7 @@ def test_folders_that_may_be_thumbnails_are_reported_and_read(root, jpeg):
     data = build(root)
     assert "cat/thumbs/1.jpg" in names(root, data)
     (note,) = data.notes
-    assert "1 folders called thumbs are read as pictures of their classes" in note
+    assert "1 folders named thumbs are read as pictures of their classes" in note
 
 
 # ---- lists ----

@@ -678,7 +678,7 @@ def test_the_right_root_nearby_is_named(name, given, server, images, tmp_path):
     inside = "ILSVRC/Data/CLS-LOC" if given.startswith("ILSVRC") else "inside"
     images(name, f"my pictures/{inside}")
     message = refusal(name, os.path.normpath(top / given), kind="wrong_layout", key="root")
-    suggested = re.search(r"give root '(.*)'$", message).group(1)
+    suggested = re.search(r"set root '(.*)'$", message).group(1)
     assert Path(suggested) == top / inside
     assert len(build(name, suggested).train)
 
@@ -722,7 +722,7 @@ def test_the_command_that_fixes_it_does(case, server, images, tmp_path):
     root.mkdir()
     make(images(name), root)
     for _ in range(commands):
-        command = refusal(name, root, kind="wrong_layout", key="root").partition("this fixes it: ")[2]
+        command = refusal(name, root, kind="wrong_layout", key="root").partition("fix it with: ")[2]
         subprocess.run(["bash", "-euc", command], check=True)
     data = build(name, root)
     assert all(os.path.isfile(path) for path in (*data.train.images.paths, *data.test.images.paths))

@@ -27,8 +27,8 @@ def test_names_of_one_text_are_reported(other):
     assert tokens(other) == tokens(FIVES[0])
     (note,) = text_notes(CLIP, ["dog", FIVES[0], "cat", other])
     assert note == (
-        "2 of 4 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
-        f"({FIVES[0]!r}, {other!r}); a classnames file gives each its own words"
+        "2 of 4 classes: CLIP reads the same text as for another one, and zero_shot cannot distinguish them "
+        f"({FIVES[0]!r}, {other!r}); set distinct names in a classnames file"
     )
 
 
@@ -36,7 +36,7 @@ def test_all_names_of_one_text_are_counted_side_by_side():
     names = ["a", *FIVES[:3], "b", "A", "c"]
     (note,) = text_notes(CLIP, names)
     assert note.startswith(
-        "5 of 7 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
+        "5 of 7 classes: CLIP reads the same text as for another one, and zero_shot cannot distinguish them "
         "('a', 'A', 'four five' and 2 more)"
     )
 
@@ -105,7 +105,7 @@ def test_texts_are_compared_up_to_the_end_token():
 def test_a_name_of_nothing_is_reported(name):
     assert tokens(name) == tokens("")
     (note,) = text_notes(CLIP, ["dog", name])
-    assert note.startswith(f"1 of 2 classes: CLIP reads nothing of the name ({name!r}); a classnames file gives words")
+    assert note.startswith(f"1 of 2 classes: CLIP reads nothing of the name ({name!r}); set readable names")
 
 
 def test_a_text_is_cut_after_77_tokens_and_not_before():
@@ -116,7 +116,7 @@ def test_a_text_is_cut_after_77_tokens_and_not_before():
         notes = text_notes(CLIP, ["dog", name])
         assert len(notes) == cut
         assert not cut or re.match(
-            r"1 of 2 classes: CLIP cuts the text after 77 tokens \('cat .{33}\.\.\.'\); a class", notes[0]
+            r"1 of 2 classes: CLIP cuts the text after 77 tokens \('cat .{33}\.\.\.'\); set short", notes[0]
         )
 
 
@@ -154,7 +154,7 @@ def test_published_names():
     twice = sorted({name for name in IMAGENET_CLASSNAMES if IMAGENET_CLASSNAMES.count(name) > 1})
     assert twice == ["missile", "sunglasses"]
     assert note == (
-        "4 of 1,000 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
+        "4 of 1,000 classes: CLIP reads the same text as for another one, and zero_shot cannot distinguish them "
         "('missile', 'missile', 'sunglasses' and 1 more)"
     )
     assert text_notes(CLIP, digits_lt.CLASSNAMES) == []
@@ -176,7 +176,7 @@ def test_runs_report_it_where_they_read_names(options, method, reported, config,
     run = Trainer(config("num_epochs", 1, *options, method=method))
     execute(run)
     sentence = (
-        "2 of 10 classes: CLIP reads the same text as for another one, and zero_shot cannot tell them apart "
+        "2 of 10 classes: CLIP reads the same text as for another one, and zero_shot cannot distinguish them "
         "('zero', 'Zero')\n"
     )
     assert capsys.readouterr().out.count(sentence) == reported

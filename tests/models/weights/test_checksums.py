@@ -90,7 +90,7 @@ def test_flipped_bits_are_refused_and_the_remedy_helps(serve, content, tmp_path)
         with pytest.raises(ModelError) as caught:
             load_backbone(NAME)
         assert caught.value.kind == "wrong_checksum"
-        assert f"delete {blob}, and it is downloaded again" in str(caught.value)
+        assert f"delete {blob}, so that it is downloaded again" in str(caught.value)
         flip(blob, position)
     load_backbone(NAME)
     flip(blob, 7)
