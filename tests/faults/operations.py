@@ -89,14 +89,15 @@ def copy_name(index: int, half: bool) -> str:
 class Trace:
     """Records the operations of this process, not of its children; `fault` is done once, when its operation is due.
 
-    copies: a folder for copies of the traced one, made before each change of the disk and half-way in each write.
+    copies: a folder for copies of the traced one, made before each change of the disk and half-way in each write of the
+    main thread. Another one, which writes TensorBoard's curves, would copy in the middle of an operation of this one.
     """
 
     def __init__(self, folder: str, fault: Fault | None = None, copies: str | None = None):
         self.folder, self.fault, self.copies = os.path.join(os.path.realpath(folder), ""), fault, copies
         self.process, self.operations, self.counts = os.getpid(), [], Counter()
         self.done = self.failing = False
-        self.copying, self.copier = threading.Lock(), None  # the thread whose own operations copy the folder
+        self.copying = False  # in the main thread, whose operations are not the run's meanwhile
 
     # ---- what happens at an operation ----
 
@@ -114,14 +115,15 @@ class Trace:
 
         half(): writes the first half of the bytes, and returns how many these are. Returns the number of bytes written.
         """
-        own = os.getpid() == self.process and self.copier != threading.get_ident()
+        main = threading.current_thread() is threading.main_thread()
+        own = os.getpid() == self.process and not (main and self.copying)
         name = self.relative(path) if own else None
         if name is None:
             return 0
         operation = Operation(kind, name, self.counts[kind, name])
         self.counts[kind, name] += 1
         self.operations.append(operation)
-        if self.copies and kind in CHANGES:
+        if self.copies and main and kind in CHANGES:
             return self.copy(self.operations.index(operation), half)
         fault = self.fault
         if fault is None or not (
@@ -142,15 +144,12 @@ class Trace:
 
     def copy(self, index: int, half) -> int:
         """Copies the folder as it is before operation `index`, and half-way in it; returns as `meet`."""
-        with self.copying:
-            self.copier = threading.get_ident()
-            try:
-                self._copy_to(copy_name(index, False))
-                written = half() if half else 0
-                if half:
-                    self._copy_to(copy_name(index, True))
-            finally:
-                self.copier = None
+        self.copying = True
+        self._copy_to(copy_name(index, False))
+        written = half() if half else 0
+        if half:
+            self._copy_to(copy_name(index, True))
+        self.copying = False
         return written
 
     def _copy_to(self, name: str) -> None:

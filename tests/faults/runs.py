@@ -143,7 +143,7 @@ class Place:
         operations, copies = self._traced(variant)
         found = {}
         for index, operation in enumerate(operations):
-            if operation.kind in CHANGES:
+            if (copies / copy_name(index, False)).exists():
                 for half in (False, True) if operation.kind == "write" else (False,):
                     found[Fault(operation, "kill", half=half)] = copies / copy_name(index, half)
         return found

@@ -1,7 +1,8 @@
 """Kills before every file operation that changes the disk, and half-way in every write.
 
 A kill after an operation leaves what a kill before the next one leaves, and so does one before an operation that only
-reads: these are not tried. What a kill leaves on the disk is copied meanwhile in an uninterrupted run.
+reads: these are not tried. What a kill leaves on the disk is copied meanwhile in an uninterrupted run. TensorBoard's
+curves, which a thread of its own writes, are cut in test_corruption.py.
 """
 
 import re
