@@ -15,10 +15,11 @@ import pytest
 
 import main
 from utils import config
+from utils.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
-run_all = importlib.import_module("run_all")
+planning, run_all = (importlib.import_module(name) for name in ("planning", "run_all"))
 
 ECHO = '#!/bin/sh\nshift\necho "$@" >&2\ncat\n'  # in the place of Python: prints its stdin, and its arguments on stderr
 
@@ -35,10 +36,32 @@ def script_lines(name, *arguments):
     return result.stdout, result.stderr.split()
 
 
+@functools.cache
+def _parsed(*arguments):
+    return main.parse(list(arguments))
+
+
+@functools.cache
+def _loaded(data, backbone, method, *options):
+    return load_config(data, backbone, method, list(options))
+
+
+def parse(arguments):
+    """main.parse, once for each command; nobody changes the result."""
+    return _parsed(*arguments)
+
+
+def load(data, backbone, method, options):
+    """load_config, once for each command of a project that stays as it is; the result is frozen."""
+    return _loaded(data, backbone, method, *options)
+
+
 @contextlib.contextmanager
 def files_read_once():
-    """Within it, thousands of commands are loaded from files that are read once."""
+    """Within it, thousands of commands are loaded from files that are read once, and planned ones are loaded once."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "parse", parse)
+        patch.setattr(planning, "load_config", load)
         for module, name in (
             (config.files, "read_yaml"),
             (config.files, "config_names"),

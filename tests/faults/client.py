@@ -90,9 +90,9 @@ class Server:
         """Starts an attempt and waits for its end."""
         return self.start(arguments, folder, fault, **request).wait()
 
-    def learn(self, arguments: list[Any], folder: Path) -> Outcome:
+    def learn(self, arguments: list[Any], folder: Path, **request: Any) -> Outcome:
         """Runs a command, and lets the server import what it had to import."""
-        outcome = self.run(arguments, folder, scout=True)
+        outcome = self.run(arguments, folder, scout=True, **request)
         self.socket.sendall((json.dumps({"learn": str(folder)}) + "\n").encode())
         self._answer(0)
         return outcome

@@ -2,6 +2,7 @@
 
 import contextlib
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -20,6 +21,26 @@ def full(request) -> bool:
 def how_many(full):
     """how_many(kind) -> the number of attempts of a kind of counts.py; None: all."""
     return lambda kind: COUNTS[kind][full]
+
+
+@pytest.fixture
+def sample(request, how_many):
+    """sample(CASES, KIND, GROUP) -> as many of the cases as counts.py has of a kind, the same ones in every test.
+
+    They are of as many groups as possible, evenly: group(case) is what makes cases alike.
+    """
+    seed = request.config.getoption("--faults-seed")
+
+    def choose(cases, kind, group):
+        rng, seen = np.random.default_rng([seed, zlib.crc32(kind.encode())]), Counter()
+        order = rng.permutation(len(cases))
+        rank = {}
+        for index in order:
+            rank[index] = seen[group(cases[index])]
+            seen[group(cases[index])] += 1
+        return [cases[index] for index in sorted(sorted(order, key=rank.get)[: how_many(kind)])]
+
+    return choose
 
 
 @pytest.fixture

@@ -2,15 +2,15 @@
 
 ALL = None  # of what there is
 COUNTS: dict[str, tuple[int | None, int | None]] = {  # kind: (make test, make faults)
-    "kills at random times": (30, 300),
-    "kills at file operations, a first run": (ALL, ALL),
+    "kills at random times": (18, 300),
+    "kills at file operations, a first run": (48, ALL),
     "kills at file operations, a resumed run": (16, ALL),
     "kills at file operations, a finished run again": (16, ALL),
     "kills at file operations, a test": (8, ALL),
-    "errors of file operations": (40, ALL),
-    "corrupted files": (200, 3000),
-    "signals at file operations": (12, ALL),
-    "signals while it trains, times each": (1, 10),
+    "errors of file operations": (24, ALL),
+    "corrupted files": (100, 3000),
+    "signals at file operations": (8, ALL),
+    "signals while it trains": (12, 240),
     "signals at random times, times each": (1, 20),
-    "kills of the main process among its workers": (4, 40),
+    "kills of the main process among its workers": (2, 40),
 }

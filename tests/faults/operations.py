@@ -15,9 +15,10 @@ import fcntl
 import io
 import os
 import re
+import shutil
 import signal
 import sys
-import time
+import threading
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -52,9 +53,8 @@ class Operation(NamedTuple):
 class Fault:
     """What happens in place of an operation.
 
-    action: "kill" (SIGKILL), "errno" (it fails with error `number`), "signal" (`number` to the process itself, before
-    it) or "hold" (it waits for `number` seconds, while the file Trace.held exists). half: of a write, the first half of
-    the bytes is written before. lasting: every later change fails, too.
+    action: "kill" (SIGKILL), "errno" (it fails with error `number`) or "signal" (`number` to the process itself, before
+    it). half: of a write, the first half of the bytes is written before. lasting: every later change fails, too.
     """
 
     operation: Operation
@@ -81,14 +81,23 @@ def decode_fault(content: dict[str, Any] | None) -> Fault | None:
     return content and Fault(**content | {"operation": Operation(*content["operation"])})
 
 
-class Trace:
-    """Records the operations of this process, not of its children; `fault` is done once, when its operation is due."""
+def copy_name(index: int, half: bool) -> str:
+    """The name of the copy that is made before operation `index`, or half-way in it."""
+    return f"{index} half" if half else str(index)
 
-    def __init__(self, folder: str, fault: Fault | None = None, held: str = os.devnull):
-        self.folder, self.fault = os.path.join(os.path.realpath(folder), ""), fault
-        self.held = held
+
+class Trace:
+    """Records the operations of this process, not of its children; `fault` is done once, when its operation is due.
+
+    copies: a folder for copies of the traced one, made before each change of the disk and half-way in each write of the
+    main thread. Another one, which writes TensorBoard's curves, would copy in the middle of an operation of this one.
+    """
+
+    def __init__(self, folder: str, fault: Fault | None = None, copies: str | None = None):
+        self.folder, self.fault, self.copies = os.path.join(os.path.realpath(folder), ""), fault, copies
         self.process, self.operations, self.counts = os.getpid(), [], Counter()
         self.done = self.failing = False
+        self.copying = False  # in the main thread, whose operations are not the run's meanwhile
 
     # ---- what happens at an operation ----
 
@@ -101,19 +110,26 @@ class Trace:
         path = os.path.abspath(path)
         return RANDOM_PARTS.sub("*", path.removeprefix(self.folder)) if path.startswith(self.folder) else None
 
-    def meet(self, kind: str, path: Any, half=None) -> None:
-        """Records an operation, and does the fault if it is due here; half(): writes the first half of the bytes."""
-        name = self.relative(path) if os.getpid() == self.process else None
+    def meet(self, kind: str, path: Any, half=None) -> int:
+        """Records an operation, and does the fault if it is due here.
+
+        half(): writes the first half of the bytes, and returns how many these are. Returns the number of bytes written.
+        """
+        main = threading.current_thread() is threading.main_thread()
+        own = os.getpid() == self.process and not (main and self.copying)
+        name = self.relative(path) if own else None
         if name is None:
-            return
+            return 0
         operation = Operation(kind, name, self.counts[kind, name])
         self.counts[kind, name] += 1
         self.operations.append(operation)
+        if self.copies and main and kind in CHANGES:
+            return self.copy(self.operations.index(operation), half)
         fault = self.fault
         if fault is None or not (
             (operation == fault.operation and not self.done) or (self.failing and kind in CHANGES)
         ):
-            return
+            return 0
         self.done, self.failing = True, fault.lasting
         if fault.half and half:
             half()
@@ -121,12 +137,23 @@ class Trace:
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault.action == "signal":
             os.kill(os.getpid(), fault.number)
-        elif fault.action == "hold":
-            os.close(os.open(self.held, os.O_CREAT))
-            time.sleep(fault.number)
         else:
             names = () if kind in NAMELESS or isinstance(path, int) else (os.fspath(path),)
             raise OSError(fault.number, os.strerror(fault.number), *names)
+        return 0
+
+    def copy(self, index: int, half) -> int:
+        """Copies the folder as it is before operation `index`, and half-way in it; returns as `meet`."""
+        self.copying = True
+        self._copy_to(copy_name(index, False))
+        written = half() if half else 0
+        if half:
+            self._copy_to(copy_name(index, True))
+        self.copying = False
+        return written
+
+    def _copy_to(self, name: str) -> None:
+        shutil.copytree(self.folder, os.path.join(self.copies, name), symlinks=True)
 
     # ---- where operations are seen ----
 
@@ -158,8 +185,9 @@ class Trace:
 
     def _os_write(self, write):
         def traced(descriptor, data):
-            self.meet("write", descriptor, lambda: write(descriptor, memoryview(data)[: len(data) // 2]))
-            return write(descriptor, data)
+            data = memoryview(data).cast("B")
+            done = self.meet("write", descriptor, lambda: write(descriptor, data[: len(data) // 2]))
+            return done + write(descriptor, data[done:])
 
         return traced
 
@@ -170,9 +198,9 @@ class Trace:
             """The system's side of an open file."""
 
             def write(self, data) -> int:
-                half = memoryview(data).cast("B")[: memoryview(data).nbytes // 2]
-                trace.meet("write", self.name, lambda: super(File, self).write(half))
-                return super().write(data)
+                data = memoryview(data).cast("B")
+                done = trace.meet("write", self.name, lambda: super(File, self).write(data[: len(data) // 2]))
+                return done + super().write(data[done:])
 
             def readinto(self, buffer) -> int | None:
                 trace.meet("read", self.name)

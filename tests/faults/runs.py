@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from faults.client import Attempt, Outcome, Server, processes, wait_for
-from faults.operations import CHANGES, RANDOM_PARTS, Fault, Operation
+from faults.operations import CHANGES, RANDOM_PARTS, Fault, Operation, copy_name
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -23,6 +23,7 @@ MODEL = f"-b vit weights {WEIGHTS} activation gelu heads 1 mean half classifier_
 COMMON = f"{MODEL} prec_train fp32 prec_test fp32 output_dir run print_freq 3"
 DIGITS = tuple(f"-d digits_lt {COMMON} num_epochs 2 batch_size 16 num_workers 0".split())
 PICTURES = tuple(f"-d folder {COMMON} root pictures batch_size 8 resolution 32".split())
+CHECK = ("-d", "folder", "root", "pictures")  # of scripts/check_data.py
 TEST = ("test_only", "True", "save_logits", "True")
 UNCOMPARED = ("seconds", "images_per_second", "peak_memory_mb", "command", "model")  # of results.json; paths in model
 EARLIER = ("results.json", "checkpoint.safetensors", "metrics.jsonl", "config.yaml")  # of a run that is trained again
@@ -52,7 +53,7 @@ class Place:
     """A server, and folders for runs. States are made once and copied."""
 
     def __init__(self, server: Server, folder: Path):
-        self.server, self.folder, self.count = server, folder, 0
+        self.server, self.folder, self.count, self.has_checked = server, folder, 0, False
         self.empty = folder / "empty"
         write_tiny_vit(self.empty)
         outcome = server.learn(DIGITS, self.copy(self.empty))
@@ -118,7 +119,7 @@ class Place:
         folder = self._with_pictures("damaged pictures")
         bad = folder / "pictures/train/birch/birch-0074.png"
         bad.write_bytes(bad.read_bytes()[:200])
-        outcome = self.server.run(["-d", "folder", "root", "pictures"], folder, script="scripts/check_data.py")
+        outcome = self.check(folder)
         assert (outcome.status, outcome.err) == (1, ""), outcome
         return folder
 
@@ -133,14 +134,29 @@ class Place:
         """A complete run on pictures."""
         return self.completed(self.pictures, (*PICTURES, "num_workers", "2", "num_epochs", "2"))
 
-    @functools.cache  # noqa: B019 (one place in a session)
     def operations(self, variant: str) -> list[Operation]:
         """The file operations of a variant, in order."""
-        folder = self.fresh(VARIANTS[variant].state)
-        outcome = self.server.run(VARIANTS[variant].arguments, folder, traced=True)
+        return self._traced(variant)[0]
+
+    def kills(self, variant: str) -> dict[Fault, Path]:
+        """Folders as the kills of a variant leave them: before each change of the disk, and half-way in each write."""
+        operations, copies = self._traced(variant)
+        found = {}
+        for index, operation in enumerate(operations):
+            if (copies / copy_name(index, False)).exists():
+                for half in (False, True) if operation.kind == "write" else (False,):
+                    found[Fault(operation, "kill", half=half)] = copies / copy_name(index, half)
+        return found
+
+    @functools.cache  # noqa: B019 (one place in a session)
+    def _traced(self, variant: str) -> tuple[list[Operation], Path]:
+        """The operations of a variant and the folder of the copies that were made meanwhile."""
+        folder, copies = self.fresh(VARIANTS[variant].state), self.folder / f"killed in {variant}"
+        copies.mkdir()
+        outcome = self.server.run(VARIANTS[variant].arguments, folder, traced=True, copies=str(copies))
         assert (outcome.status, outcome.err) == (0, ""), outcome
         self.remove(folder)
-        return outcome.operations
+        return outcome.operations, copies
 
     @functools.cache  # noqa: B019
     def reference(self, state: str, arguments: tuple[str, ...]) -> dict[str, object]:
@@ -151,6 +167,14 @@ class Place:
         return left
 
     # ---- during and after a fault ----
+
+    def check(self, folder: Path, *options: str, seconds: float | None = None) -> Outcome:
+        """Runs check_data.py on the pictures of a folder, at most so many seconds."""
+        script = {"script": "scripts/check_data.py"}
+        if not self.has_checked:
+            self.server.learn(CHECK, self.fresh("pictures"), **script)
+            self.has_checked = True
+        return self.server.start((*CHECK, *options), folder, **script).wait(seconds)
 
     @staticmethod
     def wait_for(path: Path, attempt: Attempt) -> None:

@@ -39,6 +39,7 @@ EACH = 5  # images of a class, at most, to train and to test with
 class Request:
     """script: below the project. output: prefix of the files .out and .err, and .trace, the operations below `folder`.
 
+    traced: the operations are recorded, and the folder is copied into `copies` before each that changes the disk.
     memory: bytes of address space beyond those of the server. limits: {name of a resource limit: value}.
     schedule_factor: of the learning rate, for a run that differs from another one of the same command. private_shm:
     bytes of a /dev/shm of its own.
@@ -51,6 +52,7 @@ class Request:
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     fault: dict[str, Any] | None = None
     traced: bool = False
+    copies: str | None = None
     memory: int | None = None
     limits: dict[str, int] = dataclasses.field(default_factory=dict)
     schedule_factor: float | None = None
@@ -73,7 +75,7 @@ def run(request: Request) -> None:
         mount_small_shm(request.private_shm)
     if request.schedule_factor:
         _change_schedule(request.schedule_factor)
-    trace = Trace(request.folder, decode_fault(request.fault), f"{request.output}.held")
+    trace = Trace(request.folder, decode_fault(request.fault), request.copies)
     if request.traced or request.fault:
         trace.install()
     script = str(ROOT / request.script)
@@ -99,6 +101,7 @@ def _become_a_program(request: Request) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python does
     faulthandler.register(signal.SIGUSR2, sys.__stderr__)  # the client asks a run that hangs where it is
     os.environ.update(request.environment)
+    os.fsync = os.fdatasync = os.fstat  # refuses what they refuse; only after a loss of power could the disk differ
 
 
 def _change_schedule(factor: float) -> None:

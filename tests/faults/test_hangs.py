@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 
 LIMIT = 20  # seconds
 TRAIN = (*PICTURES, "num_epochs", "2")
+LISTS = ("train_list", "train.csv", "test_list", "test.csv")
 NAME = "pictures/train/birch/birch-9999.png"
 
 
@@ -72,8 +73,7 @@ def strange(place, monkeypatch):
 @pytest.mark.parametrize("make", STRANGE)
 def test_a_list_names_what_is_not_a_file(make, workers, strange, place):
     folder = strange(make)
-    lists = ("train_list", "train.csv", "test_list", "test.csv")
-    outcome = place.server.start((*TRAIN, *lists, "num_workers", workers), folder).wait(LIMIT)
+    outcome = place.server.start((*TRAIN, *LISTS, "num_workers", workers), folder).wait(LIMIT)
     assert outcome.status == 2, outcome
     assert_refused(outcome, os.path.basename(NAME))
 
@@ -90,8 +90,7 @@ def test_a_folder_has_what_is_not_a_file(make, strange, place):
 @pytest.mark.parametrize("make", STRANGE)
 def test_a_check_reports_what_is_not_a_file(make, strange, place):
     folder = strange(make)
-    check = ("-d", "folder", "root", "pictures", "train_list", "train.csv", "test_list", "test.csv")
-    outcome = place.server.start(check, folder, script="scripts/check_data.py").wait(LIMIT)
+    outcome = place.check(folder, *LISTS, seconds=LIMIT)
     assert (outcome.status, outcome.err) == (1, ""), outcome
     assert os.path.basename(NAME) in outcome.out
     report = next(folder.glob("output/check*/bad_images.txt")).read_text().splitlines()

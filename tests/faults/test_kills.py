@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 LONGER = (*DIGITS, "num_epochs", "5")
 OFTEN = (*LONGER, "save_minutes", "0")  # after every step
 OFTEN += ("val_fraction", "0.2", "val_every", "1", "keep", "best")  # so that each progress has the best epoch, too
-CHUNKS = 6
+CHUNKS = 2
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -45,7 +45,7 @@ def run_for(seconds: float, command, place, folder) -> float | None:
 
 def test_the_main_process_is_killed_while_workers_read(place, rng, findings, how_many):
     """Workers end with it, and the same command starts at once."""
-    command = (*PICTURES, "num_workers", "2", "num_epochs", "20", "print_freq", "1")
+    command = (*PICTURES, "num_workers", "2", "num_epochs", "10", "print_freq", "1")
     expected = place.reference("pictures", command)
     for _ in range(how_many("kills of the main process among its workers")):
         wait = rng.uniform(0.1, 0.6)

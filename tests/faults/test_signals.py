@@ -25,8 +25,8 @@ from faults.runs import (
 pytestmark = pytest.mark.slow
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-CHUNKS = 4
-LONG = (*PICTURES, "num_epochs", "20", "print_freq", "1")  # half a second
+CHUNKS = 2
+LONG = (*PICTURES, "num_epochs", "10", "print_freq", "1")  # a quarter of a second
 STEP = re.compile(r"epoch (\d+)/\d+  step (\d+)/")
 
 
@@ -43,16 +43,14 @@ def assert_ended_by(number: int, outcome, complete: bool) -> None:
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_a_signal_at_a_file_operation(chunk, place, rng, findings, how_many):
+def test_a_signal_at_a_file_operation(chunk, place, sample, findings):
     cases = [
         (name, Fault(operation, "signal", number))
         for name in VARIANTS
         for operation in place.operations(name)
         for number in SIGNALS
     ]
-    count = how_many("signals at file operations")
-    if count is not None:
-        cases = [cases[i] for i in rng.choice(len(cases), count, replace=False)]
+    cases = sample(cases, "signals at file operations", lambda case: (case[0], case[1].number))
     for name, fault in cases[chunk::CHUNKS]:
         variant = VARIANTS[name]
         with findings.case(f"{name}, {fault} ({signal.Signals(fault.number).name})"):
@@ -69,6 +67,9 @@ def test_a_signal_at_a_file_operation(chunk, place, rng, findings, how_many):
 
 # ---- while it trains and tests, with and without workers ----
 
+HOW = ("once", "group", "twice")
+WORKERS = (0, 2)
+
 
 def send(attempt, number: int, how: str, rng) -> None:
     """Sends a signal once, twice in a row, or to all processes of the run."""
@@ -78,14 +79,17 @@ def send(attempt, number: int, how: str, rng) -> None:
         attempt.signal(number)
 
 
-@pytest.mark.parametrize("how", ["once", "twice", "group"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("workers", WORKERS)
 def test_a_signal_while_it_trains(workers, how, place, rng, findings, how_many):
+    """Two signals of a sample meet each pair of a way, a number of workers and a signal; SIGINT, two workers' group."""
     command = (*LONG, "num_workers", str(workers))
     expected = place.reference("pictures", command)
-    for number in SIGNALS * how_many("signals while it trains, times each"):
+    first = 2 * (HOW.index(how) + WORKERS.index(workers))
+    for count in range(how_many("signals while it trains") // (len(HOW) * len(WORKERS))):
+        number = SIGNALS[(first + count) % len(SIGNALS)]
         folder = place.fresh("pictures")
-        run, wait = folder / RUN, rng.uniform(0, 0.2)
+        run, wait = folder / RUN, rng.uniform(0, 0.1)
         with findings.case(f"{signal.Signals(number).name} {how}, {wait:.3f} s after the first step"):
             attempt = place.server.start(command, folder)
             place.wait_for(run / "metrics.jsonl", attempt)

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from script_runs import dry_run, files_read_once, script_lines
+from script_runs import dry_run, files_read_once, load, parse, script_lines
 
-import main as cli
-from utils.config import load_config, training_options
+from utils.config import training_options
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,7 +44,7 @@ def expand(paper, group):
 
 
 def load_cell(data, backbone, name, options):
-    return load_config(data, backbone, name, [str(text) for pair in options.items() for text in pair])
+    return load(data, backbone, name, [str(text) for pair in options.items() for text in pair])
 
 
 def identity(cfg):
@@ -82,8 +81,8 @@ def planned(lines):
     for line in dry_run(lines):
         program, script, *arguments = shlex.split(line, comments=True)
         assert (program, script) == ("python", "main.py")
-        args = cli.parse(arguments)
-        cfg = load_config(args.data, args.backbone, args.method, args.options)
+        args = parse(arguments)
+        cfg = load(args.data, args.backbone, args.method, args.options)
         commands.append((line, cfg, identity(cfg)))
     return commands
 

@@ -21,9 +21,8 @@ import pytest
 import yaml
 from helpers import said, train
 from PIL import Image
-from script_runs import dry_run, files_read_once, script_lines
+from script_runs import dry_run, files_read_once, load, parse, script_lines
 
-import main as cli
 from datasets import build_data
 from utils.config import completed, config_names, load_config, training_options
 from utils.config.schema import FORMER_VALUES, KEYS
@@ -63,8 +62,8 @@ def read_command(line):
     """A printed command -> its configuration; raises what main.py would refuse."""
     program, script, *arguments = shlex.split(line, comments=True)
     assert (program, script) == ("python", "main.py")
-    args = cli.parse(arguments)
-    return load_config(args.data, args.backbone, args.method, args.options)
+    args = parse(arguments)
+    return load(args.data, args.backbone, args.method, args.options)
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +122,14 @@ def test_digits_has_five_seeds(dry_runs):
 @pytest.mark.slow
 def test_only_and_what_is_added_to_all():
     only = "places.*(CE|LADE)(?!.*test_only)"
-    out = call("losses", "--dry-run", "--only", only, "lr", "1", "--seeds", "2", "num_epochs", "3")
-    assert out.stdout.splitlines() == [
+    assert dry_run(*script_lines("run_losses", "--only", only, "lr", "1", "--seeds", "2", "num_epochs", "3")) == [
         f"python main.py -d places_lt -b clip_vit_b16 -m lift+ loss_type {loss} lr 1 num_epochs 3{seed}"
         for loss in ("CE", "LADE")
         for seed in ("", " seed 1")
     ]
+    # with a process of its own
     out = call("main", "--dry-run", "--only", "places", "--root", "places_lt=/my pictures")
     assert [read_command(line).root for line in out.stdout.splitlines()] == ["/my pictures"] * 4
-    # with run_all in this process
     lines = dry_run(*script_lines("run_losses", "-d", "digits_lt", "-b", "clip_tiny"))  # three data sets become one
     assert len(lines) == 2 * 7
     assert len(dry_run(*script_lines("run_losses", "--more", "--only", "cifar"))) == 2 * 8
@@ -385,17 +383,17 @@ def test_as_many_runs_at_once_as_jobs(fake):
 def interrupted(tmp_path):
     """interrupted(LINES, SIGNAL) starts run_all, sends it the signal once a run has started, and waits for its end."""
     (tmp_path / "main.py").write_text(FAKE_MAIN.format(root=str(ROOT)))
-    code = f"""
+
+    def call(lines, ending, patience=60):
+        code = f"""
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT / "scripts")!r})
 import planning, run_all
 planning.ROOT = run_all.ROOT = Path.cwd()
-run_all.PATIENCE = 3
+run_all.PATIENCE = {patience}
 sys.exit(run_all.main())
 """
-
-    def call(lines, ending):
         (tmp_path / "lines").write_text("\n".join(lines))
         with open(tmp_path / "lines") as given:
             process = fork_server.start(["-c", code], cwd=tmp_path, stdin=given, stderr=subprocess.DEVNULL)
@@ -417,7 +415,7 @@ def test_ctrl_c_ends_what_was_started(ending, interrupted, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_ignores_ctrl_c_is_killed_with_its_children(interrupted, tmp_path):
-    assert interrupted([f"{BASE} lr 15"], signal.SIGHUP) == 129
+    assert interrupted([f"{BASE} lr 15"], signal.SIGHUP, patience=0.3) == 129
     for pid in (tmp_path / "pids").read_text().split():
         state = Path(f"/proc/{pid}/stat")
         assert not state.exists() or state.read_text().rpartition(") ")[2][0] == "Z"  # nobody waits for an orphan
