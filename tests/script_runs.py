@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import main
 from utils import config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,13 +38,8 @@ def script_lines(name, *arguments):
 def files_read_once():
     """Within it, thousands of commands are loaded from files that are read once."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in (
-            (config.files, "read_yaml"),
-            (config.files, "config_names"),
-            (main, "config_names"),
-            (main, "help_text"),
-        ):
-            patch.setattr(module, name, functools.cache(getattr(module, name)))
+        for name in ("read_yaml", "config_names"):
+            patch.setattr(config.files, name, functools.cache(getattr(config.files, name)))
         yield
 
 
@@ -54,8 +48,7 @@ def dry_run(lines, arguments=()):
     before, printed = signal.getsignal(signal.SIGPIPE), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.chdir(ROOT)
-        patch.setattr("sys.argv", ["run_all.py", "--dry-run", *arguments])
         patch.setattr("sys.stdin", io.StringIO(lines))
-        assert run_all.main() == 0
+        assert run_all.main(["--dry-run", *arguments]) == 0
     signal.signal(signal.SIGPIPE, before)
     return printed.getvalue().splitlines()

@@ -39,8 +39,9 @@ def results_file(cfg):
 
 
 sys.path.insert(0, str(ROOT / "scripts"))
-collect_results, count_parameters, planning, run_all = map(
-    importlib.import_module, ("collect_results", "count_parameters", "planning", "run_all")
+collect_results, count_parameters, planning, results_table, run_all, running = map(
+    importlib.import_module,
+    ("collect_results", "count_parameters", "planning", "results_table", "run_all", "running"),
 )
 SCRIPTS = sorted((ROOT / "scripts").glob("run_*.sh"))
 GROUPS = (
@@ -213,13 +214,12 @@ def fake(tmp_path, monkeypatch):
     """fake(LINES, ARGUMENT, ...): run_all with a main.py that only records that it ran."""
     (tmp_path / "main.py").write_text(FAKE_MAIN.format(root=str(ROOT)))
     monkeypatch.chdir(tmp_path)
-    for module in (planning, run_all):
+    for module in (planning, running):
         monkeypatch.setattr(module, "ROOT", tmp_path)
 
     def run(lines, *arguments):
-        monkeypatch.setattr("sys.argv", ["run_all.py", *arguments])
         monkeypatch.setattr("sys.stdin", open_lines(lines))
-        return run_all.main()
+        return run_all.main(list(arguments))
 
     def open_lines(lines):
         (tmp_path / "lines").write_text("\n".join(lines))
@@ -389,10 +389,10 @@ def interrupted(tmp_path):
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT / "scripts")!r})
-import planning, run_all
-planning.ROOT = run_all.ROOT = Path.cwd()
-run_all.PATIENCE = 3
-sys.exit(run_all.main())
+import planning, run_all, running
+planning.ROOT = running.ROOT = Path.cwd()
+running.PATIENCE = 3
+sys.exit(run_all.main([]))
 """
 
     def call(lines, ending):
@@ -459,8 +459,7 @@ def results(tmp_path):
 
 def collected(capsys, tmp_path, *arguments, monkeypatch=None):
     """The table of tmp_path/output as {(data, backbone, run, test): the other cells}."""
-    monkeypatch.setattr("sys.argv", ["collect_results.py", str(tmp_path / "output"), *arguments])
-    assert collect_results.main() == 0
+    assert collect_results.main([str(tmp_path / "output"), *arguments]) == 0
     said = capsys.readouterr()
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in said.out.splitlines()[2:]]
     return {tuple(row[:4]): row[4:] for row in rows}, said.err
@@ -538,7 +537,7 @@ results:
 def published(results, tmp_path, capsys, monkeypatch):
     """published(COMMAND, FILE, ...) -> [published overall, source] beside a whole run of PUBLISHED's, or two blanks."""
     (tmp_path / "published.yaml").write_text(PUBLISHED)
-    monkeypatch.setattr(collect_results, "PUBLISHED", tmp_path / "published.yaml")
+    monkeypatch.setattr(results_table, "PUBLISHED", tmp_path / "published.yaml")
 
     def beside(arguments, file="results.json", sizes=None, **changes):
         data = arguments.split()[1]
@@ -546,8 +545,8 @@ def published(results, tmp_path, capsys, monkeypatch):
         weights = {"name": "clip:ViT-B-16", "sha256": "abc", "published": True}
         whole = {"weights": weights, "per_class": [{"train": train - 1, "test": test - 2}, {"train": 1, "test": 2}]}
         path = results(arguments, 80.0, file, **(whole | changes))
-        rows = collect_results.collect([path], tmp_path / "output")
-        collect_results.show(rows)
+        rows = results_table.collect([path], tmp_path / "output")
+        results_table.show(rows)
         printed = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")]
         assert (rows[0].source in printed) or rows[0].published is None
         return [rows[0].published, rows[0].source]
@@ -617,7 +616,7 @@ def test_a_published_value_is_not_shown_beside_other_weights_or_images(published
 def test_every_published_value_is_shown_beside_its_run(published, monkeypatch):
     """With what a trainer fills in: the normalisation of the weights, and the pixels of expand."""
     content = yaml.safe_load((ROOT / "scripts/published.yaml").read_text())
-    monkeypatch.setattr(collect_results, "PUBLISHED", ROOT / "scripts/published.yaml")
+    monkeypatch.setattr(results_table, "PUBLISHED", ROOT / "scripts/published.yaml")
     seen = 0
     for entry in content["results"]:
         flags = f"-m {entry['model']}" if "model" in entry else f"-b {entry['backbone']} -m {entry['method']}"
@@ -744,8 +743,7 @@ def test_other_groups_make_another_row(results, tmp_path, capsys, monkeypatch):
 
 
 def test_no_results(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["collect_results.py", str(tmp_path)])
-    assert collect_results.main() == 2
+    assert collect_results.main([str(tmp_path)]) == 2
     said(capsys.readouterr().err.rstrip())
 
 
@@ -754,8 +752,7 @@ def test_no_results(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_table_of_parameters_is_what_the_command_prints(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["count_parameters.py"])
-    assert count_parameters.main() == 0
+    assert count_parameters.main([]) == 0
     printed = capsys.readouterr().out
     assert printed == (ROOT / "docs/parameters.md").read_text()
     cells = dict(re.findall(r"^\| (\S+) \| ([\d,]+) \|", printed, re.MULTILINE))

@@ -100,10 +100,11 @@ def _unknown(topic: str) -> ConfigError:
 
 def _first_steps(width: int) -> str:
     """Usage, examples, names and the commonest keys."""
-    lines = [f"usage: {USAGE}", "", "Fine-tunes a frozen CLIP or ViT for long-tailed recognition, and tests it."]
+    lines = [f"usage: {USAGE}", ""]
+    lines += [_wrapped("Fine-tunes a frozen CLIP or ViT for long-tailed recognition, and tests it.", width)]
     lines += ["", "examples"]
     for command, comment in EXAMPLES.items():
-        lines += [f"  python main.py {command}", f"      {comment}"]
+        lines += [f"  python main.py {command}", _wrapped(comment, width, " " * 6, " " * 6)]
     for section, flag in (("data", "-d DATA"), ("backbone", "-b BACKBONE"), ("method", "-m METHOD")):
         lines += ["", f"{flag} ({TITLES[section]}; --help {flag[:2]} describes them)"]
         lines.append(_wrapped(", ".join(_grouped(config_names(section))), width, "  ", "  "))
@@ -124,7 +125,7 @@ def _first_steps(width: int) -> str:
 
 def _all_keys(width: int) -> str:
     """Every key with default and meaning, by section; LIFT's names after them."""
-    lines = ["All keys, with their defaults; --help KEY describes one in full."]
+    lines = [_wrapped("All keys, with their defaults; --help KEY describes one in full.", width)]
     for section, keys in SCHEMA.items():
         lines += ["", section, *(_row(name, key, width) for name, key in keys.items())]
     defaults = ", ".join(f"{name} {value}" for name, value in LIFT_DEFAULTS.items())
@@ -157,7 +158,7 @@ def _method(name: str, width: int) -> str:
     """The keys of a fine-tuning method."""
     towers = {"blocks": ("v.", "l."), "resnet": ("v.",), "head": ("",)}[METHODS[name].target]
     keys = [tower + key for tower in towers for key in METHODS[name].keys(name)]
-    title = f"the keys of {name}" + (" (v: image tower, l: text tower)" if len(towers) == 2 else "")
+    title = f"its keys{' (v: image tower, l: text tower)' if len(towers) == 2 else ''}"
     return "\n".join([title, *(_row(key, KEYS[key], width) for key in keys)])
 
 

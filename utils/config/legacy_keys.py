@@ -72,7 +72,7 @@ def _head_init(value: str | None, values: Values) -> Values:
         return {"classifier_init": INITS[value], "classifier_init_images": None}
     shots = re.fullmatch(r"([1-9][0-9]{0,8})_shot", value)
     if not shots:
-        raise ValueError(f"it takes one of {', '.join(INITS)}, k_shot with a number k (10_shot), or None")
+        raise ValueError(f"it must be one of {', '.join(INITS)}, k_shot with a number k (10_shot), or None")
     return {"classifier_init": "class_mean", "classifier_init_images": int(shots[1])}
 
 

@@ -27,7 +27,7 @@ def parse_value(name: str, key: Key, value: Any) -> Any:
     if value is None or value in ("None", "none", "null"):
         if key.takes_none:
             return None
-        raise ConfigError(f"{name} cannot be None; it takes {expected(key)}", kind="wrong_value", key=name)
+        raise ConfigError(f"{name} must be {expected(key)}, not None", kind="wrong_value", key=name)
     try:
         parsed = KINDS[key.kind][0](value)
         if key.kind == "floats" and isinstance(parsed, str):  # the name of a normalisation
@@ -38,13 +38,13 @@ def parse_value(name: str, key: Key, value: Any) -> Any:
     if not valid:
         nearest = nearest_value(str(value), _choices(key))
         hint = f"; did you mean {nearest}?" if nearest else ""
-        message = f"{name} takes {expected(key, value)}, found '{shortened(str(value))}'{hint}"
+        message = f"{name} must be {expected(key, value)}, found '{shortened(str(value))}'{hint}"
         raise ConfigError(message, kind="wrong_value", key=name)
     return parsed
 
 
 def _choices(key: Key) -> list[str]:
-    """The values of a key that takes one of a few, as they are written."""
+    """The choices of a key as text; [] for a key without choices."""
     few: Mapping[str, Iterable[object]] = {"bool": (True, False), "floats": NORMALISATIONS}
     return [str(choice) for choice in key.choices or few.get(key.kind, ())]
 
