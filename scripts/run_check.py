@@ -31,7 +31,7 @@ def load(data: str, options: list[str]) -> Config:
     cfg = load_config(data, "clip_tiny", "zs", [*options, *(["bad_images", "stop"] if len(options) % 2 == 0 else [])])
     other = [key for key in options[::2] if key not in KEYS]
     if other:
-        raise ConfigError(f"a check takes {', '.join(KEYS)}; leave {other[0]} out", kind="unused_key", key=other[0])
+        raise ConfigError(f"a check accepts {', '.join(KEYS)}; leave {other[0]} out", kind="unused_key", key=other[0])
     return cfg
 
 

@@ -198,7 +198,7 @@ def test_a_failure_is_status_1(command, training_raises, monkeypatch):
     training_raises(RuntimeError("something broke"))
     status, error = command()
     assert status == 1
-    assert error == "failed: RuntimeError: something broke (DEBUG=1 shows where)\n"
+    assert error == "failed: RuntimeError: something broke (DEBUG=1 shows the traceback)\n"
     monkeypatch.setenv("DEBUG", "1")
     with pytest.raises(RuntimeError, match="something broke"):
         command()

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import io
 import itertools
 import json
 import os
@@ -507,6 +508,30 @@ def test_mean_and_deviation_over_seeds(results, tmp_path, capsys, monkeypatch):
     assert float(row["overall_deviation"]) == pytest.approx(deviation)
     assert (row["n"], row["many_mean"], row["published_overall"]) == ("3", "", "")
     assert table["lift+_lr_0.25", "1 crop"]["overall_deviation"] == ""
+
+
+class Screen(io.StringIO):
+    """A terminal of 80 columns."""
+
+    def isatty(self):
+        return True
+
+
+def test_the_table_fits_a_terminal(results, tmp_path, monkeypatch):
+    """Two lines for each row, with the numbers of the Markdown table, which stays for pipes."""
+    for seed, value in enumerate((81.0, 83.5)):
+        results(f"{BASE} lr 0.5 seed {seed}", value)
+    results(f"{BASE} loss_type LDAM", 40.0)
+    rows = results_table.collect(tmp_path.rglob("results.json"), tmp_path / "output")
+    monkeypatch.setattr("sys.stdout", Screen())
+    results_table.show(rows)
+    shown = sys.stdout.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    for line in results_table.markdown(rows)[2:]:
+        data, backbone, run, test, *numbers, trained, n = (cell.strip() for cell in line.strip("| ").split(" | "))
+        names = f"{run} ({backbone}; {test})  n = {n}, {trained} trainable\n"
+        assert f"{names}{' ' * 5}{''.join(number.rjust(15) for number in numbers)}\n" in shown
+        assert shown.splitlines()[0] == data
 
 
 def test_settings_and_not_names_make_a_row(results, tmp_path, capsys, monkeypatch):

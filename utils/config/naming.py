@@ -94,7 +94,7 @@ def _given_directory(given: str, warn: Callable[[str], None]) -> Path:
     directory = OUTPUT / path.removeprefix(f"{OUTPUT}/")
     if path.split("/")[0] == ".." or _leads_elsewhere(directory):
         target = os.path.realpath(directory)
-        message = f"output_dir {given} leads out of {OUTPUT}/; if you mean that, use the absolute path {target}"
+        message = f"output_dir {given} is outside {OUTPUT}/; if you mean that, use the absolute path {target}"
         raise ConfigError(message, kind="outside_output", key="output_dir")
     return directory
 

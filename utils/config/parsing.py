@@ -63,7 +63,7 @@ def expected(key: Key, value: Any = None) -> str:
     """The values that a key takes, in words. value: the one that was found, for the limit that it exceeds."""
     choices = ", ".join(map(str, key.choices))
     if key.kind == "names":
-        return f"names out of {choices}, with commas between them"
+        return f"a comma-separated list of names from {choices}"
     if key.choices:
         return f"one of {choices}" + (" or None" if key.takes_none else "")
     limits = f" of at least {key.min}" if key.min is not None else ""
@@ -159,7 +159,7 @@ KINDS: dict[Kind, tuple[Callable[[Any], Any], str]] = {
     "int": (_int, "a whole number"),
     "float": (_float, "a number"),
     "str": (_text, "a text"),
-    "names": (_names, "names with commas between them"),
+    "names": (_names, "a comma-separated list of names"),
     "path": (_path, f"a path with names of up to {NAME_BYTES} bytes"),
     "floats": (_floats, "three numbers like [0.5,0.5,0.5], or clip, imagenet, half"),
     "layers": (_layers, "None, a whole number, or a list of block numbers like [0,2]"),

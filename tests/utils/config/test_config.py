@@ -730,7 +730,7 @@ def test_no_seed_is_another_one_each_time(monkeypatch):
     lines = []
     seeds = {load_config("digits_lt", "clip_tiny", "lift+", ["seed", "None"], lines.append).seed for _ in range(5)}
     assert len(seeds) == 5
-    assert "seed None: this run draws seed" in lines[0]
+    assert "seed None: this run uses seed" in lines[0]
 
 
 def test_lists_name_the_run_by_their_files_names():
