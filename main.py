@@ -45,7 +45,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def warn(line: str) -> None:
     """Prints a note about the command line."""
-    terminal.say(f"note: {line}", error=True)
+    terminal.say(f"note: {line}", error=True, wrap=True)
 
 
 def explain(error: Exception) -> str:
@@ -84,20 +84,20 @@ def execute(args: argparse.Namespace, command: str, stopping: Stopping) -> int:
 
         run(cfg, command, stopping)
     except Stopped as stop:
-        terminal.say(f"{stop}; {RESUME}", error=True)
+        terminal.say(f"{stop}; {RESUME}", error=True, wrap=True)
         return status(stop.number)
     except KeyboardInterrupt:
-        terminal.say(f"{describe(signal.SIGINT)}; {RESUME}", error=True)
+        terminal.say(f"{describe(signal.SIGINT)}; {RESUME}", error=True, wrap=True)
         return status(signal.SIGINT)
     except UserError as error:
         if debugging:
             raise
-        terminal.say(f"error: {error}", error=True)
+        terminal.say(f"error: {error}", error=True, wrap=True)
         return 2
     except Exception as error:
         if debugging:
             raise
-        terminal.say(f"failed: {explain(error)} (DEBUG=1 shows the traceback)", error=True)
+        terminal.say(f"failed: {explain(error)} (DEBUG=1 shows the traceback)", error=True, wrap=True)
         return 1
     return 0
 

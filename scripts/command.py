@@ -17,13 +17,13 @@ def execute(function: Callable[[list[str]], int], arguments: list[str], interrup
         with Stopping(interrupted).handled():
             return function(arguments)
     except KeyboardInterrupt:
-        terminal.say(f"interrupted; {interrupted}", error=True)
+        terminal.say(f"interrupted; {interrupted}", error=True, wrap=True)
         return 130
     except Exception as error:
         if os.environ.get("DEBUG") == "1":
             raise
         if isinstance(error, UserError):
-            terminal.say(f"error: {error}", error=True)
+            terminal.say(f"error: {error}", error=True, wrap=True)
             return 2
-        terminal.say(f"failed: {terminal.describe(error)} (DEBUG=1 shows the traceback)", error=True)
+        terminal.say(f"failed: {terminal.describe(error)} (DEBUG=1 shows the traceback)", error=True, wrap=True)
         return failed
