@@ -49,7 +49,7 @@ def number_or(word: str, least: float, most: float):
         except ValueError:
             value = math.nan
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"takes {word}, or a number from {least:g} to {most:g}, found '{text}'")
+            raise argparse.ArgumentTypeError(f"must be {word}, or a number from {least:g} to {most:g}, found '{text}'")
         return value
 
     return parse
@@ -61,7 +61,7 @@ TAU = number_or("sweep", -10, 10)
 def fitting_split(text: str) -> str:
     """The type of --on."""
     if text not in ("val", "train"):
-        raise argparse.ArgumentTypeError(f"takes val or train, as test images choose nothing, found '{text}'")
+        raise argparse.ArgumentTypeError(f"must be val or train, as test images must not choose values, found '{text}'")
     return text
 
 

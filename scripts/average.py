@@ -51,7 +51,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error("--greedy chooses among several runs; give more of them")
     args.alpha = WISE_FT_ALPHA if args.alpha is None else args.alpha
     if not 0 <= args.alpha <= 1:
-        parser.error(f"--alpha takes a number from 0 to 1, found {args.alpha:g}")
+        parser.error(f"--alpha must be a number from 0 to 1, found {args.alpha:g}")
     return args
 
 

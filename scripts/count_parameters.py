@@ -43,7 +43,7 @@ def empty_backbone(cfg: Config) -> "Backbone":
     backbone.mean, backbone.std = known.mean, known.std
     if backbone.text is not None:
         if not any(value is True for value in cfg.l.values()):
-            backbone.text.blocks = backbone.text.blocks[:0]  # encoding the names takes long and counts nothing
+            backbone.text.blocks = backbone.text.blocks[:0]  # slow, and without effect on the counts
         backbone.text.to_empty(device="cpu")
         torch.nn.init.ones_(backbone.text.token_embedding.weight)  # zeros would be words outside its vocabulary
         for name, parameter in backbone.named_parameters(recurse=False):

@@ -76,7 +76,7 @@ def build_config(args: argparse.Namespace) -> Config:
     keys = DATA_KEYS if args.run else (*DATA_KEYS, *WEIGHT_KEYS)
     given = pair_options(args.options)
     if other := next((key for key in given if key not in keys), None):
-        message = f"features take {', '.join(keys)}; leave {other} out"
+        message = f"features accept {', '.join(keys)}; leave {other} out"
         raise ConfigError(message, kind="unused_key", key=other)
     flags = {"weights": args.weights, "prec_test": args.precision} if args.backbone else {}
     given |= {key: value for key, value in flags.items() if value is not None}
@@ -136,7 +136,7 @@ def run(arguments: list[str]) -> int:
 
     # ---- model and images ----
     extractor = build_model(args, cfg)
-    if isinstance(extractor, Predictor):  # pictures are read as in its test, unless a key says otherwise
+    if isinstance(extractor, Predictor):  # pictures are read as in its test, unless keys are given
         cfg = completed(cfg, {key: getattr(extractor.pictures([]), key) for key in READING})
     images, labels, classnames = find_images(args, cfg)
 

@@ -19,7 +19,7 @@ def whole(least: int) -> Callable[[str], int]:
 
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"takes a whole number of at least {least}, found '{text}'")
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, found '{text}'")
         return int(text)
 
     return number

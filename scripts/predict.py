@@ -45,7 +45,7 @@ def share(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"takes a number from 0 to 1, found '{text}'")
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, found '{text}'")
     return value
 
 

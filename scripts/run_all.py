@@ -46,7 +46,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 def _data_and_folder(text: str) -> tuple[str, str]:
     data, _, folder = text.partition("=")
     if not (data and folder):
-        raise argparse.ArgumentTypeError(f"takes DATA=FOLDER, found '{text}'")
+        raise argparse.ArgumentTypeError(f"must be DATA=FOLDER, found '{text}'")
     return data, folder
 
 
@@ -61,7 +61,7 @@ def _count(text: str) -> int:
     if text == "cores":
         return os.cpu_count() or 1
     if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, found '{text}'")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, found '{text}'")
     return int(text)
 
 

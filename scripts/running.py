@@ -31,11 +31,11 @@ class Started(NamedTuple):
 
 
 def run_all(runs: list[Run], jobs: int) -> dict[Run, str]:
-    """Runs them, `jobs` at once, a test after its training run. Returns the failed ones with the reason."""
+    """Executes the runs, `jobs` at once, tests after their training runs. Returns the failed runs with the reasons."""
     waiting = list(runs)
     running: dict[Future[int], Started] = {}  # by the future of the exit status
     failed: dict[Run, str] = {}
-    ending: int = signal.SIGINT  # is sent to what runs
+    ending: int = signal.SIGINT  # is sent to unfinished runs
     with ThreadPoolExecutor(jobs) as pool:
         try:
             while waiting or running:
@@ -74,7 +74,7 @@ def run_all(runs: list[Run], jobs: int) -> dict[Run, str]:
 
 
 def start(run: Run) -> subprocess.Popen[bytes]:
-    """Starts a run in a session of its own, so that Ctrl-C reaches it once, through `stop`."""
+    """Starts a run in a new session, so that it gets Ctrl-C only once, from `stop`."""
     run.terminal.parent.mkdir(parents=True, exist_ok=True)
     run.terminal.unlink(missing_ok=True)  # a link is not followed
     with open(run.terminal, "xb") as output:

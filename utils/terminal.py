@@ -154,7 +154,7 @@ def protect() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 (until the process ends)
     sys.stdout = _Stream(1, "<stdout>", _encoding_of(sys.stdout))

@@ -190,7 +190,7 @@ def test_wrong_input(arguments, run):
 
 @pytest.mark.parametrize(
     "options",
-    [("--top", "0"), ("--threshold", "2"), ("--threshold", "x"), ("--batch_size", "-1"), ("--precision", "int8")],
+    [("--top", "0"), ("--threshold", "2"), ("--threshold", "x"), ("--batch_size", "-1"), ("--precision", "int4")],
 )
 def test_wrong_options(options, run):
     status, out, err = run("run", "pictures", *options)

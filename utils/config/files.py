@@ -79,7 +79,7 @@ def config_file(section: str, name: str) -> Path:
 
 
 def config_names(section: str) -> list[str]:
-    """The names that -d, -b or -m takes: the files of configs/data, backbone, method or (LIFT's form) model."""
+    """The names for -d, -b or -m: the files of configs/data, backbone, method or (LIFT's form) model."""
     return sorted(path.stem for path in (CONFIGS / section).glob("*.yaml"))
 
 

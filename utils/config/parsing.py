@@ -23,7 +23,7 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def parse_value(name: str, key: Key, value: Any) -> Any:
-    """`value`, text or already parsed, as a value of `key`. Raises a ConfigError with the values that it takes."""
+    """`value`, text or already parsed, as a value of `key`. Raises a ConfigError with its values."""
     if value is None or value in ("None", "none", "null"):
         if key.takes_none:
             return None
@@ -60,7 +60,7 @@ def _is_allowed(key: Key, parsed: Any) -> bool:
 
 
 def expected(key: Key, value: Any = None) -> str:
-    """The values that a key takes, in words. value: the one that was found, for the limit that it exceeds."""
+    """The values of a key, in words. value: the one that was found, for the limit that it exceeds."""
     choices = ", ".join(map(str, key.choices))
     if key.kind == "names":
         return f"a comma-separated list of names from {choices}"

@@ -23,7 +23,7 @@ from utils.text import rate, significant, visible
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-METRICS_BYTES = 1_000_000_000  # of metrics.jsonl; a step takes 130
+METRICS_BYTES = 1_000_000_000  # of metrics.jsonl; a step has 130
 
 
 Scores = Mapping[str, float | None]  # None: undefined
