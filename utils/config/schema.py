@@ -342,7 +342,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
             None,
             "float",
             "fraction of each class's training images held out for validation, the same for every seed; small classes "
-            "may lose none",
+            "may keep all",
             min=0.001,
             max=0.999,
         ),
@@ -441,7 +441,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "mean_class",
             "str",
             "score for keep best: overall, mean_class, many, medium, few, macro_f1, or another one of the log; higher "
-            "is better, for errors lower",
+            "is better; for errors, lower",
         ),
     },
     "Augmentation": {
