@@ -72,7 +72,7 @@ class Parser(argparse.ArgumentParser):
     """argparse's parser with a hint for `--lr 0.1`. Its errors are one line, and its output never fails."""
 
     def __init__(self, **options: Any):
-        super().__init__(formatter_class=_HelpFormatter, **options)
+        super().__init__(**{"formatter_class": _HelpFormatter} | options)
 
     def error(self, message: str) -> NoReturn:
         hint = "; options come as KEY VALUE pairs without dashes: root FOLDER" if "unrecognized" in message else ""

@@ -55,7 +55,7 @@ EVERY_ROOT = [f"--root={data}=/images" for data in ("imagenet_lt", "places_lt", 
 
 
 def call(name, *arguments):
-    """A script, with what it starts."""
+    """Runs a script and the programs that it starts."""
     command = [ROOT / f"scripts/run_{name}.sh", *arguments]
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=1200)
@@ -186,7 +186,7 @@ cfg = load_config(args.data, args.backbone, args.method, args.options)
 with open("order.txt", "a") as file:
     print(results_file(cfg), file=file)
 if cfg.lr == 13:
-    print("error: 13 is no lucky lr", file=sys.stderr)
+    print("error: 13 is an unlucky lr", file=sys.stderr)
     sys.exit(2)
 if cfg.lr == 14:
     Path("started").touch()
@@ -281,11 +281,11 @@ def test_completed_runs_are_skipped_and_failures_do_not_stop_the_others(fake, ca
     failures = said.partition("2 of 3 failed:\n")[2].splitlines()
     assert failures == [
         "  python main.py -d digits_lt -b clip_tiny -m lift+ lr 13",
-        "    error: 13 is no lucky lr",
+        "    error: 13 is an unlucky lr",
         "  python main.py -d digits_lt -b clip_tiny -m lift+ lr 13 test_only True",
         "    its training run failed",
     ]
-    assert "13 is no lucky lr" in Path(RUN + "_lr_13.0/terminal.txt").read_text()
+    assert "13 is an unlucky lr" in Path(RUN + "_lr_13.0/terminal.txt").read_text()
 
     assert fake(lines[:1] + lines[3:]) == 0
     assert len(ran()) == 2  # nothing more to do
@@ -322,7 +322,7 @@ def test_tests_wait_for_their_training(fake):
         + [f"{RUN}/{what}_expand_4/results_{what}.json" for what in ("test", "tte")]
     )
     assert set(order[:2]) == {f"{RUN}/results.json", f"{RUN}_seed_1/results.json"}
-    Path(f"{RUN}/results.json").unlink()  # trained anew, so tested anew
+    Path(f"{RUN}/results.json").unlink()  # trained again, so tested again
     assert fake(lines) == 0
     assert len(ran()) == 7
 
@@ -639,7 +639,7 @@ def test_a_published_value_is_not_shown_beside_other_weights_or_images(published
 
 
 def test_every_published_value_is_shown_beside_its_run(published, monkeypatch):
-    """With what a trainer fills in: the normalisation of the weights, and the pixels of expand."""
+    """With the values that a trainer sets: the normalisation of the weights, and the pixels of expand."""
     content = yaml.safe_load((ROOT / "scripts/published.yaml").read_text())
     monkeypatch.setattr(results_table, "PUBLISHED", ROOT / "scripts/published.yaml")
     seen = 0

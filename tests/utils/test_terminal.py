@@ -125,7 +125,7 @@ def test_only_the_beginning_of_a_text_moves_the_cursor():
 
 
 def written(text):
-    """What a protected stream writes."""
+    """The output of a protected stream."""
     read, write = os.pipe()
     terminal._Stream(write, "<test>", "utf-8").write(text)
     os.close(write)
