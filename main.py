@@ -1,12 +1,11 @@
 """Fine-tunes a frozen CLIP or ViT for long-tailed recognition, and tests it.
 
     python main.py -d DATA -b BACKBONE -m METHOD [KEY VALUE ...]
-    python main.py -d DATA -m MODEL [KEY VALUE ...]                  LIFT's form: MODEL is a file of configs/model
-    python main.py -d digits_lt -b clip_tiny -m lift+ seed 1
-    python main.py -d digits_lt -b clip_tiny -m lift+ seed 1 test_only True tte True
+    python main.py -d DATA -m MODEL [KEY VALUE ...]          LIFT's form: MODEL is a file of configs/model
+    python main.py --help [all | KEY | NAME]                 utils/config/help.py has the texts
 
-Exit status: 0 done, 1 it failed, 2 wrong input, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1 (which saves the
-progress first). DEBUG=1 shows where.
+Exit status: 0 done, 1 failure, 2 wrong input, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1 (after saving the
+progress). DEBUG=1 shows the traceback.
 """
 
 import argparse
@@ -17,40 +16,42 @@ import signal
 import sys
 
 from utils import terminal
-from utils.config import config_names, help_text, load_config
-from utils.config.addresses import FORMS
-from utils.errors import UserError
+from utils.config import load_config
+from utils.config.help import USAGE, help_text
+from utils.errors import ConfigError, UserError
 from utils.files import WriteError
 from utils.home import ensure_home
 from utils.imports import uncollected
 from utils.run.stopping import RESUME, Stopped, Stopping, describe, status
 from utils.version import VERSION
 
+HELP = ("-h", "--help")
+
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line: data, backbone (may be None), method and options."""
-    parser = terminal.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="keys: " + help_text()
-    )
-    parser.add_argument("--version", action="version", version=f"LIFT+ {VERSION}", help="print the version and exit")
+    """The command line: data, backbone (may be None), method and options. --help prints its text, and exits."""
+    parser = terminal.Parser(usage=USAGE, add_help=False)
+    parser.add_argument("--version", action="version", version=f"LIFT+ {VERSION}")
+    for position, word in enumerate(arguments):
+        if word in HELP:
+            try:
+                terminal.say(help_text("".join(arguments[position + 1 : position + 2]), terminal.columns(sys.stdout)))
+            except ConfigError as error:
+                parser.error(str(error))
+            parser.exit()
     for flag, section in (("-d", "data"), ("-b", "backbone"), ("-m", "method")):
-        names = f"one of {', '.join(config_names(section))}"
-        if section == "method":
-            names += f"; without -b one of {', '.join(config_names('model'))}"
-        if section == "backbone":
-            names += f"; or an address: {', '.join(FORMS)}"
-        parser.add_argument(flag, dest=section, metavar=section.upper(), required=section != "backbone", help=names)
-    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="see below")
+        parser.add_argument(flag, dest=section, required=section != "backbone")
+    parser.add_argument("options", nargs="*")
     return parser.parse_intermixed_args(arguments)
 
 
 def warn(line: str) -> None:
     """Prints a note about the command line."""
-    terminal.say(f"note: {line}", error=True)
+    terminal.say(f"note: {line}", error=True, wrap=True)
 
 
 def explain(error: Exception) -> str:
-    """A failure as one sentence, with what a user can do about it where that is known."""
+    """A failure as one sentence, with the remedy if it is known."""
     text = terminal.describe(error)
     if isinstance(error, WriteError):
         return f"{text}, then run the same command again"
@@ -58,12 +59,12 @@ def explain(error: Exception) -> str:
         size = re.search(r"to allocate ([\d.]+ \w+)", text)
         return (
             f"the GPU has too little free memory{f' for {size[1]} more' if size else ''}; set accum_step None, which "
-            "splits a step into micro-batches that fit, checkpointing True, which saves memory in each, or a smaller "
-            "batch_size; nvidia-smi lists the programs on it"
+            "splits a step into micro-batches that fit, checkpointing True, which saves memory in each of them, or a "
+            "smaller batch_size; nvidia-smi lists the programs that use the GPU"
         )
     operation, missing, _ = str(error).partition(" does not have a deterministic implementation")  # torch's words
     if missing:
-        return f"{operation} has no deterministic form on this device; set deterministic False"
+        return f"{operation} has no deterministic implementation on this device; set deterministic False"
     return text
 
 
@@ -81,24 +82,24 @@ def execute(args: argparse.Namespace, command: str, stopping: Stopping) -> int:
         cfg = load_config(args.data, args.backbone, args.method, args.options, warn)
 
         with uncollected():
-            from trainer import run  # takes seconds, so after the checks that do without: --help answers at once
+            from trainer import run  # takes seconds, so it comes after the checks that do not need it
 
         run(cfg, command, stopping)
     except Stopped as stop:
-        terminal.say(f"{stop}; {RESUME}", error=True)
+        terminal.say(f"{stop}; {RESUME}", error=True, wrap=True)
         return status(stop.number)
     except KeyboardInterrupt:
-        terminal.say(f"{describe(signal.SIGINT)}; {RESUME}", error=True)
+        terminal.say(f"{describe(signal.SIGINT)}; {RESUME}", error=True, wrap=True)
         return status(signal.SIGINT)
     except UserError as error:
         if debugging:
             raise
-        terminal.say(f"error: {error}", error=True)
+        terminal.say(f"error: {error}", error=True, wrap=True)
         return 2
     except Exception as error:
         if debugging:
             raise
-        terminal.say(f"failed: {explain(error)} (DEBUG=1 shows where)", error=True)
+        terminal.say(f"failed: {explain(error)} (DEBUG=1 shows the traceback)", error=True, wrap=True)
         return 1
     return 0
 

@@ -1,21 +1,24 @@
 """Adjusts the logits of a trained run, without training: other priors, calibrated probabilities.
 
-    python scripts/adjust.py RUN                               shows the run's adjustment
-    python scripts/adjust.py RUN --temperature fit             temperature scaling (arXiv 1706.04599)
-    python scripts/adjust.py RUN --tau sweep                   post-hoc logit adjustment, z - tau log pi (2007.07314)
-    python scripts/adjust.py RUN --target uniform|training|FILE.csv     another class prior
-    python scripts/adjust.py RUN --tau-norm sweep              tau-normalisation of a linear head (1910.09217)
-    python scripts/adjust.py RUN --gla [--target ...]          adds zero-shot CLIP without its label bias (2310.08106)
-    python scripts/adjust.py RUN --reset                       removes the adjustment
+    python scripts/adjust.py RUN                      shows the run's adjustment
+    python scripts/adjust.py RUN --temperature fit    temperature scaling
+    python scripts/adjust.py RUN --tau sweep          post-hoc logit adjustment
+    python scripts/adjust.py RUN --target uniform     another class prior
+    python scripts/adjust.py RUN --tau-norm sweep     tau-normalisation
+    python scripts/adjust.py RUN --gla                GLA: adds zero-shot CLIP
+    python scripts/adjust.py RUN --reset              removes the adjustment
 
-One of --tau, --target, --tau-norm and --gla, and --temperature with any of them. sweep and fit choose the number on
-images of the run: validation images, or training images where there are none, and never test images. Numbers before and
-after are printed for these images, and then for the test images. The adjustment is written to RUN/adjustment.json, in
-the place of an earlier one; predictions and exports of the run use it.
+Choose at most one of --tau, --target and --tau-norm; --gla goes with --target, --temperature with all of them.
+Temperature scaling: arXiv 1706.04599. Post-hoc logit adjustment, z - tau log pi: 2007.07314. Tau-normalisation of a
+linear head: 1910.09217. Zero-shot CLIP without its label bias (GLA): 2310.08106.
 
-FILE.csv has a line for each class: its name or number, and its share or count.
+sweep and fit choose the number on validation images, or on training images if the run has no validation images, and
+never on test images. The scores before and after are printed for these images, and then for the test images. The
+adjustment is written to RUN/adjustment.json and replaces an earlier one; predictions and exports of the run use it.
 
-Exit status: 0 done, 1 it failed, 2 wrong input (DEBUG=1 shows where), 130 Ctrl-C, 143 SIGTERM.
+A FILE.csv of --target has a line per class: its name or number, and its share or count.
+
+Exit status: 0 done, 1 failure, 2 wrong input, 130 Ctrl-C, 143 SIGTERM. DEBUG=1 shows the traceback.
 """
 
 import argparse
@@ -46,7 +49,7 @@ def number_or(word: str, least: float, most: float):
         except ValueError:
             value = math.nan
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"takes {word}, or a number from {least:g} to {most:g}, found '{text}'")
+            raise argparse.ArgumentTypeError(f"must be {word}, or a number from {least:g} to {most:g}, found '{text}'")
         return value
 
     return parse
@@ -58,15 +61,13 @@ TAU = number_or("sweep", -10, 10)
 def fitting_split(text: str) -> str:
     """The type of --on."""
     if text not in ("val", "train"):
-        raise argparse.ArgumentTypeError(f"takes val or train, as test images choose nothing, found '{text}'")
+        raise argparse.ArgumentTypeError(f"must be val or train, as test images must not choose values, found '{text}'")
     return text
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = terminal.Parser(
-        prog="scripts/adjust.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = terminal.Parser(prog="scripts/adjust.py", usage="%(prog)s RUN [options]", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     priors = parser.add_mutually_exclusive_group()
     priors.add_argument("--tau", type=TAU, metavar="sweep|TAU", help="post-hoc logit adjustment")
@@ -77,12 +78,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--temperature", type=number_or("fit", 0.001, 1000), metavar="fit|T", help="divides the logits")
     images = parser.add_mutually_exclusive_group()
     images.add_argument(
-        "--on", type=fitting_split, metavar="val|train", help="fitting images; default: val, if the run has them"
+        "--on",
+        type=fitting_split,
+        metavar="val|train",
+        help="images for sweep and fit; default: val, if there are any",
     )
-    images.add_argument("--logits", type=Path, metavar="FILE", help="fitting images: a file of save_logits True")
+    images.add_argument("--logits", type=Path, metavar="FILE", help="a file of save_logits True for sweep and fit")
     parser.add_argument("--dry-run", action="store_true", help="show the numbers, and write nothing")
     parser.add_argument("--reset", action="store_true", help="remove the adjustment")
-    parser.add_argument("--root", metavar="FOLDER", help="folder of the images, where they are elsewhere now")
+    parser.add_argument("--root", metavar="FOLDER", help="folder of the images, if it has moved")
     add_model_options(parser)
     args = parser.parse_args(arguments)
     given = [f"--{name.replace('_', '-')}" for name in CHOSEN if getattr(args, name) not in (None, False)]
@@ -100,7 +104,7 @@ def run(arguments: list[str]) -> int:
     """Fits, shows and writes; returns the exit status. Raises UserErrors."""
     args = parse(arguments)
 
-    import run_adjustment  # heavy, so after the checks that do without: --help answers at once
+    import run_adjustment  # heavy, so it comes after --help and wrong options
 
     if args.reset:
         run_adjustment.reset(args.run)

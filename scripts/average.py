@@ -1,18 +1,19 @@
-"""Averages the trained tensors of runs into a new run directory, without training.
+"""Averages the trainable tensors of runs into a new run directory, without training.
 
-    python scripts/average.py RUN [--alpha A]              WiSE-FT: from the run's start (0) to its end (1); default 0.5
-    python scripts/average.py RUN RUN ... [--greedy]       a soup: the mean of the runs, or of those that a greedy
-                                                           choice by validation images accepts
+    python scripts/average.py RUN --alpha 0.5       WiSE-FT
+    python scripts/average.py RUN RUN ...           a soup: the mean of the runs
+    python scripts/average.py RUN RUN ... --greedy  a greedy soup
     python scripts/average.py RUN RUN --out output/SOUP
 
-WiSE-FT (arXiv 2109.01903) moves a fine-tuned model towards the zero-shot one: (1 - alpha) theta_0 + alpha theta_1. The
-trained tensors before the first step, theta_0, are made again from the run's configuration. Soups (arXiv 2203.05482)
-need runs of one backbone, method and classes; they may differ in seed, learning rate or loss.
+WiSE-FT (arXiv 2109.01903) moves a fine-tuned model towards the zero-shot one: (1 - alpha) theta_0 + alpha theta_1, with
+alpha 0.5 by default. theta_0, the trainable tensors before the first step, is recomputed from the run's configuration.
+Soups (arXiv 2203.05482) need runs of one backbone, method and classes, which may differ in seed, learning rate or loss.
+A greedy soup contains the runs that raise the score on the validation images.
 
-The new directory is tested as any run, with the flags of the first one: main.py ... test_only True model_dir OUT.
-Images of the run are read for --greedy, and for a head that started from training images.
+The new directory is tested like any run, with the flags of the first run: main.py ... test_only True model_dir OUT.
+Images are read for --greedy, and for a head that was initialised from training images.
 
-Exit status: 0 done, 1 it failed, 2 wrong input (DEBUG=1 shows where), 130 Ctrl-C, 143 SIGTERM.
+Exit status: 0 done, 1 failure, 2 wrong input, 130 Ctrl-C, 143 SIGTERM. DEBUG=1 shows the traceback.
 """
 
 import argparse
@@ -35,15 +36,13 @@ WISE_FT_ALPHA = 0.5  # the paper's choice where nothing is known about the test 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = terminal.Parser(
-        prog="scripts/average.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = terminal.Parser(prog="scripts/average.py", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories")
     parser.add_argument("--alpha", type=float, metavar="A", help=f"one run: share of its end; default {WISE_FT_ALPHA}")
     parser.add_argument("--greedy", action="store_true", help="several runs: choose them by validation images")
     parser.add_argument("--score", default="mean_class", choices=("mean_class", "overall"), help="accuracy of --greedy")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the new directory; default: beside the first run")
-    parser.add_argument("--root", metavar="FOLDER", help="folder of the images, where they are elsewhere now")
+    parser.add_argument("--root", metavar="FOLDER", help="folder of the images, if it has moved")
     add_model_options(parser)
     args = parser.parse_args(arguments)
     if len(args.runs) > 1 and args.alpha is not None:
@@ -52,7 +51,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error("--greedy chooses among several runs; give more of them")
     args.alpha = WISE_FT_ALPHA if args.alpha is None else args.alpha
     if not 0 <= args.alpha <= 1:
-        parser.error(f"--alpha takes a number from 0 to 1, found {args.alpha:g}")
+        parser.error(f"--alpha must be a number from 0 to 1, found {args.alpha:g}")
     return args
 
 
@@ -72,7 +71,7 @@ def run(arguments: list[str]) -> int:
     args = parse(arguments)
     out = output_directory(args)
 
-    import run_averages  # heavy, so after the checks that do without: --help answers at once
+    import run_averages  # heavy, so it comes after --help and wrong options
 
     sources = [run_averages.read_source(directory) for directory in args.runs]
     run_averages.require_alike(sources)

@@ -23,7 +23,7 @@ LARGEST_SHARE = 1e100  # so that sums are finite
 
 
 def model_log_prior(cfg: Config, counts: np.ndarray) -> tuple[np.ndarray, str]:
-    """The log of the prior for which the softmax of a run's model stands, [C], and what it follows from.
+    """The log of the class prior in the softmax of a run's model, [C], and its origin in words.
 
     counts: training images of each class. docs/after_training.md has the table.
     """

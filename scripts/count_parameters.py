@@ -1,36 +1,40 @@
-"""Prints the number of parameters that each method of configs/method trains, as the Markdown of docs/parameters.md.
+"""Prints the number of trainable parameters of each method, as the Markdown of docs/parameters.md.
 
     python scripts/count_parameters.py > docs/parameters.md
     python scripts/count_parameters.py -b clip_vit_l14 --classes 8142
-    python scripts/count_parameters.py v.adaptformer_dim 64 v.lora_dim 16        # KEY VALUE pairs for all methods
+    python scripts/count_parameters.py v.adaptformer_dim 64 v.lora_dim 16
 
-No weights are needed: the image tower has shapes and no numbers, and counting reads nothing else.
+KEY VALUE pairs apply to all methods. No weights are needed: the image tower has shapes, but no values.
 """
 
 import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch
-
-from models import build_model, count_parameters
-from models.backbones.backbone import Backbone
-from models.weights.descriptions import describe_backbone
 from utils import terminal
 from utils.config import Config, config_names, load_config
 from utils.errors import ConfigError, ModelError
 from utils.home import ensure_home
 from utils.text import visible
 
-DATA = "cifar100"  # any whose file changes nothing that is counted
+if TYPE_CHECKING:
+    from models.backbones.backbone import Backbone
+
+DATA = "cifar100"  # any data set whose file does not change the counts
 
 
-def empty_backbone(cfg: Config) -> Backbone:
+def empty_backbone(cfg: Config) -> "Backbone":
     """The backbone of `cfg`: the image tower on the meta device, the text tower as far as class names need it."""
+    import torch  # heavy, so it comes after --help and wrong options
+
+    from models.backbones.backbone import Backbone
+    from models.weights.descriptions import describe_backbone
+
     with torch.device("meta"):
         known = describe_backbone(cfg.backbone, cfg.weights)
         if known.config is None:
@@ -39,7 +43,7 @@ def empty_backbone(cfg: Config) -> Backbone:
     backbone.mean, backbone.std = known.mean, known.std
     if backbone.text is not None:
         if not any(value is True for value in cfg.l.values()):
-            backbone.text.blocks = backbone.text.blocks[:0]  # encoding the names takes long and counts nothing
+            backbone.text.blocks = backbone.text.blocks[:0]  # slow, and without effect on the counts
         backbone.text.to_empty(device="cpu")
         torch.nn.init.ones_(backbone.text.token_embedding.weight)  # zeros would be words outside its vocabulary
         for name, parameter in backbone.named_parameters(recurse=False):
@@ -50,6 +54,8 @@ def empty_backbone(cfg: Config) -> Backbone:
 
 def count(cfg: Config, num_classes: int) -> dict[str, int]:
     """`peft` and `head` of the model that `cfg` describes, and `tower`, the bare image tower. Raises ModelError."""
+    from models import build_model, count_parameters
+
     backbone = empty_backbone(cfg)
     tower = sum(parameter.numel() for parameter in backbone.image.parameters())
     model = build_model(cfg, backbone, ["x"] * num_classes, start=False)
@@ -75,23 +81,29 @@ def table(backbone: str, num_classes: int, options: list[str]) -> list[str]:
     return lines
 
 
-def main() -> int:
-    parser = terminal.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = terminal.Parser(prog="scripts/count_parameters.py", description=__doc__)
     parser.add_argument("-b", dest="backbone", default="clip_vit_b16", help="as of main.py (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=1000, help="number of classes (default: %(default)s)")
-    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="see main.py --help")
-    args = parser.parse_intermixed_args()
+    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="keys for all methods; see main.py --help all")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the page; returns the exit status."""
+    args = parse(arguments)
     try:
         lines = table(args.backbone, args.classes, args.options)
     except ConfigError as error:
         terminal.say(f"error: {error}", error=True)
         return 2
-    command = shlex.join(["python", "scripts/count_parameters.py", *sys.argv[1:]])
-    terminal.say("# Trained parameters\n")
+    command = shlex.join(["python", "scripts/count_parameters.py", *arguments])
+    terminal.say("# Trainable parameters\n")
     terminal.say(
-        f"Every method of configs/method on {args.backbone} with {args.classes:,} classes. The papers count the"
+        f"All methods of configs/method on {args.backbone} with {args.classes:,} classes. The papers count the"
     )
-    terminal.say("trained parameters of the backbone, without the head; CoOp's learnt context is included there.\n")
+    terminal.say("trainable parameters of the backbone, including CoOp's learnt context, without the head.\n")
     terminal.say(f"    {visible(command)}\n")
     terminal.say("\n".join(lines))
     return 0
@@ -100,4 +112,4 @@ def main() -> int:
 if __name__ == "__main__":
     terminal.protect()
     ensure_home()
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,15 +1,16 @@
 """Exports the model of a run for other programs.
 
-    python scripts/export.py RUN --to onnx            model.onnx, and predict_onnx.py, which needs no torch
-    python scripts/export.py RUN --to torch           model.pt2, a program of torch.export
-    python scripts/export.py RUN --to merged          the backbone with all that trained in it, for timm or open_clip
-    python scripts/export.py RUN --to onnx --precision fp16 --out FOLDER --push OWNER/NAME
+    python scripts/export.py RUN --to onnx      model.onnx, predict_onnx.py
+    python scripts/export.py RUN --to torch     model.pt2, for torch.export.load
+    python scripts/export.py RUN --to merged    weights for timm or open_clip
+    python scripts/export.py RUN --to onnx --precision fp16 --push OWNER/NAME
 
-RUN is a run directory. The exported model is compared with the run's on test images, or on random ones where the data
-is elsewhere. Beside it are model.json (classes, images, origin) and README.md, a model card.
+RUN is a run directory. predict_onnx.py classifies pictures without torch. Merged weights are those of the backbone with
+everything trained in it. The exported model is compared with the run's on test images, or on random images if the data
+is missing. model.json (classes, images, origin) and README.md, a model card, are written beside it.
 
-Exit status: 0 done, 1 it failed (DEBUG=1 shows where) or the exported model differs, and nothing was written, 2 wrong
-input, 130 Ctrl-C, 143 SIGTERM.
+Exit status: 0 done, 1 failure or a different exported model (nothing is written), 2 wrong input, 130 Ctrl-C,
+143 SIGTERM. DEBUG=1 shows the traceback.
 """
 
 import argparse
@@ -27,14 +28,12 @@ from utils.home import ensure_home
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = terminal.Parser(
-        prog="scripts/export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = terminal.Parser(prog="scripts/export.py", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("--to", choices=["onnx", "torch", "merged"], required=True)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: RUN/export_FORMAT_PRECISION")
     parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="of the stored weights")
-    parser.add_argument("--weights", metavar="FILE", help="the backbone's weights, where they are elsewhere now")
+    parser.add_argument("--weights", metavar="FILE", help="the backbone's weights, if they have moved")
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload to this repository of the Hugging Face hub")
     parser.add_argument("--private", action="store_true", help="with --push: make a private repository")
     return parser.parse_args(arguments)
@@ -44,7 +43,7 @@ def run(arguments: list[str]) -> int:
     """Exports, and uploads where that is asked for; returns the exit status. Raises UserErrors."""
     args = parse(arguments)
 
-    # heavy imports come late: --help and a wrong argument answer at once
+    # heavy imports come after --help and wrong options
     from exporting import export
     from sharing import model_card, push
 

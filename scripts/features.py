@@ -1,19 +1,19 @@
-"""Writes the image features of a run's tower, or of a backbone, to a file of numpy.
+"""Writes the image features of a run's tower, or of a backbone, to a NumPy file.
 
-    python scripts/features.py RUN DATA --out features.npz [KEY VALUE ...]
-    python scripts/features.py -b BACKBONE DATA --out features.npz [KEY VALUE ...]
-    python scripts/features.py output/NAME digits_lt --split train --out train.npz
-    python scripts/features.py -b clip_vit_b16 folder --out test.npz root PICTURES
+    python scripts/features.py RUN DATA --out FILE [KEY VALUE ...]
+    python scripts/features.py -b BACKBONE DATA --out FILE [KEY VALUE ...]
+    python scripts/features.py output/NAME digits_lt --split train --out t.npz
+    python scripts/features.py -b clip_vit_b16 folder --out t.npz root PICTURES
     python scripts/features.py -b clip_vit_b16 PICTURES --out all.npz
 
-DATA is a data set's name (-d of main.py) with its keys, such as root, or a folder, a list or a file of pictures without
-labels, as scripts/predict.py takes them. With -b, the keys of the weights may be given, too, such as weights FILE.
+DATA is a data set (-d of main.py) with its keys, such as root, or a folder, a list or a file of unlabelled pictures, as
+for scripts/predict.py. With -b, keys of the weights are accepted, too, such as weights FILE.
 
-The file has features, float32 [n, D], of one centre crop; labels, int64 [n], -1 without a label; paths [n];
-classnames [C]; and about, a description in JSON. Features of a data set are cached where the tower is frozen.
+The file contains features, float32 [n, D], of one centre crop; labels, int64 [n], -1 without a label; paths [n];
+classnames [C]; and about, a description in JSON. Features of a data set are cached if the tower is frozen.
 
-Exit status: 0 done, 3 done, but some pictures could not be read and are left out, 1 it failed, 2 wrong input,
-130 Ctrl-C, 143 SIGTERM. DEBUG=1 shows where.
+Exit status: 0 done, 3 done, except for pictures that could not be read, 1 failure, 2 wrong input, 130 Ctrl-C,
+143 SIGTERM. DEBUG=1 shows the traceback.
 """
 
 import argparse
@@ -55,9 +55,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line; run is None with a backbone."""
     parser = terminal.Parser(
         prog="scripts/features.py",
-        usage="%(prog)s (RUN | -b BACKBONE) DATA --out FILE [options] [KEY VALUE ...]",
+        usage="%(prog)s (RUN | -b NAME) DATA --out FILE [KEY VALUE ...]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-b", dest="backbone", metavar="BACKBONE", help="a name or an address, as for main.py")
     parser.add_argument("words", nargs="+", metavar="WORD", help="RUN DATA [KEY VALUE ...]; without RUN after -b")
@@ -77,7 +76,7 @@ def build_config(args: argparse.Namespace) -> Config:
     keys = DATA_KEYS if args.run else (*DATA_KEYS, *WEIGHT_KEYS)
     given = pair_options(args.options)
     if other := next((key for key in given if key not in keys), None):
-        message = f"features take {', '.join(keys)}; leave {other} out"
+        message = f"features accept {', '.join(keys)}; leave {other} out"
         raise ConfigError(message, kind="unused_key", key=other)
     flags = {"weights": args.weights, "prec_test": args.precision} if args.backbone else {}
     given |= {key: value for key, value in flags.items() if value is not None}
@@ -127,7 +126,7 @@ def run(arguments: list[str]) -> int:
     cfg = build_config(args)
     require_folder(args.out)
 
-    # heavy imports come late: --help and a wrong key answer at once
+    # heavy imports come after --help and wrong options
     import numpy as np
 
     from datasets.new_pictures import NewPictures
@@ -137,7 +136,7 @@ def run(arguments: list[str]) -> int:
 
     # ---- model and images ----
     extractor = build_model(args, cfg)
-    if isinstance(extractor, Predictor):  # pictures are read as in its test, unless a key says otherwise
+    if isinstance(extractor, Predictor):  # pictures are read as in its test, unless keys are given
         cfg = completed(cfg, {key: getattr(extractor.pictures([]), key) for key in READING})
     images, labels, classnames = find_images(args, cfg)
 

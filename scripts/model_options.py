@@ -1,4 +1,4 @@
-"""What scripts share that compute with a model on pictures: options, notes, and a try whether a file can be written."""
+"""Parts shared by the scripts that apply a model to pictures: options, notes, and a check that a file is writable."""
 
 import argparse
 import errno
@@ -11,29 +11,29 @@ from utils.config.schema import TEST_PRECISIONS
 from utils.errors import ConfigError
 from utils.text import visible
 
-UNREAD = 3  # exit status of a script that is done, but for pictures that could not be read
+UNREAD = 3  # exit status of a script that could not read some pictures
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """A type of argparse: whole numbers from `least` on."""
+    """A type of argparse: whole numbers of at least `least`."""
 
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"takes a whole number of at least {least}, found '{text}'")
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, found '{text}'")
         return int(text)
 
     return number
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say where and how a model is computed."""
-    parser.add_argument("--batch_size", type=whole(1), metavar="N", help="pictures at once; default: the test's")
+    """Adds the options for the device, the weights and the precision of a model."""
+    parser.add_argument("--batch_size", type=whole(1), metavar="N", help="pictures per batch; default: the test's")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N; default: the GPU, if there is one")
-    parser.add_argument("--weights", metavar="FILE", help="the backbone's weights, where they are elsewhere now")
+    parser.add_argument("--weights", metavar="FILE", help="the backbone's weights, if they have moved")
     parser.add_argument(
         "--precision", choices=TEST_PRECISIONS, help="precision of the image tower; default: the test's"
     )
-    parser.add_argument("--num_workers", type=whole(0), metavar="N", help="processes that read; default: one a core")
+    parser.add_argument("--num_workers", type=whole(0), metavar="N", help="processes that read; default: one per core")
 
 
 def note(line: str) -> None:
@@ -47,7 +47,7 @@ def note_unread(path: str, reason: str) -> None:
 
 
 def require_folder(path: Path) -> None:
-    """Tries, before an hour of work, whether a file can be written at `path`. Raises ConfigError."""
+    """Checks that a file can be written at `path`, before an hour of work. Raises ConfigError."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")

@@ -1,15 +1,15 @@
-"""Classifies new pictures with the model of a run. The data that it was trained on is not needed.
+"""Classifies new pictures with the model of a run. The training data is not needed.
 
     python scripts/predict.py RUN PICTURES ...
-    python scripts/predict.py output/NAME photo.jpg FOLDER list.txt --csv found.csv
+    python scripts/predict.py output/NAME photo.jpg FOLDER list.txt --csv t.csv
     find FOLDER -name '*.jpg' -print0 | python scripts/predict.py output/NAME -
 
-PICTURES are files; folders, which are searched with their subfolders; lists: a .txt of one path a line, a .csv or .tsv
-with a column called path, or else with the paths in its first column; and - for paths from the standard input. Without
---csv, a line for each picture is printed: its path and its most probable classes.
+PICTURES are files; folders, which are searched with their subfolders; lists: a .txt with a path per line, a .csv or
+.tsv with a column called path, or else with the paths in its first column; and - for paths from the standard input.
+Without --csv, each picture is printed on a line with its most probable classes.
 
-Exit status: 0 done, 3 done, but some pictures could not be read, 1 it failed, 2 wrong input, 130 Ctrl-C, 143 SIGTERM.
-DEBUG=1 shows where.
+Exit status: 0 done, 3 done, except for pictures that could not be read, 1 failure, 2 wrong input, 130 Ctrl-C,
+143 SIGTERM. DEBUG=1 shows the traceback.
 """
 
 import argparse
@@ -45,15 +45,13 @@ def share(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"takes a number from 0 to 1, found '{text}'")
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, found '{text}'")
     return value
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = terminal.Parser(
-        prog="scripts/predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = terminal.Parser(prog="scripts/predict.py", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="the run directory, such as output/NAME")
     parser.add_argument("pictures", nargs="+", metavar="PICTURES", help="files, folders, lists, or - (standard input)")
     parser.add_argument("--top", type=whole(1), default=TOP, metavar="K", help="classes of each picture (%(default)s)")
@@ -124,7 +122,7 @@ def run(arguments: list[str]) -> int:
     """Classifies, prints or writes the predictions; returns the exit status. Raises UserErrors, and WriteError."""
     args = parse(arguments)
 
-    # heavy imports come late: --help answers at once
+    # heavy imports come after --help and wrong options
     with uncollected():
         from datasets.own.unlabelled import find_pictures, read_standard_input
         from models import load_run

@@ -1,18 +1,20 @@
 """Writes the report of a run again, or a page that compares runs.
 
     python scripts/report.py RUN             report.html in the run directory
-    python scripts/report.py RUN --all       and report_SUFFIX.html of each of its tests
-    python scripts/report.py RUN RUN ...     output/comparison.html: tables, sign tests against the first run, charts
+    python scripts/report.py RUN --all       and report_SUFFIX.html of each test
+    python scripts/report.py RUN RUN ...     output/comparison.html
 
-RUN is a run directory, such as output/NAME; runs of earlier versions do, too. The images are read for thumbnails only,
-from where the run had them; without them the pages have names. --out FILE names another file for the page.
+RUN is a run directory, such as output/NAME, also of an earlier version. The comparison has tables, charts and sign
+tests against the first run. The images are read for thumbnails only, from the run's root; without them the pages show
+names. --out FILE sets another file for the page.
 
-Exit status: 0 done, 1 it failed, 2 wrong input (DEBUG=1 shows where), 130 Ctrl-C, 143 SIGTERM.
+Exit status: 0 done, 1 failure, 2 wrong input, 130 Ctrl-C, 143 SIGTERM. DEBUG=1 shows the traceback.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -26,31 +28,29 @@ from utils.config.files import flatten
 from utils.errors import ConfigError, UserError
 from utils.files import write_text
 from utils.home import ensure_home
-from utils.report.comparison import compare
-from utils.report.pictures import Thumbnails, no_thumbnails
-from utils.report.run_page import build_page
-from utils.report.source import Run, read_run
-from utils.run.directory import RunDir
 from utils.text import visible
+
+if TYPE_CHECKING:
+    from utils.report.pictures import Thumbnails
+    from utils.report.source import Run
 
 COMPARISON = "comparison.html"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = terminal.Parser(
-        prog="scripts/report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = terminal.Parser(prog="scripts/report.py", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("--all", action="store_true", help="the page of each test, too")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the file of the page")
     return parser.parse_args(arguments)
 
 
-def thumbnails_for(run: Run) -> Thumbnails:
-    """The thumbnails of a run's images; none, with a note, where these are not there any more."""
-    from datasets import build_data  # heavy: imported where it is used
+def thumbnails_for(run: "Run") -> "Thumbnails":
+    """The thumbnails of a run's images; none, with a note, if these are missing."""
+    from datasets import build_data
     from datasets.thumbnails import thumbnails_of
+    from utils.report.pictures import no_thumbnails
 
     try:
         config = run.directory.saved_config()
@@ -63,8 +63,10 @@ def thumbnails_for(run: Run) -> Thumbnails:
     return thumbnails_of(data, data.fingerprints(contents=False))
 
 
-def write_pages(run: Run, all_tests: bool, out: Path | None) -> list[Path]:
+def write_pages(run: "Run", all_tests: bool, out: Path | None) -> list[Path]:
     """Writes the page of a run, and with `all_tests` those of its tests; returns their paths."""
+    from utils.report.run_page import build_page
+
     thumbnails = thumbnails_for(run)
     pages = {out or run.directory.report(): run.main}
     if all_tests:
@@ -75,8 +77,14 @@ def write_pages(run: Run, all_tests: bool, out: Path | None) -> list[Path]:
 
 
 def run(arguments: list[str]) -> int:
-    """Writes the pages and names them; returns the exit status. Raises UserErrors."""
+    """Writes the pages and prints their paths; returns the exit status. Raises UserErrors."""
     args = parse(arguments)
+
+    # heavy imports come after --help and wrong options
+    from utils.report.comparison import compare
+    from utils.report.source import read_run
+    from utils.run.directory import RunDir
+
     if args.out:
         require_folder(args.out)
     runs = [read_run(RunDir(path)) for path in args.runs]

@@ -33,7 +33,7 @@ SMALLEST_NORM = 1e-12  # of a row of the head
 class Fit:
     """An adjustment that is being put together.
 
-    log_prior: of the classes, [C], for which its probabilities stand. chosen: the numbers that were chosen, for its
+    log_prior: of the classes, [C], in its probabilities. chosen: the numbers that were chosen, for its
     record. lines: the same in words.
     """
 

@@ -147,7 +147,7 @@ class Run:
         """Raises a ConfigError for the test images of the run, and where these are not known. path: of the logits."""
         tested = self.record.fingerprints.get("test")
         if tested is None:
-            message = f"{self.args.run} does not record its test images, so others cannot be told from them: give --on"
+            message = f"{self.args.run} does not record its test images, so they cannot be excluded; add --on"
             raise ConfigError(message, kind="unknown_test_images", path=path)
         if same_images(fingerprint, tested):
             message = f"{path} has the test images of the run, and fitting on these is refused; fit on others: --on"

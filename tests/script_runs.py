@@ -62,13 +62,8 @@ def files_read_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning, "parse", parse)
         patch.setattr(planning, "load_config", load)
-        for module, name in (
-            (config.files, "read_yaml"),
-            (config.files, "config_names"),
-            (main, "config_names"),
-            (main, "help_text"),
-        ):
-            patch.setattr(module, name, functools.cache(getattr(module, name)))
+        for name in ("read_yaml", "config_names"):
+            patch.setattr(config.files, name, functools.cache(getattr(config.files, name)))
         yield
 
 
@@ -77,8 +72,7 @@ def dry_run(lines, arguments=()):
     before, printed = signal.getsignal(signal.SIGPIPE), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.chdir(ROOT)
-        patch.setattr("sys.argv", ["run_all.py", "--dry-run", *arguments])
         patch.setattr("sys.stdin", io.StringIO(lines))
-        assert run_all.main() == 0
+        assert run_all.main(["--dry-run", *arguments]) == 0
     signal.signal(signal.SIGPIPE, before)
     return printed.getvalue().splitlines()

@@ -83,7 +83,7 @@ def test_a_missing_flag(command, capsys):
 
 @pytest.mark.slow
 def test_lifts_form_and_names(command, tmp_path, monkeypatch):
-    """A model of LIFT's with its options, on a small stand-in; one line tells how they were read."""
+    """A model of LIFT's with its options, on a small stand-in; one line has their meaning."""
     small = BACKBONES["clip_vit_b16"]._replace(config=clip_vit(128, 2, 8, 32, 64, 64, 2))
     monkeypatch.setitem(BACKBONES, "clip_vit_b16", small)
     options = ("micro_batch_size", 2, "adapter_dim", 1, "prec", "fp32", "print_freq", 50)
@@ -198,7 +198,7 @@ def test_a_failure_is_status_1(command, training_raises, monkeypatch):
     training_raises(RuntimeError("something broke"))
     status, error = command()
     assert status == 1
-    assert error == "failed: RuntimeError: something broke (DEBUG=1 shows where)\n"
+    assert error == "failed: RuntimeError: something broke (DEBUG=1 shows the traceback)\n"
     monkeypatch.setenv("DEBUG", "1")
     with pytest.raises(RuntimeError, match="something broke"):
         command()

@@ -306,9 +306,9 @@ def test_a_training_may_be_tested_on_validation_images(val_config, plain, monkey
     assert run.run_dir.find_results(run.mode, command, fingerprints) == run.run_dir.results()
     assert run.run_dir.find_results(dataclasses.replace(run.mode, split="test"), command, fingerprints) is None
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
-    collect_results = importlib.import_module("collect_results")
+    results_table = importlib.import_module("results_table")
     found = [directory.run_dir.results() for directory in (run, plain[0])]
-    rows = collect_results.collect(found, Path("output"))
+    rows = results_table.collect(found, Path("output"))
     assert {row.test for row in rows} == {"1 crop", "1 crop, val images"}  # one seed, and never one row
     assert [row.runs[0].usual for row in rows if "val" in row.test] == [False]
 

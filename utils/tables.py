@@ -1,4 +1,4 @@
-"""Tables of names: utils/config/schema.py has the rows, and an object is imported when it is used."""
+"""Tables of objects by name. The rows are in utils/config/schema.py; an object is imported when it is used."""
 
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -8,9 +8,9 @@ T = TypeVar("T")
 
 
 class Table(Mapping[str, T], Generic[T]):
-    """Objects by name. rows: {name: MODULE:OBJECT}, where each is found.
+    """Objects by name. rows: {name: MODULE:OBJECT}.
 
-    The schema lists the choices without importing them, so that --help answers at once, and a new choice takes one row.
+    The schema has the names without importing the objects, so that --help is fast and a new choice takes one row.
     """
 
     def __init__(self, rows: Mapping[str, str]):

@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import re
+import textwrap
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -15,8 +17,8 @@ UNSAFE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of pairs (bytes 
 def visible(text: str, keep: str = "") -> str:
     r"""The text with control characters, line ends, bidirectional marks and undecodable bytes as escapes: \n, \x1b.
 
-    A terminal would obey the first, a line-based file would fall apart at the second, and the third show a name as
-    another one. keep: characters that stay, such as the line ends of a text of several lines.
+    A terminal would execute control characters, line ends would break a line-based file, and bidirectional marks would
+    show a name as another one. keep: characters that stay, such as the line ends of a text of several lines.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -28,13 +30,13 @@ def _is_unsafe(sign: str) -> bool:
 
 
 def _escaped(sign: str) -> str:
-    """A byte that is not UTF-8 as that byte, as in os.fsdecode; other characters as Python writes them."""
+    """A byte that is not UTF-8 as \\xNN (os.fsdecode's halves of pairs); other characters as Python writes them."""
     code = ord(sign)
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else sign.encode("unicode_escape").decode()
 
 
 def shortened(text: str, limit: int = 100) -> str:
-    """The text, its middle left out if it has more than `limit` characters, as a name from a file may have."""
+    """The text without its middle, if it has more than `limit` characters."""
     if len(text) <= limit:
         return text
     half = limit // 2
@@ -49,23 +51,40 @@ def listed(names: Iterable[str], count: int = 3) -> str:
 
 
 def brief(content: Any, letters: int = 100) -> str:
-    """The beginning of JSON content, for a message. Only that much is written, however large or repeated it is."""
+    """The beginning of JSON content, for a message. Only that much is encoded, however large the content is."""
     return "".join(itertools.islice(json.JSONEncoder(ensure_ascii=False).iterencode(content), letters))[:letters]
+
+
+# lines that people copy: commands, tables and the paths of files
+_WHOLE = re.compile(r"\$ |\||(start|testing|results|report) {3,}")
+_LABEL = 10  # columns of "data      ..."
+
+
+def wrapped(line: str, columns: int) -> str:
+    """A line of a log, wrapped between words; commands, tables and paths stay whole.
+
+    Later lines begin in the column of the text: after the label, if the line has one.
+    """
+    if len(line) <= columns or _WHOLE.match(line):
+        return line
+    labelled = re.match(rf".{{{_LABEL - 2}}}  \S", line)
+    indent = " " * (_LABEL if labelled else 2)
+    return textwrap.fill(line, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 # ---- numbers ----
 
 
 def significant(value: float) -> str:
-    """A number with three significant digits, and all those before the point: 0.0042, 0.42, 4.2, 1,234."""
+    """A number with three significant digits, and all digits before the point: 0.0042, 0.42, 4.2, 1,234."""
     if not math.isfinite(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) >= 1e-4 or not value else f"{value:.3e}"
 
 
 def rate(images_per_second: float) -> str:
-    """A speed; a slow one with the time of an image, too: 0.042 images/s (23.8 s an image)."""
-    each = f" ({duration(1 / images_per_second)} an image)" if 0 < images_per_second < 0.5 else ""
+    """A speed; if it is slow, with the time per image: 0.042 images/s (23.8 s per image)."""
+    each = f" ({duration(1 / images_per_second)} per image)" if 0 < images_per_second < 0.5 else ""
     return f"{significant(images_per_second)} images/s{each}"
 
 

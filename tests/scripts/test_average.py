@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import run_averages
 import torch
-from collect_results import collect
 from earlier_runs import DATA, flags, trainer_logits
 from helpers import assert_one_sentence, weights
+from results_table import collect
 
 import main as cli
 from models import load_run

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import io
 import itertools
 import json
 import os
@@ -38,8 +39,9 @@ def results_file(cfg):
 
 
 sys.path.insert(0, str(ROOT / "scripts"))
-collect_results, count_parameters, planning, run_all = map(
-    importlib.import_module, ("collect_results", "count_parameters", "planning", "run_all")
+collect_results, count_parameters, planning, results_table, run_all, running = map(
+    importlib.import_module,
+    ("collect_results", "count_parameters", "planning", "results_table", "run_all", "running"),
 )
 SCRIPTS = sorted((ROOT / "scripts").glob("run_*.sh"))
 GROUPS = (
@@ -52,7 +54,7 @@ EVERY_ROOT = [f"--root={data}=/images" for data in ("imagenet_lt", "places_lt", 
 
 
 def call(name, *arguments):
-    """A script, with what it starts."""
+    """Runs a script and the programs that it starts."""
     command = [ROOT / f"scripts/run_{name}.sh", *arguments]
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=1200)
@@ -182,7 +184,7 @@ cfg = load_config(args.data, args.backbone, args.method, args.options)
 with open("order.txt", "a") as file:
     print(results_file(cfg), file=file)
 if cfg.lr == 13:
-    print("error: 13 is no lucky lr", file=sys.stderr)
+    print("error: 13 is an unlucky lr", file=sys.stderr)
     sys.exit(2)
 if cfg.lr == 14:
     Path("started").touch()
@@ -211,13 +213,12 @@ def fake(tmp_path, monkeypatch):
     """fake(LINES, ARGUMENT, ...): run_all with a main.py that only records that it ran."""
     (tmp_path / "main.py").write_text(FAKE_MAIN.format(root=str(ROOT)))
     monkeypatch.chdir(tmp_path)
-    for module in (planning, run_all):
+    for module in (planning, running):
         monkeypatch.setattr(module, "ROOT", tmp_path)
 
     def run(lines, *arguments):
-        monkeypatch.setattr("sys.argv", ["run_all.py", *arguments])
         monkeypatch.setattr("sys.stdin", open_lines(lines))
-        return run_all.main()
+        return run_all.main(list(arguments))
 
     def open_lines(lines):
         (tmp_path / "lines").write_text("\n".join(lines))
@@ -278,11 +279,11 @@ def test_completed_runs_are_skipped_and_failures_do_not_stop_the_others(fake, ca
     failures = said.partition("2 of 3 failed:\n")[2].splitlines()
     assert failures == [
         "  python main.py -d digits_lt -b clip_tiny -m lift+ lr 13",
-        "    error: 13 is no lucky lr",
+        "    error: 13 is an unlucky lr",
         "  python main.py -d digits_lt -b clip_tiny -m lift+ lr 13 test_only True",
         "    its training run failed",
     ]
-    assert "13 is no lucky lr" in Path(RUN + "_lr_13.0/terminal.txt").read_text()
+    assert "13 is an unlucky lr" in Path(RUN + "_lr_13.0/terminal.txt").read_text()
 
     assert fake(lines[:1] + lines[3:]) == 0
     assert len(ran()) == 2  # nothing more to do
@@ -319,7 +320,7 @@ def test_tests_wait_for_their_training(fake):
         + [f"{RUN}/{what}_expand_4/results_{what}.json" for what in ("test", "tte")]
     )
     assert set(order[:2]) == {f"{RUN}/results.json", f"{RUN}_seed_1/results.json"}
-    Path(f"{RUN}/results.json").unlink()  # trained anew, so tested anew
+    Path(f"{RUN}/results.json").unlink()  # trained again, so tested again
     assert fake(lines) == 0
     assert len(ran()) == 7
 
@@ -389,10 +390,10 @@ def interrupted(tmp_path):
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT / "scripts")!r})
-import planning, run_all
-planning.ROOT = run_all.ROOT = Path.cwd()
-run_all.PATIENCE = {patience}
-sys.exit(run_all.main())
+import planning, run_all, running
+planning.ROOT = running.ROOT = Path.cwd()
+running.PATIENCE = {patience}
+sys.exit(run_all.main([]))
 """
         (tmp_path / "lines").write_text("\n".join(lines))
         with open(tmp_path / "lines") as given:
@@ -457,8 +458,7 @@ def results(tmp_path):
 
 def collected(capsys, tmp_path, *arguments, monkeypatch=None):
     """The table of tmp_path/output as {(data, backbone, run, test): the other cells}."""
-    monkeypatch.setattr("sys.argv", ["collect_results.py", str(tmp_path / "output"), *arguments])
-    assert collect_results.main() == 0
+    assert collect_results.main([str(tmp_path / "output"), *arguments]) == 0
     said = capsys.readouterr()
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in said.out.splitlines()[2:]]
     return {tuple(row[:4]): row[4:] for row in rows}, said.err
@@ -508,6 +508,30 @@ def test_mean_and_deviation_over_seeds(results, tmp_path, capsys, monkeypatch):
     assert table["lift+_lr_0.25", "1 crop"]["overall_deviation"] == ""
 
 
+class Screen(io.StringIO):
+    """A terminal of 80 columns."""
+
+    def isatty(self):
+        return True
+
+
+def test_the_table_fits_a_terminal(results, tmp_path, monkeypatch):
+    """Two lines for each row, with the numbers of the Markdown table, which stays for pipes."""
+    for seed, value in enumerate((81.0, 83.5)):
+        results(f"{BASE} lr 0.5 seed {seed}", value)
+    results(f"{BASE} loss_type LDAM", 40.0)
+    rows = results_table.collect(tmp_path.rglob("results.json"), tmp_path / "output")
+    monkeypatch.setattr("sys.stdout", Screen())
+    results_table.show(rows)
+    shown = sys.stdout.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    for line in results_table.markdown(rows)[2:]:
+        data, backbone, run, test, *numbers, trained, n = (cell.strip() for cell in line.strip("| ").split(" | "))
+        names = f"{run} ({backbone}; {test})  n = {n}, {trained} trainable\n"
+        assert f"{names}{' ' * 5}{''.join(number.rjust(15) for number in numbers)}\n" in shown
+        assert shown.splitlines()[0] == data
+
+
 def test_settings_and_not_names_make_a_row(results, tmp_path, capsys, monkeypatch):
     """Folders named by hand: two seeds of the same settings, another setting, and a seed that was run twice."""
     results(f"{BASE} seed 0", 80.0, place="output/first")
@@ -536,7 +560,7 @@ results:
 def published(results, tmp_path, capsys, monkeypatch):
     """published(COMMAND, FILE, ...) -> [published overall, source] beside a whole run of PUBLISHED's, or two blanks."""
     (tmp_path / "published.yaml").write_text(PUBLISHED)
-    monkeypatch.setattr(collect_results, "PUBLISHED", tmp_path / "published.yaml")
+    monkeypatch.setattr(results_table, "PUBLISHED", tmp_path / "published.yaml")
 
     def beside(arguments, file="results.json", sizes=None, **changes):
         data = arguments.split()[1]
@@ -544,8 +568,8 @@ def published(results, tmp_path, capsys, monkeypatch):
         weights = {"name": "clip:ViT-B-16", "sha256": "abc", "published": True}
         whole = {"weights": weights, "per_class": [{"train": train - 1, "test": test - 2}, {"train": 1, "test": 2}]}
         path = results(arguments, 80.0, file, **(whole | changes))
-        rows = collect_results.collect([path], tmp_path / "output")
-        collect_results.show(rows)
+        rows = results_table.collect([path], tmp_path / "output")
+        results_table.show(rows)
         printed = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")]
         assert (rows[0].source in printed) or rows[0].published is None
         return [rows[0].published, rows[0].source]
@@ -613,9 +637,9 @@ def test_a_published_value_is_not_shown_beside_other_weights_or_images(published
 
 
 def test_every_published_value_is_shown_beside_its_run(published, monkeypatch):
-    """With what a trainer fills in: the normalisation of the weights, and the pixels of expand."""
+    """With the values that a trainer sets: the normalisation of the weights, and the pixels of expand."""
     content = yaml.safe_load((ROOT / "scripts/published.yaml").read_text())
-    monkeypatch.setattr(collect_results, "PUBLISHED", ROOT / "scripts/published.yaml")
+    monkeypatch.setattr(results_table, "PUBLISHED", ROOT / "scripts/published.yaml")
     seen = 0
     for entry in content["results"]:
         flags = f"-m {entry['model']}" if "model" in entry else f"-b {entry['backbone']} -m {entry['method']}"
@@ -742,8 +766,7 @@ def test_other_groups_make_another_row(results, tmp_path, capsys, monkeypatch):
 
 
 def test_no_results(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["collect_results.py", str(tmp_path)])
-    assert collect_results.main() == 2
+    assert collect_results.main([str(tmp_path)]) == 2
     said(capsys.readouterr().err.rstrip())
 
 
@@ -752,8 +775,7 @@ def test_no_results(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_table_of_parameters_is_what_the_command_prints(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["count_parameters.py"])
-    assert count_parameters.main() == 0
+    assert count_parameters.main([]) == 0
     printed = capsys.readouterr().out
     assert printed == (ROOT / "docs/parameters.md").read_text()
     cells = dict(re.findall(r"^\| (\S+) \| ([\d,]+) \|", printed, re.MULTILINE))

@@ -1,9 +1,13 @@
 """Output never ends a run: streams that are closed, broken, full or poor in letters, and what would move a terminal."""
 
+import fcntl
 import io
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from pathlib import Path
 
@@ -121,7 +125,7 @@ def test_only_the_beginning_of_a_text_moves_the_cursor():
 
 
 def written(text):
-    """What a protected stream writes."""
+    """The output of a protected stream."""
     read, write = os.pipe()
     terminal._Stream(write, "<test>", "utf-8").write(text)
     os.close(write)
@@ -148,3 +152,100 @@ def test_a_thread_of_tensorboard_prints_no_traceback(capsys):
         Writer.__module__ = module
         terminal._report_thread(threading.ExceptHookArgs((OSError, OSError("full"), None, Writer())))
         assert ("OSError: full" in capsys.readouterr().err) == (module == "other")
+
+
+# ---- a terminal's columns ----
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """screen(COLUMNS): stdout and stderr are a terminal; returns a function that reads its screen's lines."""
+    opened = []
+
+    def open_terminal(columns):
+        reader, writer = pty.openpty()
+        fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        stream = terminal._Stream(writer, "<terminal>", "utf-8")
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        opened.append((reader, writer))
+
+        def read():
+            os.close(writer)
+            opened.clear()
+            shown = b""
+            try:
+                while more := os.read(reader, 65536):
+                    shown += more
+            except OSError:  # the end of a terminal's output
+                os.close(reader)
+            return shown.decode().replace("\r\n", "\n")
+
+        return read
+
+    yield open_terminal
+    for descriptors in opened:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+LOG = (
+    "data      digits_lt: 342 training and 500 test images, 10 classes of 124 to 2 (1 many, 4 medium, 5 few)\n"
+    f"results   output/{'a long name of a run ' * 5}/results.json\n"
+    f"$ python main.py -d digits_lt {'v.lora True ' * 10}"
+)
+
+
+def test_lines_are_wrapped_for_a_terminal(screen):
+    read = screen(80)
+    terminal.say(LOG, wrap=True)
+    first, second, *whole = read().splitlines()
+    assert f"{first} {second.strip()}" == LOG.splitlines()[0]
+    assert second.startswith(10 * " ") and len(first) <= 80 < len(first) + len(second.split()[0]) + 1
+    assert whole == LOG.splitlines()[1:]
+
+
+def test_lines_are_whole_without_a_terminal_or_without_wrap(screen, capsys):
+    terminal.say(LOG, wrap=True)
+    assert capsys.readouterr().out == LOG + "\n"
+    read = screen(80)
+    terminal.say(LOG)
+    assert read() == LOG + "\n"
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(200, 80), (80, 80), (60, 60), (0, 80)])
+def test_the_columns_of_a_stream(screen, columns, expected):
+    screen(columns)
+    assert terminal.columns(sys.stdout) == expected
+    assert terminal.columns(io.StringIO()) == terminal.columns(None) == 80
+
+
+@pytest.mark.parametrize(
+    ("title", "total", "done", "seconds", "postfix", "tail"),
+    [
+        ("epoch 1/2", 342, 300, 2.0, "loss 1.46, accuracy 56.7 %", "images/s, loss 1.46, accuracy 56.7 %"),
+        (
+            "epoch 100/100",
+            9_000_000,
+            400_000,
+            333.0,
+            "loss 10.4, accuracy 56.7 %",
+            "images/s, loss 10.4, accuracy 56.7 %",
+        ),
+        ("testing", 50_000, 25_000, 20.0, "", "00:20 left, 1,250 images/s"),
+    ],
+)
+def test_a_progress_bar_fits_80_columns_with_its_tail(screen, title, total, done, seconds, postfix, tail):
+    read = screen(80)
+    with terminal.progress(total, title) as bar:
+        bar.start_t -= seconds  # as if this had taken so long
+        bar.last_print_t = bar.start_t
+        bar.n = done
+        bar.set_postfix_str(postfix)
+    lines = [line.rstrip() for line in read().split("\r")]
+    assert max(map(len, lines)) <= 80
+    shown = [line for line in lines if "left" in line][-1]
+    assert shown.startswith(title)
+    assert f"{100 * done / total:3.0f}%|" in shown
+    assert shown.endswith(tail)
+    assert " left, " in shown

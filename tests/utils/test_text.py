@@ -3,7 +3,7 @@
 import pytest
 
 from utils.errors import UserError
-from utils.text import BIDI, brief, duration, listed, rate, shortened, significant, visible
+from utils.text import BIDI, brief, duration, listed, rate, shortened, significant, visible, wrapped
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_durations(seconds, shown):
 def test_slow_rates_have_the_time_of_an_image():
     assert rate(1234.5) == "1,234 images/s"
     assert rate(0.75) == "0.75 images/s"
-    assert rate(0.002) == "0.002 images/s (8 min 20 s an image)"
+    assert rate(0.002) == "0.002 images/s (8 min 20 s per image)"
     assert rate(0.0) == "0 images/s"
 
 
@@ -99,3 +99,38 @@ def test_long_texts_lack_their_middle():
     assert shortened("a" * 50 + "b" * 4900 + "c" * 50) == "a" * 50 + "..." + "c" * 50
     assert shortened("short") == "short"
     assert listed(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("line", "indent"),
+    [
+        ("data      " + "eight of them, " * 30, 10),
+        (" " * 10 + "a second note " * 20, 10),
+        ("warning   the file output/a/very/" + "long/" * 30 + "path is missing " + "and so on " * 10, 10),
+        ("epoch 3/10  validation  " + "overall 95.20, " * 20, 2),
+        ("macro F1 95.22, worst class 84.00, " * 5, 2),
+    ],
+)
+@pytest.mark.parametrize("columns", [80, 40])
+def test_long_lines_are_wrapped_between_words(line, indent, columns):
+    first, *later = wrapped(line, columns).split("\n")
+    assert later
+    assert [word for part in (first, *later) for word in part.split()] == line.split()
+    assert all(part.startswith(" " * indent) and part[indent] != " " for part in later)
+    assert first[:10] == line[:10]
+    assert all(len(part) <= columns or len(part.split()) <= 2 for part in (first, *later))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "short",
+        "$ python main.py -d digits_lt " + "v.lora True " * 20,
+        "results   " + "output/a folder with spaces/" * 5 + "results.json",
+        "report    " + "/home/some body/" * 8 + "report.html",
+        "start     " + "output/a b/" * 10,
+        "| " + "| ".join(["95.48 ± 0.67"] * 12),
+    ],
+)
+def test_commands_paths_and_tables_stay_whole(line):
+    assert wrapped(line, 80) == line

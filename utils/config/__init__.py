@@ -1,11 +1,11 @@
-"""The configuration: `load_config` merges, checks and freezes it. Its keys are in schema.py.
+"""The configuration: `load_config` merges, checks and freezes it. Its keys are in schema.py, their texts in help.py.
 
     defaults < configs/data/DATA.yaml < configs/backbone/BACKBONE.yaml < configs/method/METHOD.yaml < KEY VALUE options
     an address for a BACKBONE, such as timm:MODEL.TAG, has no file: utils/config/addresses.py
-    LIFT's form, without -b: configs/model/MODEL.yaml in place of the method, which also names its backbone
+    LIFT's form, without -b: configs/model/MODEL.yaml in place of the method; it also names its backbone
 
-yacs stores, nests, freezes and dumps; parsing is ours: `lr 1` is a float, a key whose default is None still has a type,
-a string is never evaluated, an unknown key is answered with the nearest one.
+yacs stores, nests, freezes and dumps. Parsing is our own: `lr 1` is a float, a key whose default is None still has a
+type, a string is never evaluated, and the error for an unknown key names the nearest one.
 """
 
 import os
@@ -17,11 +17,11 @@ from yacs.config import CfgNode
 from utils.config.checking import check, warn_without_effect
 from utils.config.deriving import resolve_normalisation, resolve_runs, resolve_seed
 from utils.config.files import config_names, flatten, read_files
-from utils.config.legacy_keys import LIFT_DEFAULTS, LIFT_KEYS, apply_lift_rules
+from utils.config.legacy_keys import LIFT_DEFAULTS, apply_lift_rules
 from utils.config.merging import Layer, merge, pair_options
 from utils.config.naming import OUTPUT, run_directory
 from utils.config.parsing import parse_value
-from utils.config.schema import KEYS, SCHEMA, UNRECORDED
+from utils.config.schema import KEYS, UNRECORDED
 from utils.errors import ConfigError
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "changed",
     "completed",
     "config_names",
-    "help_text",
     "load_config",
     "pair_options",
     "restored_config",
@@ -50,7 +49,7 @@ def _unless_frozen(name: str) -> Callable[..., Any]:
 
 
 class Config(CfgNode):
-    """yacs' node, whose frozen form cannot be changed by dict's methods either."""
+    """yacs' node; once frozen, dict's methods cannot change it either."""
 
 
 for _name in ("__setitem__", "__delitem__", "__ior__", "update", "setdefault", "pop", "popitem", "clear"):
@@ -62,8 +61,8 @@ def load_config(
 ) -> Config:
     """The frozen configuration of `-d data -b backbone -m method KEY VALUE ...`, checked, its output_dir resolved.
 
-    Without a backbone, `method` is a model of LIFT's. `warn` gets a line for names of LIFT's, and for options that have
-    no effect. Raises ConfigError.
+    Without a backbone, `method` is a model of LIFT's form. `warn` gets a line for LIFT's names of keys, and for options
+    without effect. Raises ConfigError.
     """
     _require_working_directory()
 
@@ -96,7 +95,7 @@ def load_config(
 
 
 def _require_working_directory() -> None:
-    """Raises a ConfigError where it was deleted: relative paths lead nowhere, and libraries end the process."""
+    """Raises a ConfigError if it was deleted: relative paths would fail, and libraries would end the process."""
     try:
         os.getcwd()
     except OSError as error:
@@ -138,29 +137,14 @@ def completed(cfg: Config, values: Mapping[str, Any]) -> Config:
 def restored_config(recorded: Mapping[str, Any]) -> Config:
     """The frozen configuration of an earlier run, from its recorded values by key. Raises ConfigError.
 
-    Keys of other versions are left out. A key that is not recorded has the value that it had before it was recorded.
+    Keys of other versions are left out. Keys that are not recorded get their values of that time.
     """
     values = UNRECORDED | {key: parse_value(key, KEYS[key], value) for key, value in recorded.items() if key in KEYS}
     return _frozen(values)
 
 
 def training_options(cfg: Config) -> dict[str, Any]:
-    """The values, by key, that change training: a run may continue another one only if these agree."""
+    """The values, by key, that change training: a run may resume another one only if these agree."""
     flat = dict(flatten(cfg))
     changing = {name: flat[name] for name, key in KEYS.items() if key.affects_training} | {"dataset": cfg.dataset}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in changing.items()}
-
-
-def help_text() -> str:
-    """Every key with default and meaning, by group, from the schema itself."""
-    lines = []
-    for group, keys in SCHEMA.items():
-        lines.append(f"\n{group}:")
-        for name, key in keys.items():
-            choices = f" [{'|'.join(map(str, key.choices))}]" if key.choices else ""
-            default = ",".join(key.default) if key.kind == "names" else str(key.default)
-            lines.append(f"  {name:24}{default:18} {key.help}{choices}")
-    defaults = ", ".join(f"{name} {value}" for name, value in LIFT_DEFAULTS.items())
-    lines.append(f"\nLIFT's form (-m MODEL without -b) begins with {defaults}\nLIFT's names, read as:")
-    lines += [f"  {name:24}{lift.key.help}" for name, lift in LIFT_KEYS.items()]
-    return "\n".join(lines)

@@ -15,7 +15,7 @@ class Scheme(NamedTuple):
 
     form: str  # of NAME, for messages
     pattern: re.Pattern[str]
-    towers: str  # "image" where the library publishes image towers alone
+    towers: str  # "image" if the library publishes image towers only
 
 
 SCHEMES = {
@@ -27,7 +27,7 @@ FORMS = [f"{name}:{scheme.form}" for name, scheme in SCHEMES.items()]
 
 
 def is_address(name: str) -> bool:
-    """Whether a name has a scheme, known or not, as no file of configs/ has."""
+    """Whether a name has a scheme, known or not. Files of configs/ have none."""
     return ":" in name
 
 
@@ -51,8 +51,8 @@ def problem_of(address: str) -> str | None:
 def keys_of(address: str) -> dict[str, Any]:
     """The keys and values that a file of configs/backbone would have for an address.
 
-    Without a text tower the head starts from mean features. A repository of the hub may lack it, too: that is only
-    known from its files.
+    Without a text tower, the head is initialised with mean features. Repositories of the hub may lack a text tower,
+    too, which only their files show.
     """
     towers = SCHEMES[address.partition(":")[0]].towers
     return {"backbone": address} | ({"classifier_init": "class_mean"} if towers == "image" else {})

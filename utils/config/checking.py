@@ -1,4 +1,4 @@
-"""The rules between keys: one function for each, which raises a ConfigError, and a table of all of them."""
+"""The rules between keys: one function per rule, which raises a ConfigError, and a table of all rules."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ def accum_step_divides_batch_size(values: Values) -> None:
 
 
 def some_runs_take_whole_batches(values: Values) -> None:
-    """Neither a loss that compares the images of a batch nor the statistics of a BatchNorm split into micro-batches."""
+    """Losses that compare the images of a batch, and BatchNorm's statistics, do not allow micro-batches."""
     loss, count, processes = values["loss_type"], values["accum_step"], num_processes()
     needs = (
         (LOSSES[loss].couples_samples, "loss_type", f"loss_type {loss} compares"),
@@ -44,13 +44,13 @@ def some_runs_take_whole_batches(values: Values) -> None:
     for applies, key, computes in needs:
         if applies and not count == processes == 1:
             message = (
-                f"{computes} the images of a whole step, so it takes accum_step 1 and one process; "
+                f"{computes} the images of a whole step, so it needs accum_step 1 and one process; "
                 f"found accum_step {count} and {processes} process{'es' if processes > 1 else ''}"
             )
             raise ConfigError(message, kind="needs_whole_batches", key=key)
 
 
-# ---- what trains ----
+# ---- trainable parts ----
 
 
 def zero_shot_trains_nothing(values: Values) -> None:
@@ -58,16 +58,16 @@ def zero_shot_trains_nothing(values: Values) -> None:
     image, text = _methods_in_use(values)
     found = next(filter(None, [values["classifier"], *image, *text]), None)
     if values["zero_shot"] and found:
-        message = f"zero_shot trains nothing, but {found} is set; leave one of the two out"
+        message = f"zero_shot does not train, but {found} is set; leave one of them out"
         raise ConfigError(message, kind="zero_shot_trains_nothing", key="zero_shot")
 
 
 def classifier_reads_no_texts(values: Values) -> None:
-    """Methods of the text side need a head that reads text features."""
+    """Text-side methods need a head that uses text features."""
     _, text = _methods_in_use(values)
     if values["classifier"] and text:
         message = (
-            f"{text[0]} works on the class names' text features, which {values['classifier']} does not read; "
+            f"{text[0]} works on the class names' text features, which {values['classifier']} does not use; "
             f"set classifier None, or leave {text[0]} out"
         )
         raise ConfigError(message, kind="classifier_reads_no_texts", key=text[0])
@@ -84,27 +84,25 @@ def coop_init_fits_its_context(values: Values) -> None:
     """'a photo of a NAME.' has four tokens before the name."""
     if values["coop_init"] and (values["coop_ctx_len"], values["coop_cls_pos"]) != (4, "end"):
         message = (
-            "coop_init photo is the context of 'a photo of a NAME.', so it takes coop_ctx_len 4 and coop_cls_pos end; "
-            f"found {values['coop_ctx_len']} and {values['coop_cls_pos']}"
+            "coop_init photo is the context of 'a photo of a NAME.', so it needs coop_ctx_len 4 and coop_cls_pos end; "
+            f"found coop_ctx_len {values['coop_ctx_len']} and coop_cls_pos {values['coop_cls_pos']}"
         )
         raise ConfigError(message, kind="coop_init_fits_its_context", key="coop_init")
 
 
 def _methods_in_use(values: Values) -> tuple[list[str], list[str]]:
-    """The methods that are on: of the image tower, and of the text side."""
+    """The methods in use: of the image tower, and of the text side."""
     on = [name for name, key in KEYS.items() if key.kind == "bool" and values[name]]
     image = [name for name in on if name.startswith("v.")]
     return image, [name for name in on if name.startswith("l.") or name in methods_of("head")]
 
 
 def one_start(values: Values) -> None:
-    """Training starts from one earlier run, and zero-shot CLIP from none."""
+    """Training starts from at most one earlier run, zero-shot CLIP from none."""
     other = "zero_shot" if values["zero_shot"] else "model_dir"
     tests = values["test_only"] or values["test_train"]
     if values["init_from"] and values[other] and not (other == "model_dir" and tests):
-        message = (
-            f"init_from starts a training from an earlier run, which {other} does not allow; leave one of them out"
-        )
+        message = f"init_from starts training from an earlier run, which excludes {other}; leave one of them out"
         raise ConfigError(message, kind="one_start", key="init_from")
 
 
@@ -121,23 +119,23 @@ def weights_address_is_well_formed(values: Values) -> None:
 def std_is_positive(values: Values) -> None:
     """Images are divided by std."""
     if values["std"] is not None and min(values["std"]) <= 0:
-        message = f"std takes three numbers above 0, found {values['std']}"
+        message = f"std must be three numbers above 0, found {values['std']}"
         raise ConfigError(message, kind="std_is_positive", key="std")
 
 
 def descriptor_has_its_file(values: Values) -> None:
-    """prompt descriptor, and no other prompt, has a file of sentences."""
+    """prompt descriptor needs a file of sentences; other prompts have none."""
     prompt, file = values["prompt"], values["prompt_file"]
     if (prompt == "descriptor") != (file is not None):
         message = (
-            "prompt descriptor reads its sentences from prompt_file FILE, and no other prompt does; "
+            "prompt descriptor needs prompt_file FILE with its sentences, and other prompts do not use it; "
             f"found prompt {prompt} and prompt_file {file}"
         )
         raise ConfigError(message, kind="descriptor_has_its_file", key="prompt_file")
 
 
 def prompts_need_fixed_texts(values: Values) -> None:
-    """Prompts other than the default are for text features that do not train."""
+    """Prompts other than the default are for text features that are not trained."""
     semantic = values["classifier"] and values["classifier_init"] == "semantic"
     if values["prompt"] != "default" and not (values["zero_shot"] or semantic):
         message = (
@@ -148,10 +146,10 @@ def prompts_need_fixed_texts(values: Values) -> None:
 
 
 def warmup_ends_before_the_run(values: Values) -> None:
-    """After the warm-up the learning rate falls."""
+    """After the warm-up, the learning rate decays."""
     if values["schedule"] == "warmup_cosine" and values["warmup_epochs"] >= values["num_epochs"]:
         message = (
-            f"warmup_epochs must be below num_epochs, found warmup_epochs {values['warmup_epochs']} and num_epochs "
+            f"warmup_epochs must be less than num_epochs, found warmup_epochs {values['warmup_epochs']} and num_epochs "
             f"{values['num_epochs']}; choose a shorter warm-up, or more epochs"
         )
         raise ConfigError(message, kind="warmup_too_long", key="warmup_epochs")
@@ -161,17 +159,17 @@ def warmup_ends_before_the_run(values: Values) -> None:
 
 
 def the_best_epoch_is_validated(values: Values) -> None:
-    """keep best chooses among validations."""
+    """keep best selects by validation."""
     if values["keep"] == "best" and values["val_every"] is None:
         message = (
-            "keep best takes the epoch with the best keep_score on validation images, so it needs val_every; add "
+            "keep best selects the epoch with the best keep_score on validation images, so it needs val_every; add "
             "val_every 1 to validate after every epoch"
         )
         raise ConfigError(message, kind="best_without_validation", key="keep")
 
 
-def a_validation_set_comes_from_one_place(values: Values) -> None:
-    """A list of validation images, or a share of the training images."""
+def a_validation_set_has_one_source(values: Values) -> None:
+    """Validation images come from a list, or from the training images."""
     if values["val_list"] and values["val_fraction"]:
         message = "val_list contains the validation images, so val_fraction has no effect; leave one of them out"
         raise ConfigError(message, kind="needless_val_fraction", key="val_fraction")
@@ -180,14 +178,12 @@ def a_validation_set_comes_from_one_place(values: Values) -> None:
 def one_split_is_tested(values: Values) -> None:
     """test_train tests the training images."""
     if values["test_train"] and values["test_split"] != "test":
-        message = (
-            f"test_train tests the training images, and test_split {values['test_split']} other ones; leave one out"
-        )
+        message = f"test_train tests on the training images, test_split {values['test_split']} on others; leave one out"
         raise ConfigError(message, kind="two_tested_splits", key="test_split")
 
 
 def tracker_is_installed(values: Values) -> None:
-    """A tracker is a package of its own, which only some users have."""
+    """A tracker is a separate package."""
     tracker = values["tracker"]
     if tracker and importlib.util.find_spec(tracker) is None:
         message = f"tracker {tracker} needs the package {tracker}: pip install {tracker}, or leave tracker out"
@@ -208,7 +204,7 @@ RULES: Sequence[Callable[[Values], None]] = (
     warmup_ends_before_the_run,
     one_start,
     the_best_epoch_is_validated,
-    a_validation_set_comes_from_one_place,
+    a_validation_set_has_one_source,
     one_split_is_tested,
     tracker_is_installed,
 )
@@ -218,7 +214,7 @@ RULES: Sequence[Callable[[Values], None]] = (
 
 
 def warn_without_effect(values: Values, before: Values, given: Sequence[str], warn: Callable[[str], None]) -> None:
-    """A line to `warn` for each of the `given` keys without effect; before: the values without the command line."""
+    """Sends `warn` a line for each of the `given` keys without effect. before: the values without the command line."""
     _warn_of_switches(values, before, given, warn)
     if values["tte"] and values["tte_draws"] and "expand" in given:
         warn("expand has no effect on tte_draws, which are cut from the whole image")
@@ -236,11 +232,11 @@ def warn_without_effect(values: Values, before: Values, given: Sequence[str], wa
             warn(f"{name} has no effect with {owner} {values[owner]}; it is for {owner} {value}")
     for name in ("val_every", "keep", "tracker"):
         if name in given and values["zero_shot"]:
-            warn(f"{name} has no effect with zero_shot, which trains nothing")
+            warn(f"{name} has no effect with zero_shot, which does not train")
 
 
 def _warn_of_switches(values: Values, before: Values, given: Sequence[str], warn: Callable[[str], None]) -> None:
-    """A line for each option of a method that is off."""
+    """Sends `warn` a line for each option of a method that is not in use."""
     for name in given:
         switch = _switch_of(name)
         if switch and not values[switch] and values[name] != before[name]:

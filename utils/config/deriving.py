@@ -1,4 +1,4 @@
-"""Values that follow from other keys, or from the machine."""
+"""Values that depend on other keys, or on the machine."""
 
 import os
 import secrets
@@ -12,10 +12,10 @@ from utils.ranks import num_processes
 
 
 def resolve_normalisation(values: dict[str, Any], of_backbone: Collection[str], given: Collection[str]) -> None:
-    """Sets mean and std to None, to be read from the weights' description, where they are those of other weights.
+    """Sets mean and std to None (from the weights' description), if their values belong to other weights.
 
     of_backbone: the keys that the backbone's file sets, and no later file; given: those on the command line. The mean
-    of a known normalisation also sets its std, and the reverse.
+    of a known normalisation also sets its std, and vice versa.
     """
     if values["weights"] and "weights" not in of_backbone:
         for key in ("mean", "std"):
@@ -29,21 +29,20 @@ def resolve_normalisation(values: dict[str, Any], of_backbone: Collection[str], 
 
 
 def resolve_seed(values: dict[str, Any], warn: Callable[[str], None]) -> None:
-    """Draws a seed for seed None, with a line to `warn`. Raises a ConfigError where it would be the wrong one."""
+    """Draws a seed for seed None, and sends `warn` a line. Raises a ConfigError for tests and for several processes."""
     if values["seed"] is not None:
         return
     is_test = values["test_only"] or values["test_train"]
     if is_test and not values["model_dir"]:
         message = (
-            "seed None draws another seed each time, so the trained run cannot be found; give its seed, or "
-            "model_dir DIR"
+            "seed None draws a new seed each time, so the trained run cannot be found; set its seed, or model_dir DIR"
         )
         raise ConfigError(message, kind="seed_of_test", key="seed")
     if num_processes() > 1:
-        message = "seed None would draw another seed in each process; give a seed"
+        message = "seed None would draw a different seed in each process; set a seed"
         raise ConfigError(message, kind="seed_of_processes", key="seed")
     seed = values["seed"] = secrets.randbelow(2**31)
-    warn(f"seed None: this run draws seed {seed}; 'seed {seed}' resumes, tests or repeats it")
+    warn(f"seed None: this run uses seed {seed}; add 'seed {seed}' to resume, test or repeat it")
 
 
 def resolve_runs(values: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ def read_files(data: str, backbone: str | None, method: str) -> list[tuple[Path 
             _read_file("method", method),
         ]
     if method in config_names("method") and method not in config_names("model"):
-        message = f"-m {method} needs a backbone; add -b NAME, --help lists all"
+        message = f"-m {method} needs a backbone; add -b NAME (--help -b lists all)"
         raise ConfigError(message, kind="missing_backbone", key="backbone")
     of_model = _read_file("model", method)
     return [_read_file("data", data), _read_file("backbone", of_model[1]["backbone"]), of_model]
@@ -55,10 +55,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid YAML: {reason}", kind="not_yaml", path=path) from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} takes 'key: value' lines, found '{content}'", kind="not_key_value", path=path)
+        raise ConfigError(f"{path} must contain 'key: value' lines, found '{content}'", kind="not_key_value", path=path)
     named = NAMED_KEY.get(path.parent.name)
     if named and named not in content:
-        message = f"{path} does not name its {named}; add a line '{named}: NAME'"
+        message = f"{path} does not set {named}; add a line '{named}: NAME'"
         raise ConfigError(message, kind="missing_key", path=path, key=named)
     return content
 
@@ -70,7 +70,8 @@ def config_file(section: str, name: str) -> Path:
         is_model = section == "method" and name in config_names("model")
         nearest = nearest_name(name, choices)
         known = choices + (FORMS if section == "backbone" else [])
-        hint = f"did you mean '{nearest}'? --help lists all" if nearest else f"choose from {', '.join(known)}"
+        all_names = f"--help {FLAGS[section]} lists all"
+        hint = f"did you mean '{nearest}'? {all_names}" if nearest else f"choose from {', '.join(known)}"
         advice = "it is a model of LIFT's form, so leave -b out" if is_model else hint
         message = f"unknown {section} '{shortened(name)}' in {FLAGS[section]}; {advice}"
         raise ConfigError(message, kind="unknown_name", key=section)
@@ -78,7 +79,7 @@ def config_file(section: str, name: str) -> Path:
 
 
 def config_names(section: str) -> list[str]:
-    """The names that -d, -b or -m takes: the files of configs/data, backbone, method or (LIFT's form) model."""
+    """The names for -d, -b or -m: the files of configs/data, backbone, method or (LIFT's form) model."""
     return sorted(path.stem for path in (CONFIGS / section).glob("*.yaml"))
 
 

@@ -1,8 +1,8 @@
-"""LIFT's names of keys, which stay valid: each is read as keys of ours. LIFT is called PEL in its first preprint.
+"""LIFT's names of keys, which stay valid: each is converted to keys of schema.py. LIFT was first released as PEL.
 
     python main.py -d cifar100_ir100 -m clip_vit_b16 adaptformer True micro_batch_size 32
 
-The form without -b computes LIFT's way where the two papers differ: `LIFT_DEFAULTS` come before the files of configs/,
+The form without -b computes as LIFT does where the two papers differ: the files of configs/ override `LIFT_DEFAULTS`,
 and `apply_lift_rules` applies LIFT's rules between keys.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from utils.config.schema import PRECISIONS, Key, Kind
 
 Values = dict[str, Any]  # by key
-SYNONYMS = {"tte_expand": "expand"}  # LIFT+'s own second names
+SYNONYMS = {"tte_expand": "expand"}  # LIFT+'s alternative names
 VALUE_SYNONYMS = {  # LIFT's spellings of values
     "classifier": {"L2NormedClassifier": "L2NormClassifier", "LayerNormedClassifier": "LayerNormClassifier"},
 }
@@ -32,8 +32,8 @@ PROMPT_TOKENS = 10  # VPT's, where vpt_len is None
 class LiftKey(NamedTuple):
     """A name of LIFT's."""
 
-    key: Key  # the values that it takes; its help says how they are read
-    read: Callable[[Any, Values], Values]  # (value, values of all keys) -> our keys and values; ValueError if wrong
+    key: Key  # its values; its help describes the conversion
+    read: Callable[[Any, Values], Values]  # (value, values of all keys) -> keys of schema.py and values; or ValueError
 
 
 def _flag(name: str) -> LiftKey:
@@ -45,7 +45,7 @@ def _renamed(name: str, kind: Kind, min: float, max: float = math.inf) -> LiftKe
 
 
 def _unread(help: str) -> LiftKey:
-    return LiftKey(Key(None, "str", f"nothing: {help}"), lambda value, values: {})
+    return LiftKey(Key(None, "str", f"no effect: {help}"), lambda value, values: {})
 
 
 def _precision(value: str, values: Values) -> Values:
@@ -72,12 +72,12 @@ def _head_init(value: str | None, values: Values) -> Values:
         return {"classifier_init": INITS[value], "classifier_init_images": None}
     shots = re.fullmatch(r"([1-9][0-9]{0,8})_shot", value)
     if not shots:
-        raise ValueError(f"it takes one of {', '.join(INITS)}, k_shot with a number k (10_shot), or None")
+        raise ValueError(f"it must be one of {', '.join(INITS)}, k_shot with a number k (10_shot), or None")
     return {"classifier_init": "class_mean", "classifier_init_images": int(shots[1])}
 
 
 def _prompts(layers: tuple[int, ...] | None) -> LiftKey:
-    """VPT's two forms: prompts in the first block, or in every one."""
+    """VPT's two forms: prompts in the first block, or in all blocks."""
     key = Key(False, "bool", f"v.pt in {'all blocks' if layers is None else 'the first block'}; vpt_len is 10")
 
     def read(on: bool, values: Values) -> Values:
@@ -105,10 +105,10 @@ def _ssf(linears: str) -> LiftKey:
             return {"v.ssf": False}
         return {"v.ssf": True, "v.ssf_loc": scaled.pop() if len(scaled) == 1 else "all"}
 
-    return LiftKey(Key(False, "bool", f"v.ssf with v.ssf_loc {linears}; both: all"), read)
+    return LiftKey(Key(False, "bool", f"v.ssf with v.ssf_loc {linears}; all with both"), read)
 
 
-# the methods that `partial` limits; bias_tuning and ln_tuning take all blocks, vpt_shallow the first
+# the methods that `partial` limits; bias_tuning and ln_tuning use all blocks, vpt_shallow the first
 PARTIAL = ("fft", "pt", "lora", "lora_mlp", "adapter", "adaptformer", "ssf", "ssf_ln", "aft")
 
 
@@ -149,7 +149,9 @@ LIFT_KEYS: dict[str, LiftKey] = {  # in the order in which they are read
     "adaptformer": _flag("v.adaptformer"),
     "lora": _flag("v.lora"),
     "lora_mlp": _flag("v.lora_mlp"),
-    "adapter_dim": LiftKey(Key(None, "int", "the width of whichever of these four is on", min=1), _width),
+    "adapter_dim": LiftKey(
+        Key(None, "int", "v.METHOD_dim of the methods in use among lora, lora_mlp, adapter, adaptformer", min=1), _width
+    ),
     "ssf_attn": _ssf("attn"),
     "ssf_mlp": _ssf("mlp"),
     "ssf_ln": _flag("v.ssf_ln"),
@@ -158,7 +160,10 @@ LIFT_KEYS: dict[str, LiftKey] = {  # in the order in which they are read
     "mask_seed": LiftKey(Key(None, "int", "v.aft_seed; None = 0", min=0), lambda seed, _: {"v.aft_seed": seed or 0}),
     "partial": LiftKey(
         Key(
-            None, "range", "METHOD_layers of the methods in use: None = all, k = the last k, [a,b] = a to b - 1", min=0
+            None,
+            "range",
+            "v.METHOD_layers of the methods in use: None = all, k = the last k, [a,b] = a to b - 1",
+            min=0,
         ),
         _partial,
     ),
@@ -171,8 +176,8 @@ LIFT_KEYS: dict[str, LiftKey] = {  # in the order in which they are read
         Key(1, "int", "tte_draws, with tte_mode randaug", min=1),
         lambda times, values: {"tte_draws": times} if values["tte_draws"] else {},
     ),
-    "imb_factor": _unread("LIFT never reads it, -d names the imbalance"),
-    "adaptformer_scale": _unread("LIFT never reads it, the scale is learnt"),
+    "imb_factor": _unread("LIFT never reads it; -d sets the imbalance"),
+    "adaptformer_scale": _unread("LIFT never reads it; the scale is learnt"),
 }
 
 
@@ -180,8 +185,11 @@ def apply_lift_rules(values: Values, given: Collection[str], warn: Callable[[str
     """Applies LIFT's rules between keys, for the form without -b. given: the keys on the command line."""
     if not values["tte"]:
         if values["expand"] is not None and "expand" in given:
-            warn("expand has an effect with tte True alone, as in LIFT; a single crop is cut from resolution // 7 more")
+            warn(
+                "expand has no effect without tte True, as in LIFT; images for a single crop are resized by resolution "
+                "// 7 more"
+            )
         values["expand"] = None
     if values["zero_shot"] and values["prompt"] != "default":
-        warn(f"prompt {values['prompt']} is not read by LIFT's zero-shot; the form with -b ... -m zs reads it")
+        warn(f"prompt {values['prompt']} has no effect on LIFT's zero-shot CLIP; the form with -b ... -m zs uses it")
         values["prompt"], values["prompt_file"] = "default", None

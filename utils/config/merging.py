@@ -20,7 +20,7 @@ class Layer(NamedTuple):
 
     @property
     def source(self) -> str:
-        """The file, as it begins an error's message; empty without one."""
+        """The file as the start of an error message; empty without a file."""
         return f"{self.path.parent.name}/{self.path.name}: " if self.path else ""
 
 
@@ -29,11 +29,11 @@ class Merged(NamedTuple):
 
     values: dict[str, Any]  # of every key
     sources: dict[str, Layer]  # the layer that sets each key by its own name
-    given: list[str]  # the keys that the last layer sets, by their own or by LIFT's names, in its order
+    given: list[str]  # the keys that the last layer sets, by their own or LIFT's names, in its order
 
 
 def pair_options(options: list[str]) -> dict[str, str]:
-    """KEY VALUE texts as a dict: of a repeated key its first position and its last value. Raises ConfigError."""
+    """KEY VALUE texts as a dict. A repeated key has its first position and its last value. Raises ConfigError."""
     if len(options) % 2:
         assignment = next((text for text in options if "=" in text), None)
         hint = f"; write '{assignment.replace('=', ' ', 1)}'" if assignment else ""
@@ -46,8 +46,8 @@ def pair_options(options: list[str]) -> dict[str, str]:
 def merge(layers: list[Layer], warn: Callable[[str], None] = lambda line: None) -> Merged:
     """Merges the layers. Raises ConfigError.
 
-    LIFT's names are read last, over all layers, as some depend on other keys. One line to `warn` reports how those of
-    the last layer were read.
+    LIFT's names are converted last, over all layers, as some depend on other keys. `warn` gets a line with the
+    conversions of the last layer.
     """
     values: dict[str, Any] = {}
     ranks: dict[str, int] = {}  # key: number of the layer that sets it
@@ -87,11 +87,11 @@ def merge(layers: list[Layer], warn: Callable[[str], None] = lambda line: None) 
 
 
 def _known(name: str) -> str:
-    """The name, if it is a key. Raises a ConfigError with the key that was meant, if one is near."""
+    """The name, if it is a key. Raises a ConfigError, with the nearest key if there is one."""
     if name not in KEYS:
         nearest = nearest_key(name, [*KEYS, *LIFT_KEYS])
         hint = f"did you mean '{nearest}'? " if nearest else ""
-        message = f"unknown key '{shortened(name)}'; {hint}--help lists all keys"
+        message = f"unknown key '{shortened(name)}'; {hint}--help all lists all keys"
         raise ConfigError(message, kind="unknown_key", key=name)
     return name
 
@@ -100,7 +100,7 @@ def _known(name: str) -> str:
 
 
 def _read_lift_key(name: str, value: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Keys and values for a name of LIFT's. Raises ConfigError."""
+    """The keys and values that a LIFT name sets. Raises ConfigError."""
     try:
         meaning = LIFT_KEYS[name].read(value, values)
         return {key: parse_value(key, KEYS[key], each) for key, each in meaning.items()}
@@ -109,13 +109,13 @@ def _read_lift_key(name: str, value: Any, values: dict[str, Any]) -> dict[str, A
 
 
 def _require_no_other(name: str, value: Any, meaning: dict[str, Any], values: dict[str, Any]) -> None:
-    """Raises a ConfigError if one layer sets a key to two values, by its own name and by one of LIFT's."""
+    """Raises a ConfigError if a layer sets a key to two values, by its own name and by LIFT's name."""
     for key, each in meaning.items():
         if each != values[key]:
-            message = f"{name} {value}: it is {key} {each}, but {key} {values[key]} is given; leave one of them out"
+            message = f"{name} {value} means {key} {each}, but {key} {values[key]} is set, too; leave one of them out"
             raise ConfigError(message, kind="contradicting_keys", key=name)
 
 
 def _in_words(meaning: dict[str, Any], values: dict[str, Any]) -> str:
-    """Keys and values that a name of LIFT's set, without those that a later name set otherwise."""
-    return ", ".join(f"{key} {value}" for key, value in meaning.items() if values[key] == value) or "nothing of its own"
+    """The keys and values that a LIFT name set, without those that a later name replaced, in words."""
+    return ", ".join(f"{key} {value}" for key, value in meaning.items() if values[key] == value) or "no key"

@@ -14,9 +14,13 @@ from utils.errors import ConfigError
 from utils.text import visible
 
 OUTPUT = Path("output")
-MAX_BYTES = 200  # of a run directory's name; file systems allow 255, and another run's name may follow it
-NAMED_BY_FILE = ("train_list", "classnames", "prompt_file")  # these enter by their file's name, wherever it is
-# backbones of the versions in which FORMER_VALUES were defaults, so that these add nothing to the names of their runs
+MAX_BYTES = 200  # of a run directory's name; file systems allow 255, and another run's name may be added
+NAMED_BY_FILE = (
+    "train_list",
+    "classnames",
+    "prompt_file",
+)  # their file's name is part of the run's name, its folder is not
+# backbones of the versions in which FORMER_VALUES were defaults: these values are not part of their runs' names
 FORMER_BACKBONES = {
     "clip_rn", "clip_rn101", "clip_rn50", "clip_tiny", "clip_vit", "clip_vit_b16", "clip_vit_b32", "clip_vit_l14",
     "clip_vit_l14@336px", "in1k_rn101", "in1k_rn152", "in1k_rn50", "in21k_vit_b16", "in21k_vit_b16@384px",
@@ -29,7 +33,7 @@ def run_directory(
 ) -> Path:
     """output/NAME_KEY_VALUE..., with the options that change training, in the schema's order; or output_dir.
 
-    With keep best, the options that decide which epoch is kept are among them.
+    With keep best, the options that choose the epoch are included.
 
     name: DATA_BACKBONE_METHOD; before: the values without the command line. `warn` gets a line for a directory
     elsewhere. Raises ConfigError.
@@ -39,7 +43,7 @@ def run_directory(
     if values["model_dir"] and (values["test_only"] or values["test_train"]):
         return Path(values["model_dir"])
     former = FORMER_VALUES if values["backbone"] in FORMER_BACKBONES else {}
-    chooses = values["keep"] == "best"  # the epoch, by validation
+    chooses = values["keep"] == "best"  # the epoch, on validation images
     for key, value in values.items():
         from_weights = key in ("mean", "std") and value is None
         was_default = before[key] is None and value == former.get(key)
@@ -62,7 +66,7 @@ def _sources(before: dict[str, Any], values: dict[str, Any], chooses: bool) -> s
     name = "".join(f"_{key}_{stem}" for key, stem in files.items())
     weights = values["weights"]
     if weights and has_known_scheme(weights) and weights != before["weights"]:
-        name += f"_weights_{weights}"  # published weights; the position of a file on disk changes nothing
+        name += f"_weights_{weights}"  # published weights; the path of a file is not part of the name
     for key, word in (("model_dir", "from"), ("init_from", "init_from")):
         if values[key]:
             name += f"_{word}_{Path(values[key]).name}"
@@ -70,18 +74,18 @@ def _sources(before: dict[str, Any], values: dict[str, Any], chooses: bool) -> s
 
 
 def as_directory(name: str) -> str:
-    """A name with a dash for everything that a directory's name should not contain, as addresses have."""
+    """A name as a directory's name: a dash replaces each run of other characters, such as those of addresses."""
     return re.sub(r"[^\w.+@=-]+", "-", name)
 
 
 def _given_directory(given: str, warn: Callable[[str], None]) -> Path:
-    """The directory of output_dir. Raises a ConfigError for a relative path that leads out of output/."""
+    """The directory of output_dir. Raises a ConfigError for a relative path outside output/."""
     if visible(given) != given:
-        message = f"output_dir {given} contains control characters or marks of direction; choose another name"
+        message = f"output_dir {given} contains control characters or bidirectional marks; choose another name"
         raise ConfigError(message, kind="unsafe_name", key="output_dir")
     path = os.path.normpath(given)
     if path in (".", str(OUTPUT), os.path.abspath(OUTPUT)):
-        message = f"output_dir takes the name of a folder below {OUTPUT}/, found '{given}'; choose a name"
+        message = f"output_dir must name a folder below {OUTPUT}/, found '{given}'; choose a name"
         raise ConfigError(message, kind="no_name", key="output_dir")
     if os.path.isabs(path):
         if not Path(path).is_relative_to(os.path.abspath(OUTPUT)):
@@ -90,7 +94,7 @@ def _given_directory(given: str, warn: Callable[[str], None]) -> Path:
     directory = OUTPUT / path.removeprefix(f"{OUTPUT}/")
     if path.split("/")[0] == ".." or _leads_elsewhere(directory):
         target = os.path.realpath(directory)
-        message = f"output_dir {given} leads out of {OUTPUT}/; if that is meant, give the absolute path {target}"
+        message = f"output_dir {given} is outside {OUTPUT}/; if you mean that, use the absolute path {target}"
         raise ConfigError(message, kind="outside_output", key="output_dir")
     return directory
 
@@ -102,7 +106,7 @@ def _leads_elsewhere(directory: Path) -> bool:
 
 
 def _in_name(key: str, value: Any) -> Any:
-    """The value of a key as a run directory's name shows it; a known normalisation by its name.
+    """The value of a key in a run directory's name; known normalisations have names.
 
     [1], the block 1, ends in a dash; 1 is the last block. Prompts in block 0, VPT's usual form, are plain 0.
     """

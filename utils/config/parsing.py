@@ -1,4 +1,4 @@
-"""From text, or what YAML made of it, to the value of a key: of its type, within its limits, never evaluated."""
+"""Parses the value of a key, from text or YAML: of its type and within its limits. Nothing is evaluated."""
 
 import math
 import os
@@ -23,11 +23,11 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def parse_value(name: str, key: Key, value: Any) -> Any:
-    """`value`, text or already parsed, as a value of `key`. Raises a ConfigError that says which values it takes."""
+    """`value`, text or already parsed, as a value of `key`. Raises a ConfigError with its values."""
     if value is None or value in ("None", "none", "null"):
         if key.takes_none:
             return None
-        raise ConfigError(f"{name} cannot be None; it takes {_expected(key)}", kind="wrong_value", key=name)
+        raise ConfigError(f"{name} must be {expected(key)}, not None", kind="wrong_value", key=name)
     try:
         parsed = KINDS[key.kind][0](value)
         if key.kind == "floats" and isinstance(parsed, str):  # the name of a normalisation
@@ -38,13 +38,13 @@ def parse_value(name: str, key: Key, value: Any) -> Any:
     if not valid:
         nearest = nearest_value(str(value), _choices(key))
         hint = f"; did you mean {nearest}?" if nearest else ""
-        message = f"{name} takes {_expected(key, value)}, found '{shortened(str(value))}'{hint}"
+        message = f"{name} must be {expected(key, value)}, found '{shortened(str(value))}'{hint}"
         raise ConfigError(message, kind="wrong_value", key=name)
     return parsed
 
 
 def _choices(key: Key) -> list[str]:
-    """The values of a key that takes one of a few, as they are written."""
+    """The choices of a key as text; [] for a key without choices."""
     few: Mapping[str, Iterable[object]] = {"bool": (True, False), "floats": NORMALISATIONS}
     return [str(choice) for choice in key.choices or few.get(key.kind, ())]
 
@@ -59,11 +59,11 @@ def _is_allowed(key: Key, parsed: Any) -> bool:
     return all(key.min <= number <= key.largest for number in numbers)
 
 
-def _expected(key: Key, value: Any = None) -> str:
-    """The values that a key takes, in words, where `value` was found."""
+def expected(key: Key, value: Any = None) -> str:
+    """The values of a key, in words. value: the one that was found, for the limit that it exceeds."""
     choices = ", ".join(map(str, key.choices))
     if key.kind == "names":
-        return f"names out of {choices}, with commas between them"
+        return f"a comma-separated list of names from {choices}"
     if key.choices:
         return f"one of {choices}" + (" or None" if key.takes_none else "")
     limits = f" of at least {key.min}" if key.min is not None else ""
@@ -94,7 +94,7 @@ def _int(value: Any) -> int:
 
 
 def _float(value: Any) -> float:
-    """A finite number that is zero only where it is written so: neither 1e400 nor 1e-400."""
+    """A finite number, and zero only if written as zero: neither 1e400 nor 1e-400."""
     if isinstance(value, bool) or not NUMBER.fullmatch(str(value)):
         raise ValueError
     number = float(value)
@@ -111,7 +111,7 @@ def _text(value: Any) -> str:
 
 
 def _path(value: Any) -> str:
-    """A path, its ~ expanded. Raises ValueError where it is longer than a file system takes."""
+    """A path, its ~ expanded. Raises ValueError if it is longer than file systems allow."""
     path = os.path.expanduser(_text(value))
     if len(os.fsencode(path)) > PATH_BYTES or any(len(os.fsencode(name)) > NAME_BYTES for name in path.split("/")):
         raise ValueError
@@ -159,7 +159,7 @@ KINDS: dict[Kind, tuple[Callable[[Any], Any], str]] = {
     "int": (_int, "a whole number"),
     "float": (_float, "a number"),
     "str": (_text, "a text"),
-    "names": (_names, "names with commas between them"),
+    "names": (_names, "a comma-separated list of names"),
     "path": (_path, f"a path with names of up to {NAME_BYTES} bytes"),
     "floats": (_floats, "three numbers like [0.5,0.5,0.5], or clip, imagenet, half"),
     "layers": (_layers, "None, a whole number, or a list of block numbers like [0,2]"),

@@ -1,23 +1,23 @@
-"""The name that somebody meant: of a key, a file of configs/, or a value. No suggestion rather than a senseless one."""
+"""Suggests the intended name for a wrong key, file of configs/ or value; None rather than an unlikely one."""
 
 import difflib
 import re
 from collections.abc import Collection, Mapping
 
-CUTOFF = 0.8  # similarity of two names, by difflib's ratio: a letter or two are wrong
+CUTOFF = 0.8  # difflib's ratio of two names: one or two letters are wrong
 
 
 def _by_other_name(table: Mapping[str, str]) -> dict[str, str]:
-    """{our name: "other names"} as {other name: our name}, the other names by their letters."""
+    """{name here: "other names"} as {other name: name here}, the other names by their letters."""
     return {_letters(other): name for name, others in table.items() for other in others.split()}
 
 
 def _letters(name: str) -> str:
-    """A name as it is compared: its letters, digits and plus signs."""
+    """The name for comparisons: its letters, digits and plus signs."""
     return re.sub(r"[^\w+]|_", "", name.casefold())
 
 
-# ---- what other programs of this field say ----
+# ---- names in other programs ----
 
 OTHER_KEYS = _by_other_name(
     {
@@ -84,13 +84,13 @@ OTHER_KEYS = _by_other_name(
         "v.pt_len": "num_prompts prompt_length prompt_len num_tokens n_prompts pt_len",
         "v.aft_ratio": "aft_ratio sparsity",
         "coop_ctx_len": "n_ctx ctx_len num_ctx",
-        # words for which there is a flag
+        # names that are flags here
         "-d": "data dataset_name task",
         "-b": "model arch architecture model_name clip_model network",
         "-m": "method peft peft_method tuning algorithm",
     }
 )
-OTHER_NAMES = _by_other_name(  # of data sets, backbones and methods, and of the schemes of addresses
+OTHER_NAMES = _by_other_name(  # of data sets, backbones, methods and schemes of addresses
     {
         "imagenet_lt": "imagenet imagenet1k ilsvrc ilsvrc2012",
         "places_lt": "places places365",
@@ -169,22 +169,22 @@ OTHER_VALUES = _by_other_name(
 
 
 def nearest_key(name: str, keys: Collection[str]) -> str | None:
-    """The key, one of `keys`, or the flag that somebody meant by `name`; None if none is near."""
+    """The key, one of `keys`, or the flag nearest to `name`; None if none is near."""
     return _nearest(name, [*keys, "-d", "-b", "-m"], OTHER_KEYS)
 
 
 def nearest_name(name: str, names: Collection[str]) -> str | None:
-    """The data set, backbone, method or model that somebody meant, one of `names`; None if none is near."""
+    """The data set, backbone, method or model nearest to `name`, one of `names`; None if none is near."""
     return _nearest(name, names, OTHER_NAMES)
 
 
 def nearest_value(text: str, choices: Collection[str]) -> str | None:
-    """The value that somebody meant, one of `choices`; None if none is near."""
+    """The value nearest to `text`, one of `choices`; None if none is near."""
     return _nearest(text, choices, OTHER_VALUES)
 
 
 def _nearest(name: str, choices: Collection[str], others: Mapping[str, str]) -> str | None:
-    """The choice with the same letters and digits, or by its other name, or with a slip of the pen."""
+    """The choice with the same letters and digits, by its other name, or with a typing error."""
     by_letters: dict[str, str] = {}
     for choice in choices:
         by_letters.setdefault(_letters(choice), choice)
@@ -193,7 +193,7 @@ def _nearest(name: str, choices: Collection[str], others: Mapping[str, str]) -> 
         return by_letters[letters]
     if others.get(letters) in choices:
         return others[letters]
-    numbers = re.sub(r"\D", "", letters)  # inat2021 and cifar10 are other data sets
+    numbers = re.sub(r"\D", "", letters)  # inat2021 and cifar10 are different data sets
     alike = [each for each in by_letters if not numbers or re.sub(r"\D", "", each) == numbers]
     close = difflib.get_close_matches(letters, alike, 1, CUTOFF)
     return by_letters[close[0]] if close else None

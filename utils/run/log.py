@@ -18,19 +18,19 @@ from utils.files import open_to_append, read_limited, write_text
 from utils.run.directory import TRAINING, RunDir
 from utils.run.mode import Mode
 from utils.run.trackers import Option, Tracker, open_tracker
-from utils.text import rate, visible
+from utils.text import rate, significant, visible
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-METRICS_BYTES = 1_000_000_000  # of metrics.jsonl; a step takes 130
+METRICS_BYTES = 1_000_000_000  # of metrics.jsonl; a step has 130
 
 
 Scores = Mapping[str, float | None]  # None: undefined
 
 
 class RunLog:
-    """Lines go to the terminal and to a file, numbers to metrics.jsonl, TensorBoard and a tracker, progress to a bar.
+    """Lines for the terminal and a file, numbers for metrics.jsonl, TensorBoard and a tracker, and progress bars.
 
     A later run in the same directory appends to the file. enabled: False on ranks other than 0.
     """
@@ -56,9 +56,9 @@ class RunLog:
         self.failed = False  # whether something could not be written
 
     def info(self, text: str) -> None:
-        """Writes one or more lines to the terminal, above any progress bar, and to the file."""
+        """Writes one or more lines to the terminal, wrapped and above any progress bar, and whole to the file."""
         if self.enabled:
-            terminal.say(text)
+            terminal.say(text, wrap=True)
         self.note(text)
 
     def note(self, text: str) -> None:
@@ -69,7 +69,7 @@ class RunLog:
 
     @contextlib.contextmanager
     def _may_fail(self) -> Iterator[None]:
-        """Logs and curves that cannot be written do not end a run: the terminal gets one warning."""
+        """Within it, a failed write of logs and curves does not end the run: the terminal gets one warning."""
         try:
             yield
         except (OSError, ValueError) as error:  # ValueError: TensorBoard's, of a file that its thread has closed
@@ -77,7 +77,8 @@ class RunLog:
                 reason = getattr(error, "strerror", None) or error
                 terminal.say(
                     f"warning   logs and curves in {self.run_dir.path} cannot be written ({reason}); lines will be "
-                    "missing there, the run itself continues"
+                    "missing there, but the run continues",
+                    wrap=True,
                 )
             self.failed = True
 
@@ -145,18 +146,18 @@ class RunLog:
 
     @contextlib.contextmanager
     def _may_track(self) -> Iterator[None]:
-        """A tracker that fails does not end a run: it gets one warning, and no more numbers."""
+        """Within it, a failing tracker does not end the run: it is dropped with one warning."""
         try:
             yield
         except (Exception, SystemExit) as error:  # of another program, so of any kind
             self.tracker = None
             reason = terminal.describe(error)
-            self.info(f"warning   the tracker failed ({reason}); it gets no more numbers, the run itself continues")
+            self.info(f"warning   the tracker failed ({reason}); it gets no more numbers, but the run continues")
 
     def start_curves(self, directory: RunDir, step: int, epoch: int) -> None:
         """Writes the numbers of later steps and of validations after later epochs to `directory`.
 
-        Those after `step` and `epoch` are removed: they are computed again, or with step 0 of an earlier run.
+        Earlier numbers after `step` and `epoch` are removed: they are recomputed, or belong to an earlier run (step 0).
         """
         self.curves_dir, path = directory, directory.metrics
         if path.is_file() and self.enabled:
@@ -175,20 +176,17 @@ class RunLog:
         self.metrics = self.board = None
 
     def progress(self, total: int, title: str, done: int = 0) -> tqdm:
-        """A bar over `total` images, `done` of them done, with images per second and time left.
-
-        There is none where no terminal would show it.
-        """
+        """A bar over `total` images, `done` of them done, with images per second and time left; only on a terminal."""
         return terminal.progress(total, title, done, self.enabled)
 
     def epoch(
         self, epoch: int, num_epochs: int, num_images: int, num_steps: int, done: tuple[int, int] = (0, 0)
     ) -> "EpochProgress":
-        """The bar and the lines of one epoch of training; done: its steps and images that are trained already."""
+        """The bar and the lines of one epoch of training; done: its steps and images of an interrupted run."""
         return EpochProgress(self, f"epoch {epoch + 1}/{num_epochs}", epoch * num_steps, num_images, num_steps, done)
 
     def close(self) -> None:
-        """Closes the files, and so releases the run directory."""
+        """Closes the files, which releases the run directory."""
         self.end_curves()
         with self._may_track():
             if self.tracker:
@@ -197,7 +195,7 @@ class RunLog:
             self.file.close()
 
     def end(self, reason: str) -> None:
-        """Notes why the run ended early. A log that is all that the run has left is removed with its folder."""
+        """Logs why the run ended early. If the log is its only file, it is removed with its folder."""
         self.note(f"stopped: {reason.removeprefix('stopped by ')}")
         if not self.new_folders:
             return
@@ -219,16 +217,16 @@ class RunLog:
 
 
 def _is_of(line: str, step: int, epoch: int) -> bool:
-    """Whether a line of metrics.jsonl is of a step, or of a validation after an epoch, up to these."""
+    """Whether a line of metrics.jsonl belongs to a step, or to the validation after an epoch, up to these."""
     try:
         content = json.loads(line)
         return float(content["step"]) <= step and float(content.get("epoch", 0)) <= epoch
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):  # the line of a kill, or a damaged one
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):  # cut by a kill, or damaged
         return False
 
 
 class EpochProgress:
-    """A bar for one epoch, and now and then a line with its running means."""
+    """The bar of an epoch, and lines with its running means."""
 
     def __init__(
         self, log: RunLog, title: str, steps_before: int, num_images: int, num_steps: int, done: tuple[int, int]
@@ -239,7 +237,7 @@ class EpochProgress:
         self.images_before, self.start = self.images, time.perf_counter()
 
     def advance(self, images: int) -> None:
-        """Counts one step of so many images."""
+        """Counts one step of `images` images."""
         self.step += 1
         self.images += images
         self.bar.update(images)
@@ -248,12 +246,11 @@ class EpochProgress:
         """Logs mean loss (returned), accuracy and speed of the epoch so far."""
         loss, accuracy = loss_sum / self.step, 100 * correct / self.images
         speed = (self.images - self.images_before) / (time.perf_counter() - self.start)
-        self.bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f} %")
-        write = self.log.info if self.bar.disable or self.step == self.num_steps else self.log.note
-        write(
-            f"{self.title}  step {self.step}/{self.num_steps}  loss {loss:.4f}  training accuracy {accuracy:5.2f} %  "
-            f"lr {lr:.5g}  {rate(speed)}"
-        )
+        self.bar.set_postfix_str(f"loss {significant(loss)}, accuracy {accuracy:.1f} %")
+        is_end = self.step == self.num_steps
+        position = self.title if is_end else f"{self.title}  step {self.step}/{self.num_steps}"
+        write = self.log.info if self.bar.disable or is_end else self.log.note
+        write(f"{position}  loss {loss:.4f}  train accuracy {accuracy:.2f} %  lr {lr:.3g}  {rate(speed)}")
         self.log.scalars(self.steps_before + self.step, loss=loss, accuracy=accuracy, lr=lr, images_per_second=speed)
         return loss
 

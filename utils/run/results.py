@@ -15,28 +15,28 @@ BYTES = 200_000_000  # of a results file; one of 10,000 classes has 2 MB
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes whole or not at all."""
+    """Writes the content as JSON, whole or not at all."""
     write_text(path, f"{json.dumps(content, indent=1)}\n")
 
 
-# ---- which images, tested how ----
+# ---- images and the way they are tested ----
 
 OLDER_TESTS = {key: UNRECORDED[key] for key in ("interpolation", "resize", "variant")}  # older files lack these keys
 
 
 def same_images(one: str | None, other: str | None) -> bool:
-    """Whether two fingerprints are of the same images, as far as both know: those of older files know names alone."""
+    """Whether two fingerprints are of the same images. Those of older files contain only names: then names decide."""
     names, contents = zip((one or "").partition("-")[::2], (other or "").partition("-")[::2], strict=True)
     return names[0] == names[1] and (contents[0] == contents[1] or "" in contents)
 
 
 def same_test(there: dict[str, Any], tested: dict[str, Any]) -> bool:
-    """Whether logits in a file are those of this test."""
+    """Whether the logits in a file are from this test."""
     return not differences(there, tested) and same_images(there.get("fingerprint"), tested["fingerprint"])
 
 
 def differences(there: dict[str, Any], tested: dict[str, Any]) -> list[str]:
-    """The differences of this test from the one whose logits are there, as the suffix of a file names them."""
+    """The differences of this test from the one that wrote the logits, as the suffix of a file names them."""
     there = OLDER_TESTS | there
     return [
         str(tested.get(key)) if key == "precision" else f"{key}_{tested.get(key)}"
@@ -49,7 +49,7 @@ def differences(there: dict[str, Any], tested: dict[str, Any]) -> list[str]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a results file; {} if it is missing, or not one of this program."""
+    """The content of a results file; {} if it is missing, or not written by this program."""
     try:
         content = read_json(path, BYTES)
         return content if isinstance(content.get("data", {}).get("fingerprint", {}), dict) else {}
@@ -77,7 +77,7 @@ def data_of(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def predictions_name(content: dict[str, Any], suffix: str = "") -> str:
-    """The name of the file with the predictions of a test. suffix: of its results file; "" for a training run's own."""
+    """The name of the file with the predictions of a test. suffix: of its results file; "" for a training run."""
     name = content.get("predictions")
     usual = f"predictions{suffix or '_test'}.csv"
     return name if isinstance(name, str) and re.fullmatch(r"predictions_[^/\\\0]+\.csv", name) else usual
@@ -96,7 +96,7 @@ def save_logits(path: Path, logits: np.ndarray, labels: np.ndarray, tested: dict
 
 
 def logits_about(path: Path) -> dict[str, Any] | None:
-    """The test that a file of logits is of; of an older version only its labels. None for a missing file."""
+    """The test that wrote a file of logits; only its labels for older files, None for a missing file."""
     try:
         with zipfile.ZipFile(path) as archive:  # before numpy, which would unpack anything
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
@@ -112,7 +112,7 @@ def logits_about(path: Path) -> dict[str, Any] | None:
 
 
 def banner(about: dict[str, Any], data: str, resolution: int, notes: set[str]) -> str:
-    """The first lines of a log; `about` as in the results, `data` and `notes` in words."""
+    """The first lines of a log; about: as in the results; data, notes: in words."""
     params, settings = about["params"], about["settings"]
     processes = f", {about['processes']} processes" if about["processes"] > 1 else ""
     weights = about["weights"]["name"]
@@ -123,8 +123,8 @@ def banner(about: dict[str, Any], data: str, resolution: int, notes: set[str]) -
         *(f"          {note}" for note in sorted(notes)),
         "data      " + data.replace("\n", "\n          "),
         f"backbone  {settings['backbone']}{weights}, {resolution} pixels",
-        f"training  {params['trained']:,} of {params['total']:,} parameters: "
-        f"{params['peft']:,} in the backbone, {params['head']:,} in the head",
+        f"training  {params['trained']:,} of {params['total']:,} parameters "
+        f"(backbone {params['peft']:,}, head {params['head']:,})",
     ]
     return "\n".join(lines)
 
@@ -140,7 +140,7 @@ def words(measure: str) -> str:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The results as a person reads them: accuracies in percent, trained parameters, time and memory."""
+    """The printed results: accuracies in percent, further scores and the numbers of trainable parameters."""
     accuracy, more, params, data = (results[key] for key in ("accuracy", "more", "params", "data"))
     header = {"overall": "overall", "mean_class": "mean class", "many": "many", "medium": "medium", "few": "few"}
     cells = [percent(accuracy[key]) for key in header]
@@ -161,6 +161,7 @@ def table(results: dict[str, Any]) -> str:
         f"macro F1 {percent(more['macro_f1'])}, worst class {percent(more['worst_class'])}, "
         f"harmonic mean {percent(more['harmonic_mean'])}, geometric mean {percent(more['geometric_mean'])}",
         *([", ".join(f"{words(key)} {percent(more[key])}" for key in others)] if others else []),
-        f"trained parameters: {params['trained']:,} with the head, {params['peft']:,} without (of {params['total']:,})",
+        f"trainable parameters: {params['trained']:,} with the head, {params['peft']:,} without "
+        f"(of {params['total']:,})",
     ]
     return "\n".join(lines)

@@ -567,9 +567,9 @@ def test_wrong_input(data, options, capsys):
 
 
 def test_a_failure_of_ours_is_no_finding(run, pictures, monkeypatch):
-    monkeypatch.setattr(check, "check_images", lambda *_: 1 / 0)
+    monkeypatch.setattr("run_check.check_images", lambda *_: 1 / 0)
     status, _, error = run("root", pictures)
-    assert (status, error) == (3, "failed: ZeroDivisionError: division by zero (DEBUG=1 shows where)\n")
+    assert (status, error) == (3, "failed: ZeroDivisionError: division by zero (DEBUG=1 shows the traceback)\n")
     assert not Path("output/check_folder_pictures/report.json").exists()
     Path("output/check_folder_pictures").rmdir()
     Path("output").rmdir()

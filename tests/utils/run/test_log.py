@@ -1,7 +1,9 @@
 """The log of a run: what it holds, and that a full disk does not end the run."""
 
 import errno
+import io
 import os
+import sys
 
 import pytest
 
@@ -56,7 +58,7 @@ def test_a_pipe_that_nobody_reads_is_not_waited_for(name, tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("seconds, shown", [(0.1, "80 images/s"), (20, "0.4 images/s (2.5 s an image)")])
+@pytest.mark.parametrize("seconds, shown", [(0.1, "80 images/s"), (20, "0.4 images/s (2.5 s per image)")])
 def test_slow_runs_show_their_speed(seconds, shown, log, monkeypatch):
     with log.epoch(0, 1, 8, 1) as progress:
         progress.advance(8)
@@ -64,3 +66,35 @@ def test_slow_runs_show_their_speed(seconds, shown, log, monkeypatch):
         progress.report(1.0, 4.0, 1e-6)
     line = log.run_dir.log().read_text()
     assert f"lr 1e-06  {shown}\n" in line
+
+
+class Screen(io.StringIO):
+    """A terminal of 80 columns."""
+
+    def isatty(self):
+        return True
+
+
+def test_the_terminal_gets_wrapped_lines_and_the_file_whole_ones(log, monkeypatch):
+    monkeypatch.setattr("sys.stdout", Screen())
+    line = "data      " + "a data set with many words " * 5
+    log.info(line.strip())
+    shown = sys.stdout.getvalue().splitlines()
+    assert len(shown) == 2
+    assert max(map(len, shown)) <= 80
+    (kept,) = log.run_dir.log().read_text().splitlines()
+    assert kept.endswith(f"  {line.strip()}")
+
+
+def test_the_line_of_an_epoch_fits_80_columns(log, monkeypatch):
+    """ImageNet-LT's numbers; the position within an epoch is shown before its end only."""
+    with log.epoch(9, 100, 115_846, 906) as progress:
+        progress.step, progress.images = 905, 115_840
+        monkeypatch.setattr("time.perf_counter", lambda: progress.start + 93.9)
+        progress.report(10.4321 * 905, 60_000, 0.00012312)
+        progress.advance(6)
+        progress.report(10.4321 * 906, 60_000, 0.00012312)
+    within, end = (line.partition("  ")[2] for line in log.run_dir.log().read_text().splitlines())
+    assert within.startswith("epoch 10/100  step 905/906  loss 10.4321  ")
+    assert end == "epoch 10/100  loss 10.4321  train accuracy 51.79 %  lr 0.000123  1,234 images/s"
+    assert len(end) <= 80
