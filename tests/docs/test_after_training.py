@@ -33,7 +33,12 @@ def words_of(arguments):
 
 def test_every_script_has_commands_on_the_page():
     assert {script for page, script, _ in COMMANDS if page != "README.md"} == {"", *SCRIPTS}
-    assert {script for page, script, _ in COMMANDS if page == "README.md"} == {"", *SCRIPTS}
+    assert {script for page, script, _ in COMMANDS if page == "README.md"} == {
+        "",
+        *SCRIPTS,
+        "check_data",
+        "collect_results",
+    }
 
 
 @pytest.mark.parametrize(("page", "script", "arguments"), COMMANDS)
