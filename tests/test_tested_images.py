@@ -219,7 +219,7 @@ def test_logits_of_another_way_of_testing_stay_apart(run, lists):
     plain = run(*a, *TESTED, "expand", 8)
     assert plain["logits"] is None
     assert results.read(RUN / "results_test.json") == plain
-    assert "logits_test.npz holds the logits of another test" in (RUN / "log_test.txt").read_text()
+    assert "logits_test.npz has logits of another test" in (RUN / "log_test.txt").read_text()
     again = run(*a, *saves, *TESTED)
     assert again["logits"] == "logits_test.npz"
     assert (RUN / "logits_test.npz").read_bytes() == before
