@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-version = functools.cache(importlib.metadata.version)  # of a package; each is read from a file of its own
+version = functools.cache(importlib.metadata.version)  # of a package; each lookup reads a file
 
 # environment variables that choose instructions or kernels
 SWITCHES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "NVIDIA_TF32_OVERRIDE")
 
 
 def environment(device: torch.device, num_processes: int) -> dict[str, Any]:
-    """What the last bits of a number may depend on: package versions, device, instruction set, number of processes."""
+    """The package versions, device, instruction set and number of processes, on which rounding may depend."""
     switches = [f"{name}={os.environ[name]}" for name in SWITCHES if name in os.environ]
     capability = [torch.backends.cpu.get_cpu_capability()] if device.type == "cpu" else []
     instructions = ", ".join(capability + switches)
@@ -31,7 +31,7 @@ def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def describe(device: torch.device) -> str:
-    """The name of the GPU, or that of the CPU with the threads in use."""
+    """The name of the GPU, or of the CPU with the number of threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
 
 
 def cpuinfo(field: str) -> str:
-    """The first value of a field of Linux's /proc/cpuinfo; empty where there is none."""
+    """The first value of a field of Linux's /proc/cpuinfo; empty if there is none."""
     try:
         with open("/proc/cpuinfo") as file:
             return next((line.partition(":")[2].strip() for line in file if line.startswith(field)), "")

@@ -1,4 +1,4 @@
-"""The numbers behind charts and tables, as JSON that the script of the page draws. Numbers are rounded."""
+"""The rounded numbers of charts and tables, as JSON for the script of the page."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ def rounded(values: Sequence[float] | np.ndarray, digits: int = 2) -> list[float
 
 
 def class_columns(classes: Classes, predictions: Predictions | None) -> Json:
-    """The columns of the table of classes; without predictions, there are none of precision, F1 and confusions."""
+    """The columns of the table of classes; precision, F1 and confusions only with predictions."""
     accuracy = np.where(classes.images > 0, 100 * classes.correct / np.maximum(classes.images, 1), np.nan)
     columns: Json = {
         "name": [shortened(visible(name), NAME_LETTERS) for name in classes.names],
@@ -66,7 +66,7 @@ def curves(numbers: dict[str, list[tuple[int, float]]], epochs: int) -> Json:
 
 
 def confusion(classes: Classes, predictions: Predictions) -> Json:
-    """The confusion matrix, or with many classes its block of the most frequent confusions: classes, rows of counts."""
+    """The confusion matrix, or for many classes its block of the most frequent confusions: classes, rows of counts."""
     labels, predicted, size = predictions.labels, predictions.predicted, len(classes)
     if size <= WHOLE_MATRIX:
         chosen = list(range(size))

@@ -100,7 +100,7 @@ def column(rows, number):
 def test_a_report_on_a_phone(run_dir, tmp_path):
     run = read_run(run_dir)
     page = build_page(run, run.main)
-    found = browse(page, tmp_path, ["accuracy", "class", "most often taken for"], width=390)
+    found = browse(page, tmp_path, ["accuracy", "class", "most often confused with"], width=390)
     assert found["problems"] == found["requests"] == []
     assert found["width"] == [390, 390]
 
@@ -111,7 +111,7 @@ def test_a_report_on_a_phone(run_dir, tmp_path):
     assert column(found["accuracy again"], 4) == pytest.approx(accuracies[:-11:-1], abs=0.005)
     assert [row[0] for row in found["class"]] == NAMES[:10]  # by number, not by letter
     assert [row[0] for row in found["class again"]] == NAMES[39:29:-1]
-    assert found["sorted"] == [["most often taken for", "ascending"]]
+    assert found["sorted"] == [["most often confused with", "ascending"]]
     assert {row[0] for row in found["filtered"]} < {"class 3", *NAMES[30:40]}  # ten of eleven
     assert len(found["filtered"]) == 10
     assert (found["range"], found["second"]) == ("1 – 10 of 40", "11 – 20 of 40")
