@@ -50,7 +50,7 @@ def test_tau_is_post_hoc_logit_adjustment(adjust):
     adjustment, out = adjust("linear", "--tau", 0.7)
     np.testing.assert_allclose(adjustment.bias, -0.7 * np.log(PRIOR))
     assert (adjustment.temperature, adjustment.scale, adjustment.zero_shot) == (1, None, False)
-    assert "tau       0.7, as given" in out
+    assert "tau       0.7, from the option" in out
 
 
 def test_the_uniform_prior_of_a_model_of_cross_entropy_is_tau_1(adjust):

@@ -128,7 +128,7 @@ def test_a_soup_is_tested_predicts_is_adjusted_and_collected(average, runs, call
     assert content["data"]["trained_on"] == 0
 
     status, out, _ = call("adjust", runs / "new", "--target", "training")
-    assert status == 0 and "from that of its loss, LA, to training" in out
+    assert status == 0 and "from the prior of its loss, LA, to training" in out
     rows = {
         row.test: len(row.runs) for row in collect(RunDir.all_results(runs), runs) if row.runs[0].run in ("la", "new")
     }
