@@ -24,7 +24,7 @@ test: .venv/installed
 test-fast: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
-# a test that finds no GPU would pass without testing anything, so this ends here then
+# fails without a GPU, as its tests would pass without testing anything
 test-gpu: .venv/installed
 	@$(PY) -c 'import torch; torch.cuda.is_available() or exit(f"make test-gpu: torch {torch.__version__} finds no GPU \
 	here, so nothing was tested; see nvidia-smi and CUDA_VISIBLE_DEVICES, or run make test for the CPU")'
@@ -47,7 +47,7 @@ bench: .venv/installed
 clean:
 	rm -rf .venv output
 
-# once, and again when requirements.txt changes; a failed installation leaves no mark and is taken up again
+# once, and again when requirements.txt changes or an installation failed
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed, found $$($(PYTHON) --version); name another: make PYTHON=python3.12"; exit 1; }
