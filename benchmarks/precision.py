@@ -24,9 +24,9 @@ def measure(setup: "Setup") -> list[Row]:
     rows = [_products(setup)]
     if setup.device.type == "cuda" or cpu_has_bf16():
         rows += _program(setup)
-    taken = precision_name(pick_precision("amp", setup.device)[0])
-    slower = [row.what for row in rows if row.ratio and (row.ratio > 1) != (taken == "bf16")]
-    rows[0].note = f"amp is {taken} on this machine, which is " + (
+    chosen = precision_name(pick_precision("amp", setup.device)[0])
+    slower = [row.what for row in rows if row.ratio and (row.ratio > 1) != (chosen == "bf16")]
+    rows[0].note = f"amp is {chosen} on this machine, which is " + (
         f"slower in: {'; '.join(slower)}" if slower else "faster in all of these"
     )
     return rows

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TextIO
 PARTIAL = ".partial"  # suffix of files that are being written; a killed process may leave one
 NAME_BYTES = 200  # of the name of a file that is being written, without its suffix; file systems allow 255 in all
 
-# what a user can do about an error of the operating system
+# remedies of the user for errors of the operating system
 REMEDIES = {
     errno.ENOSPC: "free some space there",
     errno.EDQUOT: "free some space there, or ask for a larger quota",

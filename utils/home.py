@@ -37,8 +37,8 @@ def _substitute() -> Path:
             path.mkdir(mode=0o700)
         except FileExistsError:
             status = path.lstat()
-            is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
-            if not is_ours:
+            is_private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+            if not is_private:
                 return Path(tempfile.mkdtemp(prefix="lift_plus_home_"))
     except OSError:
         return Path("/nonexistent")  # every cache is skipped with a warning

@@ -51,7 +51,7 @@ def adamw(parameters: Iterable[Tensor], *, lr: float, weight_decay: float, momen
 
 
 def _are_on_gpu(parameters: list[Tensor]) -> bool | None:
-    """The `fused` of torch's optimizers: True on a GPU, None on a CPU, where it leaves the choice to torch."""
+    """The `fused` of torch's optimizers: True on a GPU, None on a CPU, which leaves the choice to torch."""
     return all(parameter.device.type == "cuda" for parameter in parameters) or None
 
 

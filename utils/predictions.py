@@ -18,7 +18,7 @@ from utils.errors import DataError
 from utils.files import atomic_write, read_limited
 
 TOP = 5  # classes of an image whose probabilities are recorded
-BYTES = 2_000_000_000  # of a file; a row takes 250
+BYTES = 2_000_000_000  # of a file; a row has 250
 LARGEST = 1 + 1e-6  # probability, due to rounding in float32
 FIRST = ("label", "class", "predicted_label", "predicted_class", "label_probability")
 

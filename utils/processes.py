@@ -11,7 +11,7 @@ import gc
 import mmap
 import multiprocessing
 import multiprocessing.process
-import multiprocessing.util  # registers its function atexit, before we register ours
+import multiprocessing.util  # registers its function atexit before this module does
 import os
 import pickle
 import signal

@@ -31,13 +31,13 @@ def pick_micro_batch_size(
     images: int,
     accum_step: int | None,
     compute: Callable[[int], object],
-    kept_bytes: int,
+    state_bytes: int,
     device: torch.device,
     log: Callable[[str], None],
 ) -> int:
     """The number of images per micro-batch, for the `images` of a step: by accum_step, or if None by free memory.
 
-    compute: forward and backward pass of a number of images, of any content. kept_bytes: of gradients and the
+    compute: forward and backward pass of a number of images, of any content. state_bytes: of gradients and the
     optimizer's state. log: called with the result in one line.
     The result depends on the other contents of memory, so two runs may sum gradients in a different order.
     """
@@ -46,7 +46,7 @@ def pick_micro_batch_size(
     free = free_bytes(device)
     two, four = (peak_bytes(functools.partial(compute, count)) for count in (2, 4))
     bytes_per_image = max((four - two) / 2, 1)
-    fitting = 2 + (SHARE * (free - kept_bytes) - two) / bytes_per_image
+    fitting = 2 + (SHARE * (free - state_bytes) - two) / bytes_per_image
     micro_batches = math.ceil(images / min(max(int(fitting), 1), images))
     size = math.ceil(images / micro_batches)
     log(
@@ -63,7 +63,7 @@ def peak_bytes(function: Callable[[], object]) -> int:
     """
     with _CreatedTensors() as created:
         function()
-    return created.most
+    return created.peak
 
 
 class _CreatedTensors(TorchDispatchMode):
@@ -71,7 +71,7 @@ class _CreatedTensors(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = self.most = 0
+        self.bytes = self.peak = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -83,7 +83,7 @@ class _CreatedTensors(TorchDispatchMode):
 
     def _add(self, count: int) -> None:
         self.bytes += count
-        self.most = max(self.most, self.bytes)
+        self.peak = max(self.peak, self.bytes)
 
 
 def _storages(tree: object) -> dict[int, torch.UntypedStorage]:

@@ -2,7 +2,7 @@
 
 source.py      reads results, predictions and curves
 measures.py    the numbers: precision, confusions, intervals, coverage, doubtful labels
-tables.py      the head: what was trained, accuracies with their uncertainty
+tables.py      the head: accuracies with their uncertainty, facts of the training
 findings.py    the findings in words
 charts.py      the numbers behind charts and tables, for the page's script
 pictures.py    single images, as thumbnails

@@ -12,11 +12,11 @@ from utils.report.source import GROUPS, Classes
 from utils.run.record import ACCURACIES
 from utils.text import shortened, visible
 
-WHOLE_MATRIX = 60  # classes, at most, whose confusion matrix is shown as a whole
-BLOCK = 24  # classes of the block that is shown of a larger one
+WHOLE_MATRIX = 60  # maximal number of classes with a whole confusion matrix
+BLOCK = 24  # classes of the block shown for more classes
 CURVE_POINTS = 400
-NAME_LETTERS = 120  # of a class, at most
-# numbers of metrics.jsonl that are shown: their chart, and their title there
+NAME_LETTERS = 120  # maximal length of a class name
+# numbers of metrics.jsonl that are shown: chart, title
 CURVES = {"loss": ("loss", "training"), "accuracy": ("accuracy", "training"), "lr": ("lr", "learning rate")}
 CURVES |= {f"val/{name}": ("accuracy", f"validation, {ACCURACIES[name]}") for name in ("overall", "mean_class")}
 
@@ -60,8 +60,8 @@ def curves(numbers: dict[str, list[tuple[int, float]]], epochs: int) -> Json:
     for name, points in numbers.items():
         if name in CURVES:
             chart, title = CURVES[name]
-            kept = [points[i] for i in measures.thinned(len(points), CURVE_POINTS)]
-            charts[chart][title] = [[round(step * scale, 4), float(f"{value:.5g}")] for step, value in kept]
+            chosen = [points[i] for i in measures.thinned(len(points), CURVE_POINTS)]
+            charts[chart][title] = [[round(step * scale, 4), float(f"{value:.5g}")] for step, value in chosen]
     return charts
 
 
@@ -105,11 +105,11 @@ def bin_columns(bins: ConfidenceBins) -> Json:
 
 def coverage_points(found: measures.Coverage) -> list[list[float]]:
     """Points of the curve of coverage: covered, accuracy, threshold."""
-    first = found.at(1.0)  # of fewer images the accuracy is chance
-    kept = first + measures.thinned(len(found.covered) - first)
+    first = found.at(1.0)  # with fewer images the accuracy is chance
+    chosen = first + measures.thinned(len(found.covered) - first)
     return [
         [round(float(value), digits) for value, digits in zip(point, (2, 2, 4), strict=True)]
-        for point in zip(found.covered[kept], found.accuracy[kept], found.threshold[kept], strict=True)
+        for point in zip(found.covered[chosen], found.accuracy[chosen], found.threshold[chosen], strict=True)
     ]
 
 

@@ -17,7 +17,7 @@ from utils.text import listed, shortened, visible
 
 SCRIPTS = ("charts.js", "table.js", "comparison.js")
 MOST_RUNS = 12
-SETTINGS = 60  # differing ones, at most
+SETTINGS = 60  # maximal number of differing settings that are shown
 CLASS_NAMES = {"mean_class": "all classes", **{name: f"{name}-shot classes" for name in GROUPS}}
 
 

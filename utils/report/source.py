@@ -17,9 +17,9 @@ from utils.run.directory import RunDir
 from utils.run.record import Result, groups_of, read
 
 GROUPS = ("many", "medium", "few")
-METRICS_BYTES = 200_000_000  # of metrics.jsonl; a logged step takes 130
+METRICS_BYTES = 200_000_000  # of metrics.jsonl; a logged step has 130
 METRICS_LINES = 20_000  # parsed lines; evenly spread ones if there are more
-TESTS = 100  # of one run, at most
+TESTS = 100  # maximal number per run
 MOST = 10**9  # images of a class
 
 
@@ -176,10 +176,10 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     except OSError:
         return {}
     stride = math.ceil(len(lines) / METRICS_LINES) or 1
-    kept = [line for number, line in enumerate(lines, 1) if number % stride == 0 or number == len(lines)]
-    kept += [] if stride == 1 else [line for line in lines if '"val/' in line]
+    chosen = [line for number, line in enumerate(lines, 1) if number % stride == 0 or number == len(lines)]
+    chosen += [] if stride == 1 else [line for line in lines if '"val/' in line]
     curves: dict[str, dict[int, float]] = {}
-    for line in kept:
+    for line in chosen:
         try:
             row = json.loads(line)
             step = int(row.pop("step"))

@@ -100,7 +100,7 @@ def more_scores(test: Test) -> list[tuple[str, str]]:
 def fine_tuning(settings: Mapping[str, Any]) -> str:
     """The trained modules, in words."""
     if settings.get("zero_shot"):
-        return "none: zero-shot, from the class names' texts"
+        return "none: zero-shot, from texts of the class names"
     towers = {"v.": "image tower", "l.": "text tower", "": "head"}
     found = []
     for prefix, tower in towers.items():

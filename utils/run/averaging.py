@@ -130,8 +130,8 @@ def describe_average(
     images: list[dict[str, Any]] = []
     for about in abouts:
         images += [each for each in about["trained_on"] if each not in images]
-    kept = {key: value for key, value in abouts[0].items() if key not in ("training", "format", "sha256")}
-    return kept | {"trained_on": images, AVERAGED: record}
+    identity = {key: value for key, value in abouts[0].items() if key not in ("training", "format", "sha256")}
+    return identity | {"trained_on": images, AVERAGED: record}
 
 
 def _shared(values: Sequence[Any]) -> Any:

@@ -1,7 +1,7 @@
 """The directory of a run: every path and name in it, its lock, and whether another run may replace it.
 
     config.yaml               the configuration
-    log.txt                   what was printed; log_SUFFIX.txt of a test
+    log.txt                   the printed lines; log_SUFFIX.txt of a test
     metrics.jsonl, events.*   curves
     progress.safetensors      during training: the last saved step
     checkpoint.safetensors    the trainable parameters
@@ -65,8 +65,8 @@ class TrainingRecord:
         """Describes how the training differs from one with these settings."""
         if not self.settings:
             return "an unknown training"
-        theirs = self.settings
-        differing = [f"{key} {theirs[key]}" for key, value in settings.items() if theirs.get(key, value) != value]
+        recorded = self.settings
+        differing = [f"{key} {recorded[key]}" for key, value in settings.items() if recorded.get(key, value) != value]
         return f"a training with {', '.join(differing[:5])}" if differing else "another training with these settings"
 
 

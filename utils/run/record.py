@@ -111,7 +111,7 @@ def _way_in_words(content: dict[str, Any]) -> list[str]:
     test, expand = content["test"], expand_given(content["command"])
     kind = " random" if test.get("draws") else ""
     words = [f"{test['crops']}{kind} crop{'' if test['crops'] == 1 else 's'}"]
-    if expand is not None and test.get("expand", expand) == expand:  # LIFT's form takes it for several crops only
+    if expand is not None and test.get("expand", expand) == expand:  # in LIFT's form it is for several crops only
         words.append(f"expand {expand}")
     many, few, counts = groups_of(content["data"])
     if [many, few] != USUAL_GROUPS[:2]:

@@ -67,13 +67,13 @@ class Stopping:
             yield
             return
         handlers = {number: signal.getsignal(number) for number in (*AT_ONCE, AFTER_SAVING)}
-        heeded = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+        replaced = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
         try:
-            for number in heeded:
+            for number in replaced:
                 signal.signal(number, self._handle)
             yield
         finally:
-            for number, handler in heeded.items():
+            for number, handler in replaced.items():
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
