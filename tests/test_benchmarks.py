@@ -1,4 +1,4 @@
-"""The benchmark: every stage runs on a tiny model, and the plain program computes what ours does."""
+"""The benchmark: every stage runs on a tiny model, and the baseline computes the same as this program."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def setup(tmp_path_factory):
     return run.Setup(plan, CPU, tmp_path_factory.mktemp("bench"))
 
 
-# ---- the plain program computes the same ----
+# ---- the baseline computes the same ----
 
 
 @pytest.mark.parametrize("accum_step", [1, 2])
@@ -159,7 +159,7 @@ def test_memory_grows_with_the_images_of_a_step(setup, program):
 
 
 def test_flops_are_those_of_torchs_counter():
-    """Counted in the plain model, whose backward pass begins behind the first block's attention, as ours does."""
+    """Counted in the baseline, whose backward pass also ends after the first block's attention."""
     sizes = dataclasses.replace(TINY.sizes, depth=3)
     model = PlainModel(sizes, 4, 2)
     images = torch.zeros(1, 3, 32, 32)
@@ -239,7 +239,7 @@ def test_peers_take_steps_and_tests_from_the_same_files(name, trains, work, monk
 
 
 def test_the_loop_with_timm_computes_what_our_model_computes(work):
-    """With fresh updates, which are zero: the same features from the same file."""
+    """With initial updates, which are zero: the same features from the same file."""
     plain = work.timm_model().eval()
     for block in plain.blocks:
         block.attn.qkv = peers.PlainLora(block.attn.qkv)

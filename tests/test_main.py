@@ -1,4 +1,4 @@
-"""The command line as its users see it: exit status, one clear sentence, no traceback."""
+"""The command line: exit status, one clear sentence, no traceback."""
 
 import os
 
@@ -14,7 +14,7 @@ from models.backbones.families.clip import clip_vit
 
 @pytest.fixture
 def command(random_clip, tmp_path, monkeypatch, capsys):
-    """command(options...) -> (exit status, stderr), run in a folder of its own."""
+    """command(options...) -> (exit status, stderr), run in a separate folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEBUG", raising=False)
 
@@ -83,7 +83,7 @@ def test_a_missing_flag(command, capsys):
 
 @pytest.mark.slow
 def test_lifts_form_and_names(command, tmp_path, monkeypatch):
-    """A model of LIFT's with its options, on a small stand-in; one line tells how they were read."""
+    """A model of LIFT with its options, on a small stand-in; a log line shows their interpretation."""
     small = BACKBONES["clip_vit_b16"]._replace(config=clip_vit(128, 2, 8, 32, 64, 64, 2))
     monkeypatch.setitem(BACKBONES, "clip_vit_b16", small)
     options = ("micro_batch_size", 2, "adapter_dim", 1, "prec", "fp32", "print_freq", 50)
@@ -177,7 +177,7 @@ def test_no_permission_to_write(command, tmp_path, monkeypatch):
 
 
 def test_no_text_tower(command):
-    """A ViT without class names to read: the answer names the other initialisation."""
+    """A ViT that cannot read class names: the error names the other initialisation."""
     import timm
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""How much is tried: in `make test`, and with `make faults`. docs/reliability.md shows these numbers."""
+"""The number of attempts in `make test`, and with `make faults`, as shown in docs/reliability.md."""
 
 ALL = None  # of what there is
 COUNTS: dict[str, tuple[int | None, int | None]] = {  # kind: (make test, make faults)

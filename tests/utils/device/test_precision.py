@@ -1,4 +1,4 @@
-"""Which precision a run computes in, by what the processor or the GPU has."""
+"""The precision of a run, by the instructions of the processor or the features of the GPU."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Signals end the process at once, with one sentence; SIGUSR1 waits for the next save; the parent's choices hold."""
+"""Signals end the process at once, with one sentence; SIGUSR1 waits for the next save; ignored signals stay ignored."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ def send(number):
 
 
 def end_of(work):
-    """The exit status of a child that does `work(stopping)` while signals are handled, and what it printed."""
+    """The exit status of a child that runs `work(stopping)` while signals are handled, and its output."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -45,7 +45,7 @@ def end_of(work):
     ],
 )
 def test_a_signal_ends_the_process_at_once(number, status, text):
-    """Nothing can keep it: no except, and no finally that waits."""
+    """Nothing can prevent it: no except, and no finally that waits."""
 
     def work(stopping):
         try:
