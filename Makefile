@@ -47,7 +47,7 @@ bench: .venv/installed
 clean:
 	rm -rf .venv output
 
-# once, and again when requirements.txt changes or an installation failed
+# once, and again when requirements.txt changes; a failed installation leaves no mark and is taken up again
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed, found $$($(PYTHON) --version); name another: make PYTHON=python3.12"; exit 1; }

@@ -1,4 +1,4 @@
-"""timm's and open_clip's own full-size modules, on the meta device, compared with their configs here."""
+"""timm's and open_clip's own full-size modules, on the meta device, compared with our configs of them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from models.weights.naming import convert_state_dict
 
 @contextlib.contextmanager
 def quick_meta() -> Iterator[None]:
-    """Builds modules on the meta device without drawing initial values, which takes two thirds of the time there."""
+    """Modules are built on the meta device without drawing first values, which takes two thirds of the time there."""
     with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
         patch.setattr(weight_init, "_trunc_normal_", lambda *args, **options: None)
         for name in dir(nn.init):
@@ -39,7 +39,7 @@ def library_module(address: str) -> nn.Module:
 
 
 def assert_same(theirs: nn.Module, config: BackboneConfig) -> None:
-    """Checks that the backbone has the tensors of the library's module, and its heads, activations and eps."""
+    """Our backbone has the tensors of the library's module, and the heads, activations and eps of its transformers."""
     with quick_meta():
         ours = Backbone(config)
     assert _shapes(convert_state_dict(theirs.state_dict())) == _shapes(ours.state_dict())

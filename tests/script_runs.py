@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 run_all = importlib.import_module("run_all")
 
-ECHO = '#!/bin/sh\nshift\necho "$@" >&2\ncat\n'  # replaces Python: prints its stdin, and its arguments on stderr
+ECHO = '#!/bin/sh\nshift\necho "$@" >&2\ncat\n'  # in the place of Python: prints its stdin, and its arguments on stderr
 
 
 def script_lines(name, *arguments):
@@ -37,7 +37,7 @@ def script_lines(name, *arguments):
 
 @contextlib.contextmanager
 def files_read_once():
-    """In the block, thousands of commands are loaded from files that are read once."""
+    """Within it, thousands of commands are loaded from files that are read once."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (config.files, "read_yaml"),

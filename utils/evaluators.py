@@ -57,7 +57,7 @@ def predicted(outputs: np.ndarray) -> np.ndarray:
 def _accuracy(outputs: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Iterator[tuple[str, float | None]]:
     """Accuracy over images, over classes and over groups of classes, and means of the classes' accuracies, percent.
 
-    Classes without test images are left out; a group of such classes has the accuracy None.
+    Classes without test images are left out; a group without any other has the accuracy None.
     """
     scores = metrics.class_scores(labels, predicted(outputs), len(classes.names))
     tested = scores.images > 0
@@ -81,7 +81,7 @@ accuracy = Evaluator(_accuracy)
 
 
 def _top5(logits: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> Pairs:
-    """Share of images whose label is among the five largest logits, percent; 100 for at most five classes."""
+    """Share of images whose label is among the five largest logits, percent; 100 with five classes or fewer."""
     yield "more/top5", metrics.top_k_accuracy(logits, labels, 5)
 
 

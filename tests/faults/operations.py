@@ -5,8 +5,8 @@
 
 Every operation below `folder` has a kind, a path and a number among those of this kind and path, so that it can be
 found again in another run: Operation("write", "output/run/metrics.jsonl", 2) is the third write to that file. Random
-parts of names are replaced by *. Audit events of Python report opening, renaming, removing, ...; file objects of a
-replaced `open` record reads, writes and closes as system calls: below Python's buffers.
+parts of names are replaced by *. Audit events of Python report opening, renaming, removing, ...; reads, writes and
+closes are seen by the file objects of a replaced `open`, as the system sees them: below Python's buffers.
 """
 
 import builtins
@@ -50,11 +50,11 @@ class Operation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A fault that replaces an operation.
+    """What happens in place of an operation.
 
     action: "kill" (SIGKILL), "errno" (it fails with error `number`), "signal" (`number` to the process itself, before
     it) or "hold" (it waits for `number` seconds, while the file Trace.held exists). half: of a write, the first half of
-    the bytes is written first. lasting: every later change fails, too.
+    the bytes is written before. lasting: every later change fails, too.
     """
 
     operation: Operation
@@ -77,7 +77,7 @@ class Fault:
 
 
 def decode_fault(content: dict[str, Any] | None) -> Fault | None:
-    """The fault from its dict by dataclasses.asdict."""
+    """The fault that dataclasses.asdict made a dict."""
     return content and Fault(**content | {"operation": Operation(*content["operation"])})
 
 
@@ -90,7 +90,7 @@ class Trace:
         self.process, self.operations, self.counts = os.getpid(), [], Counter()
         self.done = self.failing = False
 
-    # ---- handling an operation ----
+    # ---- what happens at an operation ----
 
     def relative(self, path: Any) -> str | None:
         """The name of a path or descriptor below the folder; None elsewhere."""
@@ -102,7 +102,7 @@ class Trace:
         return RANDOM_PARTS.sub("*", path.removeprefix(self.folder)) if path.startswith(self.folder) else None
 
     def meet(self, kind: str, path: Any, half=None) -> None:
-        """Records an operation, and executes the fault if it is due; half(): writes the first half of the bytes."""
+        """Records an operation, and does the fault if it is due here; half(): writes the first half of the bytes."""
         name = self.relative(path) if os.getpid() == self.process else None
         if name is None:
             return
@@ -128,7 +128,7 @@ class Trace:
             names = () if kind in NAMELESS or isinstance(path, int) else (os.fspath(path),)
             raise OSError(fault.number, os.strerror(fault.number), *names)
 
-    # ---- recording ----
+    # ---- where operations are seen ----
 
     def install(self) -> None:
         """Starts recording; it cannot be stopped."""
@@ -167,7 +167,7 @@ class Trace:
         trace = self
 
         class File(io.FileIO):
-            """The raw stream of an open file."""
+            """The system's side of an open file."""
 
             def write(self, data) -> int:
                 half = memoryview(data).cast("B")[: memoryview(data).nbytes // 2]

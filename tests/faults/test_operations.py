@@ -1,6 +1,6 @@
 """Kills before every file operation that changes the disk, and half-way in every write.
 
-A kill after an operation has the effect of a kill before the next one, and so has one before an operation that only
+A kill after an operation leaves what a kill before the next one leaves, and so does one before an operation that only
 reads: these are not tried.
 """
 
@@ -49,7 +49,7 @@ def test_a_kill_at_each_file_operation(name, chunk, place, rng, findings, how_ma
 
 
 def test_an_earlier_run_is_replaced_only_when_the_new_one_is_complete(place):
-    """After the first change of its files, only results are written and names are changed, which is quick."""
+    """From the first change of its files on, only results are written and names are changed: a matter of moments."""
     operations = place.operations("a finished run again")
     late = operations[replacement(operations) :]
     assert any(done[:2] == ("rename", f"{RUN}/results.json") for done in late)

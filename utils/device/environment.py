@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
 
 
 def cpuinfo(field: str) -> str:
-    """The first value of a field of Linux's /proc/cpuinfo; empty if there is none."""
+    """The first value of a field of Linux's /proc/cpuinfo; empty where there is none."""
     try:
         with open("/proc/cpuinfo") as file:
             return next((line.partition(":")[2].strip() for line in file if line.startswith(field)), "")

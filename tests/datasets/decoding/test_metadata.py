@@ -1,4 +1,4 @@
-"""Intact pixels with damaged or enormous metadata: the same pixels as without these, and nothing unpacked."""
+"""Sound pixels beside damaged or enormous metadata: the same pixels as without these, and nothing unpacked."""
 
 import contextlib
 import io
@@ -39,7 +39,7 @@ def segment(marker, data, length=None):
 
 
 def riff(*chunks):
-    """A WebP with these chunks, (kind, data) or bytes, before and after that of its pixels."""
+    """A WebP: these chunks, (kind, data) or bytes, before and behind that of its pixels."""
     parts = [part if isinstance(part, bytes) else packed(*part) for part in chunks]
     return b"RIFF" + struct.pack("<I", 4 + sum(map(len, parts))) + b"WEBP" + b"".join(parts)
 
@@ -184,7 +184,7 @@ for path in sys.argv[1:]:
         print(error.kind, peak() - before, sep="|")
 """
 GIGABYTE = 2**30
-BOMBS = {  # beginning, size of the file (zeros between), end -> the outcome
+BOMBS = {  # beginning, size of the file (zeros between), end -> what comes of it
     "PNG: a text of 1 GB": (PNG[:33] + struct.pack(">I4s", GIGABYTE, b"tEXt"), GIGABYTE + 45, PNG[33:], "(3, 43, 61)"),
     "PNG: pixels of 1 GB": (PNG[:33] + struct.pack(">I4s", GIGABYTE, b"IDAT"), GIGABYTE + 99, b"", "undecodable_image"),
     "PNG: a palette of 1 GB": (PNG[:33] + struct.pack(">I4s", GIGABYTE, b"PLTE"), GIGABYTE, b"", "undecodable_image"),
@@ -201,7 +201,7 @@ BOMBS = {  # beginning, size of the file (zeros between), end -> the outcome
 
 @pytest.mark.slow
 def test_huge_files_take_little_memory(tmp_path):
-    """In a separate process, one after the other."""
+    """In a process of their own, one after the other."""
     for number, (beginning, size, end, _) in enumerate(BOMBS.values()):
         with open(tmp_path / str(number), "wb") as file:
             file.write(beginning)
@@ -286,7 +286,7 @@ NOISY = {
 
 @pytest.mark.parametrize("case", NOISY)
 def test_decoding_prints_nothing(case, tmp_path, capfd):
-    """Neither Python nor the C libraries print anything, whatever the outcome."""
+    """Neither Python nor the C libraries, whatever comes of it."""
     with contextlib.suppress(ImageError):
         pixels(NOISY[case], tmp_path)
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""All published weights of timm and open_clip: each runs, or leads to an error that names a feature."""
+"""All published weights of timm and open_clip: each runs, or is refused by the name of a feature."""
 
 import gc
 import sys
@@ -24,7 +24,7 @@ PAGE = (ROOT / "docs/backbones.md").read_text()
 
 @pytest.fixture(scope="module")
 def published():
-    """The result for every published weight file. A module shared by several of them is built once."""
+    """The answer for every published weight file. A module that several of them share is built once."""
     modules = {}
 
     def build_once(name, kinds, options):
@@ -37,9 +37,9 @@ def published():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(descriptions, "build_module", build_once)
         patch.setattr(open_clip, "build_module", build_once)
-        gc.disable()  # the modules stay, and would be scanned repeatedly
+        gc.disable()  # the modules stay, and would be looked through again and again
         try:
-            return list(list_backbones.survey())  # raises for any other result
+            return list(list_backbones.survey())  # raises for any other answer than the two
         finally:
             gc.enable()
 

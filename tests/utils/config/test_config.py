@@ -1,4 +1,4 @@
-"""The configuration: merging, errors, the names of run directories."""
+"""The configuration: merging, refusals, the names of run directories."""
 
 import itertools
 import os
@@ -84,7 +84,7 @@ def test_the_published_settings_of_the_methods():
     assert zs.classifier is None
 
 
-MODELS_OF_LIFT = {  # of both generations of its command line: the backbone, and the enabled methods
+MODELS_OF_LIFT = {  # of both generations of its command line: the backbone, and what is on
     "clip_vit_b16": ("clip_vit_b16", None),
     "clip_vit_l14": ("clip_vit_l14", None),
     "clip_vit_l14@336px": ("clip_vit_l14@336px", None),
@@ -108,7 +108,7 @@ MODELS_OF_LIFT = {  # of both generations of its command line: the backbone, and
 
 @pytest.mark.parametrize("model", config_names("model"))
 def test_lifts_form(model):
-    """-d DATA -m MODEL: the model names its backbone, whose file has lower priority."""
+    """-d DATA -m MODEL: the model names its backbone, whose file is merged below it."""
     backbone, method = MODELS_OF_LIFT[model]
     cfg = load(data="cifar100_ir100", backbone=None, method=model)
     assert cfg.backbone == backbone
@@ -118,7 +118,7 @@ def test_lifts_form(model):
     on = [f"v.{name}" for name, value in cfg.v.items() if value is True]
     assert (cfg.variant, cfg.interpolation, cfg.shot_groups) == ("lift", "bilinear", "ir100")
     assert cfg.tte == model.endswith("_peft")
-    assert cfg.expand == (24 if cfg.tte else None)  # one crop: expand has no effect
+    assert cfg.expand == (24 if cfg.tte else None)  # one crop: whatever expand says
     tested = load("tte", True, data="cifar100_ir100", backbone=None, method=model)
     assert tested.expand == (21 if "l14" in model else 24)
     if method == "zero_shot":
@@ -228,7 +228,7 @@ def test_a_fraction_is_good_for_a_scale():
 
 @pytest.fixture
 def own_configs(tmp_path, monkeypatch):
-    """A folder that replaces configs/, with one file of each section, mine.yaml."""
+    """A folder in the place of configs/, with one file of each section, mine.yaml."""
     for section, content in (
         ("data", "dataset: digits_lt"),
         ("backbone", "backbone: clip_tiny"),
@@ -242,7 +242,7 @@ def own_configs(tmp_path, monkeypatch):
 
 
 def test_yaml_that_reads_a_number_as_text(own_configs):
-    """PyYAML reads 1e-3 as a string."""
+    """PyYAML takes 1e-3 for a string."""
     (own_configs / "data/mine.yaml").write_text("dataset: digits_lt\nlr: 1e-3\n")
     assert load(data="mine", backbone="mine", method="mine").lr == 1e-3
 
@@ -286,7 +286,7 @@ def test_a_frozen_configuration_cannot_be_changed():
 
 
 def test_values_of_the_weights_complete_a_configuration():
-    """Values set by a user or a file stay; nothing else changes."""
+    """Those that a user or a file sets stay; nothing else changes."""
     cfg = load("interpolation", "bilinear", "v.lora_dim", 3)
     assert (cfg.interpolation, cfg.resize) == ("bilinear", None)
     found = completed(cfg, {"interpolation": "bicubic", "resize": "squash", "v.lora_dim": 5, "v.adapter_dim": 7})
@@ -307,7 +307,7 @@ def test_another_name_of_a_key():
 # ---- LIFT's names ----
 
 LAST_THREE, OFF = ("v.adaptformer_layers", 3), ("v.adaptformer", False)
-READ = [  # options in LIFT's names, and in native names
+READ = [  # options in LIFT's names, and the same in ours
     (("prec", "fp32"), ("prec_train", "fp32", "prec_test", "fp32")),
     (("prec", "amp"), ("prec_train", "amp")),
     (("micro_batch_size", 16, "batch_size", 64), ("batch_size", 64, "accum_step", 4)),
@@ -564,7 +564,7 @@ def test_the_text_towers_sizes():
     cfg = load()
     assert (cfg.l.pt_len, cfg.l.lora_dim, cfg.l.adapter_dim, cfg.l.adaptformer_dim) == (2, 4, 4, 4)
     assert (cfg.v.pt_len, cfg.v.lora_dim, cfg.v.adapter_dim, cfg.v.adaptformer_dim) == (None,) * 4
-    assert load("l.lora_dim", "None").l.lora_dim is None  # by default_size, as on v
+    assert load("l.lora_dim", "None").l.lora_dim is None  # automatic, as on v
 
 
 def test_help_shows_every_key_without_loading_torch():
@@ -578,18 +578,18 @@ def test_help_shows_every_key_without_loading_torch():
             assert re.search(rf"^  {re.escape(name)} +{re.escape(default)} +{re.escape(key.help)}", shown, re.M)
 
 
-# ---- run directories ----
+# ---- where a run lands ----
 
 
 def test_the_run_directory():
     assert load().output_dir == "output/digits_lt_clip_tiny_lift+"
     assert load("output_dir", "mine/run1").output_dir == "output/mine/run1"
-    assert load("lr", 0.02, "seed", 0).output_dir == "output/digits_lt_clip_tiny_lift+"  # explicit defaults
+    assert load("lr", 0.02, "seed", 0).output_dir == "output/digits_lt_clip_tiny_lift+"  # the defaults, said aloud
 
 
 @pytest.mark.parametrize("backbone", sorted(FORMER_BACKBONES))
 def test_the_directory_of_a_run_of_an_earlier_version(backbone):
-    """Bicubic was the default there, and every image was resized by its short side."""
+    """There bicubic was the default, and every image resized by its short side."""
     usual = f"output/digits_lt_{backbone}_lift+"
     for options in ((), ("interpolation", "bicubic"), ("resize", "shortest"), ("resize", "None")):
         assert load(*options, backbone=backbone).output_dir == usual
@@ -602,7 +602,7 @@ def test_the_directory_of_a_run_of_an_earlier_version(backbone):
     [(None, ""), ("bilinear", ""), ("bicubic", "_interpolation_bicubic"), ("None", "_interpolation_None")],
 )
 def test_the_directory_in_lifts_form(value, end):
-    """Bilinear is the default there for all weights."""
+    """There bilinear is the default, whatever the weights."""
     options = () if value is None else ("interpolation", value)
     assert load(*options, backbone=None, method="clip_vit_b16").output_dir == f"output/digits_lt_clip_vit_b16{end}"
 
@@ -626,7 +626,7 @@ def test_the_directory_of_a_newer_backbone(in_file, options, end, own_configs):
 
 @pytest.mark.parametrize("given", ["../x", "a/../../x", "link", "link/x", "dangling/x"])
 def test_a_relative_output_dir_stays_below_output(given, tmp_path, monkeypatch):
-    """A link that leads elsewhere is an error; the message has the absolute path."""
+    """Nor does a link lead elsewhere without a word; the message has the absolute path."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "output").mkdir()
     (tmp_path / "output/link").symlink_to(tmp_path)
@@ -647,7 +647,7 @@ def test_an_absolute_output_dir_is_reported(tmp_path, monkeypatch):
 
 
 def test_output_and_a_run_may_be_links(tmp_path, monkeypatch):
-    """They may be on another disk; a log line has the path of the run."""
+    """Somebody keeps them on another disk; a line says where a run is written."""
     monkeypatch.chdir(tmp_path)
     for folder in ("disk", "archive"):
         (tmp_path / folder).mkdir()
@@ -733,7 +733,7 @@ def test_a_known_normalisation_has_a_name():
 
 @pytest.mark.parametrize("weights", ["w.pt", "timm:vit_small_patch16_224.dino"])
 def test_other_weights_bring_their_own_normalisation(weights):
-    """The backbone's file describes its published weights."""
+    """What the backbone's file says is of its published weights."""
     cfg = load("weights", weights, backbone="in21k_vit_b16")
     assert (cfg.mean, cfg.std) == (None, None)
     cfg = load("weights", weights, "mean", "clip", backbone="in21k_vit_b16")
@@ -748,7 +748,7 @@ def test_no_seed_is_another_one_each_time(monkeypatch):
 
 
 def test_lists_name_the_run_by_their_files_names():
-    """Not by their folders, as a list may move. Its content is part of the run's settings."""
+    """Not by their folders: a list may move. What it says is part of the run's settings."""
     options = ("train_list", "/a/long/way/fold 1.csv", "classnames", "names.txt")
     cfg = load(*options, data="folder")
     assert cfg.output_dir == "output/folder_clip_tiny_lift+_train_list_fold-1_classnames_names"

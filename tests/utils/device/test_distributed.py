@@ -1,4 +1,4 @@
-"""Several processes compute the result of one: the same samples in every step, the same weights and scores."""
+"""Several processes give the result of one: the same samples in every step, the same weights, the same scores."""
 
 import fcntl
 import itertools
@@ -51,7 +51,7 @@ def start_torchrun(runs, folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Contains output/PROCESSES_RUN for 1, 2 and 4 processes; created once for all processes of pytest."""
+    """Holds output/PROCESSES_RUN for 1, 2 and 4 processes; made once for all processes of pytest."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "distributed"
     folder.mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
     assert sum(row["test"] for row in several["per_class"]) == 125
     if RUNS[run][0] == "zs":
         return
-    if "@" in RUNS[run][0]:  # bit for bit
+    if "@" in RUNS[run][0]:  # to the very bits
         files = [folder / f"{processes}_{i}" / "checkpoint.safetensors" for i in (run - 1, run)]
         assert files[0].read_bytes() == files[1].read_bytes()
     tensors = [checkpoint.load(folder / f"{n}_{run}" / "checkpoint.safetensors")[0] for n in (1, processes)]
@@ -128,7 +128,7 @@ def test_saved_logits_are_those_of_one_process(folder):
 
 @pytest.mark.slow
 def test_one_process_writes(folder):
-    """Two processes leave the files of one."""
+    """What two processes leave are the files of one."""
     for run in range(len(RUNS)):
         names = [
             sorted(path.name for path in (folder / f"{n}_{run}").iterdir() if "tfevents" not in path.name)
@@ -147,10 +147,10 @@ def test_one_process_writes(folder):
 
 @pytest.mark.slow
 def test_torchrun_starts_the_processes_and_an_error_ends_them_all(folder, tmp_path):
-    """torchrun finds a port by itself; a run with wrong input fails in each process."""
+    """torchrun finds a port by itself; a run that is refused fails in each process."""
     runs = [("zs",), ("lift+", "resolution", "4")]
     processes = []
-    for number, run in enumerate(runs):  # one run per call: torchrun's store keeps addresses of a call's first group
+    for number, run in enumerate(runs):  # one run a call: torchrun's store keeps the addresses of a call's first group
         (tmp_path / str(number)).mkdir()
         processes.append(start_torchrun(with_base([run]), tmp_path / str(number)))
     good, bad = (process.wait(1800) for process in processes)
