@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-version = functools.cache(importlib.metadata.version)  # of a package; each lookup reads a file
+version = functools.cache(importlib.metadata.version)  # of a package; each is read from a file of its own
 
 # environment variables that choose instructions or kernels
 SWITCHES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "NVIDIA_TF32_OVERRIDE")
