@@ -1,6 +1,6 @@
 """The number of attempts in `make test`, and with `make faults`, as shown in docs/reliability.md."""
 
-ALL = None  # of what there is
+ALL = None  # all cases
 COUNTS: dict[str, tuple[int | None, int | None]] = {  # kind: (make test, make faults)
     "kills at random times": (30, 300),
     "kills at file operations, a first run": (ALL, ALL),

@@ -46,7 +46,7 @@ def assert_decodes(path, expected, tolerance=0):
 
 
 def pillows(path):
-    """An image file as Pillow reads it: turned as EXIF says, RGB, uint8 [H, W, 3]."""
+    """An image file as Pillow reads it: turned by its EXIF, RGB, uint8 [H, W, 3]."""
     with Image.open(path) as image:
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 

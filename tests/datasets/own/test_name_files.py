@@ -324,7 +324,7 @@ REAL = {  # lines that look like something else, and are names: content, names i
     "quotes in a name": ('the "Beagle"\nthe "Endurance"', ["0", "1"]),
     "a dash": ("- nothing\nsomething", ["0", "1"]),
     "a point": ("1. FC Nürnberg\n2. Liga\nVfB", ["0", "1", "2"]),
-    "line separators of Unicode are no line ends": ("a b\nc", ["0", "1"]),
+    "line separators of Unicode are not line ends": ("a b\nc", ["0", "1"]),
 }
 
 

@@ -103,7 +103,7 @@ def test_random_rows_of_lift():
 
 @pytest.mark.parametrize("variant", ["lift+", "lift"])
 def test_a_models_variant_reaches_its_head_and_its_towers(variant, clip_pair):
-    """Of six classes and three blocks: two prompt tokens or ten; the linear head as above. The text tower likewise."""
+    """Six classes and three blocks: two prompt tokens or ten; the linear head as above. The text tower likewise."""
     backbone = copy.deepcopy(clip_pair[1])  # methods stay in it
     names = [str(i) for i in range(6)]
     model = Model.create(backbone, names, "LinearClassifier", {"pt": {}}, head_init=None, variant=variant)

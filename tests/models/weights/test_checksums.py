@@ -102,7 +102,7 @@ def test_flipped_bits_are_refused_and_the_remedy_helps(serve, content, tmp_path)
 
 
 def test_what_the_first_load_saw_counts_where_nothing_is_published(serve, content, links, tmp_path):
-    with serve(content, "an etag that is no checksum"):
+    with serve(content, "an etag that is not a checksum"):
         notes = load_backbone(NAME)[1].notes
         assert not any("verified" in note for note in notes)
     path = find_weights(ADDRESS).path

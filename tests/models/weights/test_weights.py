@@ -287,7 +287,7 @@ def test_published_architecture_has_our_sizes_and_all_our_tensors(name):
 
 # ---- strictness ----
 
-# one of each kind of tensor, and its name here; patches and class tokens also tell the namings apart
+# one of each kind of tensor, and its name here; patches and class tokens also distinguish the namings
 CLIP_SAMPLE = {
     "visual.conv1.weight": "image.patch_embed.weight",
     "visual.class_embedding": "image.class_token",
