@@ -241,8 +241,8 @@ def check_identity(
 ) -> None:
     """Raises a CheckpointError if the file records another value for any key of `identity`; its `key` is the first.
 
-    A key of SOMETIMES that only the file has is a difference, too. absent: values of the keys that the file lacks; the
-    others have their values in UNRECORDED, as the file is older than the key.
+    A key of SOMETIMES that only the file has is a difference, too. absent: values of keys that the file lacks; a key in
+    neither has its value in UNRECORDED, as the file is older than the key.
     """
     identity = identity | {key: None for key in SOMETIMES if key in about and key not in identity}
     meant = UNRECORDED | (absent or {})
