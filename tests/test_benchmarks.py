@@ -140,7 +140,7 @@ def test_precisions_are_compared(tmp_path, capsys):
     assert content["columns"] == ["bf16", "float32"]
     assert content["rows"][0]["what"] == "products of a block, 4 x 17 rows"
     assert all(0 < row["ratio"] < 1e3 for row in content["rows"])
-    assert "amp takes " in capsys.readouterr().out
+    assert "amp is " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("program", ["ours", "plain"])
@@ -215,7 +215,7 @@ def test_rows_have_medians_of_the_turns():
     }
     lines = table([row], about | {"columns": ("ours", "baseline"), "load": 1.25})
     assert "| training step | **4.00** ± 6 % | 16 | 3.2 | images/s | 4 |" in lines
-    assert "at the start: 1.2 in the mean of a minute" in lines
+    assert "at the start: 1.2, averaged over a minute" in lines
 
 
 # ---- peers ----
