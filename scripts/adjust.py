@@ -58,7 +58,7 @@ TAU = number_or("sweep", -10, 10)
 def fitting_split(text: str) -> str:
     """The type of --on."""
     if text not in ("val", "train"):
-        raise argparse.ArgumentTypeError(f"takes val or train, as nothing may be fitted to test images, found '{text}'")
+        raise argparse.ArgumentTypeError(f"takes val or train, as test images choose nothing, found '{text}'")
     return text
 
 

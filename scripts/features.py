@@ -137,7 +137,7 @@ def run(arguments: list[str]) -> int:
 
     # ---- model and images ----
     extractor = build_model(args, cfg)
-    if isinstance(extractor, Predictor):  # pictures are read as in its test, unless a key differs
+    if isinstance(extractor, Predictor):  # pictures are read as in its test, unless a key says otherwise
         cfg = completed(cfg, {key: getattr(extractor.pictures([]), key) for key in READING})
     images, labels, classnames = find_images(args, cfg)
 

@@ -33,7 +33,7 @@ class Run:
         self.command = command  # its arguments
         self.cfg = cfg
         self.trained = trained  # the directory of the training run that it tests; its own if it trains
-        self.done = False  # whether it is complete before anything starts
+        self.done = False  # before anything starts
         self.mode = build_mode(cfg)  # whether it trains or tests, and how
         self.directory = RunDir(Path(cfg.output_dir))
         self.results = self.directory.results(self.mode)  # the file that it writes last
@@ -79,14 +79,14 @@ _fingerprints: dict[tuple[Any, ...], dict[str, str]] = {}  # by the keys that th
 
 
 def forms_of(line: str, seed: int, args: argparse.Namespace) -> list[list[str]]:
-    """The arguments of a script's line: as in the script, then with each addition of the command line in turn.
+    """The arguments of a script's line: as the script has it, then with the additions of the command line, one by one.
 
     The last form is run; --only is searched in all of them. Raises ConfigError.
     """
     words = shlex.split(line)
     given = parse(words)
     if args.backbone and not given.backbone:
-        message = f"-b {args.backbone} does not fit LIFT's form of a command, which has its own backbone: {line}"
+        message = f"-b {args.backbone} does not go with LIFT's form of a command, which names its own: {line}"
         raise ConfigError(message, kind="backbone_of_lift_form", key="backbone")
     data, backbone = args.data or given.data, args.backbone or given.backbone
     flags = ["-d", data, *(["-b", backbone] if backbone else []), "-m", given.method]
@@ -99,15 +99,15 @@ def forms_of(line: str, seed: int, args: argparse.Namespace) -> list[list[str]]:
 
 
 def is_wanted(only: re.Pattern[str], forms: list[list[str]]) -> bool:
-    """Whether --only matches one of a command's forms, with the quotes of --dry-run or without."""
+    """Whether --only is found in one of a command's forms, with the quotes of --dry-run or without any."""
     return any(only.search(text) for form in forms for text in (as_typed(form), f"python main.py {' '.join(form)}"))
 
 
 def build_run(command: list[str], planned: Mapping[Path, Run]) -> Run:
     """The run of a command. Raises ConfigError.
 
-    A test of another list than its training run's gets a test_name. A test with its own `expand` gets its own
-    directory, as names of results files do not contain expand. planned: the runs before this one, by results file.
+    A test of another list than its training run's gets a test_name; one with its own `expand` gets a directory of its
+    own, as results files are not named by expand. planned: the runs before this one, by results file.
     """
     given = parse(command)
     options = list(given.options)
@@ -132,7 +132,7 @@ def build_run(command: list[str], planned: Mapping[Path, Run]) -> Run:
 def name_of_other_list(cfg: Config, training: Run | None) -> str | None:
     """The name of the tested list, if it is not that of the training run; None otherwise, or with a test_name.
 
-    training: the training run if it is planned, too; otherwise the list is read from its config.yaml.
+    training: the training run if it is planned, too; that of an earlier call is known by its config.yaml.
     """
     key = "train_list" if cfg.test_train else "test_list"
     tested = cfg[key]

@@ -13,9 +13,9 @@ images then look like scikit-learn's digits (ink counted in 4 x 4 blocks, 8 x 8 
 coloured or dark on light. A caption names the character ("a photo of a three.") and perhaps a property.
 
 The loss is CLIP's, symmetric over the batch, but with all positives: with 36 characters in a batch of 256, the caption
-drawn for one image is true of others. `truth[i, j]` is whether caption j is true of image i (the same character, and
-every property in the caption); the target of a row or column is uniform over the true entries (UniCL, Yang et al.
-2022). 60 % of the images are digits, and half of the captions are "a photo of a {name}.", as digits_lt needs these.
+drawn for one image is true of others. `truth[i, j]` says whether caption j holds for image i (the same character, and
+every property that the caption claims); the target of a row or column is spread evenly over what is true (UniCL, Yang
+et al. 2022). What digits_lt needs is frequent: 60 % are digits, half of the captions are "a photo of a {name}."
 """
 
 import argparse

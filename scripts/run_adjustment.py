@@ -33,8 +33,8 @@ SMALLEST_NORM = 1e-12  # of a row of the head
 class Fit:
     """An adjustment under construction.
 
-    log_prior: the class prior of its probabilities, [C]. chosen: the chosen numbers, for its record. lines: the same in
-    words.
+    log_prior: of the classes, [C], for which its probabilities stand. chosen: the numbers that were chosen, for its
+    record. lines: the same in words.
     """
 
     adjustment: Adjustment

@@ -25,7 +25,7 @@ def with_options(cfg: Config, args: argparse.Namespace) -> Config:
 
 
 def load_model(cfg: Config, run: SavedRun, args: argparse.Namespace) -> Predictor:
-    """The model of a run, with device, batch size and workers of the command. Raises UserErrors."""
+    """The model of a run, computed as the options of a command say. Raises UserErrors."""
     return build_predictor(cfg, run, find_device(args.device), args.batch_size, args.num_workers)
 
 

@@ -150,7 +150,7 @@ class Run:
         """Raises a ConfigError for the test images of the run, or if these are unknown. path: of the logits."""
         tested = self.record.fingerprints.get("test")
         if tested is None:
-            message = f"{self.args.run} does not record its test images, so others cannot be distinguished; use --on"
+            message = f"{self.args.run} does not record its test images, so others cannot be told from them: give --on"
             raise ConfigError(message, kind="unknown_test_images", path=path)
         if same_images(fingerprint, tested):
             message = f"{path} has the test images of the run, to which nothing may be fitted; fit on others: --on"

@@ -1,7 +1,7 @@
-"""Worker processes: forked, sent one task after another, and ended when their parent ends for any reason.
+"""Worker processes: forked, sent one task after another, and ended with their parent, however that ends.
 
-A worker only reads and answers, so SIGKILL may end it at any time. It ignores all other signals: Ctrl-C, Slurm and
-Kubernetes signal a whole group of processes, and the parent handles them.
+A worker reads and answers. It holds nothing that could be lost, so SIGKILL may end it at any time, and it leaves all
+other signals to its parent: Ctrl-C, Slurm and Kubernetes signal a whole group of processes.
 """
 
 import atexit
@@ -49,7 +49,7 @@ _running: "weakref.WeakSet[Worker]" = weakref.WeakSet()
 
 
 class WorkerDied(Exception):
-    """A worker has ended unexpectedly; `cause` is the name of a signal, or its exit status."""
+    """A worker has ended by itself; `cause` is the name of a signal, or its exit status."""
 
     def __init__(self, cause: str):
         super().__init__(f"a worker process died ({cause})")
@@ -99,7 +99,7 @@ class Worker:
 
     @property
     def state(self) -> str:
-        """The state of the process, in a few words."""
+        """What the process is doing, in a few words."""
         with contextlib.suppress(OSError, IndexError):
             letter = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
             return STATES.get(letter, f"in state {letter}")
@@ -136,7 +136,7 @@ class Worker:
 
 
 def wait_for(workers: Collection[Worker], seconds: float | None) -> list[Worker]:
-    """The workers that have answered or died, after at most `seconds`; None: without a limit.
+    """The workers that have answered or died, after at most `seconds`; None: after whatever time it takes.
 
     Updates their silence, by at most `seconds`: this process may have been stopped together with them.
     """
@@ -172,7 +172,7 @@ def end(workers: Iterable[Worker]) -> None:
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[set[int | signal.Signals]]:
-    """Blocks the parent's signals, as a new worker must not run the parent's handlers. Yields the former mask."""
+    """Holds back the parent's signals: a new worker must not run the parent's handlers. Yields the mask as it was."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_PARENT)
     try:
         yield mask
@@ -181,7 +181,7 @@ def _signals_blocked() -> Iterator[set[int | signal.Signals]]:
 
 
 def _close_inherited() -> None:
-    """Closes, in a forked process, the parent's ends of all pipes, as a worker ends when these are closed."""
+    """Closes, in a forked process, the parent's ends of all pipes: workers take their closing for the parent's end."""
     for worker in list(_running):
         worker.pipe.close()
     _running.clear()

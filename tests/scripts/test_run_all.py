@@ -53,7 +53,7 @@ EVERY_ROOT = [f"--root={data}=/images" for data in ("imagenet_lt", "places_lt", 
 
 
 def call(name, *arguments):
-    """A script, with its child processes."""
+    """A script, with what it starts."""
     command = [ROOT / f"scripts/run_{name}.sh", *arguments]
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=1200)
@@ -321,7 +321,7 @@ def test_tests_wait_for_their_training(fake):
         + [f"{RUN}/{what}_expand_4/results_{what}.json" for what in ("test", "tte")]
     )
     assert set(order[:2]) == {f"{RUN}/results.json", f"{RUN}_seed_1/results.json"}
-    Path(f"{RUN}/results.json").unlink()  # trained again, so tested again
+    Path(f"{RUN}/results.json").unlink()  # trained anew, so tested anew
     assert fake(lines) == 0
     assert len(ran()) == 7
 
@@ -615,7 +615,7 @@ def test_a_published_value_is_not_shown_beside_other_weights_or_images(published
 
 
 def test_every_published_value_is_shown_beside_its_run(published, monkeypatch):
-    """With the values filled in by a trainer: the normalisation of the weights, and the pixels of expand."""
+    """With what a trainer fills in: the normalisation of the weights, and the pixels of expand."""
     content = yaml.safe_load((ROOT / "scripts/published.yaml").read_text())
     monkeypatch.setattr(collect_results, "PUBLISHED", ROOT / "scripts/published.yaml")
     seen = 0
