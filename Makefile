@@ -29,7 +29,7 @@ test-full: .venv/installed
 test-fast: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
-# a test that finds no GPU would pass without testing anything, so this ends here then
+# fails without a GPU, as its tests would pass without testing anything
 test-gpu: .venv/installed
 	@$(PY) -c 'import torch; torch.cuda.is_available() or exit(f"make test-gpu: torch {torch.__version__} finds no GPU \
 	here, so nothing was tested; see nvidia-smi and CUDA_VISIBLE_DEVICES, or run make test for the CPU")'

@@ -1,9 +1,9 @@
-"""Measures the image towers of B size, and prints the Markdown that docs/backbones.md shows.
+"""Measures the speed of image towers of size B, and prints the table of docs/backbones.md.
 
     python benchmarks/backbones.py --batch 8
 
-Images of a forward pass in float32 with random weights, per second of one core, relative to clip_vit_b16. The towers
-take turns in one process, and the time is that of the process, so that other work on the machine matters little.
+Images per second and core in a forward pass in float32 with random weights, relative to clip_vit_b16. The towers take
+turns in one process, and CPU time is measured, so that other load on the machine has little effect.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.timing import take_turns
 from models.weights.descriptions import describe_name
 
 BASE = "clip_vit_b16"
-# resolutions; None: the one that a run has by default
+# resolutions; None: the default of a run
 TOWERS: dict[str, tuple[int | None, ...]] = {
     BASE: (None,),
     "laion2b_vit_b16": (None,),

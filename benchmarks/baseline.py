@@ -1,10 +1,10 @@
-"""The same computation as a plain program writes it, for the benchmark only; it uses nothing of the product.
+"""The baseline of the benchmark: the same computation as a plain program, independent of the product's code.
 
-Pillow decodes and resizes in the worker, float32 is sent to the device, tokens come first ([N, B, D]), attention takes
+Pillow decodes and resizes in the worker, float32 is copied to the device, tokens come first ([N, B, D]), attention uses
 3-D tensors, every block computes every token, frozen weights stay float32 (autocast converts them in every step on a
 GPU), accuracy is counted with .item(), crops are tested one after another, texts are encoded with all 77 tokens.
 
-Its parameters have the product's names: it takes the same weights, and tests/test_benchmarks.py compares the results.
+Parameters have the product's names, so both use the same weights; tests/test_benchmarks.py compares the results.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class Sizes:
 
 
 class PlainAttention(nn.Module):
-    """[N, B, D] -> [N, B, D], on 3-D tensors [B * heads, N, D / heads] as torch's first MultiheadAttention."""
+    """[N, B, D] -> [N, B, D], on 3-D tensors [B * heads, N, D / heads] as in torch's first MultiheadAttention."""
 
     def __init__(self, dim: int, heads: int, causal: bool):
         super().__init__()
@@ -82,7 +82,7 @@ class PlainAdaptFormer(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """[N, B, D] -> [N, B, D]; with an AdaptFormer where width > 0."""
+    """[N, B, D] -> [N, B, D]; with an AdaptFormer if width > 0."""
 
     def __init__(self, dim: int, width: int = 0, causal: bool = False):
         super().__init__()
@@ -179,7 +179,7 @@ class PlainTrainer:
         return total
 
     def count(self, logits: Tensor, labels: Tensor) -> float:
-        """Adds a batch to the accuracies of the classes, reading number by number; returns their mean."""
+        """Adds a batch to the class accuracies, reading each number with .item(); returns their mean."""
         for correct, label in zip(logits.argmax(1) == labels, labels, strict=True):
             self.correct[label.item()] += correct.item()
             self.seen[label.item()] += 1
@@ -205,7 +205,7 @@ class PlainImages(Dataset):
     """The images in ROOT/SPLIT/CLASS/ by (epoch, index), read by Pillow: normalised float32, and the label.
 
     draw(height, width, epoch, index) -> box (top, left, height, width) of a training crop [3, R, R], and whether it is
-    mirrored. Without it the short side is resized to R + expand, and the test crops [crops, 3, R, R] are cut: 1 = the
+    mirrored. Without it the short side is resized to R + expand, and test crops [crops, 3, R, R] are cut: 1 = the
     centre, 5 = corners and centre.
     """
 
@@ -264,7 +264,7 @@ def sequential_samples(size: int, batch_size: int, num_epochs: int = 1) -> Batch
 
 
 def seconds_per_image(batches: Iterable[tuple[Tensor, Tensor]], workers: int, device: torch.device) -> float:
-    """Seconds per image on the device, from the batch on with which every worker has returned its first one."""
+    """Seconds per image on the device, measured once every worker has returned its first batch."""
     first, times, images = max(workers, 1), [], 0
     for pixels, _ in batches:
         pixels.to(device)
@@ -273,7 +273,7 @@ def seconds_per_image(batches: Iterable[tuple[Tensor, Tensor]], workers: int, de
     return (times[-1] - times[first - 1]) / images
 
 
-# ---- what the benchmark measures: each function prepares its input and returns a function to time ----
+# ---- measured functions: each `prepare` function prepares its input and returns a function to time ----
 
 
 def load_trainer(device: torch.device, file: Path) -> PlainTrainer:
@@ -307,7 +307,7 @@ def prepare_reading(device: torch.device, images: PlainImages, batches: Batches,
 
 
 def prepare_naming(device: torch.device, file: Path, names: list[str]) -> Callable[[], Tensor]:
-    """First weights of a head, [C, D], from class names: float32, 256 names at a time, all tokens.
+    """Initial weights of a head, [C, D], from class names: float32, 256 names at a time, all tokens.
 
     file: {sizes, text, projection, image_projection}.
     """

@@ -1,14 +1,14 @@
-"""Measures our program beside those that people would take in its place, from the same JPEGs, and prints ratios.
+"""Compares the speed of this program with its alternatives on the same JPEGs, and prints ratios.
 
     python benchmarks/peers.py                     training and testing, on this machine's CPU
     python benchmarks/peers.py --turns 5 --images 64
 
 Work: LoRA of rank 4 on queries and values of ViT-B/16 at 224 pixels, random weights, 100 classes, from files to the
-optimizer's step, or to the scores of a test. The peers are written as their documentation does: Hugging Face's Trainer
+optimizer's step, or to the scores of a test. The peers follow their documentation: Hugging Face's Trainer
 with peft, a plain loop with timm's model and transforms, and for tests ONNX Runtime with timm's model. A peer whose
 package is missing is left out (pip install transformers peft accelerate onnxruntime onnxscript).
 
-Ours takes turns with one peer after another, each in a process of its own with a worker for each core.
+This program takes turns with one peer after another, each in its own process with a worker per core.
 """
 
 import argparse
@@ -50,7 +50,7 @@ class Work:
     batch: int
     steps: int
     images: int
-    depth: int = 12  # blocks of the model; fewer than ViT-B/16 has, for a try
+    depth: int = 12  # blocks of the model, as ViT-B/16; fewer for a quick check
 
     @property
     def root(self) -> Path:
@@ -84,7 +84,7 @@ Turn = Callable[[], float]  # a turn -> its seconds
 
 
 def seconds_of_steps(steps: Iterable[object], count: int) -> float:
-    """Seconds of `count` steps after the first, in which workers start."""
+    """Seconds of `count` steps after the first one, during which the workers start."""
     iterator = iter(steps)
     next(iterator)
     start = time.perf_counter()
@@ -93,7 +93,7 @@ def seconds_of_steps(steps: Iterable[object], count: int) -> float:
     return time.perf_counter() - start
 
 
-# ---- ours ----
+# ---- this program ----
 
 
 def ours(device: torch.device, work: Work, precision: str | None, trains: bool) -> Turn:
@@ -134,11 +134,11 @@ def hugging_face(device: torch.device, work: Work, bf16: bool, trains: bool) -> 
         ViTForImageClassification,
     )
 
-    # a package of ours is called datasets, too
+    # this program has a package called datasets, too
     transformers.trainer.is_datasets_available = lambda: False  # type: ignore[attr-defined]
 
     class Clock(TrainerCallback):
-        """The times at which steps end."""
+        """Records the times at which steps end."""
 
         def __init__(self) -> None:
             self.times: list[float] = []
@@ -196,7 +196,7 @@ def hugging_face(device: torch.device, work: Work, bf16: bool, trains: bool) -> 
 
 
 class PlainLora(nn.Module):
-    """qkv(x), to whose queries and values low-rank updates are added."""
+    """qkv(x) with low-rank updates of queries and values."""
 
     def __init__(self, qkv: nn.Linear):
         super().__init__()
@@ -243,7 +243,7 @@ def plain_timm(device: torch.device, work: Work, bf16: bool, trains: bool) -> Tu
 
 
 def plain_images(work: Work, trains: bool) -> ImageFolder:
-    """The images by timm's transforms: Pillow, float32, normalised."""
+    """The images with timm's transforms: Pillow, float32, normalised."""
     from timm.data import create_transform
 
     transform = create_transform(SIDE, is_training=trains, color_jitter=0.0, interpolation="bicubic")
@@ -267,7 +267,7 @@ def onnx_runtime(device: torch.device, work: Work, bf16: bool, trains: bool) -> 
     exported = torch.onnx.export(
         work.timm_model().eval(), example, dynamo=True, dynamic_shapes=({0: batch},), verbose=False
     )
-    assert exported is not None  # as torch says with dynamo=True
+    assert exported is not None  # with dynamo=True torch returns a program
     exported.save(file)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
@@ -287,7 +287,7 @@ def onnx_runtime(device: torch.device, work: Work, bf16: bool, trains: bool) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """prepare(device, work, choice, trains) -> a turn. packages: that it needs. trains: whether it can."""
+    """A program: prepare(device, work, choice, trains) -> a turn. packages: required. trains: if it can train."""
 
     prepare: Callable[..., Turn]
     choice: object
@@ -313,7 +313,7 @@ PEERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Seconds of our turns and of theirs, in pairs, and the most memory of both processes, MB."""
+    """Seconds of both programs' turns, in pairs, and the peak memory of both processes, MB."""
 
     ours: list[float]
     theirs: list[float]
@@ -322,7 +322,7 @@ class Result:
 
 
 def compare(work: Work, theirs: Program, turns: int, trains: bool) -> Result:
-    """Takes turns with one peer; other processes would take the memory that large steps need."""
+    """Takes turns with one peer at a time, as other processes would occupy memory that large steps need."""
     programs = {"ours": OURS, "theirs": theirs}
     processes = {name: BaselineProcess(CPU) for name in programs}
     with processes["ours"].executor, processes["theirs"].executor:
@@ -336,7 +336,7 @@ def compare(work: Work, theirs: Program, turns: int, trains: bool) -> Result:
 
 
 def line(name: str, result: Result, images: int) -> str:
-    """A row of Markdown: images/s of both, how many times as fast ours is in the median turn, and memory."""
+    """A row of Markdown: the speed ratio in the median turn, images/s of both programs, and memory."""
     ratios = [theirs / ours for ours, theirs in zip(result.ours, result.theirs, strict=True)]
     ratio = f"**{statistics.median(ratios):.2f}** ± {100 * timing.spread(ratios):.0f} %"
     speeds = [images / statistics.median(seconds) for seconds in (result.ours, result.theirs)]

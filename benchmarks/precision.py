@@ -1,4 +1,4 @@
-"""bf16 against float32 on this machine: products, training steps and tests, in turns; and what `amp` takes."""
+"""Compares bf16 with float32 on this machine: products, training steps and tests; and the choice of `amp`."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,16 +17,16 @@ PASSES = 3  # over the products, in a turn
 
 
 def measure(setup: "Setup") -> list[Row]:
-    """Rates in both precisions, and their ratio, of the Linears of a block, of whole training steps, and of tests.
+    """Rates in both precisions, and their ratio, for the Linears of a block, whole training steps, and tests.
 
-    A CPU without bf16 instructions is measured in products alone, as the program then computes in float32.
+    On a CPU without bf16 instructions only products are measured, as the program computes in float32 there.
     """
     rows = [_products(setup)]
     if setup.device.type == "cuda" or cpu_has_bf16():
         rows += _program(setup)
-    taken = precision_name(pick_precision("amp", setup.device)[0])
-    slower = [row.what for row in rows if row.ratio and (row.ratio > 1) != (taken == "bf16")]
-    rows[0].note = f"amp takes {taken} on this machine, which is " + (
+    chosen = precision_name(pick_precision("amp", setup.device)[0])
+    slower = [row.what for row in rows if row.ratio and (row.ratio > 1) != (chosen == "bf16")]
+    rows[0].note = f"amp is {chosen} on this machine, which is " + (
         f"slower in: {'; '.join(slower)}" if slower else "faster in all of these"
     )
     return rows
@@ -50,7 +50,7 @@ def _products(setup: "Setup") -> Row:
             for x, weight, bias in work * PASSES:
                 kernels.linear(x, weight, bias)
 
-        compute()  # kernels are chosen and compiled in the first one
+        compute()  # the first call chooses and compiles kernels
         return compute
 
     seconds = setup.turns({"plain": products(PRECISIONS["fp32"]), "ours": products(PRECISIONS["bf16"])})
@@ -59,7 +59,7 @@ def _products(setup: "Setup") -> Row:
 
 
 def _program(setup: "Setup") -> list[Row]:
-    """Our training steps, and tests on files, by two trainers."""
+    """Training steps, and tests on files, of two trainers."""
     plan = setup.plan
     images, labels = (tensor.to(setup.device) for tensor in setup.batch(plan.train_images))
     options = {"root": setup.test_root(1), "expand": setup.expand, "batch_size": plan.train_images}

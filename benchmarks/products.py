@@ -1,7 +1,7 @@
-"""How near our program comes to the device's own rate of large matrix products, in the precision of the run.
+"""The program's FLOP/s as a share of the device's rate of large matrix products, in the precision of the run.
 
-The rate is measured in the same run. The FLOPs are those that the work needs: nothing is subtracted for what our
-program avoids. docs/gpu.md has the targets.
+The rate is measured in the same run. All FLOPs of the work count, even those that the program avoids. See the targets
+in docs/gpu.md.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ WORK = {"train": "training step", "forward": "testing, images in memory", "test"
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Our images/s in a stage, and the share of the device's product rate (FLOP/s) that they take."""
+    """Images/s in a stage, and the corresponding share of the device's product rate (FLOP/s)."""
 
     stage: str
     images_per_second: float
@@ -36,14 +36,14 @@ class Share:
 
 
 def forward_flops(sizes: Sizes) -> float:
-    """FLOPs of a tower's forward pass, an image: patches, Linears, and the two products of attention."""
+    """FLOPs per image of a tower's forward pass: patches, Linears, and the two products of attention."""
     patches = (sizes.resolution // sizes.patch) ** 2
     embedding = 2 * patches * 3 * sizes.patch**2 * sizes.dim
     return embedding + sizes.depth * (_linears(sizes) + _attention(sizes))
 
 
 def training_flops(sizes: Sizes, width: int) -> float:
-    """FLOPs of a training step, an image: AdaptFormers of this width train, and no gradient leaves the first block."""
+    """FLOPs per image of a training step with AdaptFormers of this width; no gradient leaves the first block."""
     adapters = 3 * 4 * sizes.dim * width * _tokens(sizes) * sizes.depth
     backward = (sizes.depth - 1) * (_linears(sizes) + 2 * _attention(sizes))
     return forward_flops(sizes) + adapters + backward
@@ -63,7 +63,7 @@ def _attention(sizes: Sizes) -> float:
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
-    """FLOP/s of a large matrix product, the best of some turns."""
+    """FLOP/s of a large matrix product, the best of several turns."""
     size = SIZE[device.type]
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     count = 10 if device.type == "cuda" else 1
@@ -76,7 +76,7 @@ def product_rate(device: torch.device, dtype: torch.dtype, repeats: int) -> floa
 
 
 def forward(setup: "Setup") -> Row:
-    """Tests of one crop from images in the host's memory: what the device can do where no file has to be read."""
+    """Times tests with one crop from images in host memory: the device's speed without reading files."""
     plan = setup.plan
     images, _ = setup.batch(plan.train_images)
     with setup.trainer() as trainer:
@@ -93,7 +93,7 @@ def forward(setup: "Setup") -> Row:
 
 
 def measure(setup: "Setup", rows: dict[str, Row]) -> list[Share]:
-    """The shares of the stages in `rows`, by name, that compute with the tower."""
+    """The shares of the stages in `rows`, by name, that use the tower."""
     plan, shares = setup.plan, []
     data, backbone, method, *options = setup.command()
     cfg = load_config(data, backbone, method, options)

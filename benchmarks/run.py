@@ -1,10 +1,10 @@
-"""Measures our program against a plain one on the same work, and prints one table.
+"""Compares the speed and memory of this program with a plain baseline, and prints one table.
 
     python benchmarks/run.py --quick                         a CPU, 3 minutes on 2 cores: make bench
     python benchmarks/run.py --device cuda                   a GPU
     python benchmarks/run.py --stage train test              some stages
     python benchmarks/run.py accum_step 4 --stage train      with options of main.py, KEY VALUE
-    python benchmarks/run.py --precision                     our program in bf16 against itself in float32
+    python benchmarks/run.py --precision                     this program in bf16 against float32
 
 Work: ViT-B/16 at 224 pixels, random weights, AdaptFormer in all blocks, cosine head, LA loss, 1000 classes. The plain
 program is benchmarks/baseline.py. docs/performance.md explains the table.
@@ -55,7 +55,7 @@ CORES = len(os.sched_getaffinity(0))
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How much is measured; by default on a CPU."""
+    """The amount of work to measure; the defaults are for a CPU."""
 
     sizes: Sizes = Sizes()
     num_classes: int = 1000
@@ -73,14 +73,14 @@ class Plan:
     names: int = 8142
     starts: int = 2  # of Python
     repeats: int = 5
-    options: tuple[str, ...] = ()  # KEY VALUE of the configuration, for our program
+    options: tuple[str, ...] = ()  # KEY VALUE pairs of the configuration, for this program
 
 
 GPU: dict[str, Any] = {
     **{"train_images": 128, "train_steps": 10, "test_images": 12_800, "crops_images": 2_560, "test_workers": CORES},
     **{"memory_images": 128, "pipeline_images": 128, "pipeline_epochs": 3},
 }
-# the plain program alone takes minutes for 8,142 names on a CPU, and most of the time of every other stage
+# on a CPU the baseline takes minutes for 8,142 names, and most of the time of every other stage
 QUICK = {"repeats": 3, "crops_images": 4, "memory_images": 16, "pipeline_batches": 40, "names": 64, "starts": 1}
 
 
@@ -101,7 +101,7 @@ def write_photos(folder: Path, sizes: tuple[tuple[int, int], ...] = PHOTO_SIZES)
 
 
 def species(count: int) -> list[str]:
-    """Different names of two words that look like iNaturalist's."""
+    """Distinct names of two words, similar to iNaturalist's."""
     rng, names = np.random.default_rng(0), dict[str, None]()
     while len(names) < count:
         genus, kind = ("".join(rng.choice(SYLLABLES.split(), size)) for size in rng.integers(2, 5, 2))
@@ -110,7 +110,7 @@ def species(count: int) -> list[str]:
 
 
 def link_class_folders(root: Path, train: list[Path], test: list[Path], num_classes: int, num_test: int) -> Path:
-    """ROOT/train/CLASS/ with one to four images each, and ROOT/test/CLASS/ with num_test images in all: links."""
+    """Links files as ROOT/train/CLASS/, one to four images each, and ROOT/test/CLASS/, num_test images in all."""
     names = species(num_classes)
     train_classes = [name for number, name in enumerate(names) for _ in range(1 + number % 4)]
     test_classes = [names[number % num_classes] for number in range(num_test)]
@@ -122,7 +122,7 @@ def link_class_folders(root: Path, train: list[Path], test: list[Path], num_clas
 
 
 def write_weights(path: Path, sizes: Sizes) -> Path:
-    """Writes a CLIP with random weights as open_clip publishes one, in float16, and its description beside it."""
+    """Writes a CLIP with random weights in open_clip's format, in float16, and its description in the same folder."""
     from open_clip.model import CLIP
     from safetensors.torch import save_file
 
@@ -142,7 +142,7 @@ def write_weights(path: Path, sizes: Sizes) -> Path:
 
 
 class Setup:
-    """What the stages share: the input files, written into `folder`, the device, and the two programs."""
+    """The input files, written into `folder`, the device, and the two programs, shared by the stages."""
 
     expand = 32  # pixels by which a test image exceeds its crops
 
@@ -166,7 +166,7 @@ class Setup:
         return build_trainer(self.command(**options))
 
     def test_root(self, crops: int) -> Path:
-        """A folder whose test images are JPEGs of the size to crop from, so that little work is left to the loader."""
+        """A folder with test images as JPEGs of the size to crop from, so that the loader has little work."""
         count, side = self.count_tested(crops), self.plan.sizes.resolution + self.expand
         squares = write_photos(self.folder / f"squares{crops}", ((side, side),))
         return link_class_folders(self.folder / f"test{crops}", self.photos, squares, self.plan.num_classes, count)
@@ -175,7 +175,7 @@ class Setup:
         return self.plan.test_images if crops == 1 else self.plan.crops_images
 
     def save(self, trainer: Trainer) -> Path:
-        """Writes a file for the plain trainer, with the weights of ours in float32."""
+        """Writes a file for the baseline's trainer, with the weights of `trainer` in float32."""
         weights = {name: p.detach().float().cpu() for name, p in trainer.model.named_parameters()}
         content = {"sizes": dataclasses.asdict(self.plan.sizes), "width": self.plan.width, "weights": weights}
         content |= {"class_counts": torch.from_numpy(trainer.data.class_counts), "lr": trainer.cfg.lr}
@@ -184,7 +184,7 @@ class Setup:
         return path
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
-        """Random pixels, uint8 [count, 3, R, R], and labels [count], in the memory of the host."""
+        """Random pixels, uint8 [count, 3, R, R], and labels [count], in host memory."""
         side, generator = self.plan.sizes.resolution, torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
         labels = torch.arange(count) % self.plan.num_classes
@@ -195,7 +195,7 @@ class Setup:
 
 
 def build_trainer(command: list[str]) -> Trainer:
-    """Our program before its first step; its log is not shown."""
+    """This program before its first step, without its log."""
     data, backbone, method, *options = command
     with contextlib.redirect_stdout(io.StringIO()):
         return Trainer(load_config(data, backbone, method, options))
@@ -205,7 +205,7 @@ def build_trainer(command: list[str]) -> Trainer:
 
 
 def train(setup: Setup) -> Row:
-    """Steps on one batch, which is sent from the host each time."""
+    """Times training steps on one batch, copied from the host each time."""
     plan, losses = setup.plan, []
     images, labels = setup.batch(plan.train_images)
     with setup.trainer(batch_size=plan.train_images) as trainer:
@@ -227,7 +227,7 @@ def train(setup: Setup) -> Row:
 
 
 def test(setup: Setup, crops: int = 1) -> Row:
-    """Tests on JPEG files."""
+    """Times tests on JPEG files."""
     plan, expand, count, root = setup.plan, setup.expand, setup.count_tested(crops), setup.test_root(crops)
     with setup.trainer(root=root, tte=crops > 1, expand=expand, num_workers=plan.test_workers) as trainer:
         images = PlainImages(root, "test", plan.sizes.resolution, expand=expand, crops=crops)
@@ -240,7 +240,7 @@ def test(setup: Setup, crops: int = 1) -> Row:
 
 
 def pipeline(setup: Setup) -> Row:
-    """From files to batches on the device with a worker for each core, without the time in which the workers start."""
+    """Times reading from files to batches on the device, with a worker per core, without the start of the workers."""
     plan, side = setup.plan, setup.plan.sizes.resolution
     size, epochs, workers = plan.pipeline_images, plan.pipeline_epochs, plan.workers
     with setup.trainer(batch_size=size, num_workers=workers) as trainer:
@@ -262,7 +262,7 @@ def pipeline(setup: Setup) -> Row:
 
 
 def init(setup: Setup) -> Row:
-    """The first weights of a head from class names."""
+    """Times the initialisation of a head from class names."""
     names, rows = species(setup.plan.names), list[Tensor]()
     backbone = load_backbone("clip_vit", str(setup.weights))[0].to(setup.device).requires_grad_(False)
     content = {"sizes": dataclasses.asdict(setup.plan.sizes), "text": backbone.text.state_dict()}
@@ -281,7 +281,7 @@ def init(setup: Setup) -> Row:
 
 
 def memory(setup: Setup) -> Row:
-    """The most memory that a new process takes for two steps, without what it had before the model."""
+    """Measures the peak memory of a new process for two steps, without the memory before the model is built."""
     count = setup.plan.memory_images
     images, labels = setup.batch(count)
     with setup.trainer(batch_size=count) as trainer:
@@ -298,7 +298,7 @@ def memory(setup: Setup) -> Row:
 
 
 def prepare_training(device: torch.device, command: list[str], images: Tensor, labels: Tensor) -> Callable[[], object]:
-    """Two steps of our program."""
+    """Two steps of this program."""
     trainer = build_trainer(command)
     return lambda: [trainer.train_step(images.to(device), labels.to(device)) for _ in range(2)]
 
@@ -315,9 +315,9 @@ print(time.time())
 
 
 def start(setup: Setup) -> Row:
-    """From the start of Python until the first step has its images, with workers and the semantic initialisation.
+    """Times the start of Python until the first batch is ready, with workers and semantic initialisation.
 
-    The first start encodes the class names; later ones, which are the result, find their features in the cache.
+    The first start encodes the class names; later ones, which count, read their features from the cache.
     """
     seconds = []
     environment = {**os.environ, "XDG_CACHE_HOME": str(setup.folder / "cache")}

@@ -18,7 +18,7 @@ Prepare = Callable[..., Callable[[], object]]  # (device, ...) -> a function to 
 
 
 def timed(function: Callable[[], object], device: torch.device) -> tuple[float, object]:
-    """Seconds of a call, and its result; a result that is a float is the seconds, as the function measured them."""
+    """Seconds of a call, and its result; a float result is the seconds, measured by the function itself."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     start = time.perf_counter()
@@ -28,9 +28,9 @@ def timed(function: Callable[[], object], device: torch.device) -> tuple[float, 
 
 
 def take_turns(functions: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> Seconds:
-    """Seconds of each function, `repeats` of each: A B A B ..., so that other work on the machine affects both.
+    """Seconds of each function, called `repeats` times in the order A B A B ..., so that other load affects both.
 
-    A function that returns a float has measured itself. A GPU gets a turn to warm up.
+    A function that returns a float has measured itself. On a GPU each is first called once to warm up.
     """
     for function in functions.values() if device.type == "cuda" else ():
         function()
@@ -45,7 +45,7 @@ def take_turns(functions: dict[str, Callable[[], object]], repeats: int, device:
 
 
 class BaselineProcess:
-    """Times a function in a process of its own, so that the settings of our allocator do not apply."""
+    """Times a function in its own process, so that this program's allocator settings do not apply."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -68,11 +68,11 @@ _prepared: list[Callable[[], object]] = []
 
 def _begin(threads: int, start_method: str) -> None:
     torch.set_num_threads(threads)
-    set_start_method(start_method, force=True)  # for the workers of a loader; a spawned process would spawn them
+    set_start_method(start_method, force=True)  # for the workers of a loader, which a spawned process would spawn
 
 
 def _prepare(prepare: Prepare, *args: object) -> None:
-    _prepared.clear()  # first: frees the memory of the last one
+    _prepared.clear()  # first, to free the memory of the last one
     _prepared.append(prepare(*args))
 
 
@@ -84,7 +84,7 @@ def _run(device: torch.device) -> tuple[float, object]:
 
 
 def peak_mb(device: torch.device, prepare: Prepare, args: tuple[object, ...]) -> float:
-    """The most memory that this process takes for prepare(device, *args)(), MB; a new process measures best."""
+    """The peak memory of prepare(device, *args)() in this process, MB; most accurate in a new process."""
     torch.ones(8, 8, requires_grad=True).square().sum().backward()  # loads autograd
     before = high_water_mb()
     prepare(device, *args)()
@@ -92,7 +92,7 @@ def peak_mb(device: torch.device, prepare: Prepare, args: tuple[object, ...]) ->
 
 
 def high_water_mb() -> float:
-    """The most memory that this process has had, MB. ru_maxrss would begin with that of the parent."""
+    """The peak memory of this process, MB. ru_maxrss would include the parent's."""
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
@@ -101,14 +101,14 @@ def high_water_mb() -> float:
 
 @dataclasses.dataclass
 class Row:
-    """One line: a measurement of our program and of the plain one, in `unit`."""
+    """One line: a measurement of this program and of the baseline, in `unit`."""
 
     what: str
     unit: str
     ours: float
     plain: float | None = None
-    ratio: float | None = None  # how many times better ours is
-    spread: float = 0.0  # of the ratio: half the distance of its quartiles, as a share
+    ratio: float | None = None  # how many times better this program is
+    spread: float = 0.0  # of the ratio: half its interquartile range, as a share of the median
     target: str = ""
     note: str = ""
 
@@ -126,7 +126,7 @@ def compare(what: str, seconds: Seconds, count: float, target: str = "", unit: s
 
 
 def spread(values: list[float]) -> float:
-    """Half the distance of the quartiles, as a share of the median."""
+    """Half the interquartile range, as a share of the median."""
     if len(values) < 2:
         return 0.0
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")
@@ -144,6 +144,6 @@ def table(rows: list[Row], about: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [f"| | ratio | {' | '.join(about['columns'])} | unit | target |", "|---" * 6 + "|", *map(str, rows), ""]
     lines += [f"{about['device']}, {about['cores']} cores, {about['date']}, {about['seconds']:.0f} s, {versions}."]
-    lines += [f"Processes that ran or waited for a core at the start: {about['load']:.1f} in the mean of a minute."]
+    lines += [f"Processes that ran or waited for a core at the start: {about['load']:.1f}, averaged over a minute."]
     lines += [f"{row.what}: {row.note}" for row in rows if row.note]
     return "\n".join(lines)

@@ -35,7 +35,7 @@ from model_options import add_model_options
 from utils import terminal
 from utils.home import ensure_home
 
-CHOSEN = ("tau", "target", "tau_norm", "gla", "temperature")  # options that make an adjustment
+CHOSEN = ("tau", "target", "tau_norm", "gla", "temperature")  # options that change the adjustment
 
 
 def number_or(word: str, least: float, most: float):
@@ -91,7 +91,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     given = [f"--{name.replace('_', '-')}" for name in CHOSEN if getattr(args, name) not in (None, False)]
     if args.reset and given:
-        parser.error(f"--reset removes the adjustment, and {given[0]} makes one; leave one of them out")
+        parser.error(f"--reset removes the adjustment, and {given[0]} writes one; leave one of them out")
     if args.gla and (args.tau is not None or args.tau_norm is not None):
         parser.error("--gla has its own prior; leave --tau and --tau-norm out, or choose the prior by --target")
     if args.source and not (args.target or args.gla):

@@ -31,7 +31,7 @@ from utils import terminal
 from utils.errors import ConfigError
 from utils.home import ensure_home
 
-WISE_FT_ALPHA = 0.5  # the paper's choice where nothing is known about the test images (section 4)
+WISE_FT_ALPHA = 0.5  # the paper's choice if nothing is known about the test images (section 4)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -48,7 +48,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if len(args.runs) > 1 and args.alpha is not None:
         parser.error("--alpha is for one run, between its start and its end; several runs make a soup")
     if len(args.runs) == 1 and args.greedy:
-        parser.error("--greedy chooses among several runs; give more of them")
+        parser.error("--greedy chooses among several runs; name more of them")
     args.alpha = WISE_FT_ALPHA if args.alpha is None else args.alpha
     if not 0 <= args.alpha <= 1:
         parser.error(f"--alpha must be a number from 0 to 1, found {args.alpha:g}")

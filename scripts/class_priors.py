@@ -1,4 +1,4 @@
-"""Class priors by name: uniform, that of the training images, or of a file; and that of a trained model."""
+"""Class priors by name (uniform, training, or a file), and the prior of a trained model."""
 
 import csv
 import io
@@ -25,13 +25,13 @@ LARGEST_SHARE = 1e100  # so that sums are finite
 def model_log_prior(cfg: Config, counts: np.ndarray) -> tuple[np.ndarray, str]:
     """The log of the class prior in the softmax of a run's model, [C], and its origin in words.
 
-    counts: training images of each class. docs/after_training.md has the table.
+    counts: training images of each class. See the table in docs/after_training.md.
     """
     if cfg.zero_shot:
-        return uniform(len(counts)), "uniform, as that of zero-shot CLIP is not known"
+        return uniform(len(counts)), "uniform, as the prior of zero-shot CLIP is unknown"
     tensor = torch.from_numpy(counts)
     log_prior = build_loss(cfg, tensor).softmax_log_prior(tensor).numpy()
-    return log_softmax(log_prior), f"that of its loss, {cfg.loss_type}"
+    return log_softmax(log_prior), f"the prior of its loss, {cfg.loss_type}"
 
 
 def named_log_prior(name: str, counts: np.ndarray, classnames: Sequence[str]) -> np.ndarray:
@@ -49,7 +49,7 @@ def uniform(num_classes: int) -> np.ndarray:
 
 
 def read_prior(path: Path, classnames: Sequence[str]) -> np.ndarray:
-    """The shares or counts in a file, float64 [C]: a line for each class, its name or number and a value >= 0.
+    """The shares or counts in a file, float64 [C]: a line per class, with its name or number and a value >= 0.
 
     A first line whose value is not a number is a header. Raises DataError.
     """
@@ -79,10 +79,10 @@ def read_prior(path: Path, classnames: Sequence[str]) -> np.ndarray:
         values[label] = value
     if np.isnan(values).any():
         name = classnames[int(np.isnan(values).argmax())]
-        message = f"{path} has no line for class '{shortened(name)}'; a prior takes a line for each class"
+        message = f"{path} has no line for class '{shortened(name)}'; add one, as a prior needs a line for each class"
         raise DataError(message, kind="incomplete_prior", path=path)
     if not values.sum():
-        raise DataError(f"{path} has zeros only; give a share above 0", kind="wrong_prior", path=path)
+        raise DataError(f"{path} has only zeros; add a share above 0", kind="wrong_prior", path=path)
     return values
 
 

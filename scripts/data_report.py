@@ -1,4 +1,4 @@
-"""The report of scripts/check_data.py: lines of text, and a picture of the long tail."""
+"""The report of scripts/check_data.py: lines of text, and a figure of the long tail."""
 
 import warnings
 from pathlib import Path
@@ -12,16 +12,16 @@ from utils.files import atomic_write
 from utils.text import duration, rate
 
 COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#C1272D"}
-SHOWN = 10  # lines of each kind; the files have all
-FEW_BITS, MIXED_SHARE = 13, 0.1  # so many pictures of 16 bits that use so few are noted where others use more
-NAMED_BARS = 40  # classes, at most, whose names fit below the picture
+SHOWN = 10  # lines of each kind; the files have all of them
+FEW_BITS, MIXED_SHARE = 13, 0.1  # a note if more than this share of 16-bit pictures use at most so many bits
+NAMED_BARS = 40  # most classes with names below the figure
 
 
 # ---- lines ----
 
 
 def text(check: Check) -> list[str]:
-    """The report for the terminal and report.txt: a finding a line. Names in it may have control characters."""
+    """The report for the terminal and report.txt, one finding per line. Names may have control characters."""
     total, shorter = len(check.sizes), np.sort(check.sizes.min(axis=1))
     lines = [
         *check.data.summary().splitlines(),
@@ -44,12 +44,12 @@ def duplicate_lines(check: Check) -> list[str]:
 
 
 def advice(check: Check, folder: Path) -> list[str]:
-    """The next steps, and where the files are."""
+    """The next steps, and the paths of the files."""
     lines = []
     if check.bad:
         lost = int(((check.data.class_counts > 0) & (check.good_counts == 0)).sum())
-        then = f"; {_count(lost, 'class')} would have no training image then" if lost else ""
-        lines.append(f"fix the bad images, or add `bad_images skip` to runs of main.py, which leaves them out{then}")
+        then = f"; {_count(lost, 'class')} would have no training image left" if lost else ""
+        lines.append(f"fix the bad images, or add `bad_images skip` to runs of main.py to leave them out{then}")
     if check.leaks or check.contradictions:
         lines.append(f"remove duplicates, or copy them from duplicates.txt to {BAD_IMAGES} and add `bad_images skip`")
     if depth := check.advised_bit_depth:
@@ -58,7 +58,7 @@ def advice(check: Check, folder: Path) -> list[str]:
 
 
 def _tail(check: Check) -> list[str]:
-    """Groups, and the ends of the tail."""
+    """The shot groups, and the ends of the tail."""
     data, counts = check.data, check.data.class_counts
     columns = {"classes": np.ones_like(counts), "training": counts}
     if (check.good_counts < counts).any():
@@ -91,7 +91,7 @@ def _tail(check: Check) -> list[str]:
 
 def _problems(check: Check) -> list[str]:
     if check.ok:
-        return ["no problems: every image is there and can be decoded, and none is in both lists", ""]
+        return ["no problems: every image exists and can be decoded, and none is in two lists", ""]
     names, lines = check.names, ["PROBLEMS"]
     for kind in ("missing", "unreadable"):
         reasons = [f"{names[image]}: {found.reason}" for image, found in check.bad.items() if found.kind == kind]
@@ -113,7 +113,7 @@ def _notes(check: Check) -> list[str]:
 
 
 def _depth(check: Check) -> list[str]:
-    """How much of their range the pictures of 16 bits use, if that is little, or if bit_depth cuts some off."""
+    """Notes on 16-bit pictures that use little of their range, or exceed bit_depth."""
     depth, given, white = check.advised_bit_depth, check.bit_depth, 2 ** (check.bit_depth or 16) - 1
     pictures, largest = f"{_count(len(check.largest), 'picture')} of 16 bits", max(check.largest.values(), default=0)
     if depth:
@@ -126,7 +126,7 @@ def _depth(check: Check) -> list[str]:
         return [f"  numbers above {white:,}, white with bit_depth {given}: in {above:,} of {pictures}"] if above else []
     few = sum(number for bits, number in check.used_bits.items() if bits <= FEW_BITS)
     if few > MIXED_SHARE * len(check.largest):
-        return [f"  dark, or of another camera: {few:,} of {pictures} use at most {FEW_BITS} of them, the others more"]
+        return [f"  dark, or of another camera: {few:,} of {pictures} use at most {FEW_BITS} bits, the others more"]
     return []
 
 
@@ -138,7 +138,7 @@ def _section(title: str, found: list[str]) -> list[str]:
 
 
 def _equal(check: Check, groups: list[list[int]]) -> list[str]:
-    """A line for each content, with the images that have it."""
+    """A line for each group of equal images."""
     names, labels, classes = check.names, check.labels, check.data.classnames
     return [" = ".join(f"{names[image]} ({classes[labels[image]]})" for image in images) for images in groups]
 
@@ -148,11 +148,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
-# ---- the picture ----
+# ---- the figure ----
 
 
 def draw(data: DataSet, path: Path) -> None:
-    """The training images of each class, most first, on a logarithmic scale, coloured by shot group."""
+    """Draws the number of training images per class, sorted, on a logarithmic scale, coloured by shot group."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -167,7 +167,7 @@ def draw(data: DataSet, path: Path) -> None:
         if len(counts) <= NAMED_BARS:
             positions = np.flatnonzero(mask[order])
             axes.bar(positions, counts[order][positions], color=COLOURS[group])
-        else:  # one outline, as thousands of bars would take long
+        else:  # one outline, as thousands of bars are slow to draw
             heights = np.where(mask[order], counts[order], 0)
             axes.stairs(heights, edges, fill=True, color=COLOURS[group])
         legend.append(Patch(color=COLOURS[group], label=label))
@@ -186,14 +186,14 @@ def draw(data: DataSet, path: Path) -> None:
     axes.set_xlabel(f"classes, from the largest to the smallest{f' ({empty:,} without images)' if empty else ''}")
     axes.legend(handles=legend, frameon=False, loc="upper right")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class name in letters that the font lacks
+        warnings.simplefilter("ignore")  # about letters in class names that the font lacks
         with atomic_write(path) as file:
             figure.savefig(file, format="png")
     pyplot.close(figure)
 
 
 def _name_bars(axes, names: list[str], counts: np.ndarray) -> None:
-    """Class names below the bars, counts above them."""
+    """Writes class names below the bars, and counts above them."""
     short = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
     axes.set_xticks(range(len(names)), short, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
     for position, count in enumerate(counts):

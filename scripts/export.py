@@ -40,7 +40,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def run(arguments: list[str]) -> int:
-    """Exports, and uploads where that is asked for; returns the exit status. Raises UserErrors."""
+    """Exports, and uploads if requested; returns the exit status. Raises UserErrors."""
     args = parse(arguments)
 
     # heavy imports come after --help and wrong options

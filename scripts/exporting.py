@@ -35,19 +35,19 @@ from utils.files import atomic_folder, read_json, write_text
 from utils.text import listed
 
 ABOUT, CARD = "model.json", "README.md"
-PROGRAM = "LIFT+"  # marks a model.json as ours
-# all that exports write
+PROGRAM = "LIFT+"  # identifies a model.json of this program
+# all files that exports write
 FILES = {ABOUT, CARD, "model.onnx", "model.onnx.data", onnx.PROGRAM.name, "model.pt2", merged.HEAD}
 FILES |= {"open_clip_model.safetensors", OPEN_CLIP_JSON, "model.safetensors", TIMM_JSON}
 JSON_BYTES = 100_000_000
-IMAGES = 32  # that are compared
+IMAGES = 32  # number of compared images
 
 
 # ---- images to compare on ----
 
 
 class Images(NamedTuple):
-    """pixels: uint8 [n, 3, R, R]. words: their number and kind. reason: why they are not the run's test images."""
+    """Images to compare on: pixels, uint8 [n, 3, R, R]. words: their number and kind. reason: for random ones."""
 
     pixels: Tensor
     words: str
@@ -55,10 +55,10 @@ class Images(NamedTuple):
 
 
 def images_of(predictor: Predictor) -> Images:
-    """Some of the run's test images, cropped as in its test; random ones where they cannot be read."""
+    """Some of the run's test images, cropped as in its test; random images if they cannot be read."""
     root = predictor.cfg.root
     try:
-        if root is not None and not Path(root).is_dir():  # before a set that is downloaded where it is missing
+        if root is not None and not Path(root).is_dir():  # before a missing data set is downloaded
             raise DataError(f"{root} is not a folder", kind="no_root")
         images = build_data(predictor.cfg).test.images
         chosen = np.unique(np.linspace(0, len(images) - 1, IMAGES).astype(int)).tolist()
@@ -91,7 +91,7 @@ def export_program(predictor: Predictor, images: Images, precision: str, folder:
 
 
 def export_merged(predictor: Predictor, images: Images, precision: str, folder: Path) -> tuple[str, list[Comparison]]:
-    """Writes the backbone under the names of timm or open_clip, and the head beside it."""
+    """Writes the backbone with the tensor names of timm or open_clip, and the head in a separate file."""
     cfg, model, crops = predictor.cfg, predictor.model, crops_of(predictor)
     backbone, _ = build_backbone(cfg)
     whole = merged.merge(model, backbone)
@@ -109,12 +109,12 @@ EXPORTS: dict[str, Callable[[Predictor, Images, str, Path], tuple[str, list[Comp
 
 
 def crops_of(predictor: Predictor) -> TestCrops:
-    """The crop of an image, one in its centre."""
-    return cast(TestCrops, predictor.crops)  # draws are for a test with ensembling
+    """The run's crop of a test image, one at its centre."""
+    return cast(TestCrops, predictor.crops)  # random crops are for tests with ensembling
 
 
 def served(predictor: Predictor, precision: str) -> Served:
-    """The module that is exported, with the run's adjustment."""
+    """The exported module, with the run's adjustment."""
     dtype, adjustment = PRECISIONS[precision], predictor.adjustment
     zero_shot = frozen_copy(predictor.zero_shot().model, dtype) if adjustment.zero_shot else None
     return Served(frozen_copy(predictor.model, dtype), adjustment, zero_shot).eval()
@@ -129,9 +129,9 @@ def run_probabilities(predictor: Predictor, images: Images) -> np.ndarray:
 
 
 def require_free(folder: Path) -> None:
-    """Raises ConfigError if a folder would be replaced that is not an earlier export, or that has other files, too."""
+    """Raises ConfigError if `folder` exists and is not an earlier export, or also has other files."""
     if folder.name in ("", ".."):
-        raise ConfigError(f"{folder} names no folder to write; choose an --out with a name", kind="no_name", key="out")
+        raise ConfigError(f"{folder} has no name of its own; choose an --out with a name", kind="no_name", key="out")
     if not os.path.lexists(folder):
         return
     reason = "exists and is not an earlier export"
@@ -142,7 +142,7 @@ def require_free(folder: Path) -> None:
         if not others and (is_export or not names):
             return
         if is_export:
-            reason = f"has files beside an earlier export, which would be lost ({listed(others)})"
+            reason = f"also has files that are not of an earlier export, and would be lost ({listed(others)})"
     message = f"{folder} {reason}; choose another --out"
     raise ConfigError(message, kind="folder_exists", path=folder)
 
@@ -155,9 +155,9 @@ def export(
     weights: str | None,
     card: Callable[[dict[str, Any], dict[str, Any]], str],
 ) -> None:
-    """Writes the model of a run into `folder`, which is complete or as before. Raises UserErrors and Deviation.
+    """Writes the model of a run into `folder` atomically. Raises UserErrors and Deviation.
 
-    format: of EXPORTS. precision: of the stored weights. weights: of the backbone, where they are elsewhere now.
+    format: a key of EXPORTS. precision: of the stored weights. weights: of the backbone, if they have moved.
     card: (content of model.json, results of the run) -> the model card.
     """
     require_free(folder)
@@ -176,11 +176,11 @@ def export(
         write_text(partial / ABOUT, json.dumps(about, indent=1) + "\n")
         write_text(partial / CARD, card(about, predictor.saved.results))
     if format == "merged" and about["adjustment"]:
-        terminal.say("note: the run's adjustment of its logits is in model.json, and not in the merged weights")
+        terminal.say("note: the run's adjustment of its logits is in model.json, not in the merged weights")
 
 
 def describe(predictor: Predictor) -> dict[str, Any]:
-    """The part of model.json about the run."""
+    """The entries of model.json about the run."""
     cfg, crops, saved, weights = predictor.cfg, crops_of(predictor), predictor.saved, predictor.weights
     model, adjustment, pictures = predictor.model, predictor.adjustment, predictor.pictures([])
     known = licence_of(cfg.backbone) if weights.published else describe_backbone(cfg.backbone, cfg.weights).licence

@@ -66,7 +66,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     args = parser.parse_intermixed_args(arguments)
     args.run = None if args.backbone else args.words.pop(0)
     if not args.words:
-        parser.error("DATA is missing: give a data set's name, or a folder, a list or a file of pictures")
+        parser.error("DATA is missing: name a data set, or a folder, a list or a file of pictures")
     args.data, *args.options = args.words
     return args
 
@@ -80,7 +80,7 @@ def build_config(args: argparse.Namespace) -> Config:
         raise ConfigError(message, kind="unused_key", key=other)
     flags = {"weights": args.weights, "prec_test": args.precision} if args.backbone else {}
     given |= {key: value for key, value in flags.items() if value is not None}
-    given |= {"classifier_init": "None"}  # no head is built, so nothing is read for one
+    given |= {"classifier_init": "None"}  # no head is built, so none is initialised
     options = [word for pair in given.items() for word in pair]
     data = args.data if args.data in config_names("data") else "folder"
     return load_config(data, args.backbone or "clip_tiny", "lp", options)
@@ -101,7 +101,7 @@ def build_model(args: argparse.Namespace, cfg: Config) -> "Extractor":
 
 
 def find_images(args: argparse.Namespace, cfg: Config) -> tuple["Images", "np.ndarray", list[str]]:
-    """The images, their labels, -1 without one, and the class names. Raises DataError."""
+    """The images, their labels (-1 = none), and the class names. Raises DataError."""
     import numpy as np
 
     from datasets import build_data
@@ -142,7 +142,7 @@ def run(arguments: list[str]) -> int:
 
     # ---- features ----
     is_new = isinstance(images, NewPictures)
-    # the cache has no marks of unreadable pictures
+    # the cache cannot represent unreadable pictures
     cache = TensorCache("features", not is_new, note)
     with terminal.progress(len(images), "features") as bar:
         features = extractor.features(images, cache, bar.update, note)[:, 0]

@@ -102,12 +102,12 @@ STROKES = {
 
 
 def uniform(count: int, low: float, high: float) -> Tensor:
-    """Uniform numbers [count, 1, 1], to be broadcast over points or pixels."""
+    """Uniform random numbers [count, 1, 1], to be broadcast over points or pixels."""
     return low + (high - low) * torch.rand(count, 1, 1)
 
 
 def paint(ink: Tensor, dark: Tensor, coloured: Tensor) -> Tensor:
-    """Ink [B, 1, H, W] -> colours [B, 3, H, W]: white on black, or dark on light, or of two colours; some noise."""
+    """Colours ink: [B, 1, H, W] -> [B, 3, H, W], white on black, dark on light, or in two colours, some with noise."""
     n = len(ink)
     front, back = torch.ones(n, 3), torch.zeros(n, 3)
     front = torch.where(coloured[:, None], 0.5 + 0.5 * torch.rand(n, 3), front)
@@ -163,7 +163,7 @@ class Strokes(Catalogue):
 
 
 def random_warp(count: int) -> Tensor:
-    """Random slants, small turns and aspects, [count, 2, 2], for row vectors (x, y)."""
+    """Random slants, small rotations and aspect ratios, [count, 2, 2], for row vectors (x, y)."""
     turn, slant, aspect = 0.1 * torch.randn(count), 0.22 * torch.randn(count) - 0.1, (0.2 * torch.randn(count)).exp()
     cos, sin, zero = turn.cos(), turn.sin(), torch.zeros(count)
     first = torch.stack([aspect, zero, slant, zero + 1], dim=1).view(-1, 2, 2)
@@ -171,7 +171,7 @@ def random_warp(count: int) -> Tensor:
 
 
 def _fit(points: Tensor, pen: Tensor) -> tuple[Tensor, Tensor]:
-    """Fits points [B, N, 2] with a round pen to the full height; the narrow are widened, pen and all."""
+    """Scales points [B, N, 2] with a round pen to the full height; widens narrow glyphs together with the pen."""
     low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
     width, height = (high - low).clamp(min=1e-3).unbind(dim=2)
     scale = ((SIDE - 2 * pen[:, 0]) / height)[..., None]
@@ -186,7 +186,7 @@ def _fit(points: Tensor, pen: Tensor) -> tuple[Tensor, Tensor]:
 def _compile(text: str) -> tuple[Tensor, Tensor]:
     """A drawing -> its control points [C] as numbers xy and the Catmull-Rom matrix [SAMPLES, C] through them."""
     strokes = [[int(point) for point in stroke.split()] for stroke in text.split(",")]
-    spans = []  # of each piece of spline: its four control points and its length
+    spans = []  # of each spline segment: its four control points and its length
     first = 0
     for stroke in strokes:
         last = first + len(stroke) - 1

@@ -142,14 +142,14 @@ def name_of_other_list(cfg: Config, training: Run | None) -> str | None:
 
 
 def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
-    """The runs of all lines and seeds that --only leaves, in order, without duplicates. Raises ConfigError."""
+    """The runs of all lines and seeds that match --only, in order, without duplicates. Raises ConfigError."""
     runs: dict[Path, Run] = {}
     for line in lines:
         for seed in range(args.seeds):
             forms = forms_of(line, seed, args)
             if not is_wanted(args.only, forms):
                 continue
-            with amended(after=f" (in: {as_typed(forms[-1])}); --only REGEX leaves such runs out"):
+            with amended(after=f" (in: {as_typed(forms[-1])}); --only REGEX can leave such runs out"):
                 run = build_run(forms[-1], runs)
             if seed and run.cfg.zero_shot:
                 continue  # zero-shot CLIP does not depend on the seed
@@ -168,7 +168,7 @@ def plan(lines: list[str], args: argparse.Namespace) -> list[Run]:
 
 
 def require_roots(runs: list[Run]) -> None:
-    """Raises ConfigError for data sets whose folder is not given."""
+    """Raises ConfigError for data sets without a folder."""
     rootless = {run.cfg.dataset for run in runs if not (run.done or run.cfg.root or run.cfg.train_list)}
     missing = sorted(rootless - NEED_NO_ROOT)
     if missing:

@@ -92,7 +92,7 @@ class Table:
         self.writer.writerow(["path", "predicted_label", "predicted_class", *ranks, *sure, "error"])
 
     def add(self, found: "Prediction") -> None:
-        """Adds the row of a picture; one that could not be read has its path and error only."""
+        """Adds the row of a picture; an unreadable one has only its path and error."""
         cells = [cell for ranked in found.top for cell in (ranked.classname, number(ranked.probability))]
         sure = [] if self.threshold is None else [str(int(is_sure(found, self.threshold)))]
         if found.error:
@@ -100,15 +100,15 @@ class Table:
         self.writer.writerow([found.path, found.label, found.classname, *cells, *sure, found.error])
 
     def write(self, path: Path) -> None:
-        """Writes the file, whole or not at all. Raises WriteError."""
-        write_text(path, self.text.getvalue(), errors="surrogateescape")  # names of files may be any bytes
+        """Writes the file atomically. Raises WriteError."""
+        write_text(path, self.text.getvalue(), errors="surrogateescape")  # file names may be any bytes
 
 
 # ---- the command ----
 
 
 def predictions(model: "Predictor", paths: list[str], top: int) -> Iterator[list["Prediction"]]:
-    """The predictions, a batch at a time, with a progress bar; the reasons for unread pictures are printed."""
+    """Yields the predictions of each batch, with a progress bar; prints the reasons for unread pictures."""
     with terminal.progress(len(paths), "predicting") as bar:
         for batch in model.stream(model.pictures(paths), top, note):
             for found in batch:

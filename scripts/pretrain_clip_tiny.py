@@ -1,11 +1,11 @@
-"""Pre-trains clip_tiny, the small CLIP in assets/, by contrast of printed and drawn characters with captions.
+"""Pre-trains clip_tiny, the small CLIP in assets/, by contrastive learning of characters and captions.
 
     python scripts/pretrain_clip_tiny.py            # 127 s with 2 threads of an AMD EPYC (with bf16 instructions)
 
 Result: 91.2 % zero-shot accuracy on the 500 test images of digits_lt ("a photo of a {name}.").
 
 It is trained on much print and little handwriting on purpose: with 70 % of its images drawn as strokes and 8,000 steps
-(25 minutes) it reached 98.6 %, which leaves fine-tuning nothing to do. The drawings were designed by looking at digits
+(25 minutes) it reached 98.6 %, which leaves little for fine-tuning to improve. The drawings were designed after digits
 outside the test set; the share of print and the number of steps were chosen with the test result known.
 
 No image of any data set is used: scripts/glyphs.py draws digits and letters as strokes or takes them from fonts. Most
@@ -58,7 +58,7 @@ LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.1, 300
 
 # Properties of an image, as bits; a caption claims some of them.
 CAPITAL, SMALL, WRITTEN, PRINTED, COARSE, SHARP, THICK, THIN, DARK, COLOURED = (1 << i for i in range(10))
-TEMPLATES = (  # and what they claim; the first is the one that class names are read with, and has half of the captions
+TEMPLATES = (  # and the claimed properties; the first is the template of class names, used for half of the captions
     ("a photo of a {}.", 0),
     ("a photo of the {}.", 0),
     ("{}", 0),
@@ -74,7 +74,7 @@ TEMPLATES = (  # and what they claim; the first is the one that class names are 
 
 
 class Captions(NamedTuple):
-    """All captions: their tokens [N, 77], characters [N], claimed properties [N] and weights in drawing [N]."""
+    """All captions: tokens [N, 77], characters [N], claimed properties [N] and sampling weights [N]."""
 
     tokens: Tensor
     concept: Tensor
@@ -108,7 +108,7 @@ class Images(NamedTuple):
 
 
 def draw_images(count: int, strokes: Strokes, fonts: Fonts) -> Images:
-    """Random characters, 60 % of them digits, some drawn and most printed, in random looks."""
+    """Random characters, 60 % of them digits, some drawn and most printed, with random properties."""
     digits, letters = torch.randint(10, (count,)), torch.randint(10, len(CONCEPTS), (count,))
     concept = torch.where(torch.rand(count) < 0.6, digits, letters)
     drawn = torch.rand(count) < DRAWN
@@ -140,7 +140,7 @@ def look(ink: Tensor, coarse: Tensor) -> Tensor:
     """Bitmaps [B, SIDE, SIDE] as a model sees them, [B, 1, SIDE, SIDE]: coarse ones like the digits, others smooth."""
     blocks = F.avg_pool2d((ink > 0.5).float()[:, None], 4)
     blocks = ((blocks * 16).round() * 255 / 16).round() / 255
-    full = SIDE + SIDE // 7  # the test images' enlargement, of which they are the centre
+    full = SIDE + SIDE // 7  # size to which test images are enlarged before their centre is cropped
     large = F.interpolate(blocks, size=full, mode="bicubic", antialias=True).clamp(0, 1)
     smooth = F.interpolate(ink[:, None], size=full, mode="bilinear")
     large = torch.where(coarse[:, None, None, None], large, smooth)
@@ -148,7 +148,7 @@ def look(ink: Tensor, coarse: Tensor) -> Tensor:
 
 
 def crop(large: Tensor, usual: float, coarse: Tensor) -> Tensor:
-    """Half of the coarse images: the centre. The others: a random part, or the whole and a margin."""
+    """Crops half of the coarse images at the centre, the others at random, some with a margin."""
     n = len(large)
     side = torch.where(coarse, 0.45 + 0.65 * torch.rand(n), 0.75 + 0.75 * torch.rand(n))
     free = (1 - side).abs().clamp(min=0.08)[:, None]
@@ -160,12 +160,12 @@ def crop(large: Tensor, usual: float, coarse: Tensor) -> Tensor:
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """Pixels from 0 to 1, normalised as CLIP's."""
+    """Normalises pixels from 0 to 1 as CLIP does."""
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
 def contrast(image: Tensor, text: Tensor, truth: Tensor) -> Tensor:
-    """The symmetric loss of logits [B, B] against what is true, [B, B]."""
+    """The symmetric contrastive loss of features [B, D] for the true pairs [B, B]."""
     logits, truth = image @ text.T, truth.float()
     by_image = -(logits.log_softmax(1) * truth / truth.sum(1, keepdim=True)).sum(1)
     by_text = -(logits.log_softmax(0) * truth / truth.sum(0, keepdim=True)).sum(0)
@@ -183,7 +183,7 @@ def _truth(images: Images, concept: Tensor, claims: Tensor) -> Tensor:
 
 
 def new_backbone(ids: Tensor) -> Backbone:
-    """clip_tiny without weights. The vocabulary of its text tower is the tokens `ids`, renumbered."""
+    """An untrained clip_tiny. The vocabulary of its text tower is the tokens `ids`, renumbered."""
     backbone = Backbone(CONFIG)
     embedding = nn.Embedding(len(ids), text_tower(backbone).dim)
     text_tower(backbone).token_embedding = embedding
@@ -197,7 +197,7 @@ def text_tower(backbone: Backbone) -> TextTransformer:
 
 
 def new_optimizer(backbone: Backbone, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW with decay for the matrices only; a linear warm-up, then a cosine to 0."""
+    """AdamW with weight decay only for matrices, and a linear warm-up followed by a cosine to 0."""
     matrices = [p for p in backbone.parameters() if p.ndim > 1]
     others = [p for p in backbone.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
@@ -210,14 +210,14 @@ def new_optimizer(backbone: Backbone, steps: int) -> tuple[torch.optim.Optimizer
 
 
 def train(backbone: Backbone, captions: Captions, steps: int) -> None:
-    """Trains in place. `captions` has its tokens numbered as the backbone's."""
+    """Trains `backbone` in place. The tokens of `captions` are numbered as in the backbone."""
     strokes, fonts = Strokes(), Fonts()
     optimizer, schedule = new_optimizer(backbone, steps)
     average, start = 0.0, time.monotonic()
     for step in range(1, steps + 1):
         images = draw_images(BATCH, strokes, fonts)
         chosen = draw_captions(images, captions)
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # for so few tokens the fastest
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # the fastest for so few tokens
             image = backbone.image(normalise(images.pixels)) @ backbone.image_projection
             text = text_tower(backbone)(captions.tokens[chosen]) @ backbone.text_projection
         image, text = F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1)
@@ -237,14 +237,14 @@ def train(backbone: Backbone, captions: Captions, steps: int) -> None:
 
 
 def save(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
-    """Writes a safetensors file, all or nothing."""
+    """Writes a safetensors file atomically."""
     with atomic_write(path) as file:
         file.write(serialize(tensors, facts))
 
 
 @torch.no_grad()
 def zero_shot_accuracy(backbone: Backbone, pixels: Tensor, labels: Tensor) -> float:
-    """The accuracy on digit images, uint8 [N, 8, 8, 3], cropped as in a test: the nearest class name by cosine."""
+    """The zero-shot accuracy on digit images, uint8 [N, 8, 8, 3], cropped as in a test."""
     full, edge = SIDE + SIDE // 7, SIDE // 14
     large = F.interpolate(pixels.permute(0, 3, 1, 2).float(), size=full, mode="bicubic", antialias=True)
     views = normalise(large.clamp(0, 255)[..., edge : edge + SIDE, edge : edge + SIDE] / 255)
@@ -254,7 +254,7 @@ def zero_shot_accuracy(backbone: Backbone, pixels: Tensor, labels: Tensor) -> fl
 
 
 def pretrain(steps: int, seed: int, out: Path) -> dict[str, str]:
-    """Trains clip_tiny and saves it. Returns the facts that its file records."""
+    """Trains clip_tiny and saves it; returns the facts recorded in its file."""
     torch.manual_seed(seed)
     captions = Captions.all()
     ids, places = captions.tokens.unique(return_inverse=True)  # ascending, so end-of-text stays the largest

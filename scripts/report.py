@@ -91,7 +91,7 @@ def run(arguments: list[str]) -> int:
     if len(runs) == 1:
         paths = write_pages(runs[0], args.all, args.out)
     elif args.all:
-        raise ConfigError("--all is for one run; leave it out, or give one run", kind="all_of_several_runs")
+        raise ConfigError("--all is for one run; leave it out, or name one run", kind="all_of_several_runs")
     else:
         page, paths = compare(runs), [args.out or OUTPUT / COMPARISON]
         if args.out is None:
@@ -104,7 +104,7 @@ def run(arguments: list[str]) -> int:
 
 def main(arguments: list[str]) -> int:
     """Executes a command line; returns its exit status."""
-    return execute(run, arguments, "the pages that were written stay")
+    return execute(run, arguments, "pages written so far remain")
 
 
 if __name__ == "__main__":

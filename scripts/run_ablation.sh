@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ablation of LIFT+ (arXiv 2504.13282): from the head alone, with the LA loss, one addition at a time: AdaptFormer,
+# Ablation of LIFT+ (arXiv 2504.13282): the head alone with the LA loss, then one addition at a time: AdaptFormer,
 # semantic initialisation, minimalist augmentation, test-time ensembling.
 # --more: LIFT+ with each component removed or replaced in turn.
 #   scripts/run_ablation.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]

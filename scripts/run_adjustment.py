@@ -31,7 +31,7 @@ SMALLEST_NORM = 1e-12  # of a row of the head
 
 @dataclasses.dataclass
 class Fit:
-    """An adjustment that is being put together.
+    """An adjustment under construction.
 
     log_prior: of the classes, [C], in its probabilities. chosen: the numbers that were chosen, for its
     record. lines: the same in words.
@@ -44,12 +44,12 @@ class Fit:
 
 
 def needs_images(args: argparse.Namespace) -> bool:
-    """Whether a number is to be chosen, and not all of them are given."""
+    """Whether any number is to be chosen from images."""
     return args.gla or "sweep" in (args.tau, args.tau_norm) or args.temperature == "fit"
 
 
 def fit(run: Run, images: Images | None) -> Fit:
-    """The adjustment that the options ask for; images: see `needs_images`. Raises UserErrors."""
+    """The adjustment that the options describe. images: see `needs_images`. Raises UserErrors."""
     args = run.args
     if args.tau is not None:
         found = _fit_tau(run, images)
@@ -63,12 +63,12 @@ def fit(run: Run, images: Images | None) -> Fit:
         _fit_temperature(found, images, args.temperature)
     vectors = [vector for vector in (found.adjustment.scale, found.adjustment.bias) if vector is not None]
     if not all((np.abs(vector) < LARGEST).all() for vector in vectors):
-        raise ConfigError("the adjusted logits leave the range of float32; choose a smaller tau", kind="too_large")
+        raise ConfigError("the adjusted logits exceed the range of float32; choose a smaller tau", kind="too_large")
     return found
 
 
 def _log_source(run: Run) -> tuple[np.ndarray, str]:
-    """The log of the prior of the run's model, [C], and what it follows from: --source, or its loss."""
+    """The log of the prior of the run's model, [C], and its origin in words: --source, or its loss."""
     if given := run.args.source:
         return named_log_prior(given, run.counts, run.saved.classnames), given
     return model_log_prior(run.cfg, run.counts)
@@ -86,12 +86,13 @@ def _fit_tau(run: Run, images: Images | None) -> Fit:
 
 
 def _fit_tau_norm(run: Run, images: Images | None) -> Fit:
-    """<w_c, f> / |w_c|^tau, without the bias (Kang et al. 2020, arXiv 1910.09217, section 4.2). It aims at classes that
-    count equally. Raises ModelError for a head that is not linear.
+    """<w_c, f> / |w_c|^tau, without the bias (Kang et al. 2020, arXiv 1910.09217, section 4.2), for a uniform prior.
+
+    Raises ModelError for a head that is not linear.
     """
     if run.cfg.classifier != "LinearClassifier":
         name = run.cfg.classifier or "the similarity to texts"
-        message = f"--tau-norm takes the length out of a linear head's weights, and the head is {name}; leave it out"
+        message = f"--tau-norm rescales the weights of a linear head, and the head is {name}; leave it out"
         raise ModelError(message, kind="head_is_not_linear", key="classifier")
     head = cast(LinearClassifier, run.predictor.model.head)
     norms = np.maximum(head.weight.detach().double().norm(dim=1).cpu().numpy(), SMALLEST_NORM)
@@ -108,23 +109,23 @@ def _fit_tau_norm(run: Run, images: Images | None) -> Fit:
 def _chosen(
     given: float | str, taus: np.ndarray, adjustment_of: Callable[[float], Adjustment], images: Images | None
 ) -> tuple[float, list[str]]:
-    """The given number, or the best of a sweep; and a line about it."""
+    """The number of the option, or the best of a sweep; and a line about it."""
     if given != "sweep" or images is None:
-        return float(given), [f"tau       {given:g}, as given"]
+        return float(given), [f"tau       {given:g}, from the option"]
     tau, curve = posthoc.sweep(taus, lambda tau: adjustment_of(tau).apply(images.logits), images.labels)
     best = max(accuracy for _, accuracy in curve)
-    return tau, [f"tau       {tau:g}, of {len(taus)} the best for mean class accuracy ({best:.2f} % of {images.words})"]
+    return tau, [f"tau       {tau:g}, best of {len(taus)} by mean class accuracy ({best:.2f} % of {images.words})"]
 
 
 def _fit_prior(run: Run, images: Images | None) -> Fit:
-    """z + log target - log source, and with GLA z_zs - log q beside it."""
+    """z + log target - log source; GLA adds z_zs - log q."""
     (log_source, source), target = _log_source(run), run.args.target or "uniform"
     log_prior = named_log_prior(target, run.counts, run.saved.classnames)
     bias, chosen = log_prior - log_source, {"source": source, "target": target}
     lines = [f"prior     from {source}, to {target}"]
     zero_shot = None if images is None else images.zero_shot
     if run.args.gla and images is not None:
-        # zero-shot CLIP itself has the one set of logits
+        # zero-shot CLIP itself has only one set of logits
         log_q = posthoc.fit_label_bias(images.logits if zero_shot is None else zero_shot, images.labels)
         bias, chosen["log_q"] = bias - log_q, log_q.tolist()
         most, least = (run.saved.classnames[number] for number in (log_q.argmax(), log_q.argmin()))
@@ -134,14 +135,14 @@ def _fit_prior(run: Run, images: Images | None) -> Fit:
 
 
 def _fit_temperature(found: Fit, images: Images | None, given: float | str) -> None:
-    """Adds a temperature, fitted to images that are weighted to the class prior of the adjusted model."""
+    """Adds a temperature, fitted to images weighted to the class prior of the adjusted model."""
     if given != "fit" or images is None:
-        temperature, how = float(given), "as given"
+        temperature, how = float(given), "from the option"
     else:
         adjusted = found.adjustment.apply(images.logits, images.zero_shot)
         weights = posthoc.class_weights(images.labels, found.log_prior)
         temperature = posthoc.fit_temperature(adjusted, images.labels, weights)
-        how = f"of the lowest NLL on {images.words}"
+        how = f"with the lowest NLL on {images.words}"
     found.adjustment = dataclasses.replace(found.adjustment, temperature=temperature)
     found.chosen["temperature"] = temperature
     found.lines.append(f"temperature {temperature:.4g}, {how}")
@@ -182,7 +183,7 @@ def adjust(args: argparse.Namespace) -> None:
     run = Run(args)
     with_zero_shot = args.gla and not run.cfg.zero_shot
     if args.logits and with_zero_shot:
-        message = "--gla computes the logits of zero-shot CLIP for the fitting images, so it takes --on, not --logits"
+        message = "--gla computes the logits of zero-shot CLIP for the fitting images; replace --logits by --on"
         raise ConfigError(message, kind="logits_with_gla", path=args.logits)
     split = args.on or ("val" if "val" in run.record.fingerprints else "train")
     images = run.given_images(args.logits) if args.logits else None
@@ -193,11 +194,11 @@ def adjust(args: argparse.Namespace) -> None:
         terminal.say(line)
     if images is not None and images.split == "train" and not run.cfg.zero_shot:
         terminal.say(
-            "note      the model was trained on these images, so it is right and sure more often than on new ones, and "
-            "a fitted temperature is too low; validation images (val_fraction 0.1) fit better"
+            "note      the model was trained on these images, so it is more often correct and more confident than on "
+            "new ones, and a fitted temperature is too low; validation images (val_fraction 0.1) are better"
         )
 
-    # everything is chosen: now the test images
+    # test images are read only after all numbers are chosen
     sets = [] if images is None else [images]
     try:
         sets.append(run.images("test", with_zero_shot))
@@ -221,7 +222,7 @@ def show(directory: Path) -> None:
     path = RunDir(directory).adjustment
     found = read_adjustment(path, len(saved.classnames), saved.checksum)
     if found.is_identity:
-        terminal.say(f"{directory} has no adjustment; --help lists the ways to make one")
+        terminal.say(f"{directory} has no adjustment; --help lists the ways to fit one")
         return
     chosen = {key: value for key, value in found.about.items() if key not in (CHECKPOINT, "fingerprint", "log_q")}
     words = [f"{value:.4g}" if isinstance(value, float) else shortened(str(value)) for value in chosen.values()]
@@ -229,10 +230,10 @@ def show(directory: Path) -> None:
 
 
 def reset(directory: Path) -> None:
-    """Removes the adjustment of a run. Raises CheckpointError where there is no run."""
+    """Removes the adjustment of a run. Raises CheckpointError if there is no run."""
     path = RunDir(directory).adjustment
     if not directory.is_dir():
-        message = f"{directory} is not a folder; give the run directory of a training, as output/NAME"
+        message = f"{directory} is not a folder; name the run directory of a training, as output/NAME"
         raise CheckpointError(message, kind="no_run", path=directory)
     was_there = os.path.lexists(path)
     with write_errors(path):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Arbitrary fine-tuning (LIFT+, arXiv 2504.13282): the fraction of trained entries, at six learning rates.
-# --more: also their place in a block, at the default learning rate.
+# Arbitrary fine-tuning (LIFT+, arXiv 2504.13282): the fraction of trainable entries, at six learning rates.
+# --more: also their position in a block, at the default learning rate.
 #   scripts/run_aft_ratios.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

@@ -35,7 +35,7 @@ class Source(NamedTuple):
 
 
 class Average(NamedTuple):
-    """The tensors of an average, the weight of each source in it, and how it was made, in words."""
+    """The tensors of an average, the weight of each source, and the way of averaging in words."""
 
     tensors: Mapping[str, Tensor]
     weights: list[float]
@@ -46,8 +46,8 @@ def read_source(directory: Path) -> Source:
     """A run to average. Raises CheckpointError."""
     run = read_run(directory)
     if run.checkpoint is None or run.checkpoint.suffix == checkpoint.UPSTREAM:
-        what = "zero-shot CLIP, which has no trained tensors" if run.checkpoint is None else "a file of LIFT or LIFT+"
-        message = f"{directory} has {what}; give runs that this program has trained"
+        what = "zero-shot CLIP, which trains nothing" if run.checkpoint is None else "a file of LIFT or LIFT+"
+        message = f"{directory} has {what}; choose runs trained by this program"
         raise CheckpointError(message, kind="no_tensors", path=directory)
     tensors, _ = checkpoint.load(run.checkpoint)
     checkpoint.require_finite(tensors, run.checkpoint)
@@ -57,7 +57,7 @@ def read_source(directory: Path) -> Source:
 
 
 def require_alike(sources: list[Source]) -> None:
-    """Raises a CheckpointError with the first difference."""
+    """Raises a CheckpointError that names the first difference."""
     first, *others = sources
     for other in others:
         paths = first.path, other.path
@@ -66,7 +66,7 @@ def require_alike(sources: list[Source]) -> None:
 
 
 def write(out: Path, average: Average, sources: list[Source]) -> None:
-    """Writes the run directory, whole or not at all. Raises WriteError."""
+    """Writes the run directory atomically. Raises WriteError."""
     names = [source.run.directory.resolve().name for source in sources]
     about = averaging.describe_average([source.about for source in sources], average.weights, average.how, names)
     with atomic_folder(out) as folder:
@@ -88,9 +88,9 @@ def wise_ft(source: Source, args: argparse.Namespace) -> Average:
 
 
 def _start_of(source: Source, args: argparse.Namespace) -> tuple[Mapping[str, Tensor], str]:
-    """The run's trained tensors before its first step, and what they are, in words."""
+    """The run's trainable parameters before its first step, and a description."""
     if averaging.AVERAGED in source.about:
-        message = f"{source.path} is an average, which has no start; give a run that was trained"
+        message = f"{source.path} is an average, which has no start; choose a run that was trained"
         raise CheckpointError(message, kind="no_start", path=source.path)
     training = source.about.get("training", {})
     earlier, settings = training.get("started_from"), training.get("settings", {})
@@ -114,9 +114,9 @@ def _start_of(source: Source, args: argparse.Namespace) -> tuple[Mapping[str, Te
 
 
 def _require_start(source: Source, path: Path, is_there: bool) -> None:
-    """Raises a CheckpointError where the checkpoint from which a training has started is not there as it was."""
+    """Raises a CheckpointError if the checkpoint from which a training started is missing or has changed."""
     if not is_there:
-        message = f"{source.path} started from {path}, which is not there as it was; restore it from a copy"
+        message = f"{source.path} started from {path}, which is missing or has changed; restore it from a copy"
         raise CheckpointError(message, kind="no_start", path=path)
 
 
@@ -135,7 +135,7 @@ def _first_model(cfg: Config, classnames: list[str]) -> Model:
 
 
 def soup(sources: list[Source], args: argparse.Namespace) -> Average:
-    """The mean of runs, or with --greedy of the chosen ones. Raises UserErrors."""
+    """The mean of runs, or of the chosen ones with --greedy. Raises UserErrors."""
     count = len(sources)
     chosen = _choose(sources, args) if args.greedy else list(range(count))
     weights = [1 / len(chosen) if number in chosen else 0.0 for number in range(count)]
@@ -148,7 +148,7 @@ def soup(sources: list[Source], args: argparse.Namespace) -> Average:
 
 
 def _choose(sources: list[Source], args: argparse.Namespace) -> list[int]:
-    """The numbers of the sources in the greedy soup. Raises DataError without a validation set."""
+    """The indices of the sources in the greedy soup. Raises DataError without a validation set."""
     first = sources[0]
     cfg = with_options(first.run.cfg, args)
     fingerprints = RunDir(first.run.directory).training_record(first.path).fingerprints
@@ -158,7 +158,7 @@ def _choose(sources: list[Source], args: argparse.Namespace) -> list[int]:
         if count := count_trained_on(images, data, source.about["trained_on"]):
             message = (
                 f"{source.run.directory} was trained on {count:,} of the {len(images):,} validation images of "
-                f"{first.run.directory}, which would favour it; give runs with the same validation images"
+                f"{first.run.directory}, which would favour it; choose runs with the same validation images"
             )
             raise DataError(message, kind="validation_was_trained_on", path=source.run.directory)
     predictor = load_model(cfg, first.run, args)
@@ -166,7 +166,7 @@ def _choose(sources: list[Source], args: argparse.Namespace) -> list[int]:
 
     def score(tensors: Mapping[str, Tensor], members: list[int]) -> float:
         checkpoint.copy_into(checkpoint.saved_tensors(predictor.model), dict(tensors), first.path)
-        predictor.model.eval()  # features of texts that were cached are computed again
+        predictor.model.eval()  # recomputes cached text features
         logits = predictor.logits(images.images)
         found = evaluate((), logits, images.labels, classes)["accuracy"][args.score]
         names = " + ".join(str(sources[number].run.directory) for number in members)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The backbones of LIFT+ (arXiv 2504.13282) beside ViT-B/16: larger ViTs with LIFT+, and a ResNet (without
+# The backbones of LIFT+ (arXiv 2504.13282) other than ViT-B/16: larger ViTs with LIFT+, and a ResNet (without
 # AdaptFormer) with SSF or BitFit. --more: CLIP's other backbones, and those of ImageNet-21K and ImageNet-1K.
 #   scripts/run_backbones.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail

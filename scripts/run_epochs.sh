@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How many epochs LIFT+ and its forerunner LIFT need (arXiv 2504.13282). The learning rate falls as the epochs grow:
+# The number of epochs of LIFT+ and its forerunner LIFT (arXiv 2504.13282). The learning rate falls as epochs grow:
 # rate x epochs is 0.1, and on iNaturalist 0.2 for lift and 0.3 for lift+.
 #   scripts/run_epochs.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail

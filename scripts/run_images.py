@@ -1,4 +1,4 @@
-"""The images of a run for scripts that look at it again: its own lists, known by their fingerprints."""
+"""The images of a run for scripts that evaluate it again, verified by the fingerprints of their lists."""
 
 import argparse
 from collections.abc import Mapping
@@ -30,12 +30,12 @@ def load_model(cfg: Config, run: SavedRun, args: argparse.Namespace) -> Predicto
 
 
 def own_images(data: DataSet, split: str, fingerprints: Mapping[str, str]) -> ImageList:
-    """The list "train", "val" or "test". Raises DataError where it is not the one that the run recorded."""
+    """The list "train", "val" or "test". Raises DataError if it is not the one that the run recorded."""
     images = data.split(split)
     recorded = fingerprints.get(split)
     if recorded is not None and not same_images(recorded, images.fingerprint(data.root)):
         message = (
-            f"the {SPLITS[split]} images of {data.name} are not those of the run; give the folder of the run's: "
+            f"the {SPLITS[split]} images of {data.name} are not those of the run; name the folder of the run's images: "
             "--root FOLDER"
         )
         raise DataError(message, kind="other_images")
@@ -43,5 +43,5 @@ def own_images(data: DataSet, split: str, fingerprints: Mapping[str, str]) -> Im
 
 
 def count_trained_on(images: ImageList, data: DataSet, records: list[dict[str, Any]] | None) -> int:
-    """How many of the images are in the records of a checkpoint's training images; 0 where that is not known."""
+    """The number of images that are in the records of a checkpoint's training images; 0 if that is unknown."""
     return overlap.count_shared(images, data.root, records or [overlap.UNKNOWN]) or 0

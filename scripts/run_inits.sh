@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The classifier's first weights, with LIFT+ otherwise unchanged (arXiv 2504.13282): random, from a logistic regression,
-# from mean features, from the class names.
+# The initialisation of the classifier, with LIFT+ otherwise unchanged (arXiv 2504.13282): random, logistic regression,
+# mean features, class names.
 #   scripts/run_inits.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ablation of LIFT (arXiv 2309.10019, table 5): from the head alone with cross entropy, one change at a time:
+# Ablation of LIFT (arXiv 2309.10019, table 5): the head alone with cross entropy, then one change at a time:
 # AdaptFormer, the LA loss, semantic initialisation, test-time ensembling.
 #   scripts/run_lift_ablation.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail

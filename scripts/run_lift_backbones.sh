@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The backbones of LIFT (arXiv 2309.10019, tables 17 to 23) beside CLIP's ViT-B/16: larger ViTs, a ResNet with SSF and
-# BitFit, a ViT of ImageNet-21K. --more: the others.
+# The backbones of LIFT (arXiv 2309.10019, tables 17 to 23) other than CLIP's ViT-B/16: larger ViTs, a ResNet with SSF
+# and BitFit, an ImageNet-21K ViT. --more: the others.
 #   scripts/run_lift_backbones.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

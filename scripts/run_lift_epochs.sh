@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How many epochs LIFT needs (arXiv 2309.10019, table 14), at one learning rate.
+# The number of epochs of LIFT (arXiv 2309.10019, table 14), at one learning rate.
 #   scripts/run_lift_epochs.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

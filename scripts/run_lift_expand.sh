@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test-time ensembling (LIFT, arXiv 2309.10019, figure 11): by how many pixels a test image exceeds the five crops, for
+# Test-time ensembling (LIFT, arXiv 2309.10019, figure 11): the pixels by which a test image exceeds the five crops, for
 # one trained model of each data set.
 #   scripts/run_lift_expand.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The head's first weights (LIFT, arXiv 2309.10019, table 7): random, from mean features, from a logistic regression.
-# --more: from the class names, which is LIFT itself, and from few images a class.
+# The initialisation of the head (LIFT, arXiv 2309.10019, table 7): random, mean features, logistic regression.
+# --more: from the class names, which is LIFT itself, and from few images per class.
 #   scripts/run_lift_inits.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Main results of LIFT (arXiv 2309.10019, tables 1 to 4): every data set, with one crop and with test-time ensembling,
-# and CIFAR-100-LT with a ViT of ImageNet-21K. 10 epochs, for iNaturalist 20. Published values: docs/reproduction.md.
+# and CIFAR-100-LT with an ImageNet-21K ViT. 10 epochs, on iNaturalist 20. Published values: docs/reproduction.md.
 # --more: zero-shot CLIP, full fine-tuning, and ImageNet-21K's ViT with test-time ensembling.
 #   scripts/run_lift_main.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Arbitrary fine-tuning (LIFT, arXiv 2309.10019, figure 4): the fraction of trained entries, at six learning rates.
+# Arbitrary fine-tuning (LIFT, arXiv 2309.10019, figure 4): the fraction of trainable entries, at six learning rates.
 #   scripts/run_lift_mask_ratios.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

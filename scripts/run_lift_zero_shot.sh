@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Zero-shot CLIP, on iNaturalist by every rank from kingdom to species, and the head alone (LIFT, arXiv 2309.10019,
-# figure 2). --more: all backbones of CLIP's, with one crop and with test-time ensembling.
+# figure 2). --more: all of CLIP's backbones, with one crop and with test-time ensembling.
 #   scripts/run_lift_zero_shot.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

@@ -1,4 +1,4 @@
-"""The logits of a run that is looked at again: from its files, where they are of its checkpoint, or computed."""
+"""The logits of an earlier run: from its files if they are of its checkpoint, or computed."""
 
 import argparse
 import functools
@@ -23,9 +23,9 @@ from utils.run.saved import read_run
 
 
 class Images(NamedTuple):
-    """Images with their logits, float32 [n, C], and labels, int64 [n]. split: of the run; None of another file.
+    """Logits, float32 [n, C], and labels, int64 [n], of images. split: of the run; None for another file.
 
-    zero_shot: the logits of the zero-shot model, where they are needed.
+    zero_shot: the logits of the zero-shot model, if needed.
     """
 
     split: str | None
@@ -40,7 +40,7 @@ class Images(NamedTuple):
 
 
 class Run:
-    """A run that is adjusted: its records, and its logits, from its files or computed."""
+    """A run to adjust: its records, and its logits, from its files or computed."""
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
@@ -74,7 +74,7 @@ class Run:
 
     @functools.cached_property
     def zero_shot(self) -> Predictor:
-        """CLIP alone. Raises ModelError."""
+        """Zero-shot CLIP. Raises ModelError."""
         try:
             return self.predictor.zero_shot()
         except ModelError as error:
@@ -86,7 +86,7 @@ class Run:
     # ---- logits ----
 
     def images(self, split: str, with_zero_shot: bool) -> Images:
-        """The images of a split; logits from the run's files, where they are of its checkpoint. Raises UserErrors."""
+        """The images of a split; logits from the run's files if they are of its checkpoint. Raises UserErrors."""
         found = None if with_zero_shot else self._saved_logits(split)
         if found is not None:
             return found
@@ -98,9 +98,12 @@ class Run:
         return Images(split, self._compute(self.predictor, images.images, split), images.labels, zero_shot)
 
     def _check_validation(self, data: DataSet, images: ImageList) -> None:
-        """Raises a ConfigError for the test images, and logs how many images the run was trained on."""
+        """Raises a ConfigError for the test images, and logs the number of images that the run was trained on."""
         if same_images(images.fingerprint(data.root), data.test.fingerprint(data.root)):
-            message = f"the validation images of {data.name} are its test images, and fitting on these is refused"
+            message = (
+                f"the validation images of {data.name} are its test images, to which nothing may be fitted; "
+                "fit on others: --on train"
+            )
             raise ConfigError(message, kind="fits_on_test")
         if count := count_trained_on(images, data, self.record.images):
             terminal.say(f"warning   the run was trained on {count:,} of the {len(images):,} validation images")
@@ -116,7 +119,7 @@ class Run:
         return logits
 
     def _saved_logits(self, split: str) -> Images | None:
-        """The images in the run's own file of logits; None where there is none of its checkpoint and its images."""
+        """The images in the run's own file of logits; None if it has none of its checkpoint and its images."""
         mode = Mode(trains=False, split=split)
         path = self.directory.logits(mode)
         writers = [results.read(self.directory.results(each)) for each in (mode, Mode())]
@@ -132,7 +135,7 @@ class Run:
         return read_logits(path, len(self.saved.classnames), split)
 
     def given_images(self, path: Path) -> Images:
-        """The images in a file of logits that is given by hand. Raises ConfigError for test images."""
+        """The images in the file of --logits. Raises ConfigError for test images."""
         about = results.logits_about(path)
         if about is None or "fingerprint" not in about:
             message = f"{path} is not a file of logits that records its images; write one with save_logits True"
@@ -144,13 +147,13 @@ class Run:
         return read_logits(path, len(self.saved.classnames), split)
 
     def require_not_test(self, fingerprint: str, path: Path) -> None:
-        """Raises a ConfigError for the test images of the run, and where these are not known. path: of the logits."""
+        """Raises a ConfigError for the test images of the run, or if these are unknown. path: of the logits."""
         tested = self.record.fingerprints.get("test")
         if tested is None:
             message = f"{self.args.run} does not record its test images, so they cannot be excluded; add --on"
             raise ConfigError(message, kind="unknown_test_images", path=path)
         if same_images(fingerprint, tested):
-            message = f"{path} has the test images of the run, and fitting on these is refused; fit on others: --on"
+            message = f"{path} has the test images of the run, to which nothing may be fitted; fit on others: --on"
             raise ConfigError(message, kind="fits_on_test", path=path)
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Main results of LIFT+ (arXiv 2504.13282): every data set with CLIP and, but for ImageNet-LT, with a ViT of
-# ImageNet-21K; with one crop and with test-time ensembling. 5 epochs, for iNaturalist 15.
+# Main results of LIFT+ (arXiv 2504.13282): every data set with CLIP and, except for ImageNet-LT, with a ViT of
+# ImageNet-21K; with one crop and with test-time ensembling. 5 epochs, on iNaturalist 15.
 #   scripts/run_main.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

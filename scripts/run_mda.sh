@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Minimalist data augmentation (LIFT+, arXiv 2504.13282): how the smallest crop grows.
+# Minimalist data augmentation (LIFT+, arXiv 2504.13282): the schedule of the smallest crop.
 # --more: the standard augmentation.
 #   scripts/run_mda.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs scripts/run_lift_main.sh: LIFT's main results. LIFT is called PEL in its first preprint.
+# Runs scripts/run_lift_main.sh: LIFT's main results. LIFT was first released as PEL.
 #   scripts/run_pel.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 

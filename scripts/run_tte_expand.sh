@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test-time ensembling (LIFT+, arXiv 2504.13282): by how many pixels a test image exceeds the crop, with one crop and
+# Test-time ensembling (LIFT+, arXiv 2504.13282): the pixels by which a test image exceeds the crop, with one crop and
 # with five, for one trained model of each data set.
 #   scripts/run_tte_expand.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail

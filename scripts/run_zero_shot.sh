@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Zero-shot CLIP, which LIFT+ (arXiv 2504.13282) compares with, on iNaturalist by every rank from kingdom to species,
-# and the head alone beside it. --more: all backbones of CLIP's, with one crop and with test-time ensembling.
+# Zero-shot CLIP, the baseline of LIFT+ (arXiv 2504.13282), on iNaturalist by every rank from kingdom to species,
+# and the head alone. --more: all of CLIP's backbones, with one crop and with test-time ensembling.
 #   scripts/run_zero_shot.sh [--help] [--dry-run] [--more] [--only REGEX] [KEY VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/grids.sh"

@@ -7,7 +7,7 @@ from typing import Any
 from utils.errors import ModelError
 from utils.text import visible
 
-# licences with an identifier of the hub; others are named
+# licences with an identifier on the hub; others are "other", with a name
 LICENCES = {"mit", "apache-2.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "bsd-3-clause"}
 LIBRARIES = {"onnx": "onnx", "torch": "pytorch", "timm": "timm", "open_clip": "open_clip"}
 USAGE = {
@@ -43,7 +43,7 @@ An image classifier for {num_classes} classes, exported as {format} in {precisio
 {accuracy}
 ## Limits
 
-- Every picture gets one of these classes, also one that shows none of them.
+- Every picture is assigned one of these classes, even if it shows none of them.
 - Classes with few training images are recognised less reliably than the overall accuracy suggests.
 - {licence}
 
@@ -58,11 +58,11 @@ Images are RGB of {resolution} pixels. `model.json` has the class names and how 
 
 
 def model_card(about: dict[str, Any], results: dict[str, Any]) -> str:
-    """README.md: a head for the hub, then training, accuracy, limits and use. about: the content of model.json."""
+    """The text of README.md: a head for the hub, training, accuracy, limits and use. about: content of model.json."""
     backbone, counts = about["backbone"], about["training_images"]
     methods = [f"`{name}` ({part})" for part, found in about["methods"].items() for name in found]
-    span = f", {sum(counts):,} training images, {min(counts):,} to {max(counts):,} a class" if counts else ""
-    known = "The licence of the backbone's weights applies." if backbone["licence"] else "Their licence is not known."
+    span = f", {sum(counts):,} training images, {min(counts):,} to {max(counts):,} per class" if counts else ""
+    known = "The licence of the weights applies." if backbone["licence"] else "The licence of the weights is unknown."
     named = {"name": about["run"], "backbone": backbone["name"], "weights": backbone["weights"]}
     named["data"] = results.get("data", {}).get("name") or "not recorded"
     return CARD.format(
@@ -92,7 +92,7 @@ def _head(about: dict[str, Any]) -> dict[str, str]:
 
 
 def _accuracy(results: dict[str, Any]) -> str:
-    """The table of a run's test; empty where it has none."""
+    """The table of a run's test; empty if it has none."""
     if "accuracy" not in results:
         return ""
     values = [results["accuracy"].get(group) for group in GROUPS]
@@ -105,9 +105,9 @@ def _accuracy(results: dict[str, Any]) -> str:
 
 
 def push(folder: Path, repository: str, private: bool) -> str:
-    """Uploads a folder as the repository OWNER/NAME, which is made if it is missing; returns its address.
+    """Uploads a folder as the repository OWNER/NAME, which is created if it does not exist; returns its address.
 
-    Raises ModelError where the hub has no token of this user, refuses it, or does not answer.
+    Raises ModelError if there is no token, or the hub refuses it or does not answer.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

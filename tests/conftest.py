@@ -36,14 +36,14 @@ def pytest_configure(config):
 
 
 def pytest_generate_tests(metafunc):
-    """Runs each test of the fixture `device` on the CPU, and where there is a GPU on that as well."""
+    """Runs each test of the fixture `device` on the CPU, and also on a GPU if there is one."""
     if "device" in metafunc.fixturenames and torch.cuda.is_available():
         metafunc.parametrize("device", ["cpu", "cuda"], indirect=True)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Collects no garbage meanwhile, nor afterwards among what is there by then: 700,000 objects, which all stay."""
+    """Collects no garbage during collection, and ignores its 700,000 objects, which all stay, afterwards."""
     gc.disable()
     try:
         return (yield)
@@ -55,7 +55,7 @@ def pytest_collection():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Records all tests that were collected, and marks those for a GPU, before -k and -m leave some out."""
+    """Records all collected tests, and marks those for a GPU, before -k and -m deselect some."""
     helpers.COLLECTED.update(item.nodeid for item in items)
     for item in items:
         if "device" in getattr(item, "fixturenames", ()):
@@ -63,12 +63,12 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_unconfigure():
-    """Frees at the end what is left, as a library would report it otherwise."""
+    """Frees remaining objects at the end, as a library would report them otherwise."""
     gc.unfreeze()
 
 
 def pytest_sessionfinish(session):
-    """Writes the messages of the tests that ran; those of other tests stay, if there still are such tests."""
+    """Writes the messages of the tests that ran; messages of other existing tests stay."""
     if session.config.getoption("--update-messages"):
         former = json.loads(helpers.MESSAGES.read_text(encoding="utf-8"))
         ran = {item.nodeid for item in session.items}
@@ -80,9 +80,9 @@ def pytest_sessionfinish(session):
 
 @pytest.fixture(autouse=True)
 def no_gpu(request, monkeypatch):
-    """Hides the GPU of this machine from all tests but those marked gpu: they know what a CPU computes.
+    """Hides the GPU of this machine from all tests except those marked gpu, as they expect a CPU's results.
 
-    Those run in float32 where they ask for it, and not in TF32, so that the tolerances of a CPU are enough.
+    Tests marked gpu use float32 without TF32, so that the tolerances of a CPU suffice.
     """
     if not torch.cuda.is_available():
         return
@@ -105,7 +105,7 @@ def no_waiting_for_the_disk():
 
 @pytest.fixture
 def device(request):
-    """The device of a numerical test: the CPU; on a machine with a GPU the test runs a second time, on that."""
+    """The device of a numerical test: the CPU, and on a machine with a GPU in a second run the GPU."""
     return torch.device(getattr(request, "param", "cpu"))
 
 
@@ -127,7 +127,7 @@ def config(random_clip, tmp_path, monkeypatch):
 
     def make(*options, method="lift+"):
         base = ["weights", random_clip, "prec_train", "fp32", "prec_test", "fp32", "num_workers", 0, "num_epochs", 2]
-        base += ["batch_size", 16, "print_freq", 10, "report", "False"]  # a page of each run would take a minute in all
+        base += ["batch_size", 16, "print_freq", 10, "report", "False"]  # the reports of all runs would take a minute
         return load_config("digits_lt", "clip_vit", method, [str(o) for o in (*base, *options)])
 
     return make

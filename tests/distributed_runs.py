@@ -32,7 +32,7 @@ from utils.run.stopping import Stopped, Stopping
 
 
 def train_all(processes: int, runs: list[list[str]]) -> None:
-    """Trains and tests each run with few images of digits_lt: 91 to train with, 12 of a class at most, 125 to test."""
+    """Trains and tests each run with few images of digits_lt: 91 to train, at most 12 of a class, 125 to test."""
     data = digits_lt.build()
     train, test = data.train.subset(data.train.some_of_each(10, 12)), data.test.subset(slice(None, None, 4))
     few = dataclasses.replace(data, train=train, test=test)
@@ -46,7 +46,7 @@ def train_all(processes: int, runs: list[list[str]]) -> None:
 
 
 def interrupt(cfg, step: int) -> None:
-    """Trains until the last process is sent SIGUSR1 in this step, and all of them have ended."""
+    """Trains until the last process receives SIGUSR1 in this step, and all of them have ended."""
     stopping, steps = Stopping(), iter(range(1, 10**6))
 
     def warn(*_) -> None:

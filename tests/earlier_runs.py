@@ -1,4 +1,4 @@
-"""Runs that commands look at again: trained once a session, and their scripts called without a process of their own."""
+"""Runs for scripts that evaluate them again: trained once per session; scripts are called within the process."""
 
 import contextlib
 import dataclasses
@@ -44,7 +44,7 @@ def flags(name, *more):
 
 @pytest.fixture(scope="session")
 def trained_runs(tmp_path_factory):
-    """A folder with output/NAME of each of RUNS, an epoch of some images of digits_lt each."""
+    """A folder with output/NAME of each of RUNS, trained for an epoch on some images of digits_lt."""
     folder = tmp_path_factory.mktemp("runs")
     FOLDERS.append(folder)
     with in_folder(folder):
@@ -55,7 +55,7 @@ def trained_runs(tmp_path_factory):
 
 @contextlib.contextmanager
 def in_folder(folder):
-    """In the block it is the working directory, and digits_lt has few images."""
+    """Makes it the working directory in the block, with few images in digits_lt."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setitem(DATASETS, "digits_lt", lambda *source: digits_lt.build(*source) and DATA)

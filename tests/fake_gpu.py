@@ -1,8 +1,8 @@
 """A GPU without a GPU: torch's FakeTensorMode has tensors on "cuda" with shapes, types and devices, but no numbers.
 
-It computes what an operation would return, and raises an error where tensors of two devices meet, or where a number is
-read (`item`, `tolist`, `if tensor`, `x[mask]`), which on a GPU would wait for all that is queued. torch needs no driver
-for it, and no CUDA build.
+It computes the form of an operation's result, and raises an error if tensors of two devices meet, or if a number is
+read (`item`, `tolist`, `if tensor`, `x[mask]`), which on a GPU would wait for the queue. torch needs neither a driver
+nor a CUDA build for it.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from models.weights.descriptions import describe_name
 SIDE, PATCH, DIM = 32, 8, 32  # of the small towers: pixels of an image and of a patch, width
 HALF = (0.5, 0.5, 0.5)
 NAMES = ["cat", "dog", "frog"]
-# a published backbone of each family, whose row is built in small
+# a published backbone of each family, built in small
 FAMILIES = {
     "CLIP ViT": "clip_vit_b16",
     "CLIP ResNet": "clip_rn50",
@@ -41,7 +41,7 @@ FAMILIES = {
 
 @contextlib.contextmanager
 def fake_gpu(*modules: nn.Module) -> Iterator[None]:
-    """A block in which `modules` are on a GPU: their parameters and buffers, and nothing else that they hold."""
+    """A block in which `modules` are on a GPU: their parameters and buffers, but no other attributes."""
     mode = FakeTensorMode()
     for module in modules:
         move(module, mode)
@@ -113,7 +113,7 @@ SMALL |= {name: {"dim": 2} for name in ("lora", "lora_mlp", "adapter", "adaptfor
 
 
 def model_with(method: str) -> Model:
-    """A small model with this method alone, on a backbone that takes it, with the head that it needs."""
+    """A small model with only this method, on a backbone that supports it, with the head that it needs."""
     family = "CLIP ResNet" if METHODS[method].targets == ("resnet",) else "CLIP ViT"
     head = None if method in HEAD_METHODS else "CosineClassifier"
     return small_model(family, head, methods={method: SMALL.get(method, {})})

@@ -1,4 +1,4 @@
-"""Small models of every family with random weights: timm's and open_clip's own modules, and ours from files of them."""
+"""Small models of every family with random weights: timm's and open_clip's own modules, and backbones from these."""
 
 import contextlib
 import copy
@@ -61,7 +61,7 @@ FAMILIES = {
 
 
 def timm_model(architecture: str, sizes: dict[str, Any], patches: int = PATCHES) -> tuple[nn.Module, dict[str, Any]]:
-    """timm's own module in small, without a classifier, and the options that it was made with."""
+    """timm's own module in small, without a classifier, and its options."""
     patch = int(architecture.partition("_patch")[2][:2])
     options = sizes | {"img_size": patches * patch, "num_classes": 0}
     return with_small_embeddings(randomize(timm.create_model(architecture, **options))).eval(), options
@@ -101,7 +101,7 @@ def _with_trunk(architecture: str, pool: str, proj: str | None, text: dict[str, 
     return {"embed_dim": joint, "custom_text": True, "vision_cfg": vision, "text_cfg": text, **more}
 
 
-# open_clip's configurations, as its model_configs have them but for the sizes
+# open_clip's configurations, as in its model_configs except for the sizes
 OPEN_CLIP = {
     "OpenAI": _clip({}) | {"quick_gelu": True},
     "LAION": _clip({}),
@@ -160,7 +160,7 @@ def small_trunks() -> Iterator[None]:
 
 
 def open_clip_model(cfg: dict[str, Any], patches: int = PATCHES) -> nn.Module:
-    """open_clip's own model of a configuration, for images of so many patches, with random weights."""
+    """open_clip's own model of a configuration, for images with this number of patches, with random weights."""
     from open_clip.model import CLIP, CustomTextCLIP
 
     cfg = dict(cfg)
@@ -190,11 +190,11 @@ def at_other_resolution(name: str) -> nn.Module:
     return model
 
 
-# ---- ours ----
+# ---- native ----
 
 
 class Pair(NamedTuple):
-    """Another library's module, and our backbone from a file of its weights. Tests share them, and leave them alone."""
+    """Another library's module, and the backbone from a file of its weights. Tests share and do not change them."""
 
     theirs: nn.Module
     ours: Backbone
@@ -240,7 +240,7 @@ def _load(family: str, theirs: nn.Module, folder: Path, other: int) -> tuple[Bac
 
 
 def rebuilt(config: BackboneConfig, state: dict[str, torch.Tensor], like: Backbone) -> Backbone:
-    """A backbone of another config from some native tensors or all. It reads images and texts as `like` does."""
+    """A backbone of another config from some or all native tensors. It reads images and texts as `like` does."""
     backbone = Backbone(config)
     missing, _ = backbone.load_state_dict(state, strict=False)
     assert not missing, missing

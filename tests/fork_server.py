@@ -1,15 +1,15 @@
-"""`python ARGUMENTS` in a process of its own, without the seconds that importing torch takes.
+"""`python ARGUMENTS` in a separate process, without the seconds for importing torch.
 
     run(["main.py", "-d", "digits_lt", ...], cwd=FOLDER)         as subprocess.run([sys.executable, ...])
     start(["-m", "faults.server"], stdin=SOCKET)                 as subprocess.Popen([sys.executable, ...])
 
-A server, one for each process of pytest, imports the packages of PACKAGES and nothing of the product. It uses none of
-them, so that it has neither threads nor locks nor numbers drawn. Each program is a fork of it, with its own arguments,
-folder, environment, standard streams and signals, and imports the product itself.
+A server, one for each process of pytest, imports the packages of PACKAGES and nothing of the product. It does not use
+them, so that it has no threads, locks or random state. Each program is a fork of it, with its own arguments, folder,
+environment, standard streams and signals, and imports the product itself.
 
 Three things differ from a new process. Variables that Python or a package reads when it is loaded (PYTHONIOENCODING,
-OMP_NUM_THREADS, HF_HOME, ...) come too late, all programs of a server have one hash seed, and no object is freed at the
-end. A test of the start, the imports or the end of a process takes subprocess.
+OMP_NUM_THREADS, HF_HOME, ...) are set too late, all programs of a server have one hash seed, and no object is freed at
+the end. A test of the start, the imports or the end of a process uses subprocess.
 """
 
 import atexit
@@ -42,7 +42,7 @@ LARGEST = 1 << 20  # bytes of a request
 
 
 class Process:
-    """A program that was started: what subprocess.Popen has of it."""
+    """A started program, with the interface of subprocess.Popen."""
 
     def __init__(self, arguments: list[str], replies: int):
         self.arguments, self.replies = arguments, os.fdopen(replies, "rb", buffering=0)
@@ -119,7 +119,7 @@ def run(arguments, cwd=None, env=None, input="", timeout=600, check=False) -> su
 
 @functools.cache
 def _server() -> socket.socket:
-    """Starts the server of this process; returns the socket for requests, whose end is the server's."""
+    """Starts the server of this process; returns the socket for requests. The server ends when it is closed."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"OMP_NUM_THREADS": "1"}  # of more, a library would start threads when it is loaded
@@ -133,9 +133,9 @@ def _server() -> socket.socket:
 
 
 def serve(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Forks for each request; returns in the new process alone, with the request and its standard streams.
+    """Forks for each request; returns only in the new process, with the request and its standard streams.
 
-    Between the server and the program is a process that tells its number, waits for its end and tells its status.
+    Between the server and the program is a process that sends its number, waits for its end and sends its status.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes between
     while True:
@@ -161,7 +161,7 @@ def serve(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def become(arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]) -> None:
-    """Gives this process the streams, the folder, the environment and the import path of a new one."""
+    """Sets the streams, the folder, the environment and the import path of this process as in a new one."""
     for number, handle in enumerate(streams):
         os.dup2(handle, number)
         os.close(handle)
@@ -215,7 +215,7 @@ def end(status: int) -> NoReturn:
 
 def main() -> NoReturn:
     """Imports the packages, then serves; in a fork, runs its program."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # until a program can take it
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # until a program can use it
     for name in PACKAGES:
         importlib.import_module(name)
     assert threading.active_count() == len(os.listdir("/proc/self/task")) == 1

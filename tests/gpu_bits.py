@@ -1,6 +1,6 @@
 """The gradients of one step, and whether two computations of them have the same bits.
 
-tests/gpu/test_card.py computes the bits in a process of its own: cuBLAS reads its settings once, when it starts.
+tests/gpu/test_card.py computes the bits in a separate process, as cuBLAS reads its settings once, when it starts.
 """
 
 import torch
@@ -44,7 +44,7 @@ def gradients(
 
 
 def attention(device: str | torch.device, dtype: torch.dtype) -> Tensors:
-    """The gradients of attention over so many tokens that several blocks of threads add to one number."""
+    """The gradients of attention over many tokens, so that several blocks of threads add to one number."""
     torch.manual_seed(0)
     parts = [torch.randn(4, 4, 600, 64).to(device, dtype).requires_grad_() for _ in range(3)]
     kernels.attend(*parts).float().square().sum().backward()

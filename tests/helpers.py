@@ -1,4 +1,4 @@
-"""What several tests share: other packages' towers with random weights, images, and a web server on 127.0.0.1."""
+"""Shared by tests: other packages' towers with random weights, images, and a web server on 127.0.0.1."""
 
 import contextlib
 import copy
@@ -23,7 +23,7 @@ from models.weights.descriptions import Description
 from models.weights.load import load_backbone
 
 HALF = (0.5, 0.5, 0.5)
-GIVEN = {  # by family, what the tensors of the small models below do not say
+GIVEN = {  # by family, properties that the tensors of the small models below do not determine
     "clip_vit": Description("quick_gelu", heads=2, mean=HALF, std=HALF),
     "clip_rn": Description("quick_gelu", mean=HALF, std=HALF),
     "vit": Description("gelu", heads=2, mean=HALF, std=HALF),
@@ -105,27 +105,27 @@ def timm_resnet(seed: int = 0) -> nn.Module:
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict of a model, contiguous, as a weight file holds it."""
+    """The state dict of a model, contiguous, as in a weight file."""
     return {name: value.detach().contiguous() for name, value in model.state_dict().items()}
 
 
 def clip_pair(folder) -> tuple[nn.Module, nn.Module]:
-    """open_clip's CLIP, and our backbone loaded from a file of its weights."""
+    """open_clip's CLIP, and the backbone loaded from a file of its weights."""
     return _pair(open_clip_model(), "clip_vit", folder)
 
 
 def vit_pair(folder) -> tuple[nn.Module, nn.Module]:
-    """timm's VisionTransformer, and our backbone loaded from a file of its weights."""
+    """timm's VisionTransformer, and the backbone loaded from a file of its weights."""
     return _pair(timm_model(), "vit", folder)
 
 
 def clip_resnet_pair(folder) -> tuple[nn.Module, nn.Module]:
-    """open_clip's CLIP with a ResNet, and our backbone loaded from a file of its weights."""
+    """open_clip's CLIP with a ResNet, and the backbone loaded from a file of its weights."""
     return _pair(open_clip_resnet(), "clip_rn", folder)
 
 
 def resnet_pair(folder) -> tuple[nn.Module, nn.Module]:
-    """timm's ResNet, and our backbone loaded from a file of its weights."""
+    """timm's ResNet, and the backbone loaded from a file of its weights."""
     return _pair(timm_resnet(), "rn", folder)
 
 
@@ -193,7 +193,7 @@ def assert_near(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 
 
 @contextlib.contextmanager
 def time_limit(seconds: float):
-    """Fails if the block takes longer: it waits for ever."""
+    """Fails if the block takes longer, as it may wait forever."""
 
     def fail(*_: object) -> None:
         raise AssertionError(f"still waiting after {seconds} seconds")
@@ -260,7 +260,7 @@ def served(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 def private_hub(monkeypatch, folder: Path) -> Callable[[str], None]:
-    """Gives the hub's client, and us, empty caches in a folder; returns use(address), which makes that the hub's."""
+    """Sets empty caches in a folder for the hub's client and this program; returns use(address of the hub)."""
     from huggingface_hub import constants
 
     from models.weights import find
@@ -280,7 +280,7 @@ def private_hub(monkeypatch, folder: Path) -> Callable[[str], None]:
 
 
 def execute(trainer) -> dict:
-    """Does what the trainer's configuration asks for, closes it, and returns the content of the results file."""
+    """Runs a trainer by its configuration, closes it, and returns the content of the results file."""
     from trainer import MODES
 
     with trainer:
@@ -296,13 +296,13 @@ def train(cfg):
 
 
 def weights(run) -> dict[str, torch.Tensor]:
-    """Copies of a trainer's trained tensors, by name."""
+    """Copies of a trainer's trainable parameters, by name."""
     from utils.run import checkpoint
 
     return {name: tensor.detach().clone() for name, tensor in checkpoint.trainable_tensors(run.model).items()}
 
 
-# ---- refusals: fields in the tests, words in one golden file ----
+# ---- errors: fields in the tests, messages in one golden file ----
 
 MESSAGES = Path(__file__).with_name("messages.json")
 TEMPORARY = re.compile(r"/\S*?/pytest-of-\w+/pytest-\d+/(?:popen-gw\d+/)?[^/'\s,;:)]+")  # folders of tests
@@ -312,9 +312,9 @@ COLLECTED: set[str] = set()  # all tests that were collected (conftest.py)
 
 @contextlib.contextmanager
 def refused(error: type[Exception], **fields):
-    """The block raises `error` with these fields (kind=, path=, line=, key=), in the words of messages.json.
+    """Checks that the block raises `error` with these fields (kind=, path=, line=, key=) and the text in messages.json.
 
-    pytest --update-messages writes the words of the tests that run.
+    pytest --update-messages writes the texts of the tests that run.
     """
     with pytest.raises(error) as caught:
         yield caught
@@ -324,7 +324,7 @@ def refused(error: type[Exception], **fields):
 
 
 def said(message: str) -> None:
-    """Compares a message with the one that messages.json has for the running test; see `refused`."""
+    """Compares a message with the one in messages.json for the running test; see `refused`."""
     test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
     count = sum(name == test or name.startswith(f"{test} #") for name in UPDATED)
     test = f"{test} #{count + 1}" if count else test
@@ -334,14 +334,14 @@ def said(message: str) -> None:
 
 
 def assert_one_sentence(error: str, start: str = "error: ") -> None:
-    """The output of a refused command: one line, in the words of messages.json."""
+    """Checks the output of a command with wrong input: one line, the text in messages.json."""
     assert error.startswith(start)
     assert len(error.splitlines()) == 1
     said(error.rstrip())
 
 
 def owner_of(key: str) -> str:
-    """The test that a key of messages.json belongs to: "TEST", "TEST #2", ..."""
+    """The test of a key of messages.json: "TEST", "TEST #2", ..."""
     return re.sub(r" #\d+$", "", key)
 
 

@@ -1,4 +1,4 @@
-"""The answers known from elsewhere, written once, in plain Python or plain torch, for all tests."""
+"""Reference implementations in plain Python or plain torch, for all tests."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ def focal(z, y, gamma=2.0):
 
 
 def ldam(z, y, n, scale, margin=0.5):
-    """z_y - scale m_y in place of z_y; m_c = n_c^(-1/4), scaled so that the largest is `margin`."""
+    """z_y - scale m_y instead of z_y; m_c = n_c^(-1/4), scaled so that the largest is `margin`."""
     factor = margin / max(k**-0.25 for k in n if k)
     return cross_entropy([v - scale * factor * n[y] ** -0.25 if c == y else v for c, v in enumerate(z)], y)
 
@@ -115,7 +115,7 @@ def numeric_gradient(function: Callable, z: list[list[float]], step: float = 1e-
     return torch.tensor(gradient, dtype=torch.float64)
 
 
-# ---- towers: one image or one text, token by token, in whatever precision their tensors have ----
+# ---- towers: one image or one text, token by token, in the precision of their tensors ----
 
 
 def layer_norm(row, weight, bias, eps):
@@ -134,13 +134,13 @@ def block_formula(tokens, block, heads, quick_gelu, eps, extras, causal):
     """One block over tokens [(kind, row)]; block: its tensors by name.
 
     x <- prompt(x);  x <- x + Attn(LN1(x));  x <- x + MLP(LN2(x)) + side(x).
-    extras: what is attached to it, {slot: [function, ...]}, where the later one gets what the earlier one gave:
+    extras: functions attached to it, {slot: [function, ...]}; each one gets the result of the one before:
       prompt        (tokens, block) -> tokens
-      of_tensor     (tensor, block, name) -> the tensor that a Linear takes
+      of_tensor     (tensor, block, name) -> the tensor that a Linear uses
       after_linear  (row, output, block, name) -> output
       after_norm    (output, block, name) -> output
       after_mlp     (output, block) -> output
-      side          (row, block) -> what is added
+      side          (row, block) -> the added term
     """
 
     def linear(row, name):
@@ -220,7 +220,7 @@ def text_formula(ids, p, depth, extras, layers):
 
 
 class PlainClip(nn.Module):
-    """CLIP with AdaptFormer and a cosine head as the papers write them, in float32; p: tensors by native names.
+    """CLIP with AdaptFormer and a cosine head as in the papers, in float32; p: tensors by native names.
 
     Three-dimensional attention with its softmax written out, x sigmoid(1.702 x), every token of every block.
     """

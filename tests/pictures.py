@@ -1,4 +1,4 @@
-"""Image files made by hand, with any number of bits, bands, chunks and tags."""
+"""Writes image files with any number of bits, bands, chunks and tags."""
 
 import struct
 import zlib
@@ -36,7 +36,7 @@ def tiff(pixels, photometric, extra=(), planar=1, order="<", compression=1, stri
     values |= {339: [form] * bands} if form > 1 else {}
     values |= {int(name[1:]): value for name, value in tags.items()}
     ends = np.cumsum([len(part) for part in parts])
-    for _ in range(2):  # the second time with the positions of the parts
+    for _ in range(2):  # the second time with the positions of the entries
         entries, behind, start = b"", b"", 8 + 2 + 12 * len(values) + 4
         for tag, numbers in sorted(values.items()):
             data = struct.pack(f"{order}{len(numbers)}I", *numbers)

@@ -69,7 +69,7 @@ TRUNKS = {
 
 
 def register_trunks() -> None:
-    """Adds small architectures to timm's table, as open_clip's JSON names one and has no sizes of it."""
+    """Adds small architectures to timm's table, as open_clip's JSON has the name of one without its sizes."""
     for name, (original, more) in TRUNKS.items():
         if not timm.is_model(name):
             _register(name, timm.model_entrypoint(original), SMALL | more)

@@ -1,4 +1,4 @@
-"""Run directories as tests leave them, made of given predictions: for reports, without training."""
+"""Writes run directories as left by tests, from given predictions: for reports, without training."""
 
 import json
 from pathlib import Path

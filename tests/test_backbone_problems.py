@@ -1,4 +1,4 @@
-"""Backbones that cannot be had: status 2, one sentence, nothing written, and no weights asked for in vain."""
+"""Unavailable backbones: status 2, one sentence, nothing written, and no needless requests for weights."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def refuse(capsys, monkeypatch):
-    """refuse(BACKBONE, options...): the command is refused as every one should be, without waiting."""
+    """refuse(BACKBONE, options...): checks that the command fails with the standard error, without waiting."""
 
     def sleep(seconds):
         raise AssertionError(f"waits {seconds} seconds for another attempt")

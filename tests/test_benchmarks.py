@@ -1,4 +1,4 @@
-"""The benchmark: every stage runs on a tiny model, and the plain program computes what ours does."""
+"""The benchmark: every stage runs on a tiny model, and the baseline computes the same as this program."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ def setup(tmp_path_factory):
     return run.Setup(plan, CPU, tmp_path_factory.mktemp("bench"))
 
 
-# ---- the plain program computes the same ----
+# ---- the baseline computes the same ----
 
 
 @pytest.mark.parametrize("accum_step", [1, 2])
@@ -145,7 +145,7 @@ def test_precisions_are_compared(tmp_path, capsys):
     assert content["columns"] == ["bf16", "float32"]
     assert content["rows"][0]["what"] == "products of a block, 4 x 17 rows"
     assert all(0 < row["ratio"] < 1e3 for row in content["rows"])
-    assert "amp takes " in capsys.readouterr().out
+    assert "amp is " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("program", ["ours", "plain"])
@@ -164,7 +164,7 @@ def test_memory_grows_with_the_images_of_a_step(setup, program):
 
 
 def test_flops_are_those_of_torchs_counter():
-    """Counted in the plain model, whose backward pass begins behind the first block's attention, as ours does."""
+    """Counted in the baseline, whose backward pass also ends after the first block's attention."""
     sizes = dataclasses.replace(TINY.sizes, depth=3)
     model = PlainModel(sizes, 4, 2)
     images = torch.zeros(1, 3, 32, 32)
@@ -220,7 +220,7 @@ def test_rows_have_medians_of_the_turns():
     }
     lines = table([row], about | {"columns": ("ours", "baseline"), "load": 1.25})
     assert "| training step | **4.00** ± 6 % | 16 | 3.2 | images/s | 4 |" in lines
-    assert "at the start: 1.2 in the mean of a minute" in lines
+    assert "at the start: 1.2, averaged over a minute" in lines
 
 
 # ---- peers ----
@@ -244,7 +244,7 @@ def test_peers_take_steps_and_tests_from_the_same_files(name, trains, work, monk
 
 
 def test_the_loop_with_timm_computes_what_our_model_computes(work):
-    """With fresh updates, which are zero: the same features from the same file."""
+    """With initial updates, which are zero: the same features from the same file."""
     plain = work.timm_model().eval()
     for block in plain.blocks:
         block.attn.qkv = peers.PlainLora(block.attn.qkv)

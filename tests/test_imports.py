@@ -1,4 +1,4 @@
-"""Heavy packages are imported where they are used: not before, and not for a part of them."""
+"""Heavy packages are imported only when they are used, and not for a part of them."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from utils.optim import OPTIMIZERS
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch._dynamo", "torchvision", "timm", "open_clip", "sklearn", "scipy", "matplotlib", "tensorboard", "pandas"}
-# takes a step of training, without the curves that a whole run writes, and predicts; prints what that has imported
+# runs a step of training, without the curves of a whole run, and predicts; prints the imported modules
 COMMANDS = """
 import sys
 sys.path[:0] = [{root!r}, {scripts!r}]

@@ -1,4 +1,4 @@
-"""Every key of the schema is read by the program: found by recording what a handful of short runs read."""
+"""Every key of the schema is read by the program, according to a record of the keys read by a few short runs."""
 
 import numpy as np
 import pytest

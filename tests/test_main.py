@@ -1,4 +1,4 @@
-"""The command line as its users see it: exit status, one clear sentence, no traceback."""
+"""The command line: exit status, one clear sentence, no traceback."""
 
 import os
 
@@ -14,7 +14,7 @@ from models.backbones.families.clip import clip_vit
 
 @pytest.fixture
 def command(random_clip, tmp_path, monkeypatch, capsys):
-    """command(options...) -> (exit status, stderr), run in a folder of its own."""
+    """command(options...) -> (exit status, stderr), run in a separate folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEBUG", raising=False)
 
@@ -177,7 +177,7 @@ def test_no_permission_to_write(command, tmp_path, monkeypatch):
 
 
 def test_no_text_tower(command):
-    """A ViT without class names to read: the answer names the other initialisation."""
+    """A ViT that cannot read class names: the error names the other initialisation."""
     import timm
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""messages.json holds the words of tests that exist."""
+"""messages.json has the messages of existing tests only."""
 
 import cases
 import helpers

@@ -21,7 +21,7 @@ OPTIONAL = {"peft", "transformers"}  # an oracle of tests, a peer of benchmarks
 
 
 def is_ours(name):
-    """Whether a module is part of this project: at its root, or beside the scripts, tests and benchmarks."""
+    """Whether a module is part of this project: at its root, or in scripts, tests or benchmarks."""
     return any((ROOT / folder / name).with_suffix(".py").exists() for folder in ("", "scripts", "tests")) or any(
         path.name == name and any(path.glob("*.py"))
         for path in (*ROOT.iterdir(), *(ROOT / "tests").iterdir())
@@ -31,7 +31,7 @@ def is_ours(name):
 
 @functools.cache
 def imported_packages():
-    """{top-level module: the first file that imports it}, without the standard library and our own modules."""
+    """{top-level module: the first file that imports it}, without the standard library and this project's modules."""
     found = {}
     for path in sorted(ROOT.rglob("*.py")):
         if path.relative_to(ROOT).parts[0].startswith("."):

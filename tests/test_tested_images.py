@@ -1,4 +1,4 @@
-"""Tests of other images than a run's own: files of their own, marks where it was trained on them, its class counts."""
+"""Tests of other images than a run's own: separate files, warnings about training images, class counts."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def run(random_clip, tmp_path, monkeypatch):
-    """run(KEY, VALUE, ...) -> the results of a run on -d folder, in output/run unless told otherwise."""
+    """run(KEY, VALUE, ...) -> the results of a run on -d folder, in output/run by default."""
     monkeypatch.chdir(tmp_path)
 
     def run(*options, method="lp", data="folder"):
@@ -137,7 +137,7 @@ def test_a_name_that_is_taken_by_another_list_is_refused_before_the_test(run, li
     assert (RUN / "results_test_b.json").read_bytes() == kept
     assert run(*b, *TESTED, "test_name", "../fold 2")["data"]["list"] == "../fold 2"
     assert "results_test_..-fold-2.json" in names()
-    run(*a, *TESTED, "test_name", "a")  # a given name always enters
+    run(*a, *TESTED, "test_name", "a")  # a test_name is always part of the names
     assert "results_test_a.json" in names()
     assert "results_test.json" not in names()
 
@@ -171,7 +171,7 @@ def test_the_checkpoint_tells_where_there_are_no_results(run, lists):
 
 @pytest.mark.parametrize("method", ["zs", "lp"])
 def test_without_a_training_run_the_first_test_takes_the_plain_names(run, lists, method):
-    """Zero-shot CLIP, and a checkpoint of LIFT+ in a folder of its own."""
+    """Zero-shot CLIP, and a checkpoint of LIFT+ in a separate folder."""
     a, b, _ = lists
     place = ("output_dir", "theirs") if method == "zs" else ("output_dir", None, "model_dir", "theirs")
     if method == "lp":
@@ -187,11 +187,11 @@ def test_without_a_training_run_the_first_test_takes_the_plain_names(run, lists,
         assert tested["data"].get("trained_on") == (0 if method == "zs" else None)
         assert tested.get("unknown_training") == (None if method == "zs" else True)
     assert {"results_test.json", "results_test_b.json"} < names(folder)
-    assert results.read(folder / "results_test.json")["data"]["list"] == "a"  # the list's own name, as ever
+    assert results.read(folder / "results_test.json")["data"]["list"] == "a"  # the list's own name, as usual
 
 
 def test_zero_shot_clip_leaves_its_earlier_tests_alone(run, lists):
-    """Nothing is trained anew, so they stay true; logits of another test are not replaced."""
+    """Nothing is retrained, so they stay valid; logits of another test are not replaced."""
     a, b, _ = lists
     saves = ("save_logits", "True")
     run(*a, *TESTED, *saves, "expand", 8, method="zs")
@@ -260,7 +260,7 @@ def log(name="log_test.txt"):
 
 @pytest.fixture(params=["contents", "names"])
 def known_by(request, monkeypatch):
-    """Both ways of knowing an image: small sets, and those of which only names are recorded."""
+    """Both ways of identifying an image: small sets, and those with only names recorded."""
     if request.param == "names":
         monkeypatch.setattr(images, "CONTENT_FILES", 0)
     return request.param
@@ -272,7 +272,7 @@ def test_a_held_out_run_tested_on_all_its_images(run, pictures, known_by, tmp_pa
     assert trained_on(trained) == 0
     assert "warning" not in log("log.txt")
     everything = write_list(tmp_path / "all.csv", of(pictures, "train", range(TRAIN)))
-    for name in CLASSES:  # a training list has to give the classes; hidden folders are not read
+    for name in CLASSES:  # a training list has to define the classes; hidden folders are not read
         draw(root / f".more/{name}.png", np.random.default_rng(len(name)))
     one = write_list(tmp_path / "one.csv", [(root / f".more/{name}.png", name) for name in CLASSES])
     for top in (root, pictures):  # and with root one folder higher
@@ -288,7 +288,7 @@ def test_a_held_out_run_tested_on_all_its_images(run, pictures, known_by, tmp_pa
 
 
 def test_a_moved_set_and_another_set_of_the_same_names(run, pictures, known_by, tmp_path):
-    """Files of equal names in another folder: moved, or other pictures, where names cannot tell which."""
+    """Files with equal names in another folder: moved, or other pictures; names cannot distinguish these."""
     run("root", pictures)
     moved = tmp_path / "elsewhere/moved"
     moved.parent.mkdir()
@@ -367,7 +367,7 @@ def test_pixels_in_memory(run, monkeypatch):
 
 
 def test_a_published_set_that_shares_images_with_itself(run, monkeypatch):
-    """CIFAR-100 has pictures in both of its lists: no fault of a run, as long as these very lists are used."""
+    """CIFAR-100 has pictures in both of its lists: not an error of a run, as long as exactly these lists are used."""
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: digits(swap=True, test=slice(0, 50), shares_images=True))
     assert trained_on(run(data="digits_lt")) == 0
     assert trained_on(run(*TESTED, data="digits_lt")) == 0
@@ -383,7 +383,7 @@ def test_cifar_is_such_a_set(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_known_is_left_out(run, pictures, lists, tmp_path):
-    """Files against pixels in memory; and a checkpoint of an older version, but for its own training list."""
+    """Files against pixels in memory; and a checkpoint of an older version, except for its own training list."""
     a, b, _ = lists
     run(*a)
     path = RUN / "checkpoint.safetensors"
@@ -421,12 +421,12 @@ def test_a_run_that_starts_from_another_inherits_its_images(run, pictures, lists
     assert (trained_on(tested), tested["started_from"]) == (12, str(RUN))
     known = checkpoint.load(Path("output/second") / "checkpoint.safetensors")[1]["trained_on"]
     assert known[1:] == checkpoint.load(RUN / "checkpoint.safetensors")[1]["trained_on"]
-    (RUN / "checkpoint.safetensors").rename(RUN / "checkpoint.pth.tar")  # of LIFT+: nobody knows
+    (RUN / "checkpoint.safetensors").rename(RUN / "checkpoint.pth.tar")  # of LIFT+: unknown
     assert RunDir(RUN).training_record(RunDir(RUN).find_checkpoint()).images is None
 
 
 def test_hashes_of_files_see_size_and_blocks(tmp_path):
-    """Equal files are equal whatever their names; a byte in any block that is read makes another image."""
+    """Equal files are equal independent of their names; a byte in any block that is read makes a difference."""
     content = bytearray(np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes())
     images = []
 
@@ -475,12 +475,12 @@ def test_shot_groups_are_those_of_the_run(run, monkeypatch):
     assert on_train["data"]["name"] == on_train["data"]["list"] == "digits_short"
     assert [row["train"] for row in on_train["per_class"]] == [row["train"] for row in before["per_class"]]
     assert trained_on(on_train) == sum(row["test"] for row in on_train["per_class"]) == 114
-    (RUN / "results.json").unlink()  # the checkpoint knows them, too
+    (RUN / "results.json").unlink()  # the checkpoint has them, too
     assert run(*TESTED, data="digits_lt")["accuracy"] == before["accuracy"]
 
 
 def test_zero_shot_clip_has_the_groups_of_the_data_set_asked_for(run, monkeypatch):
-    """Nothing was trained, so its own counts mean nothing; the two tests of one list of images stay apart."""
+    """Nothing was trained, so its own counts are irrelevant; the two tests of one list of images stay separate."""
     whole = run(method="zs", data="digits_lt")
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: digits(train=slice(0, None, 3), name="digits_short"))
     tested = run(*TESTED, method="zs", data="digits_lt")
@@ -546,7 +546,7 @@ def test_files_of_earlier_versions_know_names_alone(run, pictures):
     run("root", pictures)
 
 
-# ---- tests that compute otherwise ----
+# ---- tests in another way ----
 
 
 def test_a_test_that_resizes_otherwise_stays_apart(run, lists):
@@ -564,7 +564,7 @@ def test_a_test_that_resizes_otherwise_stays_apart(run, lists):
 
 
 def as_of_an_earlier_version(logits):
-    """Takes the rule of resizing out of the files of a run."""
+    """Removes the rule of resizing from the files of a run."""
     run_dir = RunDir(RUN)
     tensors, about = checkpoint.load(run_dir.checkpoint)
     content = json.loads(run_dir.results().read_text())

@@ -1,4 +1,4 @@
-"""Validation while training: no bit changes by it, the best epoch is kept, and tests of the validation images."""
+"""Validation while training: it changes no bit, the best epoch is saved, and tests of the validation images."""
 
 import dataclasses
 import importlib
@@ -65,7 +65,7 @@ def lines(run, kind):
     return [{key: value for key, value in line.items() if key != "images_per_second"} for line in of_kind]
 
 
-# ---- nothing changes by it ----
+# ---- no effect on training ----
 
 
 OTHER = ("optimizer", "AdamW", "accum_step", 2, "num_workers", 1, "lr", 0.01, "prec_test", "bf16")
@@ -163,7 +163,7 @@ def test_a_score_that_there_is_not_is_refused_before_anything_is_written(val_con
 
 
 class Killed(BaseException):
-    """In the place of SIGKILL."""
+    """Replaces SIGKILL."""
 
 
 @pytest.mark.parametrize("place", [3, 7, "validation 2", "validation 3", "the end"])
@@ -186,7 +186,7 @@ def test_a_killed_run_resumes_with_its_best_epoch(val_config, best, place, monke
 
 
 def stop(run, place, patch):
-    """Kills the run after so many steps, or as soon as the scores of a validation are known; "the end": not at all."""
+    """Kills the run after this number of steps, or once the scores of a validation are computed; "the end": never."""
     if isinstance(place, int):
         seen = iter(range(100))
         run.loss.register_forward_hook(lambda *_: kill() if next(seen) == place else None)
@@ -223,7 +223,7 @@ def test_a_signal_before_a_validation_saves_at_once(val_config, best, monkeypatc
     assert (about["epoch"], about["step"]) == (0, 3)
     assert lines(run, "validation") == []
     run = Trainer(val_config(*BEST, "output_dir", "warned"))
-    with run, monkeypatch.context() as patch:  # its line is written twice, and is there once in the end
+    with run, monkeypatch.context() as patch:  # its line is written twice, but occurs once in the end
         stop(run, "validation 1", patch)
         with pytest.raises(Killed):
             run.fit()

@@ -1,4 +1,4 @@
-"""Small text towers with random weights: open_clip's own modules, and ours with the same weights."""
+"""Small text towers with random weights: open_clip's own modules, and native ones with the same weights."""
 
 from pathlib import Path
 
@@ -77,7 +77,7 @@ RENAMES = (
 
 
 def tokenizer_of(config: TextConfig):
-    """The tokenizer of a KIND: CLIP's, or the one of that name in TOKENIZERS."""
+    """The tokenizer of a KIND: CLIP's, or the one with that name in TOKENIZERS."""
     if not config.tokenizer:
         return ClipTokenizer(config.context)
     folder = TOKENIZERS / config.tokenizer
@@ -86,7 +86,7 @@ def tokenizer_of(config: TextConfig):
 
 @copied
 def open_clip_pair(kind: str, seed: int = 0, image_bias: bool = False) -> nn.Module:
-    """open_clip's own CustomTextCLIP of a KIND; a Linear from features [B, DIM] stands for its image tower.
+    """open_clip's own CustomTextCLIP of a KIND; a Linear from features [B, DIM] replaces its image tower.
 
     SigLIP's have a logit bias. The embeddings are so small that the eps of the norms matters.
     """
@@ -109,7 +109,7 @@ def open_clip_pair(kind: str, seed: int = 0, image_bias: bool = False) -> nn.Mod
 
 
 def our_tower(theirs: nn.Module, config: TextConfig) -> TextTransformer:
-    """Our text tower of this description with the weights of open_clip's."""
+    """The native text tower of this description with the weights of open_clip's."""
     state = {}
     for name, value in theirs.text.state_dict().items():
         for old, new in RENAMES:
@@ -123,7 +123,7 @@ def our_tower(theirs: nn.Module, config: TextConfig) -> TextTransformer:
 
 
 def our_backbone(theirs: nn.Module, kind: str) -> Backbone:
-    """Our backbone with the weights of open_clip's; its image tower is random."""
+    """The native backbone with the weights of open_clip's; its image tower is random."""
     torch.manual_seed(0)
     backbone = Backbone(clip_vit(64, 1, 8, 16, JOINT, 64, 1))  # the text tower is replaced
     config = KINDS[kind][1]

@@ -2,8 +2,8 @@
 
     adjusted = scale * z + bias (+ z_zs)        probabilities = softmax(adjusted / temperature)
 
-z are the logits of the run's model, z_zs those of the zero-shot model of its backbone. utils/posthoc.py has the ways to
-choose the numbers. A run without adjustment.json has the identity.
+z are the logits of the run's model, z_zs those of the zero-shot model of its backbone. utils/posthoc.py computes the
+numbers. The adjustment of a run without adjustment.json is the identity.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ CHECKPOINT = "checkpoint"  # key of `about`: the checksum of the checkpoint whos
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Adjustment:
-    """scale, bias: float64 [C], None = ones or zeros. zero_shot: whether the zero-shot model's logits are added.
+    """Numbers that adjust logits. scale, bias: float64 [C], None = ones or zeros. zero_shot: whether z_zs is added.
 
     about: how it was chosen, on which images, for which checkpoint.
     """
@@ -38,13 +38,13 @@ class Adjustment:
 
     @property
     def is_identity(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether the adjustment changes nothing."""
         return self.temperature == 1 and self.scale is None and self.bias is None and not self.zero_shot
 
     def apply(self, logits: np.ndarray, zero_shot_logits: np.ndarray | None = None) -> np.ndarray:
         """The adjusted logits, float32 [n, C], before the division by the temperature.
 
-        logits: float32 [n, C]. zero_shot_logits: the same of the zero-shot model; needed if `zero_shot`.
+        logits, and zero_shot_logits of the zero-shot model: float32 [n, C]; the latter are required if `zero_shot`.
         """
         adjusted = logits if self.scale is None else logits * self.scale.astype(np.float32)
         adjusted = adjusted if self.bias is None else adjusted + self.bias.astype(np.float32)
@@ -67,7 +67,7 @@ class Adjustment:
 
 
 def write_adjustment(path: Path, adjustment: Adjustment) -> None:
-    """Writes adjustment.json, whole or not at all. Numbers are read back bit for bit."""
+    """Writes adjustment.json atomically. Numbers are read back bit for bit."""
     content = {field.name: getattr(adjustment, field.name) for field in dataclasses.fields(adjustment)}
     content |= {name: None if content[name] is None else content[name].tolist() for name in ("scale", "bias")}
     write_text(path, json.dumps({"format": FORMAT} | content, indent=1) + "\n")
@@ -76,8 +76,8 @@ def write_adjustment(path: Path, adjustment: Adjustment) -> None:
 def read_adjustment(path: Path, num_classes: int, checkpoint: str | None = None) -> Adjustment:
     """The adjustment in a file; the identity if there is none.
 
-    checkpoint: checksum of the run's checkpoint; None = not compared. Raises CheckpointError for a damaged file, for
-    one of another number of classes, and for one that was fitted to another checkpoint.
+    checkpoint: checksum of the run's checkpoint; None = not compared. Raises CheckpointError if the file is damaged,
+    has another number of classes, or was fitted to another checkpoint.
     """
     try:
         content = read_json(path, BYTES)
@@ -103,7 +103,7 @@ def read_adjustment(path: Path, num_classes: int, checkpoint: str | None = None)
         raise _damaged(path, reason) from error
     fitted = found.about.get(CHECKPOINT)
     if checkpoint is not None and fitted is not None and fitted != checkpoint:
-        message = f"{path} was fitted to another checkpoint than the one beside it; {REMEDY}"
+        message = f"{path} was fitted to another checkpoint than the one in its folder; {REMEDY}"
         raise CheckpointError(message, kind="stale_adjustment", path=path)
     return found
 
@@ -114,19 +114,19 @@ def _damaged(path: Path, reason: str) -> CheckpointError:
 
 
 def _temperature(value: Any) -> float:
-    """A number above 0, in float32, too. Raises ValueError."""
+    """A number above 0, also in float32. Raises ValueError."""
     if not _is_number(value) or not 0 < value < LARGEST or np.float32(value) == 0:
         raise ValueError("its temperature is not a number above 0")
     return float(value)
 
 
 def _vector(value: Any, num_classes: int) -> np.ndarray | None:
-    """A list of finite numbers, one a class, as float64 [C]; None stays. Raises ValueError."""
+    """A list of finite numbers, one per class, as float64 [C]; None for None. Raises ValueError."""
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != num_classes:
-        found = f"{len(value):,}" if isinstance(value, list) else "no list of them"
-        raise ValueError(f"{num_classes:,} numbers are needed, one a class, and it has {found}")
+        found = f"{len(value):,}" if isinstance(value, list) else "none"
+        raise ValueError(f"{num_classes:,} numbers are needed, one per class, and it has {found}")
     if not all(_is_number(number) and abs(number) < LARGEST for number in value):
         raise ValueError("its numbers are not all finite")
     return np.array(value, np.float64)

@@ -1,6 +1,6 @@
-"""Reads files of torch.save and of TorchScript without running code, in memory that the file's size bounds.
+"""Reads files of torch.save and of TorchScript without running code, in memory bounded by the file's size.
 
-torch.load would allocate what a file asks for, and does not verify the checksums in it; see utils/unpickle.py, too.
+torch.load allocates as much as a file asks for, and does not verify its checksums; see utils/unpickle.py, too.
 """
 
 import io
@@ -27,13 +27,13 @@ LEGACY_VERSION = 1001
 def read_archive(path: Path) -> Any:
     """The content of a file of torch.save or TorchScript: tensors on the CPU, in dictionaries, lists and tuples.
 
-    A TorchScript module is a dictionary of its tensors by name. Objects of settings are Inert. Raises FormatError.
+    A TorchScript module becomes a dictionary of its tensors by name, other objects an Inert. Raises FormatError.
     """
     readers = {ZIP: _read_zip, LEGACY: _read_legacy}
     try:
         kind = recognise(path)
         if kind not in readers:
-            raise FormatError(f"is a {kind} file, not one of torch.save; give the path of another file")
+            raise FormatError(f"is a {kind} file, not one of torch.save; pass the path of another file")
         return readers[kind](path)
     except FormatError:
         raise
@@ -51,11 +51,11 @@ def reason(error: Exception) -> str:
 
 
 class _BoundedReads(io.FileIO):
-    """A file for zipfile, which reads the whole directory of an archive at once, however long it is."""
+    """A file for zipfile, which would read the whole directory of an archive at once, of any length."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is not None and size > DIRECTORY_BYTES:
-            raise FormatError("is a zip archive of too many files for weights; give the path of a weight file")
+            raise FormatError("is a zip archive of too many files for weights; pass the path of a weight file")
         return super().read(-1 if size is None else size)
 
 
@@ -72,7 +72,7 @@ def _read_zip(path: Path) -> Any:
 
 
 def _prefix(members: dict[str, zipfile.ZipInfo]) -> str:
-    """The folder of torch's files in an archive, with a slash. Raises FormatError for an archive of other programs."""
+    """The folder of torch's files in an archive, with a slash. Raises FormatError for archives of other programs."""
     for name in members:
         if name.endswith("/data.pkl") and name.count("/") == 1:
             return name.removesuffix("data.pkl")
@@ -82,15 +82,15 @@ def _prefix(members: dict[str, zipfile.ZipInfo]) -> str:
         )
     if any(name.endswith(".h5") for name in members):
         raise FormatError("is a Keras file; convert it to safetensors, or to a state dict of torch.save")
-    raise FormatError("is a zip archive, but not one of torch.save; unpack it, and give the weight file in it")
+    raise FormatError("is a zip archive, but not one of torch.save; unpack it, and pass the weight file in it")
 
 
 class _ZipReader:
-    """The files of one archive, each storage read once."""
+    """Reads the files of one archive, each storage once."""
 
     def __init__(self, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], prefix: str, size: int):
         self.archive, self.members, self.prefix = archive, members, prefix
-        self.size = self.left = size  # bytes of the file, and those that storages may still have
+        self.size = self.left = size  # bytes of the file, and bytes left for storages
         self.storages: dict[str, bytearray] = {}
 
     def load(self) -> Any:
@@ -127,7 +127,7 @@ class _ZipReader:
             )
         self.left -= info.file_size
         if self.left < 0 or info.file_size != info.compress_size:
-            raise FormatError(f"is damaged: its parts claim more bytes than the file has; {COPY_AGAIN}")
+            raise FormatError(f"is damaged: its entries claim more bytes than the file has; {COPY_AGAIN}")
         return self._read(name, info.file_size)
 
     def _read(self, name: str, limit: int) -> bytearray:
@@ -136,9 +136,9 @@ class _ZipReader:
         if info.file_size > limit:
             short = name.removeprefix(self.prefix)
             raise FormatError(
-                f"has a {short} of {info.file_size:,} bytes, which no weights need; save the tensors alone"
+                f"has a {short} of {info.file_size:,} bytes, which no weights need; save only the tensors"
             )
-        if not info.CRC:  # torch.serialization.set_crc32_options(False) leaves them out
+        if not info.CRC:  # left out after torch.serialization.set_crc32_options(False)
             info.CRC = None  # type: ignore[assignment]
         data = bytearray(info.file_size)
         view, done = memoryview(data), 0
@@ -149,7 +149,7 @@ class _ZipReader:
         except (zipfile.BadZipFile, EOFError, zlib.error) as error:
             raise FormatError(f"is damaged: a checksum in it is wrong ({reason(error)}); {COPY_AGAIN}") from error
         if done < len(data):
-            raise FormatError(f"is cut short: a part of it has {done:,} of {len(data):,} bytes; {COPY_AGAIN}")
+            raise FormatError(f"is cut short: an entry has {done:,} of {len(data):,} bytes; {COPY_AGAIN}")
         return data
 
 
@@ -167,7 +167,7 @@ def _read_legacy(path: Path) -> Any:
 
         magic, version, machine = load(), load(), load()
         if magic != pickle.decode_long(LEGACY_MAGIC[2:]) or version != LEGACY_VERSION:
-            raise FormatError(f"has version {version} of torch's format, which is not known; save it again")
+            raise FormatError(f"has version {version} of torch's format, which is unknown; save it again")
         if not machine.get("little_endian", True):
             raise FormatError("was saved on a machine of another byte order; save it again on one like this")
         content, keys = load(), load()
@@ -195,7 +195,7 @@ class _LegacyStorages:
         return storage if view is None else storage[view[1] : view[1] + view[2]]
 
     def fill(self, file: io.BufferedReader, key: str) -> None:
-        """Reads the values of the next storage of the file: their number, int64, and themselves."""
+        """Reads the next storage of the file: the number of its values, int64, then the values."""
         storage = self.storages[key]
         count = int.from_bytes(file.read(8), "little")
         data = storage.view(torch.uint8).numpy().data if len(storage) else memoryview(bytearray())

@@ -1,4 +1,4 @@
-"""The user's cache: one folder for everything that is kept between runs, and a cache of tensors in it.
+"""The user's cache: one folder for all cached files, and a cache of tensors in it.
 
 The folder is $XDG_CACHE_HOME/lift_plus, or ~/.cache/lift_plus. It may be deleted at any time.
 """
@@ -22,7 +22,7 @@ LARGEST_BYTES = FOLDER_BYTES // 4  # of a file
 
 
 def cache_folder(name: str) -> Path:
-    """The folder `name` in the user's cache; without a home directory one that cannot be made."""
+    """The folder `name` in the user's cache; without a home directory a path that cannot be created."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # the XDG specification ignores a relative path
         base = str((find_home() or Path(os.devnull)) / ".cache")
@@ -47,7 +47,7 @@ class TensorCache:
         return self.folder / f"{digest[:32]}.safetensors"
 
     def fetch(self, key: dict[str, Any], shape: tuple[int, ...]) -> Tensor | None:
-        """The tensor of a key, on the CPU; None if there is none, or none of this shape."""
+        """The tensor of a key, on the CPU; None if there is none of this shape."""
         from safetensors import SafetensorError, safe_open
 
         path = self.path(key)
@@ -59,16 +59,16 @@ class TensorCache:
             if (tuple(tensor.shape), tensor.dtype, _sha256(tensor)) != (shape, torch.float32, digest):
                 raise ValueError("its content is not the one that was written")
         except (SafetensorError, ValueError, OSError) as error:
-            self.log(f"warning: {path} is damaged ({error}); its content is computed again")
+            self.log(f"warning: {path} is damaged ({error}); its content is recomputed")
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # the time of the last use
         return tensor
 
     def store(self, key: dict[str, Any], tensor: Tensor) -> None:
-        """Writes a float32 tensor; logs a warning where that fails.
+        """Writes a float32 tensor; logs a warning if that fails.
 
-        One of more than LARGEST_BYTES is not written, nor one with a value that is not finite.
+        Tensors above LARGEST_BYTES, and tensors with a value that is not finite, are not written.
         """
         from safetensors import SafetensorError
         from safetensors.torch import save
@@ -84,12 +84,12 @@ class TensorCache:
             self._prune()
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
-            self.log(f"warning: {path} cannot be written ({reason}); the next run will compute its content again")
+            self.log(f"warning: {path} cannot be written ({reason}); the next run will recompute its content")
 
     def stream(
         self, key: dict[str, Any], shape: tuple[int, ...], parts: Iterator[Tensor], dim: int
     ) -> Iterator[Tensor]:
-        """Yields all of `parts`, on any device; after the last one stores them, joined along `dim` to this `shape`."""
+        """Yields all of `parts`, on any device, then stores them, concatenated along `dim` to this `shape`."""
         if not self.enabled:
             yield from parts
             return
@@ -107,7 +107,7 @@ class TensorCache:
             self.store(key, joined)
 
     def _prune(self) -> None:
-        """Removes the least recently used files, until the others have FOLDER_BYTES at most."""
+        """Removes the least recently used files until the others have at most FOLDER_BYTES."""
         files = []
         for file in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another process prunes, too

@@ -1,4 +1,4 @@
-"""Errors that a user can do something about: one base class, so that the command line catches one type."""
+"""Errors that a user can correct: one base class, so that the command line catches one type."""
 
 import contextlib
 import os
@@ -11,10 +11,10 @@ from utils.text import visible
 class UserError(Exception):
     """Wrong input. The message is one sentence, on one line: what was wrong, what was found and what to do.
 
-    Control characters in it, as names of files may have them, are escaped: see utils/text.py.
+    Control characters in it, for example from file names, are escaped: see utils/text.py.
 
-    Programs and tests read the fields: `kind` names the rule that was broken, `path` and `line` (from 1) the place in
-    a file, `key` the key of the configuration. A field that does not apply is None.
+    Programs and tests read the fields: `kind` names the violated rule, `path` and `line` (from 1) the position in a
+    file, `key` the key of the configuration. A field that does not apply is None.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class DataError(UserError):
 
 
 class ModelError(UserError):
-    """Weights, a backbone or a method that do not fit."""
+    """Unsuitable weights, backbone or method."""
 
 
 class CheckpointError(UserError):
@@ -49,7 +49,7 @@ class CheckpointError(UserError):
 
 @contextlib.contextmanager
 def amended(before: str = "", after: str = "", path: Path | None = None) -> Iterator[None]:
-    """Adds texts to the message of a UserError of the block, and the path of a file if it has none."""
+    """Adds text to the message of a UserError in the block, and the path of a file if it has none."""
     try:
         yield
     except UserError as error:

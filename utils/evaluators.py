@@ -7,7 +7,7 @@ An evaluator is a function, and a row of EVALUATORS in utils/config/schema.py:
 
     top1 = Evaluator(_top1)
 
-A name "SECTION/MEASURE" is the place of the number in results.json: {"SECTION": {"MEASURE": number}}.
+A name "SECTION/MEASURE" is the position of the number in results.json: {"SECTION": {"MEASURE": number}}.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ Pairs = Iterable[tuple[str, float | None]]
 class Evaluator(NamedTuple):
     """An evaluator.
 
-    function: (outputs, labels, classes) -> pairs of a name and a number, or None where a number is undefined.
-    outputs: logits, float32 [n, C], or without needs_logits maybe the predicted classes, int64 [n]; see `predicted`.
+    function: (outputs, labels, classes) -> pairs of a name and a number; None if the number is undefined.
+    outputs: logits, float32 [n, C], or without needs_logits possibly the predicted classes, int64 [n]; see `predicted`.
     labels: int64 [n].
     """
 
@@ -47,7 +47,7 @@ class Evaluator(NamedTuple):
 
 
 def predicted(outputs: np.ndarray) -> np.ndarray:
-    """The predicted classes [n] of logits [n, C], or of these classes themselves."""
+    """The predicted classes [n] of `outputs`: logits [n, C], or already these classes."""
     return outputs.argmax(1) if outputs.ndim == 2 else outputs
 
 
@@ -106,7 +106,7 @@ EVALUATORS: Table[Evaluator] = Table(schema.EVALUATORS)
 
 
 def need_logits(names: Iterable[str]) -> bool:
-    """Whether any of these evaluators needs logits; predicted classes do for the others."""
+    """Whether any of these evaluators needs logits; predicted classes suffice for the others."""
     return any(EVALUATORS[name].needs_logits for name in names)
 
 

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, their checksums, and files of the user read without surprises."""
+"""Atomic writing, checksums, and bounded reading of the user's files."""
 
 import contextlib
 import errno
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 PARTIAL = ".partial"  # suffix of files that are being written; a killed process may leave one
-NAME_BYTES = 200  # of the name of a file that is being written, before its suffix; file systems allow 255 in all
+NAME_BYTES = 200  # of the name of a file that is being written, without its suffix; file systems allow 255 in all
 
-# what a user can do about an error of the operating system
+# remedies of the user for errors of the operating system
 REMEDIES = {
     errno.ENOSPC: "free some space there",
     errno.EDQUOT: "free some space there, or ask for a larger quota",
@@ -30,10 +30,10 @@ REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "close other programs: the machine has too many open files",
-    errno.EIO: "look after the disk, or the connection to it",
-    errno.ESTALE: "look after the connection to the disk",
-    errno.ENOENT: "its folder is missing, make it",
-    errno.ENOTDIR: "choose another folder: a file is in its place",
+    errno.EIO: "check the disk and the connection to it",
+    errno.ESTALE: "check the connection to the disk",
+    errno.ENOENT: "create its folder, which is missing",
+    errno.ENOTDIR: "choose another folder: a file has this name",
     errno.EISDIR: "choose another name: a folder has this one",
 }
 
@@ -48,9 +48,9 @@ class WriteError(OSError):
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write to, which replaces `path` once all of it is on the disk. After an error nothing changes.
+    """A binary file to write to, which replaces `path` once it is complete on disk. After an error `path` is unchanged.
 
-    Several processes may write the same path at once: the last one to finish counts. A link at `path` is replaced, not
+    Several processes may write the same path at once: the last one to finish wins. A link at `path` is replaced, not
     followed. A device or a pipe is written to directly. Raises WriteError, which names `path`.
     """
     with write_errors(path):
@@ -58,7 +58,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             with _open_device(path) as file:
                 yield file
             return
-        # a random name of its own, that is never an existing file or link
+        # a random name, which is never that of an existing file or link
         name = path.name.encode("utf-8", "surrogateescape")[:NAME_BYTES].decode("utf-8", "ignore")
         partial = path.with_name(f"{name}.{secrets.token_hex(4)}{PARTIAL}")
         try:
@@ -75,9 +75,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `path` when the block ends. After an error nothing changes.
+    """A folder to write into, which replaces `path` when the block ends. After an error `path` is unchanged.
 
-    Folders above `path` are made, and what killed processes have left is removed: one process at a time writes `path`.
+    Parent folders are created, and leftovers of killed processes removed: one process at a time may write `path`.
     Raises WriteError, which names `path`.
     """
     for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
@@ -107,7 +107,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Turns the OSErrors of writing `path` into WriteErrors; those that name another file stay."""
+    """Turns the OSErrors of writing `path` into WriteErrors, except those that name another file."""
     try:
         yield
     except OSError as error:
@@ -118,7 +118,7 @@ def write_errors(path: Path) -> Iterator[None]:
 
 
 def open_to_append(path: Path) -> TextIO:
-    """A text file in UTF-8 to append to. Raises WriteError, also for a pipe that nobody reads, in place of waiting."""
+    """A UTF-8 text file to append to. Raises WriteError, also for a pipe that nobody reads, instead of waiting."""
     with write_errors(path):
         return open(path, "a", encoding="utf-8", opener=_open_at_once)
 
@@ -138,7 +138,7 @@ def _open_device(path: Path) -> Iterator[BinaryIO]:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Opens a file, or raises OSError where that would wait, as for a pipe that nobody reads."""
+    """Opens a file, or raises OSError if that would wait, as for a pipe that nobody reads."""
     handle = os.open(path, flags | os.O_NONBLOCK, 0o666)
     os.set_blocking(handle, True)
     return handle
@@ -151,7 +151,7 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Writes the entries of a directory to the disk, so that a new name outlasts a power failure."""
+    """Writes the entries of a directory to the disk, so that a new name survives a power failure."""
     with contextlib.suppress(OSError):  # some file systems refuse it
         handle = os.open(directory, os.O_RDONLY)
         try:
@@ -171,7 +171,7 @@ def sha256(path: Path) -> str:
 
 @functools.cache
 def sha256_of_code(*directories: Path) -> str:
-    """The SHA-256 of all Python files below these directories, in hex; it is computed once in a process."""
+    """The SHA-256 of all Python files below these directories, in hex, computed once per process."""
     files = [file for directory in directories for file in sorted(directory.rglob("*.py"))]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -184,7 +184,7 @@ PIPE_SECONDS = 600.0  # without a byte from a shell's <(...)
 def read_limited(path: str | os.PathLike[str], limit: int, shell_pipe: bool = False) -> bytes:
     """The content of a regular file of at most `limit` bytes. Never waits for a pipe, a device or a socket.
 
-    shell_pipe: a shell's <(...) is read, too, which can be done once. Raises an OSError whose strerror has the reason.
+    shell_pipe: also read a shell's <(...), which is possible once. Raises an OSError whose strerror is the reason.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
@@ -210,7 +210,7 @@ def read_limited(path: str | os.PathLike[str], limit: int, shell_pipe: bool = Fa
 
 
 def read_json(path: str | os.PathLike[str], limit: int) -> Any:
-    """The content of a JSON file in UTF-8, read with read_limited. Raises OSError, or ValueError for anything else."""
+    """The content of a JSON file in UTF-8, read with read_limited. Raises OSError, or ValueError if it is not JSON."""
     try:
         return json.loads(read_limited(path, limit).decode("utf-8-sig"))
     except RecursionError:
@@ -218,7 +218,7 @@ def read_json(path: str | os.PathLike[str], limit: int) -> Any:
 
 
 def _read(handle: int, size: int) -> bytes:
-    """The next bytes; of a pipe, as soon as there are some."""
+    """The next bytes; waits for those of a pipe."""
     while True:
         try:
             return os.read(handle, size)
@@ -235,7 +235,7 @@ def _is_of_a_shell(path: str | os.PathLike[str]) -> bool:
 
 
 def kind_of_file(mode: int) -> str:
-    """The kind of a file that is not a regular one, by its mode of os.stat: "a pipe", "a socket", ..."""
+    """The kind of a file that is not a regular one, by its mode from os.stat: "a pipe", "a socket", ..."""
     kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
     return kinds.get(stat.S_IFMT(mode), "a device")
 

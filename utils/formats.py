@@ -1,4 +1,4 @@
-"""Formats of files with tensors, recognised by their contents, whatever the files are named."""
+"""Formats of files with tensors, recognised by their contents, not their names."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # torch's number, as a pickle
 HEADER_BYTES = 16 * 2**20  # of a safetensors file; that of 100,000 tensors has 12 MB
 HEAD_BYTES = 512
 CONVERT = "; convert it to safetensors, or to a state dict of torch.save"
-UNPACK = "; unpack it, and give the weight file in it"
+UNPACK = "; unpack it, and pass the weight file in it"
 # (offset, bytes there, the clause about such a file)
 SIGNATURES = (
     (0, b"version https://git-lfs", "is a Git LFS pointer, not the weights; run git lfs pull in its repository"),
@@ -27,14 +27,14 @@ SIGNATURES = (
     (0, b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive" + UNPACK),
     (0, b"Rar!", "is a RAR archive" + UNPACK),
     (257, b"ustar", "is a tar archive" + UNPACK),
-    (0, b"%PDF", "is a PDF; give the path of a weight file"),
-    (0, b"\x89PNG", "is a picture; give the path of a weight file"),
-    (0, b"\xff\xd8\xff", "is a picture; give the path of a weight file"),
+    (0, b"%PDF", "is a PDF; pass the path of a weight file"),
+    (0, b"\x89PNG", "is a picture; pass the path of a weight file"),
+    (0, b"\xff\xd8\xff", "is a picture; pass the path of a weight file"),
 )
 
 
 class FormatError(ValueError):
-    """A file that cannot be read. The message is a clause whose subject is the file: what it is, and what to do."""
+    """A file that cannot be read. The message is a clause whose subject is the file: its kind, and the remedy."""
 
 
 def require_file(path: Path) -> int:
@@ -43,9 +43,9 @@ def require_file(path: Path) -> int:
         found = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a null byte
         reason = getattr(error, "strerror", None) or str(error)
-        raise FormatError(f"cannot be read ({reason}); give the path of a weight file") from error
+        raise FormatError(f"cannot be read ({reason}); pass the path of a weight file") from error
     if not stat.S_ISREG(found.st_mode):
-        raise FormatError(f"is {kind_of_file(found.st_mode)}, not a file; give the path of a weight file")
+        raise FormatError(f"is {kind_of_file(found.st_mode)}, not a file; pass the path of a weight file")
     if found.st_size == 0:
         raise FormatError("is empty; copy or download it again")
     return found.st_size
@@ -103,7 +103,7 @@ def _foreign_text(head: bytes) -> str | None:
     if text.startswith("<"):
         return "is an XML text, not the weights; download the file itself"
     if text.startswith(("{", "[")):
-        return "is a JSON text, not the weights; give the path of the weight file that belongs to it"
+        return "is a JSON text, not the weights; pass the path of the weight file that belongs to it"
     text = text.removesuffix("\ufffd")  # a character that the head cuts
     printable = all(sign.isprintable() or sign.isspace() for sign in text) and "\ufffd" not in text
-    return "is a text file, not the weights; give the path of a weight file" if printable else None
+    return "is a text file, not the weights; pass the path of a weight file" if printable else None

@@ -8,16 +8,16 @@ from pathlib import Path
 
 
 def find_home() -> Path | None:
-    """The user's home directory; None where neither HOME nor the list of users has one."""
+    """The user's home directory; None if neither HOME nor the user database has one."""
     home = os.path.expanduser("~")
     return Path(home) if os.path.isabs(home) else None
 
 
 def ensure_home() -> None:
-    """Sets HOME and USER where nothing else tells them, for this process and its children.
+    """Sets HOME and USER for this process and its children if the system has no values for them.
 
-    Other packages look for their caches there, and fail or write to a folder named ~ without. HOME becomes a folder of
-    this user alone below the one for temporary files.
+    Without HOME other packages fail, or write their caches to a folder named ~. HOME becomes a private folder in the
+    one for temporary files.
     """
     if find_home() is None:
         os.environ["HOME"] = str(_substitute())
@@ -30,15 +30,15 @@ def ensure_home() -> None:
 
 
 def _substitute() -> Path:
-    """A folder that this user alone can write to; another one each time if somebody else has taken its name."""
+    """A folder that only this user can write to; a new one each time if its name belongs to another user."""
     try:
         path = Path(tempfile.gettempdir(), f"lift_plus_home_{os.getuid()}")
         try:
             path.mkdir(mode=0o700)
         except FileExistsError:
             status = path.lstat()
-            is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
-            if not is_ours:
+            is_private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+            if not is_private:
                 return Path(tempfile.mkdtemp(prefix="lift_plus_home_"))
     except OSError:
         return Path("/nonexistent")  # every cache is skipped with a warning

@@ -4,14 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-ROWS = 1024  # of the logits that are worked on at a time, so that temporaries stay small
+ROWS = 1024  # of logits that are processed at a time, so that temporaries stay small
 
 
 class ClassScores(NamedTuple):
     """Scores of each class, arrays [C]. The accuracy and F1 of a class without images are 0."""
 
     images: np.ndarray  # tested images, int64
-    correct: np.ndarray  # of these, how many were predicted right, int64
+    correct: np.ndarray  # correctly predicted images, int64
     accuracy: np.ndarray  # percent, float64
     f1: np.ndarray  # percent, float64
 
@@ -27,18 +27,18 @@ def class_scores(labels: np.ndarray, predictions: np.ndarray, num_classes: int) 
 
 
 def harmonic_mean(values: np.ndarray, floor: float = 0.0) -> float:
-    """Harmonic mean of values >= 0, each raised to `floor` at least; 0 where one of them is 0."""
+    """Harmonic mean of values >= 0, each raised to at least `floor`; 0 if one of them is 0."""
     raised = np.maximum(values, floor)
     return float(1 / np.mean(1 / raised)) if raised.all() else 0.0
 
 
 def geometric_mean(values: np.ndarray) -> float:
-    """Geometric mean of values >= 0; 0 where one of them is 0."""
+    """Geometric mean of values >= 0; 0 if one of them is 0."""
     return float(np.exp(np.log(values).mean())) if values.all() else 0.0
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of images whose label is among the k largest logits [n, C], percent; 100 where C <= k.
+    """Share of images whose label is among the k largest logits [n, C], percent; 100 if C <= k.
 
     Equal logits rank by class number, as argmax does, so that k = 1 is the accuracy.
     """
@@ -52,7 +52,7 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
 def expected_calibration_error(
     logits: np.ndarray, labels: np.ndarray, num_bins: int = 15, weights: np.ndarray | None = None
 ) -> float:
-    """Mean distance of confidence and accuracy, in bins of equal width weighted by their images, percent.
+    """Mean distance between confidence and accuracy, in bins of equal width weighted by their images, percent.
 
     weights: of the images, float64 [n]; None = 1.
 
@@ -66,10 +66,10 @@ def expected_calibration_error(
 
 
 class ConfidenceBins(NamedTuple):
-    """Images by their confidence, in M bins of equal width: bin m covers ((m - 1) / M, m / M]. Sums, float64 [M]."""
+    """Sums over images in M bins of equal width, float64 [M]: bin m covers the confidences in ((m - 1) / M, m / M]."""
 
     images: np.ndarray  # their number, or the sum of their weights
-    correct: np.ndarray  # of these, the correct ones
+    correct: np.ndarray  # the same for correct images
     confidence: np.ndarray
 
     @property
@@ -81,7 +81,7 @@ class ConfidenceBins(NamedTuple):
 def confidence_bins(
     confidence: np.ndarray, correct: np.ndarray, num_bins: int = 15, weights: np.ndarray | None = None
 ) -> ConfidenceBins:
-    """Bins of images by confidence [n], the probability of the predicted class.
+    """Bins images by their confidence [n], the probability of the predicted class.
 
     correct: bool [n]. weights: of the images, float64 [n]; None = 1.
     """

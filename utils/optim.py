@@ -3,8 +3,8 @@
 A row builds an optimizer of the trainable parameters, given the keywords lr, weight_decay and momentum. Its state is
 saved and loaded generically; see utils/run/checkpoint.py.
 
-On a GPU both optimizers here are torch's fused ones: a step is one kernel, and in fp16 it reads on the device whether
-the gradients are finite. With any other optimizer, torch's GradScaler waits for the device in every step to ask that.
+On a GPU both optimizers here are torch's fused ones: a step is one kernel, which in fp16 checks on the device whether
+the gradients are finite. For other optimizers torch's GradScaler checks that on the host, and waits in every step.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from utils.tables import Table
 
 
 def without_compiler(optimizer: type[Optimizer]) -> type[Any]:
-    """A class of torch.optim whose methods do not import torch's compiler, which takes 2 s, to keep it out of them."""
+    """A class of torch.optim without the wrappers of its methods that import torch's compiler, which takes 2 s."""
     names = ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
     plain = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
     plain["step"] = torch.no_grad()(plain["step"])  # as torch's own wrapper
@@ -35,7 +35,7 @@ def sgd(parameters: Iterable[Tensor], *, lr: float, weight_decay: float, momentu
         parameters, lr, momentum=momentum, weight_decay=weight_decay, fused=fused
     )
     if fused and momentum:
-        # torch 2.15 begins with uninitialised momentum, and leaves it so if the first step is skipped, as in fp16
+        # torch 2.15 leaves momentum uninitialised if the first step is skipped, as in fp16
         for parameter in parameters:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
@@ -52,7 +52,7 @@ def adamw(parameters: Iterable[Tensor], *, lr: float, weight_decay: float, momen
 
 
 def _are_on_gpu(parameters: list[Tensor]) -> bool | None:
-    """The `fused` of torch's optimizers: True on a GPU, None on a CPU, where it leaves the choice to torch."""
+    """The `fused` of torch's optimizers: True on a GPU, None on a CPU, which leaves the choice to torch."""
     return all(parameter.device.type == "cuda" for parameter in parameters) or None
 
 

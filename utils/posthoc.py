@@ -13,8 +13,8 @@ from scipy.special import logsumexp
 from utils.errors import ModelError
 from utils.metrics import class_scores
 
-ROWS = 1024  # of the logits that are worked on at a time, so that temporaries stay small
-SMALLEST_PRIOR = 1e-300  # of a class that a target leaves out; its log, -691, is finite
+ROWS = 1024  # of logits that are processed at a time, so that temporaries stay small
+SMALLEST_PRIOR = 1e-300  # of a class that a target leaves out; its log (-691) is finite
 TAUS = np.linspace(0, 2, 41)
 NORM_TAUS = np.linspace(0, 1, 21)
 
@@ -28,17 +28,17 @@ def log_prior(counts: np.ndarray) -> np.ndarray:
 
 
 def training_log_prior(counts: np.ndarray) -> np.ndarray:
-    """log pi [C] of training images; a class without any counts as one with a single image, as in the losses' weights.
+    """log pi [C] of training images; a class without any counts as having one, as in the losses' weights.
 
-    Its prior would be 0, and post-hoc logit adjustment would predict nothing else.
+    With a prior of 0, post-hoc logit adjustment would predict no other class.
     """
     return log_prior(np.maximum(counts, 1))
 
 
 def class_weights(labels: np.ndarray, log_target: np.ndarray) -> np.ndarray:
-    """The weight of each image, float64 [n], mean 1, by which these images stand for others of another class prior.
+    """The importance weight of each image, float64 [n], mean 1, for a target class prior.
 
-    w_i = target_y / (share of y among the labels). Classes without images have no part.
+    w_i = target_y / (share of y among the labels). Classes without images are left out.
     """
     shares = np.bincount(labels, minlength=len(log_target)) / len(labels)
     weights = np.exp(log_target)[labels] / shares[labels]
@@ -49,7 +49,7 @@ def class_weights(labels: np.ndarray, log_target: np.ndarray) -> np.ndarray:
 
 
 def nll(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Mean of -log softmax(z)_y, each image with its weight."""
+    """Weighted mean of -log softmax(z)_y over the images."""
     total = sum(
         float((each * (logsumexp(z, axis=1) - z[np.arange(len(y)), y])).sum())
         for z, y, each in _chunks(logits, labels, weights)
@@ -74,7 +74,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray 
     """The temperature T with the lowest NLL of z / T (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
     The NLL is convex in 1 / T, so it is the root of the derivative, the mean of E[z] - z_y, E under softmax(z / T).
-    Raises ModelError where there is none: all images are right, or no more than by chance.
+    Raises ModelError if there is none: all images are correct, or not more than by chance.
     """
 
     def slope(beta: float) -> float:
@@ -93,7 +93,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray 
         raise ModelError(message, kind="no_temperature")
     if all((z[np.arange(len(y)), y] == z.max(axis=1)).all() for z, y, _ in _chunks(logits, labels)):
         message = (
-            "no temperature fits, as the model is right on every fitting image, so that the best is 0; "
+            "no temperature fits, as the model is correct on every fitting image, so that the best is 0; "
             "fit on validation images, or choose a number: --temperature T"
         )
         raise ModelError(message, kind="no_temperature")
@@ -109,7 +109,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray 
 def fit_label_bias(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """log q [C], the log of the label prior that a zero-shot model has learnt (Zhu et al. 2023, arXiv 2310.08106).
 
-    The model's softmax is P(x|y) q(y) / P(x), so on images of the class shares pi the posterior is softmax(z - log q +
+    The model's softmax is P(x|y) q(y) / P(x), so on images with class shares pi the posterior is softmax(z - log q +
     log pi). log q minimises its NLL, which is convex in log q; the gradient is pi - mean softmax. It is unconstrained,
     found by L-BFGS, and then shifted so that q sums to 1. A class without images has the mean log q of the others.
     """
@@ -142,9 +142,9 @@ def fit_label_bias(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def sweep(
     taus: np.ndarray, adjusted: Callable[[float], np.ndarray], labels: np.ndarray
 ) -> tuple[float, list[tuple[float, float]]]:
-    """The tau with the best mean class accuracy of adjusted(tau) [n, C], and the accuracy in percent of each.
+    """The tau with the best mean class accuracy of adjusted(tau) [n, C]; and all pairs (tau, accuracy in percent).
 
-    Where several are best, the one whose NLL over images of equally weighted classes is the lowest.
+    Ties are broken by the lowest NLL with equally weighted classes.
     """
     accuracies = [_mean_class_accuracy(adjusted(tau), labels) for tau in taus]
     best = [float(tau) for tau, accuracy in zip(taus, accuracies, strict=True) if accuracy == max(accuracies)]

@@ -1,9 +1,9 @@
-"""The predictions of a test, image by image: predictions_SUFFIX.csv of a run.
+"""The predictions of a test, one row per image: predictions_SUFFIX.csv of a run.
 
     path, label, class, predicted_label, predicted_class, label_probability, class_1, probability_1, ..., probability_5
 
-A row is an image, in the order of the tested list. Images in memory have an index in place of a path. Probabilities are
-the softmax of the logits, without the run's adjustment; label_probability is that of the label.
+Rows are in the order of the tested list. Images in memory have an index instead of a path. Probabilities are the
+softmax of the logits, without the run's adjustment; label_probability is that of the label.
 """
 
 import csv
@@ -18,8 +18,8 @@ from utils.errors import DataError
 from utils.files import atomic_write, read_limited
 
 TOP = 5  # classes of an image whose probabilities are recorded
-BYTES = 2_000_000_000  # of a file; a row takes 250
-LARGEST = 1 + 1e-6  # probability, as a softmax of float32 rounds it
+BYTES = 2_000_000_000  # of a file; a row has 250
+LARGEST = 1 + 1e-6  # probability, due to rounding in float32
 FIRST = ("label", "class", "predicted_label", "predicted_class", "label_probability")
 
 
@@ -29,7 +29,7 @@ class Predictions:
 
     paths: of the files; None for images in memory. labels: int64 [n]. top_classes: int64 [n, k], the most probable
     first, equal ones by their numbers; top_probabilities: float32 [n, k]. label_probability: float32 [n].
-    logits: float32 [n, C], or None where they were not asked for.
+    logits: float32 [n, C], or None if they were not requested.
     """
 
     paths: list[str] | None
@@ -51,19 +51,19 @@ class Predictions:
 
     @property
     def outputs(self) -> np.ndarray:
-        """Logits, or without them the predicted classes, as evaluators take them."""
+        """Logits, or without them the predicted classes: the input of evaluators."""
         return self.predicted if self.logits is None else self.logits
 
 
 def number(value: float) -> str:
-    """A float32 in the fewest digits, at most nine, that always give it back."""
+    """A float32 in at most nine digits, from which it can be restored."""
     return f"{value:.9g}"
 
 
 def write_csv(path: Path, predictions: Predictions, classnames: Sequence[str]) -> None:
-    """Writes the file of a test, whole or not at all."""
+    """Writes the file of a test atomically."""
     with atomic_write(path) as file:
-        text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")  # names of files may be any bytes
+        text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")  # file names may be any bytes
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_header(predictions))
         writer.writerows(_rows(predictions, classnames))
@@ -96,9 +96,9 @@ def _rows(predictions: Predictions, classnames: Sequence[str]) -> Iterator[list[
 
 
 def read_csv(path: Path, classnames: Sequence[str]) -> Predictions:
-    """The predictions in a file of `write_csv`. Raises a DataError for another or a damaged file.
+    """The predictions in a file of `write_csv`. Raises a DataError if it is another file, or damaged.
 
-    classnames: of the run. Of classes with the same name, all but the predicted one are read as the first.
+    classnames: of the run. Classes with the same name, except the predicted one, are read as the first of them.
     """
     try:
         text = read_limited(path, BYTES).decode("utf-8", "surrogateescape")
@@ -110,7 +110,7 @@ def read_csv(path: Path, classnames: Sequence[str]) -> Predictions:
 
 
 class _Other(ValueError):
-    """A table of something else; the message is the reason."""
+    """A table with other content; the message is the reason."""
 
 
 def _parse(table: Sequence[list[str]], classnames: Sequence[str]) -> Predictions:

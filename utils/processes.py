@@ -11,7 +11,7 @@ import gc
 import mmap
 import multiprocessing
 import multiprocessing.process
-import multiprocessing.util  # registers its function atexit, before we register ours
+import multiprocessing.util  # registers its function atexit before this module does
 import os
 import pickle
 import signal
@@ -29,7 +29,7 @@ import torch
 
 from utils.errors import UserError
 
-SECONDS_TO_END = 1.0  # given to killed workers, before they are left to the system
+SECONDS_TO_END = 1.0  # to wait for killed workers, before they are left to the system
 OF_THE_PARENT = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 STATES = {  # of a process in /proc
     "T": "stopped",
@@ -44,7 +44,7 @@ Advance = Callable[[], None]
 Serve = Callable[[Any, Advance], Iterable[Any]]
 
 _prctl = getattr(ctypes.CDLL(None), "prctl", None) if os.name == "posix" else None
-_starting = threading.Lock()  # no worker inherits the pipes of another one that is just being started
+_starting = threading.Lock()  # no worker may inherit the pipes of another one that is being started
 _running: "weakref.WeakSet[Worker]" = weakref.WeakSet()
 
 
@@ -64,20 +64,20 @@ class WorkerTraceback(Exception):
 
 
 class Worker:
-    """A forked process of one thread, which answers the tasks that it is sent, in their order.
+    """A forked process of one thread, which answers the tasks sent to it, in their order.
 
-    `serve(task, advance)` runs there: it yields the answers to a task, and calls advance() after each item of it.
+    `serve(task, advance)` runs there: it yields the answers to a task, and calls advance() after each of its items.
     Tasks must be small, so that sending one never waits. Raises OSError if the process cannot be started.
     """
 
     def __init__(self, serve: Serve):
         self.owner = os.getpid()
-        self.silence = 0.0  # seconds that `wait_for` has waited since this worker last advanced, or was sent a task
+        self.silence = 0.0  # seconds of waiting in `wait_for` since this worker last advanced, or was sent a task
         self.progress = memoryview(mmap.mmap(-1, 16)).cast("q")  # shared: items so far, and of the current task
         self.seen = 0  # items
         context = multiprocessing.get_context("fork")  # starts at once, with packages and lists in memory
         with _starting, _signals_blocked() as mask, warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of a fork beside other threads
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python's, about a fork with other threads
             self.pipe, far_end = context.Pipe()
             _running.add(self)
             args = (serve, far_end, self.progress, self.owner, threading.get_native_id() == self.owner, mask)
@@ -94,7 +94,7 @@ class Worker:
 
     @property
     def done(self) -> int:
-        """Items of the current task that are done."""
+        """Number of completed items of the current task."""
         return self.progress[1]
 
     @property
@@ -112,9 +112,9 @@ class Worker:
             self.pipe.send(task)
 
     def receive(self) -> Any:
-        """The next answer, or as a value the exception that ended the task. Raises WorkerDied.
+        """The next answer, or the exception that ended the task, returned as a value. Raises WorkerDied.
 
-        It may be called once for each time that `wait_for` returns this worker.
+        Call it once each time that `wait_for` returns this worker.
         """
         try:
             answer, error_text = self.pipe.recv() if self.pipe.poll() else self._raise_death()
@@ -138,7 +138,7 @@ class Worker:
 def wait_for(workers: Collection[Worker], seconds: float | None) -> list[Worker]:
     """The workers that have answered or died, after at most `seconds`; None: without a limit.
 
-    Counts their silence. A wait counts as `seconds` at most: this process may have been stopped together with them.
+    Updates their silence, by at most `seconds`: this process may have been stopped together with them.
     """
     start = time.monotonic()
     sources: dict[Any, Worker] = {w.pipe: w for w in workers} | {w.process.sentinel: w for w in workers}
@@ -152,7 +152,7 @@ def wait_for(workers: Collection[Worker], seconds: float | None) -> list[Worker]
 
 
 def end(workers: Iterable[Worker]) -> None:
-    """Kills workers and waits for their end; after SECONDS_TO_END those that a dead disk holds are left to the system.
+    """Kills workers and waits for their end; after SECONDS_TO_END those blocked by a dead disk are left to the system.
 
     Does nothing in a process that has inherited them.
     """
@@ -197,12 +197,12 @@ atexit.register(lambda: end(list(_running)))  # multiprocessing would send SIGTE
 def _work(
     serve: Serve, pipe: Connection, progress: memoryview, parent: int, by_signal: bool, mask: set[int | signal.Signals]
 ) -> None:
-    """The process of a worker. It never returns, so that nothing of the parent's is cleaned up twice."""
+    """Runs a worker's process. It never returns, so that no cleanup of the parent runs twice."""
     for number in OF_THE_PARENT:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _end_with(parent, by_signal)
-    gc.freeze()  # the parent's objects are never collected here: not their pages copied, nor their destructors called
+    gc.freeze()  # never collect the parent's objects here: copies no pages, calls no destructors
     torch.set_num_threads(1)
 
     def advance() -> None:
@@ -226,7 +226,7 @@ def _work(
 def _end_with(parent: int, by_signal: bool) -> None:
     """Ends this process when its parent ends.
 
-    by_signal: the system kills it then. This follows the thread that forked it, and so suits the main thread only.
+    by_signal: the system kills it. This follows the thread that forked it, so it is for the main thread only.
     """
     if not (by_signal and _prctl and _prctl(PR_SET_PDEATHSIG, signal.SIGKILL) == 0):
         with contextlib.suppress(RuntimeError):  # no thread can be started; `advance` and the pipe remain
@@ -242,7 +242,7 @@ def _watch(parent: int) -> None:
 
 
 def _portable(error: BaseException) -> tuple[BaseException, str]:
-    """An error that survives pickling, and its traceback; none for a UserError, whose message is enough."""
+    """An error that survives pickling, and its traceback; "" for a UserError, whose message is enough."""
     text = "" if isinstance(error, UserError) else traceback.format_exc()
     try:
         pickle.loads(pickle.dumps(error))

@@ -1,4 +1,4 @@
-"""The processes of a run, from the environment that torchrun, or a Slurm script, gives to each of them."""
+"""The processes of a run, from the environment variables that torchrun or a Slurm script sets."""
 
 import os
 from typing import NamedTuple
@@ -6,12 +6,12 @@ from typing import NamedTuple
 from utils.errors import ConfigError
 
 RANKS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-MEETING = ("MASTER_ADDR", "MASTER_PORT")  # where the processes meet
+MEETING = ("MASTER_ADDR", "MASTER_PORT")  # the rendezvous
 UNSET = "unset " + " ".join((*RANKS, *MEETING))
 
 
 class Processes(NamedTuple):
-    """This process is number `rank` of `size`; `local_rank` and `local_size` count those of this machine."""
+    """This process has `rank` among `size` processes; `local_rank` and `local_size` are those on this machine."""
 
     rank: int = 0
     size: int = 1
@@ -20,10 +20,10 @@ class Processes(NamedTuple):
 
 
 def read_processes() -> Processes:
-    """The processes of the environment: one, unless WORLD_SIZE is above 1.
+    """The processes according to the environment: one, unless WORLD_SIZE is above 1.
 
-    Variables that an earlier job has left behind are refused with a ConfigError where they are incomplete or
-    contradict one another, since a run would wait for processes that nobody has started, or write nothing as rank 3.
+    Raises a ConfigError for incomplete or contradictory variables, as an earlier job may leave them: a run would wait
+    for processes that nobody has started, or write nothing as rank 3.
     """
     found = {name: os.environ[name] for name in RANKS if os.environ.get(name)}
     if not found.keys() & {"WORLD_SIZE", "RANK"}:
@@ -46,7 +46,7 @@ def num_processes() -> int:
 
 
 def require_meeting_point() -> None:
-    """Raises a ConfigError unless MASTER_ADDR and MASTER_PORT are set, as several processes need them."""
+    """Raises a ConfigError unless MASTER_ADDR and MASTER_PORT are set, as required for several processes."""
     found = {name: os.environ.get(name, "") for name in (*RANKS, *MEETING)}
     port = found["MASTER_PORT"]
     is_port = port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 2**16

@@ -1,7 +1,7 @@
-"""Reads a pickle of tensors and plain values, and nothing else: no code of a file runs, and its memory is bounded.
+"""Reads a pickle of tensors and plain values without running its code, and in bounded memory.
 
-Python's own unpickler does the work, with a table of few opcodes. Calls are limited to the functions of this module;
-classes that checkpoints usually contain beside the tensors become empty objects (Inert).
+Uses Python's own unpickler with a small table of opcodes. Calls are limited to the functions of this module; other
+classes that checkpoints usually contain become empty objects (Inert).
 """
 
 import math
@@ -20,7 +20,7 @@ NAME_BYTES = 256  # of a class
 DIMENSIONS = 64
 MODULES = 200_000  # modules and tensors of a TorchScript archive, shared ones counted each time
 DEPTH = 100  # of its modules
-PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # names that pickles of old protocols have
+PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # names in pickles of old protocols
 SCALARS = (str, bytes, int, float, bool, type(None))  # types of a dictionary's keys
 INT_LIMIT = 2**31  # larger keys could be chosen to have equal hashes
 
@@ -42,7 +42,7 @@ STORAGES = {
     "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
-# beside the tensors of usual checkpoints: settings, counts and scores. They are read as empty objects.
+# Other content of usual checkpoints: settings, counts and scores. They are read as empty objects.
 INERT = {
     ("argparse", "Namespace"),
     ("builtins", "bytearray"),
@@ -68,7 +68,7 @@ INERT = {
 
 
 class Inert:
-    """Stands for an object of any class: has its attributes, and none of its code."""
+    """Replaces an object of any class: it has its attributes, and none of its code."""
 
     def __init__(self) -> None:
         self.fields: dict[str, Any] = {}
@@ -81,7 +81,7 @@ class Call(NamedTuple):
 
 
 class BoundedFile:
-    """The part of a binary file that a pickle reads. Raises FormatError beyond PICKLE_BYTES or READS."""
+    """A binary file with bounded reads. Raises FormatError beyond PICKLE_BYTES or READS."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.bytes_left, self.reads_left = file, PICKLE_BYTES, READS
@@ -92,7 +92,7 @@ class BoundedFile:
         return self.file.read(count)
 
     def readline(self) -> bytes:
-        """The next line, as the names of a class are written."""
+        """The next line; the names of a class are written as lines."""
         self._count(NAME_BYTES)
         return self.file.readline(NAME_BYTES)
 
@@ -101,7 +101,7 @@ class BoundedFile:
         if count < 0 or min(self.bytes_left, self.reads_left) < 0:
             raise FormatError(
                 f"has a pickle of more than {PICKLE_BYTES:,} bytes or {READS:,} values, which no weights need; "
-                "save the tensors alone"
+                "save only the tensors"
             )
 
 
@@ -109,7 +109,7 @@ class TensorUnpickler(pickle._Unpickler):
     """Reads one pickle of tensors. Errors are of many types, as with any damaged pickle.
 
     load_storage: (the fields after "storage" of a reference: dtype, key, location, numel, ...) -> 1-dimensional tensor.
-    size: of the file, in bytes; it bounds how much the tensors may cover.
+    size: of the file, in bytes; it bounds the total size of the tensors.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {}  # of the base class, limited below
@@ -119,7 +119,7 @@ class TensorUnpickler(pickle._Unpickler):
         self.load_storage, self.left = load_storage, SHARED * size + EXPANDED
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a class or function of this name. Raises UnpicklingError for one that is not known."""
+        """The replacement of a class or function with this name. Raises UnpicklingError if it is unknown."""
         module = PYTHON_2.get(module, module)
         if module in ("torch", "torch.cuda", "torch.storage") and name in STORAGES:
             return STORAGES[name]
@@ -149,7 +149,7 @@ class TensorUnpickler(pickle._Unpickler):
         return self.load_storage(*fields)
 
     def _tensor(self, storage: Tensor, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
-        """A view of a storage. Raises FormatError if it reaches outside, or covers much more than the file has."""
+        """A view of a storage. Raises FormatError if it exceeds the storage, or all views much exceed the file."""
         numbers = (offset, *size, *stride)
         if len(size) != len(stride) or len(size) > DIMENSIONS or any(type(n) is not int or n < 0 for n in numbers):
             raise FormatError("is damaged: a tensor has impossible sizes; copy or download it again")
@@ -163,7 +163,7 @@ class TensorUnpickler(pickle._Unpickler):
     def _tensor_of_bytes(
         self, storage: Tensor, offset: int, size: tuple, stride: tuple, _: Any, __: Any, dtype: torch.dtype, *___: Any
     ) -> Tensor:
-        """A view of a storage without a type, for the types that have no storage class."""
+        """A view of an untyped storage, for types without a storage class."""
         whole = len(storage) // dtype.itemsize * dtype.itemsize
         return self._tensor(storage[:whole].view(dtype), offset, size, stride)
 
@@ -176,7 +176,7 @@ class TensorUnpickler(pickle._Unpickler):
     # ---- opcodes ----
 
     def load_global(self) -> None:
-        """Pushes what stands for a class or function."""
+        """Pushes the replacement of a class or function."""
         module, name = (self.readline()[:-1].decode() for _ in range(2))  # type: ignore[attr-defined]
         self.append(self.find_class(module, name))  # type: ignore[attr-defined]
 
@@ -184,11 +184,11 @@ class TensorUnpickler(pickle._Unpickler):
         """Calls a function of this module."""
         args, call = self.stack.pop(), self.stack[-1]  # type: ignore[attr-defined]
         if not isinstance(call, Call):
-            raise pickle.UnpicklingError("it calls what is not a function")
+            raise pickle.UnpicklingError("it calls an object that is not a function")
         self.stack[-1] = call.function(*args)  # type: ignore[attr-defined]
 
     def load_build(self) -> None:
-        """Sets the attributes of an Inert; those of other objects, such as a state dict's versions, are left out."""
+        """Sets the attributes of an Inert; those of other objects, such as a state dict's versions, are ignored."""
         state, target = self.stack.pop(), self.stack[-1]  # type: ignore[attr-defined]
         if isinstance(target, Inert) and isinstance(state, dict):
             target.fields.update(state)
@@ -204,7 +204,7 @@ class TensorUnpickler(pickle._Unpickler):
         self._set_items(self.stack[-1], items)  # type: ignore[attr-defined]
 
     def _set_items(self, target: Any, items: list) -> None:
-        """Keys that are not plain cannot name tensors, and may take for ever to hash: their items are left out."""
+        """Sets items with plain keys; other keys cannot name tensors, and may take forever to hash."""
         if not isinstance(target, dict):  # an Inert that is a mapping
             return
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -221,7 +221,7 @@ _PLAIN = (
 
 
 class _Opcodes(dict[int, Callable[[Any], None]]):
-    """The opcodes that are read. Raises UnpicklingError for others."""
+    """The supported opcodes. Raises UnpicklingError for others."""
 
     def __missing__(self, opcode: int) -> Callable[[Any], None]:
         raise pickle.UnpicklingError(f"its pickle has the opcode {opcode}, which weights do not need")
@@ -233,7 +233,7 @@ TensorUnpickler.dispatch |= {
 } | {
     pickle.GLOBAL[0]: TensorUnpickler.load_global,
     pickle.REDUCE[0]: TensorUnpickler.load_reduce,
-    pickle.NEWOBJ[0]: TensorUnpickler.load_reduce,  # for the same table of functions
+    pickle.NEWOBJ[0]: TensorUnpickler.load_reduce,  # with the same table of functions
     pickle.BUILD[0]: TensorUnpickler.load_build,
     pickle.SETITEM[0]: TensorUnpickler.load_setitem,
     pickle.SETITEMS[0]: TensorUnpickler.load_setitems,
@@ -241,7 +241,7 @@ TensorUnpickler.dispatch |= {
 
 
 def module_tensors(root: Inert) -> dict[str, Tensor]:
-    """The tensors of a TorchScript module by name. Raises FormatError for modules nested or shared without end."""
+    """The tensors of a TorchScript module by name. Raises FormatError for endless nesting or sharing of modules."""
     left = MODULES
 
     def walk(module: Inert, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""The data sets: which images, which labels, in which order; and what is said when they cannot be had."""
+"""The data sets: images, labels and their order; and the errors if they are not available."""
 
 import collections
 import gzip
@@ -45,7 +45,7 @@ def test_digits_have_their_counts(digits):
 
 
 def test_digits_are_scikit_learns_and_none_is_in_both_parts(digits):
-    """Ink 0..16 as grey 0..255; counted by pixels and label, for a few digits are there twice."""
+    """Ink 0..16 as grey 0..255; counted by pixels and label, as a few digits occur twice."""
     ink, labels = load_digits(return_X_y=True)
     there = collections.Counter(
         (np.rint(row * 255 / 16).tobytes(), int(label)) for row, label in zip(ink, labels, strict=True)
@@ -120,7 +120,7 @@ def test_long_tail_counts(largest, classes, factor):
 
 
 class Cifar:
-    """A CIFAR-100 of the published format, with 20 training and 2 test images a class, and torchvision told so."""
+    """A CIFAR-100 in the published format, with 20 training and 2 test images per class; torchvision expects it."""
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -163,7 +163,7 @@ def published():
 
 @pytest.fixture
 def cifar(published, tmp_path, monkeypatch):
-    """The made CIFAR-100, its archive already in tmp_path/data, and no server anywhere."""
+    """The synthetic CIFAR-100 with its archive in tmp_path/data, and no server."""
     published.tell_torchvision(monkeypatch, "http://127.0.0.1:9")  # the port where nobody listens
     (tmp_path / "data").mkdir()
     (tmp_path / "data/cifar-100-python.tar.gz").write_bytes(published.archive)
@@ -255,7 +255,7 @@ def test_cifar_without_a_folder_says_what_to_do(cifar, tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """pictures("train/cat/1.jpg", ...) -> a folder that holds them."""
+    """pictures("train/cat/1.jpg", ...) -> a folder with these files."""
 
     def make(*paths):
         for path in paths:
@@ -308,7 +308,7 @@ JUNK = [
 
 @pytest.mark.parametrize("junk", JUNK)
 def test_folder_passes_over_what_is_no_picture_of_a_class(junk, pictures):
-    """Hidden files and folders, and what lies beside the pictures."""
+    """Hidden files and folders, and other files next to the pictures."""
     clean = build_folder(pictures(*TWO))
     (pictures().joinpath(junk)).parent.mkdir(parents=True, exist_ok=True)
     pictures().joinpath(junk).write_bytes(b"")
@@ -372,7 +372,7 @@ def test_every_data_set_keeps_the_contract(name, cifar, pictures, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_for_cifar_runs(cifar, random_clip, tmp_path, monkeypatch):
-    """As on a machine with internet, but for the archive and the weights, which are files here."""
+    """As on a machine with internet, except that the archive and the weights are local files."""
     import main
 
     monkeypatch.chdir(tmp_path)

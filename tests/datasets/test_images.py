@@ -1,4 +1,4 @@
-"""Images in files and in memory behind one interface: the same answers for the same pictures."""
+"""Images in files and in memory with one interface: the same results for the same pictures."""
 
 import hashlib
 import os
@@ -146,7 +146,7 @@ def test_random_images_of_each_class(limit):
 
 @pytest.mark.parametrize("threads", [True, False])
 def test_the_states_of_files_are_those_of_the_system(threads, tmp_path, monkeypatch):
-    """In the order of the list, in more than one chunk; also where no thread can be started."""
+    """In the order of the list, in more than one chunk; also if no thread can be started."""
     paths = [tmp_path / f"{number}.jpg" for number in range(3 * contents.CHUNK // 2)]
     for number, path in enumerate(paths[:-1]):
         path.write_bytes(b"x" * number)

@@ -42,7 +42,7 @@ def test_each_class_loses_its_rounded_share_and_never_its_last_image(fraction):
 
 
 def test_the_smallest_hashes_are_held_out():
-    """Written out: of paths below the root, and of the bytes of pixels; whatever the order of the list."""
+    """Computed by hand: from paths below the root, or the bytes of pixels; independent of the order of the list."""
     labels = np.arange(40) % 2
     paths = [f"/a/b/{i}.jpg" for i in range(40)]
     pixels = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), np.uint8)

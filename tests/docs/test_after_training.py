@@ -26,7 +26,7 @@ PLACEHOLDERS = {"DATA": "digits_lt", "BACKBONE": "clip_tiny", "METHOD": "lift+",
 
 
 def words_of(arguments):
-    """The words of a command: names in the place of placeholders, without comment and optional words."""
+    """The words of a command: names instead of placeholders, without comment and optional words."""
     words = shlex.split(re.sub(r"\[KEY VALUE \.\.\.\]", "", arguments), comments=True)
     return [PLACEHOLDERS.get(word, word) for word in words]
 

@@ -24,7 +24,7 @@ COMMANDS = re.findall(r"(?:^    |`)python (\S+\.py)([^`\n]*)", PAGE, re.MULTILIN
 
 
 def rows(columns):
-    """The cells of the page's tables of so many columns whose rows begin with a name."""
+    """The cells of the page's tables with this number of columns and a name in the first one."""
     found = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| `")]
     return [[cell.strip("`") for cell in row] for row in found if len(row) == columns and row[0] != "`-b`"]
 
@@ -41,7 +41,7 @@ def test_parameters_are_the_librarys(name):
     module = library_module(BACKBONES[name].address)
     sizes = {key: value.numel() for key, value in module.named_parameters() if not key.startswith("head.")}
     image = sum(size for key, size in sizes.items() if "visual" not in dir(module) or key.startswith("visual."))
-    projection = sizes.get("visual.proj", 0)  # not of our tower
+    projection = sizes.get("visual.proj", 0)  # not in the tower
     cells = next(row for row in rows(7) if row[0] == name)
     assert cells[5:] == [f"{(image - projection) / 1e6:,.1f}", f"{sum(sizes.values()) / 1e6:,.1f}"]
 

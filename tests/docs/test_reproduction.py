@@ -79,7 +79,7 @@ def test_the_numbers_of_images_are_those_of_the_data_page(data):
     train, test = (f"{number:,}" for number in PUBLISHED["images"][data])
     assert data in config_names("data")
     assert train in (ROOT / f"configs/data/{data}.yaml").read_text()
-    name = data.removeprefix("cifar100") if data in ("cifar100_ir50", "cifar100_ir10") else data  # as the page has them
+    name = data.removeprefix("cifar100") if data in ("cifar100_ir50", "cifar100_ir10") else data  # as on the page
     row = next(line for line in (ROOT / "docs/data.md").read_text().splitlines() if f"`{name}`" in line)
     assert train in row
     assert test in row

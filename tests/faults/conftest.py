@@ -1,4 +1,4 @@
-"""Fixtures of the fault tests: a fork server, and a place with what their commands read."""
+"""Fixtures of the fault tests: a fork server, and a folder with the input files of commands."""
 
 import contextlib
 import zlib
@@ -13,7 +13,7 @@ from faults.runs import Place
 
 @pytest.fixture(scope="session")
 def full(request) -> bool:
-    """Whether all is tried (--faults full), and not a sample."""
+    """Whether all faults are tried (--faults full) instead of a sample."""
     return request.config.getoption("--faults") == "full"
 
 
@@ -65,7 +65,7 @@ def findings(request):
 
 
 class Findings:
-    """The faults that a test found in many cases."""
+    """Collects the faults found in the cases of a test."""
 
     def __init__(self, command: str):
         self.command, self.tried, self.faults = command, 0, []

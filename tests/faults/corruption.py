@@ -1,6 +1,6 @@
 """Damages to the content of a file: functions (content, rng) -> damaged content, the same if nothing fits.
 
-A disk, a cable or a copy damages files so; nobody who wants to deceive is among the causes.
+Disks, cables and copies damage files in these ways; deliberate deception is not covered.
 """
 
 import json
@@ -34,19 +34,19 @@ def randomize_block(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def duplicate_block(content: bytes, rng: np.random.Generator) -> bytes:
-    """A block that is there twice; all behind it is shifted."""
+    """A duplicated block; everything after it is shifted."""
     start, stop = _block(content, rng)
     return content[:stop] + content[start:]
 
 
 def remove_block(content: bytes, rng: np.random.Generator) -> bytes:
-    """A block that is missing."""
+    """A missing block."""
     start, stop = _block(content, rng)
     return content[:start] + content[stop:]
 
 
 def exchange_blocks(content: bytes, rng: np.random.Generator) -> bytes:
-    """Two blocks of the same length in each other's place."""
+    """Two blocks of the same length, exchanged."""
     size = max(len(content) // 8, 1)
     first, second = sorted(rng.integers(0, max(len(content) // size, 1), 2) * size)
     if first == second:
@@ -56,7 +56,7 @@ def exchange_blocks(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def exchange_tensors(content: bytes, rng: np.random.Generator) -> bytes:
-    """A safetensors file whose header gives two tensors of one size each other's bytes; other files stay."""
+    """A safetensors file with the bytes of two tensors of one size exchanged in its header; other files stay."""
     try:
         size = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + size])
@@ -79,7 +79,7 @@ def exchange_tensors(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def truncate(content: bytes, rng: np.random.Generator) -> bytes:
-    """The beginning alone."""
+    """Only the beginning."""
     return content[: rng.integers(0, max(len(content), 1))]
 
 
@@ -99,7 +99,7 @@ def append_zeros(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def replace(content: bytes, rng: np.random.Generator) -> bytes:
-    """Random bytes in place of the file."""
+    """Random bytes instead of the file."""
     return rng.bytes(max(len(content), 1))
 
 

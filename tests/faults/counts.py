@@ -1,6 +1,6 @@
-"""How much is tried: in `make test`, and with `make faults`. docs/reliability.md shows these numbers."""
+"""The number of attempts in `make test`, and with `make faults`, as shown in docs/reliability.md."""
 
-ALL = None  # of what there is
+ALL = None  # all cases
 COUNTS: dict[str, tuple[int | None, int | None]] = {  # kind: (make test, make faults)
     "kills at random times": (18, 300),
     "kills at file operations, a first run": (48, ALL),

@@ -1,4 +1,4 @@
-"""A /dev/shm of a given size for this process alone, as containers have it."""
+"""A /dev/shm of a given size for this process only, as in containers."""
 
 import ctypes
 import os
@@ -8,9 +8,9 @@ MS_REC, MS_PRIVATE = 0x4000, 1 << 18  # sys/mount.h
 
 
 def mount_small_shm(size: int) -> None:
-    """Mounts a tmpfs of `size` bytes on /dev/shm in a new mount namespace. Raises OSError where that is forbidden.
+    """Mounts a tmpfs of `size` bytes on /dev/shm in a new mount namespace. Raises OSError if that is forbidden.
 
-    As root, or where users may have namespaces of their own.
+    It is allowed for root, or if users may create namespaces.
     """
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -25,7 +25,7 @@ def mount_small_shm(size: int) -> None:
 
 
 def is_possible() -> bool:
-    """Whether this machine allows it; tried in a child."""
+    """Whether this machine allows it, tried in a child process."""
     child = os.fork()
     if child == 0:
         try:

@@ -1,4 +1,4 @@
-"""Short runs for fault tests: their commands, the states in which they are tried, and what must come out of them.
+"""Short runs for fault tests: their commands, the states in which they are tried, and the expected outcome.
 
 A run takes a tenth of a second: a ViT of one block, 45 digits or 24 pictures, two epochs of three steps.
 """
@@ -93,7 +93,7 @@ class Place:
 
     @functools.cached_property
     def earlier(self) -> Path:
-        """A complete run of the same command with other numbers, as of another machine."""
+        """A complete run of the same command with other numbers, as from another machine."""
         return self.completed(self.empty, DIGITS, schedule_factor=1.5)
 
     @functools.cached_property
@@ -160,7 +160,7 @@ class Place:
 
     @functools.cache  # noqa: B019
     def reference(self, state: str, arguments: tuple[str, ...]) -> dict[str, object]:
-        """What the uninterrupted command leaves."""
+        """The files of the uninterrupted command."""
         folder = self.completed(getattr(self, state), arguments)
         left = contents(folder)
         self.remove(folder)
@@ -183,7 +183,7 @@ class Place:
         assert path.exists(), f"it ended without {path.name}: {attempt.wait()}"
 
     def repeat(self, arguments, folder: Path, times: int = 1, **request) -> Outcome:
-        """Gives a command again, at most so many times, until it is complete. Fails otherwise."""
+        """Repeats a command until it is complete, at most this number of times. Fails otherwise."""
         for _ in range(times):
             outcome = self.server.run(arguments, folder, **request)
             if outcome.status == 0:
@@ -220,11 +220,11 @@ def write_pictures(root: Path, train: int = 8, test: int = 8) -> None:
                 Image.fromarray(pixels).save(folder / f"{name}-{number * 37:04}.png")
 
 
-# ---- what runs leave ----
+# ---- files of runs ----
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """The files that two runs of one command must have in common, with their content without times."""
+    """The files that must be equal after two runs of one command, with their content without times."""
     return {RANDOM_PARTS.sub("*", path.name): content(path) for path in sorted((folder / RUN).iterdir())}
 
 
@@ -243,7 +243,7 @@ def content(path: Path) -> object:
 
 
 def assert_same(found: dict[str, object], expected: dict[str, object]) -> None:
-    """Fails with the names of the files that are too many, missing, or have other content."""
+    """Fails with the names of additional, missing and differing files."""
     left = sorted(found.keys() - expected.keys())
     assert not left, f"left over, unlike after an uninterrupted run: {left}"
     missing = sorted(expected.keys() - found.keys())
@@ -269,7 +269,7 @@ def replacement(operations: list[Operation]) -> int:
 
 
 def assert_nothing_lost(folder: Path, place: Place, name: str, fault: Fault) -> None:
-    """Progress is there; a finished run is as it was until the new one is complete."""
+    """Checks that progress exists, and that a finished run is unchanged until the new one is complete."""
     variant = VARIANTS[name]
     before, now = snapshot(getattr(place, variant.state)), snapshot(folder)
     if variant.state == "interrupted":
@@ -284,18 +284,18 @@ def assert_nothing_lost(folder: Path, place: Place, name: str, fault: Fault) -> 
     assert not changed, f"files of the earlier run were changed before the new one was complete: {changed}"
 
 
-# ---- what runs print ----
+# ---- output of runs ----
 
 
 def assert_refused(outcome: Outcome, *names: str) -> None:
-    """One sentence on stderr, with one of these names, and exit status 1 or 2."""
+    """Checks for one sentence on stderr, with one of these names, and exit status 1 or 2."""
     assert outcome.status in (1, 2), outcome
     assert_sentence(outcome.err)
     assert not names or any(name in outcome.err for name in names), f"none of {names} is named: {outcome}"
 
 
 def assert_sentence(err: str) -> None:
-    """One line that a terminal can show."""
+    """Checks for one line that a terminal can show."""
     assert "Traceback" not in err, f"a traceback: {err.splitlines()[0]} ... {err.splitlines()[-1]}"
     assert len(err.splitlines()) == 1, f"not one line: {err!r}"
     assert_harmless(err.rstrip("\n"))
@@ -303,12 +303,12 @@ def assert_sentence(err: str) -> None:
 
 
 def assert_harmless(text: str) -> None:
-    """No character that a terminal obeys, that ends a line for some readers, or that turns the text around."""
+    """Checks that no character controls a terminal, ends a line for some readers, or reverses the text."""
     for line in text.split("\n"):
         found = [c for c in line if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in MARKS]
         assert not found, f"control characters {found}: {line[:200]!r}"
 
 
 def assert_ended(session: int, seconds: float) -> None:
-    """No process of a run is left after so many seconds."""
+    """Checks that no process of a run is left after this number of seconds."""
     wait_for(lambda: not processes(session), seconds, f"processes {processes(session)} of the run are left")

@@ -42,7 +42,7 @@ class Request:
     traced: the operations are recorded, and the folder is copied into `copies` before each that changes the disk.
     memory: bytes of address space beyond those of the server. limits: {name of a resource limit: value}.
     schedule_factor: of the learning rate, for a run that differs from another one of the same command. private_shm:
-    bytes of a /dev/shm of its own.
+    bytes of a separate /dev/shm.
     """
 
     arguments: list[str]
@@ -105,7 +105,7 @@ def _become_a_program(request: Request) -> None:
 
 
 def _change_schedule(factor: float) -> None:
-    """The same command trains with another learning rate: other weights under the same settings."""
+    """Makes the same command train with another learning rate: other weights under the same settings."""
     import utils.schedule
 
     cosine = utils.schedule.cosine
@@ -116,7 +116,7 @@ def _change_schedule(factor: float) -> None:
 
 
 def prepare() -> None:
-    """Imports and reads once what every run imports and reads: modules, templates, versions; and thins digits_lt."""
+    """Imports and reads once the modules, templates and versions of every run; and thins digits_lt."""
     import torch
 
     torch.set_num_threads(1)
@@ -138,7 +138,7 @@ def prepare() -> None:
 
 
 def learn_imports(folder: str) -> None:
-    """Imports what the scout, a child that ran before, had to import: modules.json in its folder."""
+    """Imports the modules that the scout, an earlier child, had to import: modules.json in its folder."""
     for name in json.loads(Path(folder, "modules.json").read_text()):
         with contextlib.suppress(Exception):
             importlib.import_module(name)
@@ -211,7 +211,7 @@ def serve(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # until an attempt can take it
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # until an attempt can use it
     prepare()
     with socket.socket(fileno=os.dup(0)) as connection:
         connection.sendall(b'{"process": 0}\n')

@@ -1,6 +1,6 @@
-"""Damaged files: one sentence that names the file, or the very numbers of the undamaged ones.
+"""Damaged files: one sentence that names the file, or the same numbers as with undamaged ones.
 
-A damaged file is never read as another one: there are no other numbers, no traceback and no hang.
+A damaged file never leads to other numbers, a traceback or a hang.
 """
 
 import dataclasses
@@ -24,11 +24,10 @@ TEST_AGAIN = (*DIGITS, *TEST)
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A file of a state (a pattern), and a command that meets it damaged.
+    """A file of a state (a pattern), and a command that reads it damaged.
 
-    compared: files that are as the undamaged file would have made them, or after a refusal as they were; of results the
-    scores. named: other words that tell which file it is. forbidden: the command is refused because of what the
-    undamaged file says.
+    compared: files that are as with the undamaged file, or unchanged after an error; of results the scores. named: more
+    words that identify the file. forbidden: the command fails because of the content of the undamaged file.
     """
 
     state: str
@@ -40,7 +39,7 @@ class Target:
 
 
 TARGETS = [
-    # three times: what matters most
+    # three times: the most important files
     *3 * [Target("finished", f"{RUN}/checkpoint.safetensors", TEST_AGAIN, TESTED)],
     *3 * [Target("interrupted", f"{RUN}/progress.safetensors", DIGITS)],
     Target("finished", WEIGHTS, TEST_AGAIN, TESTED, ("other weights",)),
@@ -62,7 +61,7 @@ TARGETS = [
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_a_damaged_file(chunk, place, rng, findings, how_many):
-    """Every command is given to the state with the damaged file; its undamaged result is known."""
+    """Runs every command in a state with the damaged file, and compares with the undamaged result."""
     for number in range(how_many("corrupted files"))[chunk::CHUNKS]:
         target = TARGETS[number % len(TARGETS)]
         folder = place.fresh(target.state)
@@ -87,7 +86,7 @@ def test_a_damaged_file(chunk, place, rng, findings, how_many):
 
 
 def write(path: Path, damaged: bytes | None) -> None:
-    """Puts the damaged content, or a directory, in the place of a file."""
+    """Replaces a file by the damaged content, or by a directory."""
     path.unlink()
     if damaged is None:
         path.mkdir()

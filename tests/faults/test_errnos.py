@@ -1,7 +1,7 @@
 """Errors of file operations: a full or failing disk, a missing permission, too many open files.
 
 The run ends with one sentence that names the file, or completes; the same command completes once the cause is gone, and
-nothing that was there is lost.
+no existing file is lost.
 """
 
 import errno
@@ -52,6 +52,6 @@ def alike(case: tuple[str, Fault]) -> tuple:
 
 
 def names(fault: Fault) -> list[str]:
-    """The name of the file that an error is about; that of a folder of these has to be the run's."""
+    """The name of the file that an error must contain; for a folder of such files, that of the run."""
     name = os.path.basename(fault.operation.path)
     return [name.partition(".*")[0]] if "." in name else []

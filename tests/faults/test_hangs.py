@@ -1,4 +1,4 @@
-"""What could make a run wait for ever, each with a time limit: pipes as images, lost batches, stopped workers."""
+"""Possible causes of endless waiting, each with a time limit: pipes as images, lost batches, stopped workers."""
 
 import os
 import re
@@ -52,7 +52,7 @@ STRANGE = [pipe, link_to_a_pipe, link_to_a_device, link_to_a_terminal, a_socket]
 
 @pytest.fixture
 def strange(place, monkeypatch):
-    """strange(MAKE) -> a folder whose pictures have one that is not a file, and lists in which it is."""
+    """strange(MAKE) -> a folder of pictures of which one is not a file, and lists with it."""
 
     def build(make):
         monkeypatch.chdir(place.folder)
@@ -80,7 +80,7 @@ def test_a_list_names_what_is_not_a_file(make, workers, strange, place):
 
 @pytest.mark.parametrize("make", STRANGE)
 def test_a_folder_has_what_is_not_a_file(make, strange, place):
-    """It is passed over or refused."""
+    """It is skipped, or an error."""
     outcome = place.server.start((*TRAIN, "num_workers", 2), strange(make)).wait(LIMIT)
     if outcome.status:
         assert outcome.status == 2, outcome
@@ -101,7 +101,7 @@ def test_a_check_reports_what_is_not_a_file(make, strange, place):
 
 
 def completes_or_says_why(place, folder, outcome, words: str) -> None:
-    """It leaves what a run elsewhere leaves, or one sentence has one of these words."""
+    """It leaves the same files as other runs, or one sentence has one of these words."""
     if outcome.status:
         assert_refused(outcome)
         assert re.search(words, outcome.err), outcome
@@ -122,7 +122,7 @@ def test_shared_memory_is_small(place):
 
 
 def test_no_large_shared_memory_can_be_had(place):
-    """Files, those in /dev/shm among them, of 64 KB at most, as a limit that needs no rights: less than a batch."""
+    """Files, including those in /dev/shm, of at most 64 KB, a limit that needs no rights: less than a batch."""
     folder = place.fresh("pictures")
     command = (*TRAIN, "batch_size", "24", "num_workers", "2")
     outcome = place.server.start(command, folder, limits={"RLIMIT_FSIZE": 1 << 16}).wait(LIMIT)
@@ -131,7 +131,7 @@ def test_no_large_shared_memory_can_be_had(place):
 
 
 def test_few_descriptors(place):
-    """So few that workers cannot hand over their batches by descriptors without end."""
+    """So few that workers cannot send batches by descriptors indefinitely."""
     folder = place.fresh("pictures")
     command = (*TRAIN, "batch_size", "2", "num_workers", "2")
     outcome = place.server.start(command, folder, limits={"RLIMIT_NOFILE": 40}).wait(LIMIT)
@@ -173,7 +173,7 @@ def start_with_workers(place, *more):
 
 @pytest.mark.parametrize("which", ["one", "all"])
 def test_workers_that_are_stopped(which, place):
-    """As one that waits for a network disk. After two periods the run ends; what it waits for is said after one."""
+    """As one that waits for a network disk. The run reports the reason after one period, and ends after two."""
     attempt, workers = start_with_workers(place, "worker_timeout", "1")
     for worker in workers[: 1 if which == "one" else None]:
         os.kill(worker, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""Kills at random times: the same command, given until it is complete, leaves what an uninterrupted run leaves."""
+"""Kills at random times: the same command, repeated until it is complete, leaves the files of an uninterrupted run."""
 
 import signal
 import time
@@ -34,7 +34,7 @@ def test_killed_at_random_times_a_run_ends_as_if_it_had_not_been(chunk, place, r
 
 
 def run_for(seconds: float, command, place, folder) -> float | None:
-    """Kills the run after so many seconds, which are returned; None if it was complete before."""
+    """Kills the run after this number of seconds, which is returned; None if it was complete before."""
     attempt = place.server.start(command, folder)
     time.sleep(seconds)
     attempt.signal(signal.SIGKILL)

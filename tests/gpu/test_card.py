@@ -1,6 +1,6 @@
-"""What only a graphics card can show. `make test-gpu` runs it; docs/gpu.md says what to look at.
+"""Tests that need a graphics card. `make test-gpu` runs them; see docs/gpu.md for their interpretation.
 
-Where a test can run on a CPU as well, it does so in the ordinary suite, and its logic is checked there.
+A test that can also run on a CPU does so in the ordinary suite, which checks its logic.
 """
 
 import gc
@@ -37,7 +37,7 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 0.15, "fp16": 0.05}
 
 
 def needs_gpu(test):
-    """Marks a test for a GPU alone."""
+    """Marks a test that needs a GPU."""
     skipped = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and torch finds none here")
     return pytest.mark.gpu(skipped(test))
 
@@ -51,7 +51,7 @@ def cuda():
 
 
 def three_steps(cfg):
-    """The losses of three steps on one batch, and how far the trainable tensors moved, on the CPU."""
+    """The losses of three steps on one batch, and the updates of the trainable parameters, on the CPU."""
     with Trainer(cfg) as run:
         start, losses = weights(run), []
         batch = next(run.train_batches())
@@ -67,7 +67,7 @@ def three_steps(cfg):
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_three_steps_are_those_of_the_cpu_in_float32(config, device, precision):
-    """LIFT+; a CPU takes bf16 for fp16, and float32 where it has no bf16."""
+    """LIFT+; a CPU uses bf16 instead of fp16, and float32 if it has no bf16."""
     losses, moved = three_steps(config("prec_train", precision, "output_dir", "device"))
     expected_losses, expected = three_steps(config("gpu", -1, "output_dir", "cpu"))
     tolerance = max(TOLERANCE[precision], TOLERANCE["bf16"] if device == CPU and precision == "fp16" else 0)
@@ -130,7 +130,7 @@ def test_the_debug_mode_finds_what_waits(cuda):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_the_same_while_the_steps_lag_behind(device, workers):
-    """The queue of steps is long, batches are let go at once, and host and card reuse their memory."""
+    """With a long queue of steps, batches are released at once, and host and card reuse their memory."""
     pixels = np.random.default_rng(0).integers(0, 256, (64, 40, 40, 3), dtype=np.uint8)
     images = ImageList.of_pixels(pixels, np.arange(64) % 7)
 
@@ -171,7 +171,7 @@ def test_deterministic_kernels_give_the_same_bits(cuda):
 
 
 def command(folder, *options, launcher=(), gpu=0):
-    """Runs main.py on the digits in a folder of its own; returns the tensors of its checkpoint."""
+    """Runs main.py on the digits in a separate folder; returns the tensors of its checkpoint."""
     arguments = ["-d", "digits_lt", "-b", "clip_tiny", "-m", "lift+", "num_epochs", "1", "report", "False", "gpu", gpu]
     words = [sys.executable, *launcher, ROOT / "main.py", *arguments, "output_dir", folder, *options]
     done = subprocess.run([str(word) for word in words], cwd=folder.parent, capture_output=True, text=True, timeout=600)
@@ -235,7 +235,7 @@ def test_fp16_resumes_with_its_scale(config, cuda, few_images):
         run.fit(1)
         scale = run.scaler.get_scale()
     with Trainer(cfg) as run:
-        run.fit(1)  # reads the progress alone
+        run.fit(1)  # only reads the progress
         assert run.scaler.get_scale() == scale
         run.fit()
 

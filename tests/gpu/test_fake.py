@@ -1,4 +1,4 @@
-"""The pretended GPU finds what a real one would: a tensor left on the CPU, and a step that waits for the device."""
+"""The fake GPU detects the same errors as a real one: a tensor left on the CPU, a step that waits for the device."""
 
 import pytest
 import torch

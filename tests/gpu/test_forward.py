@@ -1,4 +1,4 @@
-"""Training and testing forward on a pretended GPU: every method, head, loss, precision and family of backbones."""
+"""Forward passes of training and testing on a fake GPU: every method, head, loss, precision and backbone family."""
 
 import pytest
 import torch
@@ -49,13 +49,13 @@ def test_every_head(head, precision):
 
 
 def test_another_precision_in_tests():
-    """The frozen weights are kept on the CPU then, and cast twice."""
+    """The frozen weights are stored on the CPU then, and cast twice."""
     train_and_test(small_model(), torch.bfloat16, test_precision=torch.float32)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family(family):
-    """In bf16, which a GPU takes by default."""
+    """In bf16, a GPU's default."""
     of_resnets = {"CLIP ResNet": "ssf", "timm ResNet": "fft"}
     methods = {of_resnets[family]: {}} if family in of_resnets else {"lora": {"dim": 2}, "pt": {"len": 2}}
     train_and_test(small_model(family, depth=2, methods=methods), torch.bfloat16)
@@ -76,7 +76,7 @@ def test_every_loss(name):
         assert (loss(logits, labels(4)).sum() / weight).device.type == "cuda"
 
 
-# ---- first values of a head, but for those that read numbers ----
+# ---- initialisations of a head, except those that read numbers ----
 
 
 @pytest.mark.parametrize("family", ["CLIP ViT", "CLIP ResNet", "SigLIP 2"])

@@ -107,7 +107,7 @@ def fused_sgd():
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_update_of_fp16_does_not_wait(optimizer, fused_sgd):
-    """GradScaler reads on the device whether the gradients are finite, and the fused optimizer skips the step there."""
+    """GradScaler checks on the device whether gradients are finite, and the fused optimizer skips the step there."""
     with fake_gpu():
         parameter = nn.Parameter(torch.zeros(3, 4, device="cuda"))
         optimizer = OPTIMIZERS[optimizer]([parameter], **OPTIONS)

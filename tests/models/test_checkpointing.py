@@ -1,4 +1,4 @@
-"""Blocks that are computed again in the backward pass: the bits of those that are not, in the memory of one of them."""
+"""Blocks that are recomputed in the backward pass: the same bits as without, in the memory of one block."""
 
 import re
 
@@ -58,7 +58,7 @@ def test_gradients_have_the_same_bits(method, dtype, computed):
 
 @pytest.mark.parametrize("layers", [[0], [1], [2], [1, 2]])
 def test_blocks_without_a_gradient_are_computed_once(layers, computed):
-    """Those before the first that trains, and all of them in a test."""
+    """Blocks before the first trainable one, and all of them in a test."""
     tower = image_tower(4, lora=True, lora_layers=layers)
     checkpointing.checkpoint_blocks(tower)
     step(tower, normal_images(2, 32))
@@ -70,7 +70,7 @@ def test_blocks_without_a_gradient_are_computed_once(layers, computed):
 
 
 def test_a_block_more_takes_the_memory_of_its_input():
-    """17 tokens of 64 numbers an image; without recomputation, that is a small part of what it takes."""
+    """17 tokens of 64 numbers per image; without recomputation, this is a small share of the memory."""
     images = normal_images(5, 32)
 
     def peak(depth, recomputes):

@@ -1,4 +1,4 @@
-"""Compiled blocks compute what the blocks compute, and nothing is compiled after the first step."""
+"""Compiled blocks compute the same as the blocks, and nothing is compiled after the first step."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def compiles(monkeypatch):
-    """Compiles as a run does, but to torch's own kernels: seconds, not minutes, and no C++ compiler. Counts graphs."""
+    """Compiles as a run does, but to torch's own kernels: in seconds, without a C++ compiler. Counts graphs."""
     import torch._dynamo
 
     torch._dynamo.reset()
@@ -87,7 +87,7 @@ def test_a_run_goes_on_where_nothing_can_be_compiled(monkeypatch):
 
 
 def test_short_runs_are_not_compiled():
-    """Estimated seconds against those that it takes: iNaturalist for 15 epochs on a GPU, not ImageNet-LT for 5."""
+    """By estimated seconds: for iNaturalist with 15 epochs on a GPU, but not for ImageNet-LT with 5."""
     with torch.device("meta"):
         tower = vit(768, 12, 16, 224, True)
     gpu = torch.device("cuda")

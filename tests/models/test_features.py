@@ -1,4 +1,4 @@
-"""Features from the cache are those of a run without it, to the bit, under a key of all that they depend on."""
+"""Features from the cache equal those of a run without it, bit for bit, under a key of all their dependencies."""
 
 import dataclasses
 import functools
@@ -102,7 +102,7 @@ def test_whatever_the_features_depend_on_is_in_the_key(folder, monkeypatch):
 
 
 def test_features_that_are_not_cached(folder, monkeypatch):
-    """Those of a trained tower, of a run without a cache, too few, too many, and none at all."""
+    """Those of a trainable tower, of a run without a cache, too few, too many, and none."""
 
     def not_needed():
         raise AssertionError("the key is not needed")
@@ -274,7 +274,7 @@ def test_another_machine_computes_its_own_features(name, run, folder, monkeypatc
 def test_a_trained_tower_is_always_computed(run, folder):
     for _ in range(2):
         assert run("num_epochs", 1, "classifier_init", "class_mean", method="lift+").images >= 100
-    assert len(files(folder)) == 1  # of the bare backbone, which the head starts from
+    assert len(files(folder)) == 1  # of the bare backbone, from which the head is initialised
 
 
 def test_a_small_set_is_not_cached(run, folder, monkeypatch):
@@ -284,7 +284,7 @@ def test_a_small_set_is_not_cached(run, folder, monkeypatch):
 
 
 def texts_features(cache, names, backbone, key="weights"):
-    """The features of class names through the cache, and how many texts the tower has encoded for them."""
+    """The features of class names through the cache, and the number of texts that the tower encoded."""
     encoded = []
     handle = backbone.text.register_forward_hook(lambda tower, inputs, output: encoded.append(len(output)))
     backbone.recall = functools.partial(module.cached_text_features, cache, lambda: {"key": key}, backbone)

@@ -1,4 +1,4 @@
-"""Losses against formulas written sample by sample, and a step in micro-batches against a step whole."""
+"""Losses against formulas written sample by sample, and a step in micro-batches against a whole step."""
 
 import inspect
 import math
@@ -42,7 +42,7 @@ def make(name, counts, scale=1.0, **options):
 
 
 def step_loss(loss, logits, labels, parts=1):
-    """As in a training step: the sum over the parts of the samples' losses, divided by the weight of the whole step."""
+    """As in a training step: the sum of the samples' losses over micro-batches, divided by the step's whole weight."""
     weight = loss.total_weight(labels)
     size = -(-len(labels) // parts)
     return sum(loss(z, y).sum() / weight for z, y in zip(logits.split(size), labels.split(size), strict=True))
@@ -175,14 +175,14 @@ def test_loss_of_large_logits_is_finite(name, size, device):
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_logits_from_half_precision(name, dtype):
-    """The caller makes them float32; their own rounding aside, nothing is lost."""
+    """The caller converts them to float32; beyond their own rounding nothing is lost."""
     logits, labels, counts, scale = random_case(2)
     loss, half = make(name, counts, scale=scale), logits.to(dtype)
     found, expected = step_loss(loss, half.float(), labels), step_loss(loss, half.double(), labels)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-# ---- a step in parts ----
+# ---- a step in micro-batches ----
 
 
 @pytest.mark.parametrize("name", SEPARATE)
@@ -202,19 +202,19 @@ def test_step_in_parts_equals_the_step_whole(name, parts, size):
 @pytest.mark.parametrize("name", COUPLE_SAMPLES)
 @pytest.mark.parametrize("parts", [2, 4])
 def test_step_in_parts_differs_where_samples_are_coupled(name, parts):
-    """Which is why the configuration refuses it; a mark that is not needed fails here."""
+    """So the configuration does not allow it; a restriction that is not needed fails here."""
     logits = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
     loss = make(name, torch.tensor([500, 200, 80, 30, 10, 2]), scale=25.0)
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 3, 5])
     assert abs(step_loss(loss, logits, labels) - step_loss(loss, logits, labels, parts)) > 1e-3
 
 
-# ---- where it runs, and how it is built ----
+# ---- device and construction ----
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_moves_with_its_device_and_never_waits_for_it(name):
-    """The device "meta" has no values: whatever stays behind on the CPU, or reads a number back, is an error there."""
+    """The device "meta" has no values: tensors left on the CPU, and reading a number, are errors there."""
     loss = make(name, torch.tensor([500, 200, 0, 2]), scale=25.0).to("meta")
     logits, labels = torch.zeros(8, 4, device="meta"), torch.zeros(8, dtype=torch.long, device="meta")
     value = step_loss(loss, logits, labels, parts=2)
@@ -235,7 +235,7 @@ def test_the_configuration_names_the_loss_its_scale_and_its_options(name, option
 
 
 class SimpleNamespaceByKey(SimpleNamespace):
-    """A configuration: attributes that can be read by key, too."""
+    """A configuration: attributes that can also be read by key."""
 
     __getitem__ = SimpleNamespace.__getattribute__
 
@@ -251,7 +251,7 @@ def test_options_and_defaults_are_those_of_the_schema():
 @pytest.mark.parametrize("name", [name for name in LOSSES if KEYWORDS[name]])
 @pytest.mark.parametrize("size", [0.0, 100.0])
 def test_extreme_options_leave_the_loss_finite(name, size):
-    """At both ends of what the schema allows, for samples that are certainly right and for a class without images."""
+    """At both ends of the allowed range, for samples that are certainly correct and for a class without images."""
     counts, logits = torch.tensor([900, 0, 90, 10]), size * torch.eye(4)
     for key in KEYWORDS[name]:
         row = KEYS[key]

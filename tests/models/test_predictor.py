@@ -1,4 +1,4 @@
-"""A run's model for new pictures: the predictions of its test, bit for bit, wherever the run and its data are now."""
+"""A run's model for new pictures: the predictions of its test, bit for bit, even if the run or its data have moved."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def home(tmp_path_factory, random_clip):
                 small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
                 small.resize((48, 40), Image.Resampling.BICUBIC).save(folder / f"{i:02}.jpg")
     (home / "weights").mkdir()
-    for file in random_clip.parent.iterdir():  # the description is beside the weights
+    for file in random_clip.parent.iterdir():  # the description is in the folder of the weights
         shutil.copy(file, home / "weights" / file.name)
     return home
 
@@ -76,7 +76,7 @@ def pictures_of(home):
 
 
 def assert_same(found, directory, suffix="test"):
-    """Predictions are those that the test of the run has written, to the last bit."""
+    """Predictions equal those of the run's own test, to the last bit."""
     expected = read_csv(directory / f"predictions_{suffix}.csv", CLASSES)
     assert [Path(one.path).relative_to(Path(one.path).parents[3]) for one in found] == [*map(Path, expected.paths)]
     assert [one.label for one in found] == expected.predicted.tolist()
@@ -154,11 +154,11 @@ def test_workers_and_batches_change_nothing_that_a_person_sees(trained, home):
     assert [one.probability for one in found] == pytest.approx(expected.confidence.tolist(), rel=0.05)  # in bf16
 
 
-# ---- wherever the run is ----
+# ---- moved runs ----
 
 
 def test_a_copy_without_the_data_from_another_directory(copy, home, tmp_path, monkeypatch):
-    """The weights were given by a relative path; the training pictures are gone."""
+    """The path of the weights was relative; the training pictures are gone."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(home / "pictures/test", tmp_path / "else/pictures/test")
     os.rename(home / "pictures/train", home / "pictures/hidden")
@@ -179,7 +179,7 @@ def test_a_checkpoint_alone(trained, home, tmp_path):
 
 
 def make_older(directory):
-    """Makes of a run's files those of the version before, which recorded neither classes nor how pictures are read."""
+    """Converts a run's files to those of the version before, which recorded neither classes nor the reading options."""
     path = directory / "checkpoint.safetensors"
     tensors, about = checkpoint.load(path)
     checkpoint.save(path, tensors, {k: v for k, v in about.items() if k not in ("model", "classnames", "shot_groups")})
@@ -286,7 +286,7 @@ def test_no_pictures(trained):
 
 
 def test_memory_does_not_grow_with_the_pictures(trained, home, monkeypatch):
-    """A batch is read no sooner than it is needed, and only the top classes of the others are kept."""
+    """A batch is read only when it is needed, and only the top classes of earlier ones are stored."""
     model = load_run(trained, batch_size=2, num_workers=0)
     read = []
     plain = type(model)._logits
@@ -378,7 +378,7 @@ def changes(content, others):
 
 
 def test_wrong_types_in_the_results_of_an_older_run(copy):
-    """Each is read, or refused in one sentence."""
+    """Each is read, or leads to an error of one sentence."""
     make_older(copy)
     content = json.loads((copy / "results.json").read_text())
     content = {key: content[key] for key in ("settings", "per_class", "data")}

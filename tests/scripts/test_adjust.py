@@ -1,4 +1,4 @@
-"""scripts/adjust.py on small runs: what it writes against formulas, scipy and a Trainer, and what it refuses."""
+"""scripts/adjust.py on small runs: its output against formulas, scipy and a Trainer, and its errors."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ CLASSES = 10
 
 @pytest.fixture
 def adjust(call, runs):
-    """adjust(RUN, ARGUMENTS...) -> the adjustment that it has written, and what it has printed."""
+    """adjust(RUN, ARGUMENTS...) -> the written adjustment, and the output."""
 
     def fit(name, *arguments):
         status, out, error = call("adjust", runs / name, *arguments)
@@ -35,12 +35,12 @@ def adjust(call, runs):
     return fit
 
 
-# ---- what is written ----
+# ---- the written adjustment ----
 
 
 @pytest.mark.parametrize("arguments", [("--tau", 0), ("--temperature", 1), ("--target", "uniform")])
 def test_identities_change_no_logit(arguments, adjust):
-    """tau 0, T 1, and for a model of the loss LA the uniform prior, for which it stands already."""
+    """tau 0, T 1, and for a model of the loss LA the uniform prior, which it already has."""
     adjustment, _ = adjust("la", *arguments)
     logits = trainer_logits("la", "test")
     assert adjustment.scaled(logits).tobytes() == logits.tobytes()
@@ -50,7 +50,7 @@ def test_tau_is_post_hoc_logit_adjustment(adjust):
     adjustment, out = adjust("linear", "--tau", 0.7)
     np.testing.assert_allclose(adjustment.bias, -0.7 * np.log(PRIOR))
     assert (adjustment.temperature, adjustment.scale, adjustment.zero_shot) == (1, None, False)
-    assert "tau       0.7, as given" in out
+    assert "tau       0.7, from the option" in out
 
 
 def test_the_uniform_prior_of_a_model_of_cross_entropy_is_tau_1(adjust):
@@ -232,7 +232,7 @@ def test_validation_images_are_preferred(adjust, runs):
 
 
 def test_given_numbers_need_no_images(call, runs):
-    """The table has the test images where they are at hand."""
+    """The table has the test images if they are available."""
     status, out, _ = call("adjust", runs / "la", "--tau", 1, "--temperature", 2, "--root", "pictures")
     assert status == 0
     assert "note      the test images are left out: digits_lt" in out
@@ -244,7 +244,7 @@ def test_given_numbers_need_no_images(call, runs):
 
 
 def test_validation_images_are_compared_with_those_of_training_and_test(call, runs, monkeypatch):
-    """A list of training images is reported, and the list of test images refused."""
+    """A list of training images is reported, and the list of test images is an error."""
     monkeypatch.setattr("run_logits.build_data", lambda *_, **__: DATA)
     for split, lines in (("train", "the run was trained on 171 of the 171 validation images"), ("test", None)):
         listed = getattr(DATA, split)
@@ -318,7 +318,7 @@ def test_gla_without_a_text_tower_is_refused(call, runs, tmp_path):
 
 
 def test_fitting_on_the_test_set_is_refused(call, runs, tmp_path):
-    """Under any name, with any logits, and where the run does not know its test images."""
+    """Under any name, with any logits, and if the run does not record its test images."""
     assert cli.main(flags("la", "output_dir", "la", "save_logits", "True", "test_only", "True")) == 0
     shutil.copy(runs / "la/logits_test.npz", tmp_path / "harmless.npz")
     arguments = ("--temperature", "fit", "--logits", tmp_path / "harmless.npz")

@@ -1,4 +1,4 @@
-"""scripts/average.py on small runs: tensors against formulas and a Trainer, what reads the result, what is refused."""
+"""scripts/average.py on small runs: tensors against formulas and a Trainer, commands on the result, errors."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from utils.run.directory import RunDir
 
 @pytest.fixture
 def average(call, runs):
-    """average(ARGUMENTS...) -> the tensors and the `about` of output/new, and what was printed."""
+    """average(ARGUMENTS...) -> the tensors and the `about` of output/new, and the output."""
 
     def make(*arguments):
         status, out, error = call("average", *arguments, "--out", runs / "new")
@@ -54,7 +54,7 @@ def command_on_new(*options):
     "options", [(), ("classifier_init", "class_mean"), ("v.adaptformer", "False", "v.lora", "True")]
 )
 def test_alpha_0_is_the_model_before_its_first_step(options, average, runs):
-    """Made again without the trainer, but for a head that starts from training images."""
+    """Recomputed without the trainer, except for a head that starts from training images."""
     assert cli.main(flags("la", "output_dir", "other", *options)) == 0
     arguments = [*flags("la")[6:], "output_dir", "untrained", *options]
     with Trainer(load_config("digits_lt", "clip_tiny", "lift+", arguments)) as trainer:
@@ -128,11 +128,11 @@ def test_a_soup_is_tested_predicts_is_adjusted_and_collected(average, runs, call
     assert content["data"]["trained_on"] == 0
 
     status, out, _ = call("adjust", runs / "new", "--target", "training")
-    assert status == 0 and "from that of its loss, LA, to training" in out
+    assert status == 0 and "from the prior of its loss, LA, to training" in out
     rows = {
         row.test: len(row.runs) for row in collect(RunDir.all_results(runs), runs) if row.runs[0].run in ("la", "new")
     }
-    assert rows == {"1 crop": 2, "1 crop, soup of 2 runs": 1}  # the two runs have a row of their own
+    assert rows == {"1 crop": 2, "1 crop, soup of 2 runs": 1}  # the two runs have a separate row
 
 
 def test_training_never_replaces_an_average(average, runs, capsys):

@@ -103,7 +103,7 @@ def test_model_json_describes_the_run(run, onnx_folder):
 
 
 def predict_onnx(folder, *paths):
-    """What predict_onnx.py prints, without torch and our modules: for each picture, {class: probability}."""
+    """The output of predict_onnx.py, run without torch and the product: for each picture, {class: probability}."""
     blocked = "torch", "torchvision", "timm", "open_clip", "models", "datasets", "utils"
     program = (
         f"import sys, runpy; sys.modules.update(dict.fromkeys({blocked})); sys.argv = {['', *map(str, paths)]}; "
@@ -137,7 +137,7 @@ def test_predict_onnx_turns_and_squashes_as_model_json_says(run, onnx_folder, tm
     (folder / "model.json").write_text(json.dumps(about))
     picture = Image.fromarray(photograph("flower.jpg"))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    exif[0x0112] = 6  # to be rotated by 90 degrees, clockwise
     picture.save(tmp_path / "turned.png", exif=exif)
     (found,) = predict_onnx(folder, tmp_path / "turned.png")
 

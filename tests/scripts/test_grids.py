@@ -1,8 +1,8 @@
 """The scripts print every experiment of both papers: all cells of grids.yaml, which was written from the papers' grids.
 
-Two commands are the same cell if the loader makes the same configuration of them, whatever the order and the spelling
-of their options. Whether a run was tested at its end or later (test_only) does not change the accuracy, so it does not
-change the cell: counted in this way, LIFT+'s 536 commands have 516 different cells, as its authors' scripts do.
+Two commands are the same cell if the loader builds the same configuration from them, in any order and spelling of
+their options. Whether a run was tested at its end or later (test_only) does not change the accuracy, so it does not
+change the cell: counted in this way, LIFT+'s 536 commands have 516 different cells, as its authors' scripts have.
 """
 
 import functools
@@ -115,7 +115,7 @@ def test_a_paper_has_as_many_cells_as_its_authors_scripts(paper):
     [("imagenet_lt", "lift", 0.1), ("places_lt", "lift+", 0.1), ("inat2018", "lift", 0.2), ("inat2018", "lift+", 0.3)],
 )
 def test_rate_times_epochs_is_constant(data, method, product):
-    """In LIFT+'s grid of epochs, up to the digits that its learning rates have: a slip of the pen would show."""
+    """In LIFT+'s grid of epochs, up to the digits of its learning rates, which reveals typing errors."""
     groups = [cells for (paper, name), cells in CELLS.items() if paper == "lift+" and name.startswith("epochs")]
     rows = [options for cells in groups for of, _, name, options in cells if (of, name) == (data, method)]
     assert len(rows) == (10 if data == "inat2018" else 6)
@@ -149,7 +149,7 @@ def published():
 @pytest.mark.slow
 @pytest.mark.parametrize("script", NAMES)
 def test_a_script_prints_only_the_papers_cells(script, printed, published):
-    """And the runs that these test. LIFT's scripts have LIFT's form, the others that of LIFT+."""
+    """And the runs tested by these. LIFT's scripts use LIFT's form, the others that of LIFT+."""
     paper = "lift" if script.startswith(("run_lift_", "run_pel")) else "lift+"
     tested = {cfg.model_dir or cfg.output_dir for _, cfg, _ in printed[script] if cfg.test_only or cfg.test_train}
     for line, cfg, same in printed[script]:

@@ -1,4 +1,4 @@
-"""scripts/predict.py and scripts/features.py as their users see them: lines, tables, statuses, one clear sentence."""
+"""scripts/predict.py and scripts/features.py from the command line: lines, tables, statuses, one clear sentence."""
 
 import csv
 import functools
@@ -277,7 +277,7 @@ def test_features_of_pictures_without_labels(run, home, tmp_path):
 
 
 def test_features_of_a_backbone(run, home, tmp_path, random_clip, monkeypatch):
-    """A run without training has the same tower; the second command takes them from the cache."""
+    """A run without training has the same tower; the second command reads them from the cache."""
     from models import features as module
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

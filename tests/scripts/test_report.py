@@ -1,4 +1,4 @@
-"""The report that a run leaves, and scripts/report.py, which writes it again and compares runs."""
+"""The report of a run, and scripts/report.py, which writes it again and compares runs."""
 
 import importlib
 import shutil
@@ -99,7 +99,7 @@ def test_no_report_where_it_is_not_asked_for(tmp_path):
 def test_zero_shot_has_a_page(tmp_path):
     assert cli.main(["-d", "digits_lt", "-b", "clip_tiny", "-m", "zs", "output_dir", str(tmp_path / "run")]) == 0
     page = (tmp_path / "run/report.html").read_text()
-    assert "zero-shot, by the texts of the class names" in page
+    assert "zero-shot, from texts of the class names" in page
     assert "Curves of training" not in page
 
 

@@ -61,7 +61,7 @@ def call(name, *arguments):
 
 
 def read_command(line):
-    """A printed command -> its configuration; raises what main.py would refuse."""
+    """A printed command -> its configuration; raises the errors of main.py."""
     program, script, *arguments = shlex.split(line, comments=True)
     assert (program, script) == ("python", "main.py")
     args = parse(arguments)
@@ -92,7 +92,7 @@ def test_every_group_has_its_script(dry_runs):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPS.split())
 def test_main_accepts_every_command(dry_runs, name):
-    """Each has a results file of its own; a test comes after the run that it tests, and finds its checkpoint."""
+    """Each has its own results file; a test comes after the run that it tests, and finds its checkpoint."""
     seen = set()
     for line in dry_runs[name]:
         cfg = read_command(line)
@@ -347,7 +347,7 @@ def test_only_finds_a_command_with_and_without_what_is_added(fake, capsys):
 
 @pytest.mark.slow
 def test_a_test_of_another_list_gets_its_name(fake, tmp_path):
-    """Beside the training run, in the same call or from an earlier one, as the trainer would name it."""
+    """In the same call as the training run, or from an earlier one, named as by the trainer."""
     lists = "-d folder -b clip_tiny -m lift+ train_list train.csv test_list"
     run = "output/folder_clip_tiny_lift+_train_list_train"
     lines = [f"{lists} a.csv", f"{lists} {tmp_path}/a.csv test_only True tte True", f"{lists} b.csv test_only True"]
@@ -361,7 +361,7 @@ def test_a_test_of_another_list_gets_its_name(fake, tmp_path):
 
 
 def test_a_results_file_with_a_longer_name_is_found(fake, capsys):
-    """If only the fingerprints differ, the plan does not know the name: the command in the file decides."""
+    """If only the fingerprints differ, the plan cannot derive the name: the command in the file decides."""
     line = f"{BASE} test_only True"
     for name, command in (("a", f"python main.py {line}"), ("b", "python main.py -d digits_lt")):
         path = Path(RUN, f"results_test_{name}.json")
@@ -558,7 +558,7 @@ results:
 
 @pytest.fixture
 def published(results, tmp_path, capsys, monkeypatch):
-    """published(COMMAND, FILE, ...) -> [published overall, source] beside a whole run of PUBLISHED's, or two blanks."""
+    """published(COMMAND, FILE, ...) -> [published overall, source] of a whole run of PUBLISHED, or two blanks."""
     (tmp_path / "published.yaml").write_text(PUBLISHED)
     monkeypatch.setattr(results_table, "PUBLISHED", tmp_path / "published.yaml")
 
@@ -666,7 +666,7 @@ def test_every_published_value_is_shown_beside_its_run(published, monkeypatch):
                 }
                 assert published(command, **changes) == [value, entry["source"]], command
                 others = {"weights": {"name": "timm:other", "published": cfg.weights is not None}}
-                assert published(command, **(changes | others)) == NONE  # be they its backbone's usual ones
+                assert published(command, **(changes | others)) == NONE  # even if they are its backbone's defaults
                 changes["test"]["expand"] += 1
                 assert published(command, **changes) == NONE
                 seen += 1
@@ -704,7 +704,7 @@ def images(test, train="t", split="test", **more):
 def test_results_of_other_images_never_share_a_row(results, tmp_path, capsys, monkeypatch):
     results(BASE, 80.0, **images("aaaaaaaa1"))
     results(f"{BASE} seed 1", 82.0, **images("aaaaaaaa1"))
-    results(f"{BASE} seed 2", 60.0, **images("bbbbbbbb2"))  # trained as ever, tested on another list
+    results(f"{BASE} seed 2", 60.0, **images("bbbbbbbb2"))  # trained as usual, tested on another list
     results(f"{BASE} test_only True", 80.0, "results_test.json", **images("aaaaaaaa1"))
     results(f"{BASE} test_only True", 50.0, "results_test_val.json", **images("cccccccc3", list="val"))
     results(f"{BASE} seed 1 test_only True", 52.0, "results_test_val.json", **images("dddddddd4", list="val"))

@@ -1,4 +1,4 @@
-"""The record of an adjustment: identities, its formula against scipy, and files that are damaged or of another run."""
+"""The record of an adjustment: identities, its formula against scipy, and damaged files or those of another run."""
 
 import json
 

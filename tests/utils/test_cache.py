@@ -1,4 +1,4 @@
-"""The cache of tensors by key: what was stored comes back to the bit, whatever happens to its files."""
+"""The cache of tensors by key: stored tensors are returned bit for bit, whatever happens to the files."""
 
 import os
 from pathlib import Path

@@ -31,7 +31,7 @@ def random_case(case):
 
 
 def random_logits(case, num_images=500, num_classes=12):
-    """Logits, float32, of a classifier that is right more often than by chance, and labels."""
+    """Logits, float32, of a classifier that is better than chance, and labels."""
     rng = np.random.default_rng(case)
     labels = rng.integers(num_classes, size=num_images)
     logits = rng.normal(0, rng.uniform(0.1, 5), (num_images, num_classes))
@@ -87,7 +87,7 @@ def test_mean_class_accuracy_is_balanced_accuracy():
 
 
 def test_an_untested_class_counts_nowhere():
-    """Class 1 has no test image, and with it the few-shot group none; that it was predicted once changes no recall."""
+    """Class 1, and so the few-shot group, has no test image; one prediction of it changes no recall."""
     labels, predictions = np.array([0, 0, 2, 2]), np.array([0, 1, 2, 2])
     counts = np.array([200, 5, 50])
     found = evaluate((), predictions, labels, ClassInfo(["a", "b", "c"], counts, shot_groups(counts)))
@@ -159,7 +159,7 @@ def test_calibration_is_the_expected_calibration_error(case, num_images):
 
 
 def test_certain_predictions_are_miscalibrated_by_their_errors():
-    """Confidence 1, three of four right; large logits do not overflow."""
+    """Confidence 1, three of four correct; large logits do not overflow."""
     logits = 1000 * np.eye(4, dtype=np.float32)
     found = evaluate(["calibration"], logits, np.array([0, 1, 2, 0]), classes_of(4))
     assert found["more"]["calibration_error"] == 25

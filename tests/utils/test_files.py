@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written atomically, and files of the user read within bounds."""
 
 import errno
 import os
@@ -184,7 +184,7 @@ def test_a_file_is_read_up_to_its_limit(tmp_path):
 
 
 def test_a_file_without_a_size_is_read_up_to_its_limit():
-    """The system makes up what is below /proc when it is read."""
+    """The system creates the content of /proc when it is read."""
     assert read_limited("/proc/self/status", 1 << 20).startswith(b"Name:")
     with pytest.raises(OSError, match="more than 0 MB"):
         read_limited("/proc/self/status", 10)
@@ -269,7 +269,7 @@ def test_a_link_is_replaced_and_its_target_stays(tmp_path):
 
 
 def test_a_partial_file_is_never_an_existing_name(tmp_path, monkeypatch):
-    """Not even where somebody guesses the name, and puts a link there."""
+    """Not even if somebody guesses the name, and creates a link there."""
     target = tmp_path / "target"
     target.write_text("mine")
     (tmp_path / f"a.00000000{PARTIAL}").symlink_to(target)

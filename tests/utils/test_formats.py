@@ -1,4 +1,4 @@
-"""Files recognised by their contents: what is read, and the true reason for what is not."""
+"""Files recognised by their contents: supported ones, and the true reason for all others."""
 
 import gzip
 import io

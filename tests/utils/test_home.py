@@ -1,4 +1,4 @@
-"""Processes without a home directory or a user's name, as in containers: everything works, and nothing is named ~."""
+"""Processes without a home directory or a user name, as in containers: everything works, and nothing is named ~."""
 
 import os
 import stat
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def nobody(monkeypatch, tmp_path):
-    """A user id without an entry in the list of users, and an environment without HOME and names."""
+    """A user id without an entry in the user database, and an environment without HOME and names."""
     for name in ("HOME", "XDG_CACHE_HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
 
@@ -29,7 +29,7 @@ def nobody(monkeypatch, tmp_path):
 
 def test_no_home(nobody, tmp_path):
     assert home.find_home() is None
-    assert cache_folder("features") == Path("/dev/null/.cache/lift_plus/features")  # cannot be made
+    assert cache_folder("features") == Path("/dev/null/.cache/lift_plus/features")  # cannot be created
     home.ensure_home()
     found = home.find_home()
     assert found == tmp_path / f"lift_plus_home_{os.getuid()}"
@@ -89,7 +89,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.mark.slow
 def test_a_run_without_home_user_or_locale(tmp_path):
-    """Every module, imported before anything has set HOME, then a run."""
+    """Every module, imported before HOME is set, then a run."""
     out = tmp_path / "out"
     options = ["num_epochs", "1", "gpu", "-1", "output_dir", str(out)]
     words = [str(ROOT), "-d", "digits_lt", "-b", "clip_tiny", "-m", "lift+", *options]

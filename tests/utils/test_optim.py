@@ -1,4 +1,4 @@
-"""Optimizers against their formulas, and runs with them that are interrupted and resumed."""
+"""Optimizers against their formulas, and interrupted and resumed runs with them."""
 
 import json
 import math

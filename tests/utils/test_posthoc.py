@@ -1,4 +1,4 @@
-"""Adjustments after training against an analytic posterior, scipy's optimum, a loop, and a label bias that is known."""
+"""Adjustments after training against an analytic posterior, scipy's optimum, a loop, and a known label bias."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def draw(counts, seed=0):
 
 
 def random_logits(case, images=400):
-    """Logits, float32, that are right more often than by chance, and labels."""
+    """Logits, float32, that are better than chance, and labels."""
     rng = np.random.default_rng(case)
     labels = rng.integers(CLASSES, size=images)
     logits = rng.normal(0, rng.uniform(0.3, 5), (images, CLASSES))
@@ -87,7 +87,7 @@ def fitted_logits(loss, points, labels):
     ],
 )
 def test_the_softmax_of_a_trained_model_stands_for_the_prior_of_its_loss(name, options, is_balanced):
-    """Trained on a long tail, then moved from that prior to a uniform one, every loss gives the same posterior."""
+    """Trained on a long tail, then moved from that prior to a uniform one, every loss leads to the same posterior."""
     counts = 40 * LONG_TAIL
     points, labels = draw(counts)
     loss = LOSSES[name](torch.from_numpy(counts), **options).double()
@@ -188,7 +188,7 @@ def test_logits_without_a_best_temperature_are_refused(sign):
 
 @pytest.mark.parametrize("counts", [40 * LONG_TAIL, [4000] * CLASSES, 40 * LONG_TAIL[::-1]])
 def test_a_known_label_bias_is_recovered(counts):
-    """A model that has learnt P(x|y) q(y) has the bias q, whatever the class shares of the fitting images."""
+    """A model that has learnt P(x|y) q(y) has the bias q, for any class shares of the fitting images."""
     q = np.array([0.05, 0.4, 0.25, 0.1, 0.2])
     points, labels = draw(counts)
     found = posthoc.fit_label_bias(log_likelihoods(points) + np.log(q), labels)
@@ -232,7 +232,7 @@ def test_a_class_without_images_has_the_mean_label_bias():
 
 
 def test_a_sweep_finds_the_training_prior():
-    """A model of the training prior is best at tau 1 for classes that count equally; its curve is a loop's."""
+    """A model of the training prior is best at tau 1 for equally weighted classes; its curve is that of a loop."""
     points, labels = draw(20 * LONG_TAIL)
     logits = log_likelihoods(points) + posthoc.log_prior(LONG_TAIL)
 

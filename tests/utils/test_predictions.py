@@ -1,4 +1,4 @@
-"""predictions_SUFFIX.csv: written and read without loss, and refused where it is another file."""
+"""predictions_SUFFIX.csv: written and read without loss; other files are errors."""
 
 import csv
 import dataclasses

@@ -1,4 +1,4 @@
-"""Variables of torchrun: what numbers the processes of a run, and what an earlier job has left behind."""
+"""Variables of torchrun: those that number the processes of a run, and leftovers of an earlier job."""
 
 import os
 import socket

@@ -16,7 +16,7 @@ LR = 0.02
 
 
 def torchs(make_scheduler, num_steps):
-    """The learning rates that a scheduler of torch's sets, step by step."""
+    """The learning rates set by a scheduler of torch, step by step."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=LR)
     scheduler, rates = make_scheduler(optimizer), []
     for _ in range(num_steps):

@@ -1,4 +1,4 @@
-"""Output never ends a run: streams that are closed, broken, full or poor in letters, and what would move a terminal."""
+"""Output never ends a run: closed, broken, full or ASCII-only streams, and control characters."""
 
 import fcntl
 import io
@@ -69,7 +69,7 @@ def test_letters_that_a_terminal_lacks_are_escaped(encoding):
 
 @pytest.mark.slow
 def test_a_full_pipe_that_does_not_block_is_waited_for_once():
-    """Another program may have set O_NONBLOCK on a shared terminal; a reader who never reads holds nobody up."""
+    """Another program may have set O_NONBLOCK on a shared terminal; a reader that never reads blocks nobody."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""Text for people: what could harm a terminal or a line is escaped, and every script stays readable."""
+"""Text for people: characters that could harm a terminal or a line are escaped, and every script stays readable."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_names_of_every_script_stay(text):
 
 
 def test_all_marks_of_direction_are_escaped():
-    """Those that Unicode's property Bidi_Control lists."""
+    """Those of Unicode's property Bidi_Control."""
     listed = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
     assert {ord(sign) for sign in BIDI} == set(listed)
     assert not any(sign in visible("".join(BIDI)) for sign in BIDI)

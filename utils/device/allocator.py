@@ -1,7 +1,7 @@
 """The allocator of the host's memory.
 
-By default glibc returns the large tensors of a step to the system as each is freed, and the system hands them out
-again zeroed, page by page: for steps of 16 images with ViT-B/16 on a CPU 70,000 page faults, a tenth of the time.
+By default glibc returns each freed large tensor to the system, which provides the memory again zeroed, page by page:
+70,000 page faults in steps of 16 images with ViT-B/16 on a CPU, a tenth of the time.
 """
 
 import ctypes
@@ -16,10 +16,10 @@ MB = 2**20
 def retain_freed_memory() -> None:
     """Stops glibc from returning freed memory to the system; does nothing without glibc.
 
-    Forked processes return large pieces, as a worker may decode one huge image, but retain those of an image of usual
-    size: their thresholds are the ones that glibc by itself rises to. With its first ones, 128 KB, an image of 500 x
-    375 pixels could cost a worker 110 page faults, up to a fifth of its time. Best called once the weights are loaded:
-    memory that is freed later is retained, too.
+    Forked processes return large pieces, as a worker may decode one huge image, but retain those of images of usual
+    size: their thresholds are the largest that glibc adapts to. With its initial ones, 128 KB, an image of 500 x 375
+    pixels could cost a worker 110 page faults, up to a fifth of its time. Call it once the weights are loaded: memory
+    that is freed afterwards is retained, too.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None:

@@ -1,9 +1,9 @@
-"""Training with several processes: torchrun starts them, each computes its share of every step.
+"""Training with several processes: torchrun starts them, and each computes its share of every step.
 
     torchrun --nproc_per_node=4 main.py -d imagenet_lt -b clip_vit_b16 -m lift+ root FOLDER
 
 The result is that of one process: rank r takes every N-th sample of the same steps, a loss is divided by the weight of
-the whole step, and the outputs of a test are added up, each image computed by one process and 0 in the others.
+the whole step, and the outputs of a test are summed: each image is computed by one process, and 0 in the others.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ Summed = TypeVar("Summed", bound=Tensor | int)
 
 
 class Distributed:
-    """The processes of a run, from torchrun's environment: `rank` of `size`; `local_rank` counts on one machine.
+    """The processes of a run, from torchrun's environment: rank, number of ranks, and rank on this machine.
 
-    Raises a ConfigError for an environment that an earlier job has left behind: see utils/ranks.py.
+    Raises a ConfigError for leftover variables of an earlier job: see utils/ranks.py.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Distributed:
 
     @contextlib.contextmanager
     def process_group(self, device: torch.device) -> Iterator[None]:
-        """Initialises the process group for the block, on devices like `device`; one that exists is used and left.
+        """Initialises the process group for the block, on devices like `device`; an existing one is used and stays.
 
         Raises a ConfigError if the other processes have not started within MEETING_SECONDS.
         """
@@ -62,7 +62,7 @@ class Distributed:
             store=store,
             rank=rank,
             world_size=size,
-            # torch's default for nccl is a third of this: the others wait here while the first one downloads weights
+            # torch's default for nccl is a third of this: the other ranks wait here while rank 0 downloads weights
             timeout=dist.distributed_c10d.default_pg_timeout,
             device_id=device if gpu else None,
         )
@@ -72,7 +72,7 @@ class Distributed:
             dist.destroy_process_group()
 
     def _not_met(self, error: Exception) -> ConfigError:
-        """The refusal where the processes do not find one another."""
+        """The error for processes that do not find one another."""
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).strip().partition("\n")[0][:200]
         message = (
@@ -85,14 +85,14 @@ class Distributed:
         """The sum over all processes; with one process the value itself."""
         if self.size == 1:
             return value
-        # a number is written on the device: copying one there would wait for it
+        # a number is filled in on the device: copying it there would wait for the device
         total = value.clone() if isinstance(value, Tensor) else torch.full((), value, device=device)
         dist.all_reduce(total)
         return total
 
     @contextlib.contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """The main process runs the block before the others, which then find its downloads and deletions done."""
+        """Runs the block in the main process first, so that the others find its downloads and deletions done."""
         if self.size > 1 and not self.is_main:
             dist.barrier()
         yield
@@ -100,7 +100,7 @@ class Distributed:
             dist.barrier()
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """`model`, its gradients averaged over the processes in the backward pass; with one process `model` itself."""
+        """Wraps `model` so that the backward pass averages gradients over the processes; unchanged with one process."""
         if self.size == 1:
             return model
         # buffers are equal everywhere, so they are not synchronised; the option's name differs between torch's versions

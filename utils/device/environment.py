@@ -17,7 +17,7 @@ SWITCHES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS",
 
 
 def environment(device: torch.device, num_processes: int) -> dict[str, Any]:
-    """What the last bits of a number may depend on: package versions, device, instruction set, number of processes."""
+    """The package versions, device, instruction set and number of processes, on which rounding may depend."""
     switches = [f"{name}={os.environ[name]}" for name in SWITCHES if name in os.environ]
     capability = [torch.backends.cpu.get_cpu_capability()] if device.type == "cpu" else []
     instructions = ", ".join(capability + switches)
@@ -33,7 +33,7 @@ def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def describe(device: torch.device) -> str:
-    """The name of the GPU, or that of the CPU with the threads in use."""
+    """The name of the GPU, or of the CPU with the number of threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Memory: how much is free, how much is used, and the size of the micro-batches that fit into it."""
+"""Memory: free bytes, peak use, and the size of the micro-batches that fit."""
 
 import contextlib
 import functools
@@ -18,8 +18,8 @@ from utils.ranks import read_processes
 from utils.text import significant
 
 MB = 2**20
-# Share of the free memory that tensors may take. The rest is for what an operation takes for itself, and for memory
-# that the allocator cannot use: a half as much again, measured with ViT-B/16 on a CPU (docs/scale.md).
+# Share of the free memory that tensors may take. The rest is for temporaries inside operations and for fragmentation:
+# half as much again, measured with ViT-B/16 on a CPU (docs/scale.md).
 SHARE = 1 / 2
 MEMINFO, GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup")
 # limits of containers and of Slurm's jobs, in version 2 and in version 1 of cgroups
@@ -31,23 +31,22 @@ def pick_micro_batch_size(
     images: int,
     accum_step: int | None,
     compute: Callable[[int], object],
-    kept_bytes: int,
+    state_bytes: int,
     device: torch.device,
     log: Callable[[str], None],
 ) -> int:
-    """How many of its `images` of a step a process computes at once: by accum_step, or if None by free memory.
+    """The number of images per micro-batch, for the `images` of a step: by accum_step, or if None by free memory.
 
-    compute: forward and backward pass of so many images, of any content. kept_bytes: of what is allocated beside these
-    tensors and stays, gradients and the optimizer's state.
-    `log` gets the result in one line. It depends on what else is in memory, so two runs may sum gradients in another
-    order.
+    compute: forward and backward pass of a number of images, of any content. state_bytes: of gradients and the
+    optimizer's state. log: called with the result in one line.
+    The result depends on the other contents of memory, so two runs may sum gradients in a different order.
     """
     if accum_step is not None:
         return math.ceil(images / accum_step)
     free = free_bytes(device)
     two, four = (peak_bytes(functools.partial(compute, count)) for count in (2, 4))
     bytes_per_image = max((four - two) / 2, 1)
-    fitting = 2 + (SHARE * (free - kept_bytes) - two) / bytes_per_image
+    fitting = 2 + (SHARE * (free - state_bytes) - two) / bytes_per_image
     micro_batches = math.ceil(images / min(max(int(fitting), 1), images))
     size = math.ceil(images / micro_batches)
     log(
@@ -58,21 +57,21 @@ def pick_micro_batch_size(
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """The most bytes that tensors which `function` creates take at a time, in a backward pass within it, too.
+    """The peak memory in bytes of the tensors that `function` creates, including its backward passes.
 
-    Memory that an operation takes for itself, and frees before it returns, is not counted.
+    Temporaries inside an operation are not counted.
     """
     with _CreatedTensors() as created:
         function()
-    return created.most
+    return created.peak
 
 
 class _CreatedTensors(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations create in its block, from each one's first to its last use."""
+    """Counts the bytes of the tensors that operations in its block create, until each is freed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = self.most = 0
+        self.bytes = self.peak = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -84,7 +83,7 @@ class _CreatedTensors(TorchDispatchMode):
 
     def _add(self, count: int) -> None:
         self.bytes += count
-        self.most = max(self.most, self.bytes)
+        self.peak = max(self.peak, self.bytes)
 
 
 def _storages(tree: object) -> dict[int, torch.UntypedStorage]:
@@ -94,13 +93,13 @@ def _storages(tree: object) -> dict[int, torch.UntypedStorage]:
 
 
 def free_bytes(device: torch.device) -> int:
-    """The bytes that one process may still take: on a GPU, or on a CPU within the limits of machine and container."""
+    """The bytes that a process may still allocate: on a GPU, or on a CPU within the limits of machine and container."""
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
     free = [1024 * _first(MEMINFO, "MemAvailable:")]
     for group, (limit, used) in itertools.product(_groups(), LIMITS):
-        with contextlib.suppress(OSError, ValueError, LookupError):  # there is none, or it is "max"
+        with contextlib.suppress(OSError, ValueError, LookupError):  # it does not exist, or is "max"
             cached = _first(group / "memory.stat", "inactive_file ")  # files, freed when needed
             free.append(int((group / limit).read_text()) - int((group / used).read_text()) + cached)
     return max(min(free), 0) // read_processes().local_size
@@ -122,7 +121,7 @@ def _first(file: Path, name: str) -> int:
 
 
 def peak_mb(device: torch.device) -> float:
-    """The most memory in use so far, MB: of the GPU's allocator, or on a CPU of this process."""
+    """The peak memory so far, MB: of the GPU's allocator, or on a CPU of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KB on Linux

@@ -1,4 +1,4 @@
-"""The precision to compute in, as far as the device supports it."""
+"""The precision to compute in, depending on the device."""
 
 import torch
 
@@ -7,20 +7,20 @@ from utils.device.environment import cpuinfo
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 TEST_PRECISIONS = {**PRECISIONS, "int8": torch.int8}
 
-# Processors that multiply matrices faster in bf16 than in float32: vendor ("" = any) and instructions, as /proc/cpuinfo
-# names them. Product rates of bf16 and float32, GFLOP/s: 400 and 185 (EPYC, Zen 4, 2 cores), 840 to 1,460 and 700
-# (EPYC, Zen 5, 4 cores). A Xeon with avx512_bf16 but without AMX, 2 cores: 190 and 350. `benchmarks/run.py --precision`
-# measures them. The choice depends on the processor alone, so that each run of a configuration computes the same.
+# Processors that multiply matrices faster in bf16 than in float32: vendor ("" = any) and instructions in /proc/cpuinfo.
+# GFLOP/s of matrix products in bf16 and float32: 400 and 185 (EPYC, Zen 4, 2 cores), 840 to 1,460 and 700 (EPYC, Zen 5,
+# 4 cores), 190 and 350 (Xeon with avx512_bf16 but without AMX, 2 cores), by `benchmarks/run.py --precision`.
+# The choice depends only on the processor, so that all runs of a configuration compute the same.
 FAST_BF16 = (("", "amx_bf16"), ("AuthenticAMD", "avx512_bf16"))
 INT8 = ("avx512_vnni", "avx_vnni", "amx_int8")  # instructions for products of 8 bits; without them they may overflow
 
 
 def pick_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str | None]:
-    """The precision to compute in, and a sentence for the log where the wanted one is not used or is slow.
+    """The precision to compute in, and a sentence for the log if the wanted one is not used or is slow.
 
-    wanted: fp16, bf16, fp32, int8 or amp. amp is bf16 on a GPU, or fp16 without it; on a CPU bf16 where that is faster,
-    else fp32. fp16 on a CPU is the same as amp. A GPU without bf16 takes fp16 for it, a CPU fp32. int8 is for CPUs that
-    have one of INT8; a GPU takes fp16 for it, another CPU the same as for amp.
+    wanted: fp16, bf16, fp32, int8 or amp. amp is bf16 on a GPU, or fp16 if it lacks bf16; on a CPU bf16 if that is
+    faster, else fp32. fp16 on a CPU is the same as amp. Without bf16, a GPU uses fp16 and a CPU fp32. int8 needs a CPU
+    with one of INT8; a GPU uses fp16, and another CPU does as for amp.
     """
     if device.type == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -33,7 +33,7 @@ def pick_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str 
         found = "fp32" if wanted == "bf16" and not cpu_has_bf16() else wanted
     note = None
     if wanted == "int8" != found:
-        note = f"int8 takes a CPU with VNNI or AMX; {found} is used instead"
+        note = f"int8 needs a CPU with VNNI or AMX; {found} is used instead"
     elif wanted not in ("amp", found):
         note = f"{wanted} would be slow on this {device.type.upper()}; {found} is used instead"
     elif device.type == "cpu" and found == "bf16" and not cpu_computes_bf16_fast():

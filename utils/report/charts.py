@@ -1,4 +1,4 @@
-"""The numbers behind charts and tables, as JSON that the script of the page draws. Numbers are rounded."""
+"""The rounded numbers of charts and tables, as JSON for the script of the page."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,11 +12,11 @@ from utils.report.source import GROUPS, Classes
 from utils.run.record import ACCURACIES
 from utils.text import shortened, visible
 
-WHOLE_MATRIX = 60  # classes, at most, whose confusion matrix is shown as a whole
-BLOCK = 24  # classes of the block that is shown of a larger one
+WHOLE_MATRIX = 60  # maximal number of classes with a whole confusion matrix
+BLOCK = 24  # classes of the block shown for more classes
 CURVE_POINTS = 400
-NAME_LETTERS = 120  # of a class, at most
-# numbers of metrics.jsonl that are shown: their chart, and their title there
+NAME_LETTERS = 120  # maximal length of a class name
+# numbers of metrics.jsonl that are shown: chart, title
 CURVES = {"loss": ("loss", "training"), "accuracy": ("accuracy", "training"), "lr": ("lr", "learning rate")}
 CURVES |= {f"val/{name}": ("accuracy", f"validation, {ACCURACIES[name]}") for name in ("overall", "mean_class")}
 
@@ -29,7 +29,7 @@ def rounded(values: Sequence[float] | np.ndarray, digits: int = 2) -> list[float
 
 
 def class_columns(classes: Classes, predictions: Predictions | None) -> Json:
-    """The columns of the table of classes; without predictions, there are none of precision, F1 and confusions."""
+    """The columns of the table of classes; precision, F1 and confusions only with predictions."""
     accuracy = np.where(classes.images > 0, 100 * classes.correct / np.maximum(classes.images, 1), np.nan)
     columns: Json = {
         "name": [shortened(visible(name), NAME_LETTERS) for name in classes.names],
@@ -60,13 +60,13 @@ def curves(numbers: dict[str, list[tuple[int, float]]], epochs: int) -> Json:
     for name, points in numbers.items():
         if name in CURVES:
             chart, title = CURVES[name]
-            kept = [points[i] for i in measures.thinned(len(points), CURVE_POINTS)]
-            charts[chart][title] = [[round(step * scale, 4), float(f"{value:.5g}")] for step, value in kept]
+            chosen = [points[i] for i in measures.thinned(len(points), CURVE_POINTS)]
+            charts[chart][title] = [[round(step * scale, 4), float(f"{value:.5g}")] for step, value in chosen]
     return charts
 
 
 def confusion(classes: Classes, predictions: Predictions) -> Json:
-    """The confusion matrix, or with many classes its block of the most frequent confusions: classes, rows of counts."""
+    """The confusion matrix, or for many classes its block of the most frequent confusions: classes, rows of counts."""
     labels, predicted, size = predictions.labels, predictions.predicted, len(classes)
     if size <= WHOLE_MATRIX:
         chosen = list(range(size))
@@ -105,11 +105,11 @@ def bin_columns(bins: ConfidenceBins) -> Json:
 
 def coverage_points(found: measures.Coverage) -> list[list[float]]:
     """Points of the curve of coverage: covered, accuracy, threshold."""
-    first = found.at(1.0)  # of fewer images the accuracy is chance
-    kept = first + measures.thinned(len(found.covered) - first)
+    first = found.at(1.0)  # with fewer images the accuracy is chance
+    chosen = first + measures.thinned(len(found.covered) - first)
     return [
         [round(float(value), digits) for value, digits in zip(point, (2, 2, 4), strict=True)]
-        for point in zip(found.covered[kept], found.accuracy[kept], found.threshold[kept], strict=True)
+        for point in zip(found.covered[chosen], found.accuracy[chosen], found.threshold[chosen], strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Runs beside one another: accuracies, differences from the first run with sign tests, and differing settings."""
+"""The page that compares runs: accuracies, differences from the first run with sign tests, and differing settings."""
 
 import dataclasses
 import os
@@ -17,13 +17,13 @@ from utils.text import listed, shortened, visible
 
 SCRIPTS = ("charts.js", "table.js", "comparison.js")
 MOST_RUNS = 12
-SETTINGS = 60  # differing ones, at most
+SETTINGS = 60  # maximal number of differing settings that are shown
 CLASS_NAMES = {"mean_class": "all classes", **{name: f"{name}-shot classes" for name in GROUPS}}
 
 
 @dataclasses.dataclass(frozen=True)
 class SignTest:
-    """How often the other and how often the first is better, and the two-sided probability of that by chance."""
+    """How often the other run and how often the first is better, and the two-sided p-value."""
 
     wins: int
     losses: int
@@ -31,17 +31,17 @@ class SignTest:
 
     @classmethod
     def of(cls, wins: int, losses: int) -> "SignTest":
-        """The test of these numbers."""
+        """The sign test of these numbers."""
         return cls(wins, losses, float(measures.sign_test(np.array(wins), np.array(losses))))
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A run against the first one.
+    """The difference of a run from the first one.
 
-    accuracies: differences in points, by the names in ACCURACIES; None where one of both is undefined. images: the sign
-    test over all images, None where they are not paired. classes: those over classes, by group; "mean_class" is all.
-    class_wins, class_losses, class_p: of each class, over its images; [] where these are not paired.
+    accuracies: differences in points, by the names in ACCURACIES; None if one of both is undefined. images: the sign
+    test over all images, None if they are not paired. classes: those over classes, by group; "mean_class" is all.
+    class_wins, class_losses, class_p: of each class, over its images; [] if these are not paired.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Difference:
 
 
 def compare(runs: Sequence[Run]) -> str:
-    """The page that compares runs, each by its own test. Raises a DataError for runs of other classes."""
+    """The page that compares runs, each by its own test. Raises a DataError for runs of different classes."""
     tests = [run.main for run in runs]
     require_comparable(tests)
     names, first = _names(runs), tests[0]
@@ -98,7 +98,7 @@ def compare(runs: Sequence[Run]) -> str:
 
 
 def require_comparable(tests: Sequence[Test]) -> None:
-    """Raises a DataError for too many or too few runs, and for runs of other classes."""
+    """Raises a DataError for too many or too few runs, and for runs of different classes."""
     if not 2 <= len(tests) <= MOST_RUNS:
         raise DataError(f"{len(tests)} runs; 2 to {MOST_RUNS} can be compared on a page", kind="number_of_runs")
     first = tests[0]
@@ -112,7 +112,7 @@ def require_comparable(tests: Sequence[Test]) -> None:
 
 
 def why_unpaired(tests: Sequence[Test]) -> str:
-    """Why the tests cannot be compared image by image; blank if they can."""
+    """The reason why the tests cannot be compared image by image; blank if they can."""
     first = tests[0]
     for test in tests[1:]:
         if not (first.images and same_images(first.images, test.images)):
@@ -126,7 +126,7 @@ def why_unpaired(tests: Sequence[Test]) -> str:
 
 
 def other_groups(names: Sequence[str], tests: Sequence[Test]) -> str:
-    """A sentence about runs whose shot groups have other classes than those of the first; blank if there are none."""
+    """A sentence about runs with other shot groups than the first; blank if there are none."""
     first = tests[0].classes.group
     other = [name for name, test in zip(names, tests, strict=True) if not np.array_equal(test.classes.group, first)]
     if not other:
@@ -140,7 +140,7 @@ def other_groups(names: Sequence[str], tests: Sequence[Test]) -> str:
 def difference(
     name: str, tests: tuple[Test, Test], predictions: tuple[Predictions | None, Predictions | None]
 ) -> Difference:
-    """A run against the first one: (first, other) of both arguments. predictions: None where they are not paired."""
+    """The difference of a run from the first one. tests, predictions: (first, other); None if they are not paired."""
     first, other = tests
     accuracies = {key: _change(first.result.accuracy[key], other.result.accuracy[key]) for key in ACCURACIES}
 
@@ -170,12 +170,12 @@ def difference(
 
 
 def _change(before: float | None, after: float | None) -> float | None:
-    """The difference of two accuracies; None where one of them is undefined."""
+    """The difference of two accuracies; None if one of them is undefined."""
     return None if before is None or after is None else after - before
 
 
 def differing_settings(tests: Sequence[Test]) -> list[tuple[str, list[str]]]:
-    """The options of training that differ, and their values in each run."""
+    """The differing options of training, and their values in each run."""
     settings = [{"backbone": t.result.backbone, "seed": t.result.seed} | t.result.settings for t in tests]
     keys = dict.fromkeys(key for each in settings for key in each)
     found = []
@@ -187,7 +187,7 @@ def differing_settings(tests: Sequence[Test]) -> list[tuple[str, list[str]]]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The names of the run directories, with as many of their parents as make them different."""
+    """The names of the run directories, with as many parents as needed to distinguish them."""
     paths = [Path(os.path.abspath(run.directory.path)).parts for run in runs]
     for depth in range(1, max(map(len, paths)) + 1):
         names = ["/".join(parts[-depth:]) for parts in paths]

@@ -33,7 +33,7 @@ def _trained_on(test: Test) -> str:
 
 
 def _tail(accuracy: dict[str, float | None]) -> list[str]:
-    """The difference between the ends of the tail; blank where one of the groups has no test images."""
+    """The difference between few-shot and many-shot classes; blank if one of them has no test images."""
     many, few = accuracy["many"], accuracy["few"]
     if many is None or few is None:
         present = [name for name in GROUPS if accuracy[name] is not None]
@@ -51,24 +51,24 @@ def _most_frequent(classes: Classes, predictions: Predictions) -> list[str]:
     label, other, count = int(pairs.labels[0]), int(pairs.predicted[0]), int(pairs.counts[0])
     names = [shortened(visible(classes.names[c]), 60) for c in (label, other)]
     total = int(classes.images[label])
-    return [f"The most frequent confusion: {count:,} of {total:,} images of {names[0]} are taken for {names[1]}."]
+    return [f"The most frequent confusion: {count:,} of {total:,} images of {names[0]} are classified as {names[1]}."]
 
 
 def _confidence(bins: ConfidenceBins) -> str:
     gap = 100 * (bins.confidence.sum() - bins.correct.sum()) / bins.images.sum()
     if abs(gap) < WELL_CALIBRATED:
-        return f"Its confidence fits: on average it is {abs(gap):.1f} points from the accuracy."
-    words = "high: it is overconfident" if gap > 0 else "low: it is underconfident"
-    return f"Its confidence is on average {abs(gap):.1f} points too {words}."
+        return f"Confidence is calibrated on average: it differs by {abs(gap):.1f} points from the accuracy."
+    words = "high: the model is overconfident" if gap > 0 else "low: the model is underconfident"
+    return f"Confidence is on average {abs(gap):.1f} points too {words}."
 
 
 def calibration(bins: ConfidenceBins) -> str:
-    """The calibration error, and the meaning of the diagram."""
+    """The calibration error, and how to read the diagram."""
     confidence, accuracy = (100 * sums.sum() / bins.images.sum() for sums in (bins.confidence, bins.correct))
     return (
         f"Expected calibration error {bins.error:.2f} % in {len(bins.images)} bins; mean confidence "
         f"{confidence:.1f} %, accuracy {accuracy:.1f} %. Bars below the diagonal are overconfident, bars above it "
-        "underconfident. scripts/adjust.py can fit a temperature, which changes confidences and no prediction."
+        "underconfident. scripts/adjust.py can fit a temperature, which changes confidences but no prediction."
     )
 
 
@@ -85,7 +85,7 @@ def small_classes(classes: Classes, limit: int) -> str:
 
 
 def doubtful(count: int, shown: int, total: int) -> str:
-    """How many labels of training images are doubtful."""
+    """A sentence about the number of doubtful labels among training images."""
     if not count:
         return f"None of the {total:,} training images has a doubtful label."
     share = 100 * count / total

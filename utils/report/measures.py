@@ -16,7 +16,7 @@ STEPS = 100  # points of a curve
 
 
 class Retrieval(NamedTuple):
-    """How a class was retrieved, percent, float64 [C]. NaN: precision without predictions, F1 without images, too."""
+    """Precision and F1 of each class, percent, float64 [C]; NaN if undefined, as precision without predictions."""
 
     precision: np.ndarray
     f1: np.ndarray
@@ -31,7 +31,7 @@ def retrieval(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> Re
 
 
 class Confusions(NamedTuple):
-    """Pairs of classes that are confused, the most frequent first; then by label and predicted class. int64 [m]."""
+    """Confused pairs of classes, the most frequent first, then by label and predicted class. int64 [m]."""
 
     labels: np.ndarray
     predicted: np.ndarray
@@ -39,7 +39,7 @@ class Confusions(NamedTuple):
 
 
 def confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> Confusions:
-    """The entries of the confusion matrix beside its diagonal that are not zero."""
+    """The non-zero entries off the diagonal of the confusion matrix."""
     wrong = labels != predicted
     codes, counts = np.unique(labels[wrong] * num_classes + predicted[wrong], return_counts=True)
     order = np.argsort(-counts, kind="stable")
@@ -47,7 +47,7 @@ def confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> C
 
 
 def most_frequent_confusion(pairs: Confusions, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The class that each class is most often taken for, -1 if it never is, and how often; int64 [C] both."""
+    """The class that each class is most often confused with (-1 = none), and how often; both int64 [C]."""
     others, counts = np.full(num_classes, -1), np.zeros(num_classes, np.int64)
     classes, first = np.unique(pairs.labels, return_index=True)  # of the most frequent pair of each label
     others[classes], counts[classes] = pairs.predicted[first], pairs.counts[first]
@@ -123,9 +123,9 @@ def sign_test(wins: np.ndarray, losses: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """The images whose confidence reaches a threshold: their share and their accuracy, percent. Arrays [m].
+    """The share and the accuracy of the images whose confidence reaches a threshold, percent. Arrays [m].
 
-    From the highest threshold to the lowest, at which all images are covered.
+    Ordered from the highest threshold to the lowest, which covers all images.
     """
 
     threshold: np.ndarray
@@ -133,12 +133,12 @@ class Coverage:
     accuracy: np.ndarray
 
     def at(self, percent: float) -> int:
-        """The index of the highest threshold that covers at least so many images."""
+        """The index of the highest threshold that covers at least this share of the images."""
         return int(np.searchsorted(self.covered, percent - 1e-9))
 
 
 def coverage(confidence: np.ndarray, correct: np.ndarray) -> Coverage:
-    """Accuracy against coverage (El-Yaniv and Wiener 2010), a point for each different confidence."""
+    """Accuracy against coverage (El-Yaniv and Wiener 2010), a point for each distinct confidence."""
     order = np.argsort(-confidence, kind="stable")
     sorted_confidence, right = confidence[order], np.cumsum(correct[order])
     last = np.append(np.flatnonzero(np.diff(sorted_confidence)), len(order) - 1)  # of equal confidences
@@ -168,12 +168,12 @@ def least_confident_hits(confidence: np.ndarray, correct: np.ndarray, limit: int
 def likely_mislabelled(
     labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, own: np.ndarray, num_classes: int
 ) -> np.ndarray:
-    """Indices of images whose label is doubtful by confident learning, the most doubtful first (Northcutt et al. 2021).
+    """Indices of images with a label that is doubtful by confident learning, the most doubtful first.
 
-    own: the probability of the label, [n]. The threshold of a class is the mean of `own` over the images that have it
-    as their label. Doubtful is an image whose predicted class is another one than its label, and whose confidence
-    reaches the threshold of that class. They are sorted by own - confidence (arXiv 1911.00068, the confident joint off
-    its diagonal, with the predicted class alone; and ranking by normalised margin).
+    own: the probability of the label, [n]. The threshold of a class is the mean of `own` over the images with this
+    label. A label is doubtful if the predicted class is another one, and its confidence reaches the threshold of that
+    class. They are sorted by own - confidence. (Northcutt et al. 2021, arXiv 1911.00068: the confident joint off its
+    diagonal, only for the predicted class; ranking by normalised margin.)
     """
     images = np.bincount(labels, minlength=num_classes)
     threshold = np.full(num_classes, np.inf)  # a class without images has none

@@ -1,4 +1,4 @@
-"""From content to a page: one HTML file with its style, its script and its data, that asks for nothing else."""
+"""Renders content as a self-contained HTML file with its style, its script and its data."""
 
 import functools
 import json
@@ -10,19 +10,19 @@ MARKUP = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028"
 
 
 def embedded(content: Any) -> str:
-    """Content as JSON that may stand in a script element: no character in it ends the element."""
+    """Content as JSON for a script element: no character in it ends the element."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.translate(MARKUP)
 
 
 def render(template: str, scripts: tuple[str, ...], data: dict[str, Any], **content: Any) -> str:
-    """The page of a template. data: for its scripts; content: for the template, escaped where it is inserted."""
+    """Renders a template. data: for its scripts; content: for the template, escaped when inserted."""
     script = "\n".join(_read(name) for name in scripts)
     return load_template(template).render(data=embedded(data), style=_read("style.css"), script=script, **content)
 
 
 def load_template(name: str) -> Any:
-    """A template, compiled once in a process, with those that it extends or imports."""
+    """A template, compiled once per process, with those that it extends or imports."""
     return _environment().get_template(name)
 
 

@@ -11,7 +11,7 @@ from utils.report import measures
 from utils.report.source import Test
 from utils.text import shortened, visible
 
-# (fingerprint of a list, indices) -> JPEGs; None for a list that is not at hand, and for an image that cannot be read
+# (fingerprint of a list, indices) -> JPEGs; None for an unavailable list, and for an image that cannot be read
 Thumbnails = Callable[[str, list[int]], list[bytes | None] | None]
 
 MISTAKES, HITS, DOUBTFUL = 24, 12, 24  # images that are shown
@@ -32,7 +32,7 @@ class Tile:
 
 
 def no_thumbnails(fingerprint: str, indices: list[int]) -> None:
-    """The thumbnails where no images are at hand."""
+    """The Thumbnails for unavailable images: always None."""
 
 
 def tiles(test: Test, predictions: Predictions, indices: np.ndarray, thumbnails: Thumbnails) -> list[Tile]:
@@ -65,13 +65,13 @@ def mistakes(predictions: Predictions) -> np.ndarray:
 
 
 def hits(predictions: Predictions) -> np.ndarray:
-    """The least confident hits."""
+    """The least confident correct images."""
     correct = predictions.labels == predictions.predicted
     return measures.least_confident_hits(predictions.confidence, correct, HITS)
 
 
 def doubtful(predictions: Predictions, num_classes: int) -> np.ndarray:
-    """The images that are likely mislabelled, all of them."""
+    """All images that are likely mislabelled."""
     return measures.likely_mislabelled(
         predictions.labels,
         predictions.predicted,

@@ -12,8 +12,8 @@ from utils.text import visible
 
 SCRIPTS = ("charts.js", "table.js", "report.js")
 ADJUSTING = ("LA", "BS", "LADE")  # losses that add the classes' log prior to the logits
-FEW_IMAGES = 5  # a class with fewer test images says little
-SMOOTH_FROM = 30  # classes, from which a mean over neighbours is drawn
+FEW_IMAGES = 5  # test images; the accuracy of a class with fewer is not reliable
+SMOOTH_FROM = 30  # classes; from this number on a mean over neighbours is drawn
 COVERED = (100, 95, 90, 80, 70, 50)  # percent, the lines of the table of coverage
 
 
@@ -25,9 +25,9 @@ def build_page(run: Run, test: Test, thumbnails: Thumbnails = no_thumbnails) -> 
     try:
         predictions = test.predictions()
     except DataError as error:
-        notes.append(f"Without confusions, confidence and pictures: {error}.")
+        notes.append(f"Confusions, confidence and pictures are missing: {error}.")
     if run.directory.adjustment.exists():
-        notes.append(f"All numbers are of the logits as they are, without the run's {run.directory.adjustment.name}.")
+        notes.append(f"All numbers are of the unadjusted logits, without the run's {run.directory.adjustment.name}.")
 
     # ---- content, and the data of its charts ----
     kind = "Training report" if test is run.main else "Test report"
@@ -97,7 +97,7 @@ def _predictions(test: Test, predictions: Predictions | None, thumbnails: Thumbn
 
 
 def _doubtful(run: Run, thumbnails: Thumbnails) -> dict | None:
-    """The section about labels of training images; None without predictions for them, or without doubt."""
+    """The section about labels of training images; None without predictions for them, or without doubtful labels."""
     found = run.training_predictions()
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""What a report is made from: the files of a run directory, read with bounds. Damaged ones raise a DataError."""
+"""Reads the files of a run directory for a report, within bounds. Raises a DataError for damaged files."""
 
 import dataclasses
 import json
@@ -17,9 +17,9 @@ from utils.run.directory import RunDir
 from utils.run.record import Result, groups_of, read
 
 GROUPS = ("many", "medium", "few")
-METRICS_BYTES = 200_000_000  # of metrics.jsonl; a logged step takes 130
-METRICS_LINES = 20_000  # that are parsed; of more, evenly spread ones
-TESTS = 100  # of one run, at most
+METRICS_BYTES = 200_000_000  # of metrics.jsonl; a logged step has 130
+METRICS_LINES = 20_000  # parsed lines; evenly spread ones if there are more
+TESTS = 100  # maximal number per run
 MOST = 10**9  # images of a class
 
 
@@ -30,7 +30,7 @@ class Classes:
     names: list[str]
     train: np.ndarray  # training images
     images: np.ndarray  # tested images
-    correct: np.ndarray  # of these, how many were predicted right
+    correct: np.ndarray  # correctly predicted images
     group: np.ndarray  # index in GROUPS
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class Test:
 
     @property
     def name(self) -> str:
-        """The test in words: how, and on which images."""
+        """The test in words: its way, and its images."""
         return self.result.test
 
     @property
@@ -69,7 +69,7 @@ class Test:
         return self.result.images
 
     def predictions(self) -> Predictions:
-        """The predictions of this test, image by image. Raises a DataError where they are missing, or of another."""
+        """The predictions of this test, image by image. Raises a DataError if they are missing or of another test."""
         if not self.predictions_path.exists():
             message = f"{self.predictions_path} is missing; test the run again: test_only True"
             raise DataError(message, kind="no_predictions", path=self.predictions_path)
@@ -83,7 +83,7 @@ class Test:
 
 
 def read_test(path: Path) -> Test:
-    """A results file. Raises DataError for a damaged one."""
+    """Reads a results file. Raises DataError if it is damaged."""
     try:
         content = read_json(path, results.BYTES)
         result = read(path, path.parent.parent)
@@ -102,7 +102,7 @@ def read_test(path: Path) -> Test:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         is_json = not isinstance(error, (json.JSONDecodeError, UnicodeDecodeError))
-        content_reason = "parts of it are missing or of another kind" if is_json else "it is not JSON"
+        content_reason = "entries are missing or have wrong types" if is_json else "it is not JSON"
         reason = getattr(error, "strerror", None) or content_reason
         message = f"{path} is damaged, or not of this program ({reason}); test the run again, or delete the file"
         raise DataError(message, kind="damaged_results", path=path) from error
@@ -127,7 +127,7 @@ def _classes(content: dict[str, Any]) -> Classes:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run directory. tests: those that can be read, the training run's own first. notes: why others cannot."""
+    """A run directory. tests: the readable ones, the training run's own first. notes: reasons why others are not."""
 
     directory: RunDir
     tests: list[Test]
@@ -135,16 +135,16 @@ class Run:
 
     @property
     def main(self) -> Test:
-        """The test of the run itself, or where it has none the newest one."""
+        """The test of the run itself, or if it has none the newest one."""
         return next((test for test in self.tests if not test.suffix), max(self.tests, key=lambda test: test.finished))
 
     def find(self, path: Path) -> Test:
-        """The test with this results file. Raises a DataError where that is damaged or missing."""
+        """The test with this results file. Raises a DataError if that is damaged or missing."""
         found = next((test for test in self.tests if test.path == path), None)
         return found if found else read_test(path)  # which raises the reason
 
     def training_predictions(self) -> tuple[Test, Predictions] | None:
-        """The predictions for the training images, and their test; None where there are none."""
+        """The predictions for the training images, and their test; None if there are none."""
         on_training = [test for test in self.tests if test.suffix == "_train" and test.split == "train"]
         for test in on_training:
             try:
@@ -155,7 +155,7 @@ class Run:
 
 
 def read_run(directory: RunDir) -> Run:
-    """A run. Raises a DataError where no results can be read."""
+    """Reads a run. Raises a DataError if no results can be read."""
     paths = sorted(directory.path.glob("results*.json"), key=lambda path: (len(path.name), path.name))[:TESTS]
     tests, notes = [], []
     for path in paths:
@@ -170,16 +170,16 @@ def read_run(directory: RunDir) -> Run:
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """The numbers of metrics.jsonl: by name, (step, value) of the steps that have it. {} where it cannot be read."""
+    """The numbers of metrics.jsonl: (step, value) by name; {} if it cannot be read."""
     try:
         lines = read_limited(path, METRICS_BYTES).decode("utf-8", "replace").splitlines()
     except OSError:
         return {}
     stride = math.ceil(len(lines) / METRICS_LINES) or 1
-    kept = [line for number, line in enumerate(lines, 1) if number % stride == 0 or number == len(lines)]
-    kept += [] if stride == 1 else [line for line in lines if '"val/' in line]
+    chosen = [line for number, line in enumerate(lines, 1) if number % stride == 0 or number == len(lines)]
+    chosen += [] if stride == 1 else [line for line in lines if '"val/' in line]
     curves: dict[str, dict[int, float]] = {}
-    for line in kept:
+    for line in chosen:
         try:
             row = json.loads(line)
             step = int(row.pop("step"))
@@ -187,5 +187,5 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
                 if isinstance(value, (int, float)) and math.isfinite(value):
                     curves.setdefault(name.removeprefix("train/"), {})[step] = float(value)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            continue  # the line during which the run was killed
+            continue  # the incomplete line of a killed run
     return {name: sorted(points.items()) for name, points in curves.items()}

@@ -1,4 +1,4 @@
-"""The head of a report: what was trained and how, its accuracies with their uncertainty, and the findings in words."""
+"""The head of a report: the trained model, its accuracies with their uncertainty, and the facts of its training."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ LARGEST = 1e15  # of the numbers in results
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """An accuracy, percent; None where no class has test images. error: its standard error; low, high: its interval."""
+    """An accuracy, percent; None if no class has test images. error: its standard error; low, high: its interval."""
 
     value: float | None
     error: float | None = None
@@ -54,7 +54,7 @@ def accuracies(test: Test) -> dict[str, Accuracy]:
 
 
 def accuracy_rows(tests: list[Test], shown: Test) -> list[Row]:
-    """A row for each test, beside the published value of a run that was trained and tested as in its paper."""
+    """A row for each test, with the published value if the run was trained and tested as in its paper."""
     values = read_published()
     return [
         Row(
@@ -68,11 +68,11 @@ def accuracy_rows(tests: list[Test], shown: Test) -> list[Row]:
     ]
 
 
-# ---- what was trained ----
+# ---- the trained model ----
 
 
 def method_of(test: Test) -> str:
-    """The method or model of the command; where it names none, that of the run directory."""
+    """The method or model of the command; if it names none, the name of the run directory."""
     given = re.findall(r" -m (\S+)", test.result.command)
     return given[-1] if given else test.result.run
 
@@ -98,21 +98,21 @@ def more_scores(test: Test) -> list[tuple[str, str]]:
 
 
 def fine_tuning(settings: Mapping[str, Any]) -> str:
-    """The parts that were trained, in words."""
+    """The trained modules, in words."""
     if settings.get("zero_shot"):
-        return "none: zero-shot, by the texts of the class names"
+        return "none: zero-shot, from texts of the class names"
     towers = {"v.": "image tower", "l.": "text tower", "": "head"}
     found = []
     for prefix, tower in towers.items():
         names = [name for name in METHODS if settings.get(prefix + name) is True]
         found += [f"{', '.join(names)} in the {tower}"] if names else []
     if classifier := settings.get("classifier"):
-        found.append(f"{classifier} (begins as {settings.get('classifier_init') or 'random'})")
+        found.append(f"{classifier} (initialised as {settings.get('classifier_init') or 'random'})")
     return "; ".join(found) or "none"
 
 
 def facts(test: Test) -> list[tuple[str, str]]:
-    """What was trained, on what, how and where: terms and their texts. What the file does not record is left out."""
+    """Terms and texts about data, model, training and machine; facts that the file does not record are left out."""
     content, classes, settings = test.content, test.classes, test.result.settings
     counts = classes.train
     found = [
@@ -126,7 +126,7 @@ def facts(test: Test) -> list[tuple[str, str]]:
         ("Fine-tuning", fine_tuning(settings)),
         ("Loss", _loss(content.get("epochs", 0), settings)),
         ("Optimisation", _optimisation(content, settings)),
-        ("Kept", _kept(content)),
+        ("Checkpoint", _kept(content)),
         ("Started from", str(content.get("started_from") or "")),
         ("Parameters", _parameters(content)),
         ("Time", _time(content)),
@@ -139,13 +139,13 @@ def facts(test: Test) -> list[tuple[str, str]]:
 
 
 def _of(content: Mapping[str, Any], section: str) -> Mapping[str, Any]:
-    """A section of results; {} where it is not one."""
+    """A section of results; {} if it is missing or not a section."""
     found = content.get(section)
     return found if isinstance(found, dict) else {}
 
 
 def _numbers(section: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a section, without NaN and those that no results have."""
+    """The numbers of a section, without NaN and implausibly large ones."""
     return {key: value for key, value in section.items() if isinstance(value, (int, float)) and abs(value) < LARGEST}
 
 
@@ -166,7 +166,7 @@ def _optimisation(content: Mapping[str, Any], settings: Mapping[str, Any]) -> st
 
 
 def _kept(content: Mapping[str, Any]) -> str:
-    """The epoch of keep best; blank for the last one."""
+    """The epoch chosen by keep best, in words; blank for the last one."""
     kept = _of(content, "kept")
     if not {"epoch", "score"} <= kept.keys() or "value" not in _numbers(kept):
         return ""
@@ -179,7 +179,7 @@ def _parameters(content: Mapping[str, Any]) -> str:
     if not {"trained", "total", "peft", "head"} <= params.keys():
         return ""
     return (
-        f"{params['trained']:,} of {params['total']:,} trained: "
+        f"{params['trained']:,} of {params['total']:,} trainable: "
         f"{params['peft']:,} in the backbone, {params['head']:,} in the head"
     )
 

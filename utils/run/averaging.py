@@ -2,7 +2,7 @@
 
 WiSE-FT  (1 - alpha) theta_0 + alpha theta_1, from the start to the end of a run (Wortsman et al. 2022,
          arXiv 2109.01903, equation 1)
-soups    the mean of runs, of all of them or of those that a greedy choice accepts (Wortsman et al. 2022,
+soups    the mean of all runs, or of those that a greedy choice accepts (Wortsman et al. 2022,
          arXiv 2203.05482, section 2 and recipe 1)
 """
 
@@ -17,7 +17,7 @@ from utils.errors import CheckpointError
 from utils.run.checkpoint import FINGERPRINTS
 from utils.run.mode import TESTED_OTHERWISE
 
-AVERAGED = "averaged"  # key of the `about` of an average, in the place of "training"
+AVERAGED = "averaged"  # key of the `about` of an average, which replaces "training"
 OF_TEXTS = ("prompt", "prompt file")  # settings that change the logits of CLIP's own head
 # keys of an `about` that are not the identity of its model
 RECORDS = ("data", "trained_on", "training", AVERAGED, "model", "classnames", "shot_groups", "format", "sha256")
@@ -27,8 +27,8 @@ FIRST_OF_ALL = ("backbone", "weights", "classes")  # differences that explain ot
 def average(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
     """The weighted sum of tensors by name, computed in float64, in the types of the first.
 
-    A state of weight 0 takes no part, and one of weight 1 is given back bit for bit. Numbers that are not floating
-    point, as counts of batches, are those of the last state with a weight.
+    A state of weight 0 is ignored, and one of weight 1 is returned bit for bit. Integers, such as counts of batches,
+    are those of the last state with a weight.
     """
     pairs = [(state, weight) for state, weight in zip(states, weights, strict=True) if weight]
     last = pairs[-1][0]
@@ -47,10 +47,10 @@ def _weighted_sum(name: str, pairs: Sequence[tuple[Mapping[str, Tensor], float]]
 def greedy(
     states: Sequence[Mapping[str, Tensor]], score: Callable[[Mapping[str, Tensor], list[int]], float]
 ) -> list[int]:
-    """The numbers of the states in the greedy soup, the best one first.
+    """The indices of the states in the greedy soup, the best one first.
 
-    score(tensors, numbers): of the mean of the states with these numbers, on validation images. In the order of their
-    own scores, each state joins if the score of the mean does not fall.
+    score(tensors, indices): the score of the mean of these states on validation images. The states are tried in the
+    order of their own scores; each one joins if the score of the mean does not fall.
     """
     scores = [score(state, [number]) for number, state in enumerate(states)]
     order = sorted(range(len(states)), key=lambda number: -scores[number])
@@ -72,7 +72,7 @@ def training_of(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_alike(first: dict[str, Any], other: dict[str, Any], paths: tuple[Path, Path]) -> None:
-    """Raises a CheckpointError for checkpoints whose tensors mean something else; it names the first difference.
+    """Raises a CheckpointError if two checkpoints are not of the same model; it names the first difference.
 
     first, other: their `about`.
     """
@@ -85,7 +85,7 @@ def require_alike(first: dict[str, Any], other: dict[str, Any], paths: tuple[Pat
 
 
 def require_same_shapes(first: Mapping[str, Tensor], other: Mapping[str, Tensor], paths: tuple[Path, Path]) -> None:
-    """Raises a CheckpointError for tensors of other names or shapes; it names the first difference."""
+    """Raises a CheckpointError if names or shapes differ; it names the first difference."""
     for name in sorted(first.keys() | other.keys()):
         if name not in first or name not in other:
             _refuse(paths, f"only {paths[name in other]} has {name}")
@@ -96,8 +96,8 @@ def require_same_shapes(first: Mapping[str, Tensor], other: Mapping[str, Tensor]
 
 def _refuse(paths: tuple[Path, Path], difference: str, key: str | None = None) -> None:
     message = (
-        f"{paths[0]} and {paths[1]} cannot be averaged: {difference}; give runs of the same backbone, weights, classes "
-        "and method"
+        f"{paths[0]} and {paths[1]} cannot be averaged: {difference}; choose runs of the same backbone, weights, "
+        "classes and method"
     )
     raise CheckpointError(message, kind="not_alike", path=paths[1], key=key)
 
@@ -116,8 +116,8 @@ def describe_average(
     """The `about` of an average.
 
     abouts: of the averaged checkpoints, each with its "trained_on"; weights: of each in the average; how: in words;
-    names: of the runs. It has no record of a training, as nothing was trained: its record of the average holds the
-    values that all runs share. Its training images are those of all runs.
+    names: of the runs. Nothing was trained, so a record of the average replaces that of a training: it has the values
+    that all runs share. The training images are those of all runs.
     """
     trainings = [training_of(about) for about in abouts]
     sources = [
@@ -130,8 +130,8 @@ def describe_average(
     images: list[dict[str, Any]] = []
     for about in abouts:
         images += [each for each in about["trained_on"] if each not in images]
-    kept = {key: value for key, value in abouts[0].items() if key not in ("training", "format", "sha256")}
-    return kept | {"trained_on": images, AVERAGED: record}
+    identity = {key: value for key, value in abouts[0].items() if key not in ("training", "format", "sha256")}
+    return identity | {"trained_on": images, AVERAGED: record}
 
 
 def _shared(values: Sequence[Any]) -> Any:
@@ -140,6 +140,6 @@ def _shared(values: Sequence[Any]) -> Any:
 
 
 def _shared_items(dicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The items that all of the dicts have."""
+    """The items that all dicts share."""
     first, *others = dicts
     return {key: value for key, value in first.items() if all(key in each and each[key] == value for each in others)}

@@ -1,4 +1,4 @@
-"""keep best: the tensors of the epoch with the best score on validation images, which the progress carries along."""
+"""keep best: the tensors of the epoch with the best score on validation images, which are saved with the progress."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from utils.run.checkpoint import saved_tensors
 
-NAME = "best"  # of its record in a progress file, and begins the names of its tensors there
+NAME = "best"  # key of its record in a progress file, and prefix of its tensors there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +32,16 @@ class BestEpoch:
 
 
 def is_better(measure: str, value: float, other: float) -> bool:
-    """Whether a score is better than another: larger, or of an error smaller. Equal ones are not."""
+    """Whether a score is better than another: larger, or smaller if it is an error. False for equal ones."""
     return value < other if measure.endswith("error") else value > other
 
 
 def better_of(
     best: BestEpoch | None, epoch: int, measure: str, value: float | None, model: nn.Module
 ) -> BestEpoch | None:
-    """The better one of the best epoch so far and this one, with copies of the model's tensors; the earlier of equals.
+    """The better of the best epoch so far and this one, with copies of the model's tensors; the earlier if equal.
 
-    value: None of a score that is undefined, which is never better.
+    value: None if the score is undefined; it is never better then.
     """
     if value is None or (best is not None and not is_better(measure, value, best.value)):
         return best

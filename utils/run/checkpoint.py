@@ -1,9 +1,9 @@
-"""Checkpoints: the trainable tensors in a safetensors file, written atomically, loaded strictly. No code is run.
+"""Checkpoints: trainable parameters in a safetensors file, written atomically, loaded strictly, without running code.
 
-A checkpoint has the trainable tensors of a complete run, and statistics that moved with them; a progress file has the
-same, the optimizer's state and the step reached. Both carry a SHA-256 of all their content, which every reader
-verifies, and neither has a value that is not finite. Files of LIFT+ itself, {"tuner": tensors}, and of LIFT, {"tuner":
-tensors, "head": tensors}, are read only. utils/run/directory.py has their names.
+A checkpoint has the trainable parameters of a complete run, and the running statistics that training updated; a
+progress file has the same, the optimizer's state and the step reached. Both have a SHA-256 of all their content, which
+every reader verifies, and only finite values. Files of LIFT+ itself, {"tuner": tensors}, and of LIFT, {"tuner":
+tensors, "head": tensors}, are only read. utils/run/directory.py has the file names.
 """
 
 import hashlib
@@ -23,19 +23,19 @@ from utils.files import atomic_write
 from utils.formats import FormatError
 from utils.run.results import same_images
 
-MOVES_STATISTICS = "moves_statistics"  # attribute of a module whose buffers move in training, and are saved with it
+MOVES_STATISTICS = "moves_statistics"  # attribute of a module whose buffers are updated in training, and saved
 UPSTREAM = ".tar"  # suffix of LIFT's and LIFT+'s own files
 ENTRIES = "aft entries"
 ARCHITECTURE = "architecture"
 INIT = "init"  # the checksum of the run that init_from names
-SOMETIMES = (ENTRIES, ARCHITECTURE, INIT)  # keys of an identity that many models do not have, which then means None
+SOMETIMES = (ENTRIES, ARCHITECTURE, INIT)  # keys of an identity that many models lack; None then
 # settings whose values are hashes
 FINGERPRINTS = {"weights", "classes", "training images", "validation images", "prompt file", "start", INIT, ENTRIES}
 IMAGES = ("training images", "validation images")  # settings whose values are fingerprints of image lists
-OPTIMIZER = "optimizer"  # begins the names of the optimizer's state in a progress file
-EXTRA = "extra"  # begins the names of tensors beside it that are none of the model's
-FORMAT = 2  # of a file; from 2 on it has a checksum
-FORMER_MOMENTUM = re.compile("^momentum:")  # begins these names in progress files of earlier versions
+OPTIMIZER = "optimizer"  # prefix of the optimizer's state in a progress file
+EXTRA = "extra"  # prefix of other tensors there that are not the model's
+FORMAT = 2  # version of the file format; since 2 a file has a checksum
+FORMER_MOMENTUM = re.compile("^momentum:")  # prefix of momentum in progress files of earlier versions
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -44,7 +44,7 @@ def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable parameters, and the buffers of every module whose statistics move in training, by name."""
+    """The trainable parameters, and the buffers of every module whose statistics training updates, by name."""
     moving = {
         f"{name}.{buffer}": value
         for name, module in model.named_modules()
@@ -58,7 +58,7 @@ def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> str:
-    """Writes tensors and `about` (JSON) to `path`: whole or not at all, and the same bytes for the same content.
+    """Writes tensors and `about` (JSON) to `path` atomically: the same bytes for the same content.
 
     Returns the checksum in the file. Raises a FloatingPointError, and writes nothing, if a value is not finite.
     """
@@ -69,20 +69,20 @@ def save(path: Path, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> st
         raise FloatingPointError(f"{name} has values that are not finite, so {path} was not written")
     about = about | {"format": FORMAT}
     checksum = _checksum(tensors, about)
-    # one entry, as safetensors writes several in any order
+    # one entry, as safetensors writes several in arbitrary order
     with atomic_write(path) as file:
         file.write(serialize(tensors, metadata={"about": json.dumps(about | {"sha256": checksum}, sort_keys=True)}))
     return checksum
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the `about` of a file of `save`. Raises CheckpointError, also for a wrong checksum."""
+    """The tensors and the `about` of a file written by `save`. Raises CheckpointError, also for a wrong checksum."""
     tensors, about, _ = _read(path)
     return tensors, about
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """The `about` of a file of `save`, and its checksum as "sha256"; {} of LIFT's and LIFT+'s files.
+    """The `about` of a file written by `save`, and its checksum as "sha256"; {} for LIFT's and LIFT+'s files.
 
     Raises CheckpointError, also for a wrong checksum.
     """
@@ -93,7 +93,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    """Tensors, `about` and checksum. Files of earlier versions have none: it is computed."""
+    """Tensors, `about` and checksum, which is computed for files of earlier versions, as they have none."""
     from safetensors import SafetensorError, safe_open
 
     require(path)
@@ -132,7 +132,7 @@ def find_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raises a CheckpointError for a file with values that are not finite; earlier versions wrote such files."""
+    """Raises a CheckpointError if a value is not finite; earlier versions wrote such files."""
     if (name := find_not_finite(tensors)) is not None:
         message = (
             f"{path} has values that are not finite (the first in {name}), as its training diverged; delete it and "
@@ -169,7 +169,7 @@ def load_upstream(path: Path) -> dict[str, dict[str, Tensor]]:
         reason = f'its "{wrong[0]}" is not a dict of tensors by name'
     message = (
         f'{path} is not a checkpoint of LIFT+, {{"tuner": tensors}}, or LIFT, '
-        f'{{"tuner": tensors, "head": tensors}} ({reason}); give the path of one'
+        f'{{"tuner": tensors, "head": tensors}} ({reason}); pass the path of one'
     )
     raise CheckpointError(message, kind="damaged_upstream_checkpoint", path=path)
 
@@ -241,10 +241,8 @@ def check_identity(
 ) -> None:
     """Raises a CheckpointError if the file records another value for any key of `identity`; its `key` is the first.
 
-    A key of SOMETIMES that only the file has differs, too.
-
-    absent: values that a file without a key means. A key that is not there either means its value in UNRECORDED, as
-    the file is older than the key.
+    A key of SOMETIMES that only the file has is a difference, too. absent: values of keys that the file lacks; a key in
+    neither has its value in UNRECORDED, as the file is older than the key.
     """
     identity = identity | {key: None for key in SOMETIMES if key in about and key not in identity}
     meant = UNRECORDED | (absent or {})
@@ -292,7 +290,7 @@ def save_progress(
 
 
 class Progress(NamedTuple):
-    """The content of a progress file: `load_into` takes its tensors over."""
+    """The content of a progress file."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -325,7 +323,7 @@ class Progress(NamedTuple):
                 state[name][key] = entries.pop(entry)
         copy_into(saved_tensors(model), entries, self.path)
 
-        # by the number of the parameter, as torch takes it and moves each value to the device that it needs
+        # by the number of the parameter, as load_state_dict expects it; it moves each value to its device
         of_parameter = {parameter: state[name] for name, parameter in trainable_tensors(model).items()}
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         numbered = {number: of_parameter[parameter] for number, parameter in enumerate(parameters)}

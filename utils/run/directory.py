@@ -1,16 +1,16 @@
 """The directory of a run: every path and name in it, its lock, and whether another run may replace it.
 
     config.yaml               the configuration
-    log.txt                   what was printed; log_SUFFIX.txt of a test
+    log.txt                   the printed lines; log_SUFFIX.txt of a test
     metrics.jsonl, events.*   curves
-    progress.safetensors      while it trains: the last saved step
-    checkpoint.safetensors    the trained tensors
-    predictions_SUFFIX.csv    the predictions of a test, image by image
+    progress.safetensors      during training: the last saved step
+    checkpoint.safetensors    the trainable parameters
+    predictions_SUFFIX.csv    the predictions of a test, one line per image
     logits_SUFFIX.npz         with save_logits
     report.html               a page about the run; report_SUFFIX.html about a test
-    adjustment.json           the adjustment of its logits, of scripts/adjust.py
+    adjustment.json           the adjustment of its logits, by scripts/adjust.py
     results.json              written last: a run that has it is complete; results_SUFFIX.json of a test
-    unfinished/               while a complete run is trained again: the new files, published when all of them are there
+    unfinished/               while a complete run is trained again: the new files, published once they are complete
 
 utils/run/mode.py has the suffixes.
 """
@@ -40,12 +40,12 @@ CONFIG_BYTES = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRecord:
-    """The training run that a directory records; empty fields where it records nothing.
+    """The training run that a directory records; fields without a record are empty.
 
     name, fingerprints {train, test} and maybe val, counts [C]: its data set; settings, seed, epochs, started_from: its
-    training; images: the records of its training images (datasets/overlap.py), None where the file is older than these.
+    training; images: the records of its training images (datasets/overlap.py), None if the file is older than these.
     is_foreign: whether the checkpoint in the directory is not the one that its results were computed from; the record
-    is the checkpoint's own then.
+    is the one of the checkpoint then.
     """
 
     name: str | None = None
@@ -58,15 +58,15 @@ class TrainingRecord:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The options that the run was trained with; {} where they are not recorded."""
+        """The options that the run was trained with; {} if they are not recorded."""
         return self.training.get("settings", {})
 
     def compared_with(self, settings: dict[str, Any]) -> str:
-        """The training in words, as far as it differs from one with these settings."""
+        """Describes how the training differs from one with these settings."""
         if not self.settings:
             return "an unknown training"
-        theirs = self.settings
-        differing = [f"{key} {theirs[key]}" for key, value in settings.items() if theirs.get(key, value) != value]
+        recorded = self.settings
+        differing = [f"{key} {recorded[key]}" for key, value in settings.items() if recorded.get(key, value) != value]
         return f"a training with {', '.join(differing[:5])}" if differing else "another training with these settings"
 
 
@@ -85,22 +85,22 @@ class RunDir:
 
     @property
     def metrics(self) -> Path:
-        """Loss, accuracy and learning rate of the logged steps, one JSON object a line."""
+        """Loss, accuracy and learning rate of the logged steps, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
     def progress(self) -> Path:
-        """The state after the last saved step; gone when the run is complete."""
+        """The state after the last saved step; removed once the run is complete."""
         return self.path / "progress.safetensors"
 
     @property
     def checkpoint(self) -> Path:
-        """The trained tensors."""
+        """The trainable parameters."""
         return self.path / "checkpoint.safetensors"
 
     @property
     def upstream_checkpoint(self) -> Path:
-        """The trained tensors as LIFT+ and LIFT themselves save them."""
+        """The trainable parameters as LIFT+ and LIFT themselves save them."""
         return self.path / "checkpoint.pth.tar"
 
     def results(self, mode: Mode = TRAINING) -> Path:
@@ -151,9 +151,9 @@ class RunDir:
     def find_results(self, mode: Mode, command: str, fingerprints: Callable[[], dict[str, str]]) -> Path | None:
         """The results of a complete run or test; None if it is not complete, or was of other images.
 
-        A test of other images than its run's has a longer suffix: the command in the file decides. fingerprints: () ->
-        those of the images, {train, test} and maybe val, {} for published sets, which are known by name; called if they
-        are needed.
+        A test of other images than its run's has a longer suffix and is found by its command. fingerprints: () ->
+        those of the images, {train, test} and maybe val, {} for published sets, which are identified by name; called
+        only if needed.
         """
         path = self.results(mode)
         if path.exists():
@@ -190,7 +190,7 @@ class RunDir:
             log.close()  # a process that failed to start has removed it meanwhile
 
     def find_checkpoint(self) -> Path:
-        """The trained tensors: our file, else one of LIFT+ or LIFT. Raises CheckpointError if there is none."""
+        """The checkpoint: this program's, else one of LIFT+ or LIFT. Raises CheckpointError if there is none."""
         if self.upstream_checkpoint.is_file() and not self.checkpoint.is_file():
             return self.upstream_checkpoint
         checkpoint.require(self.checkpoint)
@@ -215,9 +215,7 @@ class RunDir:
 
     @staticmethod
     def _is_foreign(content: dict[str, Any], about: dict[str, Any]) -> bool:
-        """Whether results are not those of the checkpoint `about`: by its checksum, or where older files lack it, by
-        seed and settings.
-        """
+        """Whether results are not of the checkpoint `about`: by checksum, or in older files by seed and settings."""
         if checksum := content.get("checkpoint"):
             return checksum != about.get("sha256")
         recorded, own = results.training_of(content), averaging.training_of(about)
@@ -243,14 +241,14 @@ class RunDir:
 
     def require_same_run(self, settings: dict[str, Any], test_images: str, absent: dict[str, Any]) -> None:
         """Raises CheckpointError if the directory has an unfinished run, one of other settings or test images, or files
-        that do not show which run they are of.
+        that cannot be assigned to a run.
 
         test_images: fingerprint of their list; absent: see `checkpoint.check_identity`.
         """
         content = results.read(self.results())
         with amended(after=". Delete that run to replace it, or choose another output_dir"):
             if self.progress.exists():
-                message = f"{self.progress} belongs to a run that is not finished"
+                message = f"{self.progress} is of an unfinished run"
                 raise CheckpointError(message, kind="unfinished_run", path=self.progress)
             if "settings" in content:
                 checkpoint.check_identity(content["settings"], settings, self.results(), absent)
@@ -267,22 +265,22 @@ class RunDir:
                 checkpoint.check_identity(recorded, known, self.checkpoint, absent)
             tested = content.get("data", {}).get("fingerprint", {}).get("test")
             if tested is not None and not results.same_images(tested, test_images):
-                message = f"{self.results()} is of other test images; test_only True tests that run on these"
+                message = f"{self.results()} is of other test images; to test that run on these, add test_only True"
                 raise CheckpointError(message, kind="other_images", path=self.results())
 
     def begin(self) -> None:
-        """Makes `unfinished` if the directory has a complete run, and removes what an earlier start has left."""
+        """Creates `unfinished` if the directory has a complete run, and removes leftovers of an earlier start."""
         self.clear_unfinished()
         if self.results().exists():
             with write_errors(self.unfinished.path):
                 self.unfinished.path.mkdir()
 
     def working(self) -> "RunDir":
-        """The directory that the training writes to that has begun: `unfinished` if there is one, else this one."""
+        """The directory that the current training writes to: `unfinished` if it exists, else this one."""
         return self.unfinished if self.unfinished.path.is_dir() else self
 
     def clear_unfinished(self) -> None:
-        """Removes `unfinished`, and what killed processes have left of the training's files."""
+        """Removes `unfinished`, and partially written files of killed processes."""
         with write_errors(self.unfinished.path):
             if self.unfinished.path.is_symlink():
                 self.unfinished.path.unlink()
@@ -291,13 +289,13 @@ class RunDir:
         self.remove_partials(self.config, self.metrics, self.progress, self.checkpoint)
 
     def remove_partials(self, *paths: Path) -> None:
-        """Removes what processes have left that were killed while they wrote these files."""
+        """Removes the partial files of processes that were killed while writing these files."""
         for path in paths:
             for partial in self.path.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
                 partial.unlink(missing_ok=True)
 
     def forget_earlier(self, *new: Path | None) -> None:
-        """Removes the tests of an earlier run with these settings, and what was made of it, but for the `new` files."""
+        """Removes the tests of an earlier run with these settings and their products, except the `new` files."""
         names = {path.name for path in new if path}
         of_tests = ("results_*.json", "logits_*.npz", "predictions_*.csv", "report*.html", self.adjustment.name)
         for old in [path for pattern in of_tests for path in self.path.glob(pattern)]:
@@ -305,9 +303,9 @@ class RunDir:
                 old.unlink()
 
     def publish(self) -> None:
-        """Puts the files of `unfinished` in place of the earlier run's; the curves of that one go.
+        """Replaces the files of the earlier run by those of `unfinished`, and removes its curves.
 
-        `unfinished` stays, so that a process that is killed in between can do all of it again.
+        `unfinished` stays, so that after an interruption all of it can be repeated.
         """
         new = [path for path in self.unfinished.path.glob("*") if path.suffix != PARTIAL]
         for path in new:
@@ -324,7 +322,7 @@ class RunDir:
                 old.unlink()
 
     def require_free(self, mode: Mode, fingerprint: str) -> None:
-        """Raises ConfigError if a file of this mode holds a test of other images. fingerprint: of the list."""
+        """Raises ConfigError if a file of this mode has a test of other images. fingerprint: of the list."""
         data = {} if mode.trains else results.read(self.results(mode)).get("data", {})  # else: require_same_run
         logits = results.logits_about(self.logits(mode)) or {}
         found = (
@@ -334,13 +332,13 @@ class RunDir:
         for path, other in found:
             if other is not None and not results.same_images(other, fingerprint):
                 message = (
-                    f"{path} holds a test of other images; keep it by giving this test a name of its own, "
-                    "test_name NAME, or delete it"
+                    f"{path} has the test of other images; name this test with test_name NAME to keep both, or delete "
+                    "that file"
                 )
                 raise ConfigError(message, kind="other_images", path=path)
 
     def mode_for_predictions(self, mode: Mode, tested: dict[str, Any]) -> Mode:
-        """The mode, or one with a longer suffix where its file has the run's own test of these images in another way.
+        """The mode; with a longer suffix if its file has the run's own test of these images in another way.
 
         tested: the crops, expand and precision of the test, as results have them under "test".
         """
@@ -352,9 +350,9 @@ class RunDir:
         return dataclasses.replace(mode, otherwise=(*mode.otherwise, *differences))
 
     def mode_for_logits(self, mode: Mode, tested: dict[str, Any], labels: np.ndarray) -> Mode:
-        """The mode, or where its logits are of the same images tested in another way, one with a longer suffix.
+        """The mode; with a longer suffix if its file has logits of the same images tested in another way.
 
-        tested: as `results.save_logits` stores it; labels: of the images. Raises ConfigError where both are taken.
+        tested: as `results.save_logits` stores it; labels: of the images. Raises ConfigError if both names are taken.
         """
         self.require_free(mode, tested["fingerprint"])
         there = results.logits_about(self.logits(mode))
@@ -363,7 +361,7 @@ class RunDir:
         if "fingerprint" not in there:  # written by an older version
             if np.array_equal(there["labels"], labels):
                 return mode
-            message = f"{self.logits(mode)} holds logits of other images; delete it, or give test_name NAME"
+            message = f"{self.logits(mode)} has logits of other images; delete it, or set test_name NAME"
             raise ConfigError(message, kind="other_images", path=self.logits(mode))
         if results.same_test(there, tested):
             return mode
@@ -371,6 +369,6 @@ class RunDir:
         self.require_free(longer, tested["fingerprint"])
         other = results.logits_about(self.logits(longer))
         if other is not None and not results.same_test(other, tested):
-            message = f"{self.logits(longer)} holds the logits of another test; delete it, or give test_name NAME"
+            message = f"{self.logits(longer)} has logits of another test; delete it, or set test_name NAME"
             raise ConfigError(message, kind="other_test", path=self.logits(longer))
         return longer

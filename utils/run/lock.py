@@ -1,7 +1,7 @@
-"""The lock of a run directory, by its open log file: one process at a time, and gone with that process.
+"""The lock of a run directory, on its open log file: for one process at a time, and released when it ends.
 
-A forked process inherits open files, and with them the lock: a worker that outlives its parent by a second would keep
-the same command from starting. So forked processes give it up at once.
+A forked process inherits open files, and with them the lock: a worker that outlives its parent by a second would block
+the same command. So forked processes release it at once.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ def lock(file: TextIO) -> bool:
 
 
 def _release_in_child() -> None:
-    """Puts /dev/null in the place of the locked files. A lock ends when the last descriptor of its file is closed."""
+    """Replaces the locked files by /dev/null. A lock ends when the last descriptor of its file is closed."""
     files = [file for file in _held if not file.closed]
     if files:
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""The mode of a command: training, or a test of a run in one way; and the suffix of the files that it writes there.
+"""The mode of a command: training, or a test of a run in one way; and the suffix of the files that it writes.
 
 train                          results.json, log.txt, logits_test.npz
 test_only                      results_test.json, log_test.txt, logits_test.npz
@@ -16,7 +16,7 @@ from typing import Any
 # keys that a test may change
 TESTED_OTHERWISE = ("resolution", "interpolation", "resize", "variant", "reducing_gap", "exif_orientation", "bit_depth")
 _WAYS = "|".join(("crops", "expand", "draws", "seed", *TESTED_OTHERWISE))
-# names of images that would read as another suffix
+# names of images that look like another suffix
 _AMBIGUOUS = re.compile(rf"(tte\d*|draws\d+|fp16|bf16|fp32|({_WAYS})_\w+)(_|$)")
 
 
@@ -24,9 +24,9 @@ _AMBIGUOUS = re.compile(rf"(tte\d*|draws\d+|fp16|bf16|fp32|({_WAYS})_\w+)(_|$)")
 class Mode:
     """trains: False for a test of an earlier run (test_only, test_train). split: the tested images, train, test or val.
 
-    crops: of a test image with test-time ensembling (5 or 10), else 1; draws: random crops in their place.
-    images: name of the tested images where they are not those of the training run. otherwise: what the test computes
-    otherwise than its training, in the words KEY_VALUE.
+    crops: of a test image with test-time ensembling (5 or 10), else 1; draws: number of random crops that replace them.
+    images: name of the tested images if they are not those of the training run. otherwise: the options that differ from
+    the training's, as KEY_VALUE.
     """
 
     trains: bool = True
@@ -43,7 +43,7 @@ class Mode:
 
     @property
     def suffix(self) -> str:
-        """The end of the names of logits, and of a test's results and log: the images and the way of testing."""
+        """The suffix of logits, and of a test's results and log: the images and the way of testing."""
         crops = f"tte_draws{self.draws}" if self.draws else {1: "", 5: "tte"}.get(self.crops, f"tte{self.crops}")
         suffix = "_".join(filter(None, ("" if self.split == "test" else self.split, crops))) or "test"
         if self.images and not self.trains:
@@ -53,7 +53,7 @@ class Mode:
 
     @property
     def file_suffix(self) -> str:
-        """How the names of results and log end: a training run's have no suffix."""
+        """The suffix of results and log, which is empty for a training run."""
         return "" if self.trains else f"_{self.suffix}"
 
 

@@ -12,8 +12,8 @@ from utils.config.schema import FORMER_VALUES
 from utils.run.record import Result, expand_given
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "scripts" / "published.yaml"
-HOW_ONLY = {"seed", "deterministic", "prec_train", "accum_step"}  # these change rounding or chance, not the method
-OF_WEIGHTS = {"mean", "std", "activation", "heads", "text_heads"}  # these describe the weights, which are compared
+HOW_ONLY = {"seed", "deterministic", "prec_train", "accum_step"}  # change rounding or random draws, not the method
+OF_WEIGHTS = {"mean", "std", "activation", "heads", "text_heads"}  # describe the weights, which are compared
 TTE_EXPAND = 24  # pixels; the default with several crops
 RESOLUTION = 224  # pixels; of the backbones without another one in their names
 
@@ -62,7 +62,7 @@ def _is_as_published(result: Result, paper: Config) -> bool:
 
 
 def _has_usual_expand(result: Result, expand: int | None) -> bool:
-    """Whether a run was tested with the default expand. expand: that of its configuration; None: the general one."""
+    """Whether a run was tested with the default expand. expand: of its configuration; None: the general default."""
     pixels = re.search(r"@(\d+)px$", result.backbone)
     one_crop = int(pixels[1] if pixels else RESOLUTION) // 7
     usual = expand if expand is not None else TTE_EXPAND if result.crops > 1 else one_crop

@@ -1,4 +1,4 @@
-"""One results file: what was trained, how it was tested in words, and its accuracies."""
+"""Reads a results file: the trained model, the way of testing in words, and the accuracies."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from utils.run.mode import TESTED_OTHERWISE
 ACCURACIES = {"overall": "overall", "mean_class": "mean class", "many": "many", "medium": "medium", "few": "few"}
 DEFAULTS = {name: UNRECORDED[name] for name, key in KEYS.items() if key.affects_training}
 USUAL_GROUPS = [100, 20, "own"]
-IR100_GROUPS = {"cifar100_ir50", "cifar100_ir10"}  # where shot_groups ir100 changes something
+IR100_GROUPS = {"cifar100_ir50", "cifar100_ir10"}  # data sets for which shot_groups ir100 makes a difference
 # older results record only the file of their weights: OpenAI's own, or any download from timm or open_clip
 OLDER_FILES = {
     "clip_tiny": {"clip_tiny.safetensors"},
@@ -35,24 +35,24 @@ class Result(NamedTuple):
 
     data: str
     backbone: str
-    run: str  # its directory, without data, backbone and seed where they are in the name
+    run: str  # its directory, without data, backbone and seed if they are in the name
     test: str  # the way it was tested, in words
     crops: int
     images: str  # the fingerprint of the tested list; "" in the oldest files
-    usual: bool  # tested as usual: on the test images, none of which it was trained on
+    usual: bool  # tested on the test images of the data set, none of which it was trained on
     seed: int
     settings: dict[str, Any]  # the options of training without the seed; defaults for keys newer than the file
     tested: dict[str, Any]  # other differences between tests: expand, groups, ...
-    weights: str  # their name; "" where it is not recorded
+    weights: str  # their name; "" if it is not recorded
     published_weights: bool
-    sizes: list[int]  # numbers of training and test images; [] where they are not recorded
+    sizes: list[int]  # numbers of training and test images; [] if they are not recorded
     command: str
     accuracy: dict[str, float | None]  # percent
-    trained: int  # parameters
+    trained: int  # number of trainable parameters
 
 
 def read(path: Path, output: Path) -> Result:
-    """One results file. Raises ValueError, KeyError, TypeError, AttributeError or OSError for other files."""
+    """Reads a results file. Raises ValueError, KeyError, TypeError, AttributeError or OSError for other files."""
     content = read_json(path, results.BYTES)
     data, settings = content["data"], DEFAULTS | content["settings"]
     backbone, seed = settings["backbone"], settings.pop("seed")
@@ -62,7 +62,7 @@ def read(path: Path, output: Path) -> Result:
     weights, published = weights_of(content, backbone)
     rows = content.get("per_class", [])
     accuracy = {key: content["accuracy"][key] for key in ACCURACIES}
-    float(accuracy["overall"])  # every run has it
+    float(accuracy["overall"])  # raises for a file without it; every run has it
     return Result(
         data=data["name"],
         backbone=backbone,
@@ -107,11 +107,11 @@ def how_tested(path: Path, content: dict[str, Any]) -> tuple[str, bool]:
 
 
 def _way_in_words(content: dict[str, Any]) -> list[str]:
-    """The crops, and everything else that is not the default."""
+    """The crops, and every option that differs from the default."""
     test, expand = content["test"], expand_given(content["command"])
     kind = " random" if test.get("draws") else ""
     words = [f"{test['crops']}{kind} crop{'' if test['crops'] == 1 else 's'}"]
-    if expand is not None and test.get("expand", expand) == expand:  # LIFT's form takes it for several crops only
+    if expand is not None and test.get("expand", expand) == expand:  # in LIFT's form it is for several crops only
         words.append(f"expand {expand}")
     many, few, counts = groups_of(content["data"])
     if [many, few] != USUAL_GROUPS[:2]:
@@ -122,7 +122,7 @@ def _way_in_words(content: dict[str, Any]) -> list[str]:
 
 
 def _other_way(content: dict[str, Any]) -> list[str]:
-    """The options that a test computed otherwise than its training."""
+    """The options in which a test differs from its training."""
     test, trained_way = _test_of(content), DEFAULTS | content["settings"]
     other = [f"{key} {test[key]}" for key in TESTED_OTHERWISE if test[key] != trained_way.get(key)]
     if "seed" in test and test["seed"] != content.get("seed"):
@@ -131,7 +131,7 @@ def _other_way(content: dict[str, Any]) -> list[str]:
 
 
 def _images_in_words(content: dict[str, Any]) -> list[str]:
-    """The tested images, and those of the training if they are not of the same data set."""
+    """The tested images, and the training images if they are from another data set."""
     data, words = content["data"], []
     if content.get("unknown_training"):
         words.append("checkpoint of unknown training")
@@ -152,7 +152,7 @@ def _images_in_words(content: dict[str, Any]) -> list[str]:
 
 
 def _test_of(content: dict[str, Any]) -> dict[str, Any]:
-    """The options of a test; those that an older file does not record were as in its training."""
+    """The options of a test; those missing in an older file were as in its training."""
     trained_way = DEFAULTS | content["settings"]
     return {key: trained_way.get(key) for key in TESTED_OTHERWISE} | content["test"]
 

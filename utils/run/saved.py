@@ -1,4 +1,4 @@
-"""The records of a run from which its model can be built again, without its data set."""
+"""The records from which the model of a run is rebuilt without its data set."""
 
 import dataclasses
 import os
@@ -12,13 +12,13 @@ from utils.run import averaging, checkpoint, results
 from utils.run.directory import RunDir
 from utils.text import listed
 
-HASHES = ("weights", "prompt_file")  # settings of these names are hashes
-# and of these names the properties of the image tower's weights that were in effect, whether given or described
+HASHES = ("weights", "prompt_file")  # settings with these names are hashes
+# settings with these names are properties of the image tower's weights, from the command or their description
 PROPERTIES = ("activation", "heads", "text_heads", "mean", "std")
 
 
 def build_model_record(cfg: Config, resolution: int, exif_orientation: bool, bit_depth: int | None) -> dict[str, Any]:
-    """The record of what predictions for new images need beside the model's identity, settings and classes.
+    """The record that predictions for new images need in addition to the model's identity, settings and classes.
 
     exif_orientation, bit_depth: of the tested images.
     """
@@ -27,19 +27,19 @@ def build_model_record(cfg: Config, resolution: int, exif_orientation: bool, bit
 
 
 def build_model_files(cfg: Config) -> dict[str, Any]:
-    """The files that a model is built from. Their paths are absolute, so for results, and not for a checkpoint."""
+    """The files that a model is built from. Paths are absolute, so they are stored in results, not in a checkpoint."""
     files = {key: cfg[key] for key in HASHES}
     return {key: os.path.abspath(value) if os.path.exists(value or "") else value for key, value in files.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedRun:
-    """A run, as its checkpoint describes it; checkpoints of earlier versions as config.yaml and results.json do.
+    """A run as recorded in its checkpoint, or for earlier versions in config.yaml and results.json.
 
-    checkpoint: None of zero-shot CLIP, whose run has none. checksum: of its content. cfg: PROPERTIES are those of its
-    config.yaml, None without one. settings: those of the training, with the identity of its model.
-    shot_groups, counts [C]: of each class; [] where they are not recorded. results: the content of results.json, or of
-    the newest test; {} if there is none.
+    checkpoint: None for zero-shot CLIP. checksum: of its content. cfg: PROPERTIES are those of its config.yaml, None
+    without one. settings: those of the training, with the identity of its model. shot_groups, counts [C]: of each
+    class; [] if they are not recorded. results: the content of results.json, or of the newest test; {} if there is
+    none.
     """
 
     directory: Path
@@ -54,10 +54,10 @@ class SavedRun:
 
 
 def read_run(directory: Path) -> SavedRun:
-    """The run in a directory. Raises CheckpointError where it has none, or too little is recorded of it."""
+    """Reads the run in a directory. Raises CheckpointError if it has none or its records are incomplete."""
     run_dir = RunDir(directory)
     if not directory.is_dir():
-        message = f"{directory} is not a folder; give the run directory of a training, as output/NAME"
+        message = f"{directory} is not a folder; name the run directory of a training, as output/NAME"
         raise CheckpointError(message, kind="no_run", path=directory)
     content = results.read(run_dir.results()) or run_dir.newest_test()
     config = run_dir.saved_config()
@@ -66,7 +66,7 @@ def read_run(directory: Path) -> SavedRun:
     about = checkpoint.describe(path) if path else {}
     try:
         settings = averaging.training_of(about).get("settings") or content.get("settings") or {}
-        model = content.get("model", {}) | about.get("model", {})  # the first alone has paths
+        model = content.get("model", {}) | about.get("model", {})  # only the first has paths
         options = {key: value for key, value in settings.items() if key not in HASHES + PROPERTIES}
         recorded = dict(flatten(config)) | options | model
         rows = content.get("per_class", [])
@@ -101,12 +101,12 @@ def _settings_of(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _find_checkpoint(run_dir: RunDir) -> Path:
-    """The checkpoint of a run. Raises CheckpointError, which names the unfinished run, or the runs in the folder."""
+    """The checkpoint of a run. Raises CheckpointError; it names the unfinished run, or the runs in the folder."""
     if run_dir.checkpoint.exists() or run_dir.upstream_checkpoint.exists():
         return run_dir.find_checkpoint()
     if run_dir.progress.exists():
-        message = f"the run in {run_dir.path} is not finished; give its training command again, which resumes it"
+        message = f"the run in {run_dir.path} is not finished; run its training command again to resume it"
         raise CheckpointError(message, kind="unfinished_run", path=run_dir.path)
     inner = [path.parent.name for path in sorted(run_dir.path.glob(f"*/{run_dir.checkpoint.name}"))]
-    advice = f"it has these runs: {listed(inner)}" if inner else "give the run directory of a training, as output/NAME"
+    advice = f"it has these runs: {listed(inner)}" if inner else "name the run directory of a training, as output/NAME"
     raise CheckpointError(f"{run_dir.path} has no checkpoint; {advice}", kind="no_run", path=run_dir.path)

@@ -16,8 +16,8 @@ from utils.run.saved import SavedRun, read_run
 class Source:
     """checkpoint: to test or to start from; None for zero-shot CLIP, and for a training from the beginning.
 
-    record: of the training of that run; empty where nothing is tested or started from. earlier: the run of init_from,
-    of which a training takes what fits.
+    record: of the training of that run; empty if nothing is tested or started from. earlier: the run of init_from; a
+    training starts from its matching tensors.
     """
 
     checkpoint: Path | None
@@ -26,7 +26,7 @@ class Source:
 
 
 def build_source(cfg) -> Source:
-    """The source that a command names. Raises CheckpointError if it has no checkpoint, or a damaged one."""
+    """The source that a command names. Raises CheckpointError if its checkpoint is missing or damaged."""
     tests = cfg.test_only or cfg.test_train
     directory = RunDir(Path(cfg.model_dir or cfg.output_dir))
     checkpoint = directory.find_checkpoint() if (tests or cfg.model_dir) and not cfg.zero_shot else None
@@ -38,9 +38,9 @@ def build_source(cfg) -> Source:
 
 
 def build_val_fraction(cfg, record: TrainingRecord) -> float | None:
-    """The val_fraction of a command; a test without one takes that of its run, if it is on the same data set.
+    """The val_fraction of a command; a test without one uses that of its run, if it is on the same data set.
 
-    Raises ConfigError where a test would validate on images that its run was trained on.
+    Raises ConfigError if a test would validate on training images of its run.
     """
     trained = record.settings
     if not (cfg.test_only or cfg.test_train) or trained.get("dataset") != cfg.dataset or cfg.val_list:
@@ -49,16 +49,16 @@ def build_val_fraction(cfg, record: TrainingRecord) -> float | None:
     if cfg.val_fraction not in (None, fraction):
         message = (
             f"val_fraction {cfg.val_fraction} would validate on images that the run was trained on, as it has "
-            f"val_fraction {fraction}; leave it out, so that the test takes that of the run"
+            f"val_fraction {fraction}; leave it out to use the run's own"
         )
         raise ConfigError(message, kind="other_val_fraction", key="val_fraction")
     return fraction
 
 
 def build_named_mode(cfg, record: TrainingRecord, data: str, fingerprints: dict[str, str]) -> Mode:
-    """The mode of a command; a test of other images than its run's, or in another way, is named so.
+    """The mode of a command; its names show a test of other images than its run's, or in another way.
 
-    data, fingerprints: of the data set that is tested. Raises ConfigError if another test has these names.
+    data, fingerprints: of the tested data set. Raises ConfigError if another test has these names.
     """
     mode = build_mode(cfg)
     if mode.trains:
@@ -73,11 +73,11 @@ def build_named_mode(cfg, record: TrainingRecord, data: str, fingerprints: dict[
 
 
 def build_images_name(cfg, run: TrainingRecord, data: str, fingerprint: str) -> str | None:
-    """The name of the tested images in the names of files; None for those of the run itself."""
+    """The name of the tested images in file names; None for those of the run itself."""
     split = build_mode(cfg).split
     list_file = cfg[f"{split}_list"]
     if cfg.zero_shot and run.name not in (None, data):
-        return cfg.test_name or data  # its shot groups are another data set's, whatever the tested images
+        return cfg.test_name or data  # its shot groups are those of another data set
     if cfg.test_name or same_images(run.fingerprints.get(split, fingerprint), fingerprint):
         return cfg.test_name
     if list_file:
@@ -86,7 +86,7 @@ def build_images_name(cfg, run: TrainingRecord, data: str, fingerprint: str) -> 
 
 
 def build_differences(cfg, record: TrainingRecord) -> dict[str, tuple[Any, Any]]:
-    """{key: (its value in training, now)} of the keys by which a test computes otherwise than its training."""
+    """{key: (its value in training, its value now)} for the keys in which a test differs from its training."""
     settings, seed = record.settings, record.training.get("seed")
     then = {key: settings.get(key, UNRECORDED[key]) for key in TESTED_OTHERWISE if settings}
     if cfg.tte and cfg.tte_draws and seed is not None:

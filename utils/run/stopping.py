@@ -1,11 +1,11 @@
 """Signals that end a run: Ctrl-C, and those of batch systems.
 
 SIGINT, SIGTERM (Slurm, Kubernetes), SIGHUP (a lost terminal)   end it at once; the last saved progress stays
-SIGUSR1 (Slurm's warning: sbatch --signal=USR1@120)             saves the progress first, where a step is being trained
+SIGUSR1 (Slurm's warning: sbatch --signal=USR1@120)             saves the progress first, if a step is being trained
 
-Where a signal ends a run at once, nothing is unwound: an exception may be raised within any line of any package, which
-takes it for an error of its own or keeps a lock for ever. A run may be killed at any moment without losing anything
-that was saved (tests/faults), so its process ends as a killed one does, but says so.
+A run ends at once without raising an exception: raised within any line of any package, it may be mistaken for an error
+of that package, or leave a lock held. A run may be killed at any moment without losing saved progress (tests/faults),
+so the process exits as a killed one does, after printing the reason.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ RESUME = "run the same command again to resume from the last saved progress"
 
 
 class Stopped(KeyboardInterrupt):
-    """The progress was saved because of a signal, and now the run ends."""
+    """Raised after a signal had the progress saved, to end the run."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -35,7 +35,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def describe(number: int) -> str:
-    """A signal that has ended a run, in words."""
+    """Describes a signal that has ended a run."""
     return "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
 
 
@@ -45,10 +45,10 @@ def status(number: int) -> int:
 
 
 class Stopping:
-    """What signals ask of a run. Without `handled`, as in a notebook, they never ask anything.
+    """Handles the signals that end a run, within the block `handled`.
 
-    advice: the end of the sentence that is printed. on_end: functions that are called, with the reason, before the
-    process ends at once; their errors are ignored.
+    advice: the end of the printed sentence. on_end: functions that are called with the reason before the process ends
+    at once; their errors are ignored.
     """
 
     def __init__(self, advice: str = RESUME):
@@ -59,26 +59,26 @@ class Stopping:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """In the block, signals are handled, but for those that the parent process has chosen to ignore, as nohup does.
+        """Handles signals in the block, except those that the parent process ignores, as nohup does.
 
-        Python lets the main thread alone handle signals; in another one nothing changes.
+        Only the main thread can handle signals in Python; in other threads the block does nothing.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         handlers = {number: signal.getsignal(number) for number in (*AT_ONCE, AFTER_SAVING)}
-        heeded = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+        replaced = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
         try:
-            for number in heeded:
+            for number in replaced:
                 signal.signal(number, self._handle)
             yield
         finally:
-            for number, handler in heeded.items():
+            for number, handler in replaced.items():
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """In the block, SIGUSR1 sets `requested`, and the block ends the run once the progress is saved."""
+        """In the block, SIGUSR1 only sets `requested`; the caller ends the run once the progress is saved."""
         self._deferring = True
         try:
             yield

@@ -1,7 +1,7 @@
-"""Trackers: packages that collect the curves of many runs, beside TensorBoard. Each has a row in TRACKERS.
+"""Trackers: packages other than TensorBoard that collect the curves of many runs. Each has a row in TRACKERS.
 
-A row is a function (package, name, folder, options) -> Tracker, which opens a run. The functions are written from the
-packages' public interfaces, and let their errors through: utils/run/log.py turns the first one into a warning.
+A row is a function (package, name, folder, options) -> Tracker, which opens a run. The functions use the packages'
+public interfaces and do not catch their errors: utils/run/log.py turns the first one into a warning.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from utils.run.checkpoint import FINGERPRINTS
 
-PROJECT = "lift_plus"  # under which a tracker shows the runs
+PROJECT = "lift_plus"  # the name under which a tracker shows the runs
 Option = str | int | float | bool
 
 
@@ -23,7 +23,7 @@ class Tracker(NamedTuple):
 
 
 def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Option]:
-    """The settings without hashes and without those that are off, as types that all trackers and TensorBoard take."""
+    """The settings except hashes and those that are off, in types that all trackers and TensorBoard accept."""
     named = {key: value for key, value in settings.items() if key not in FINGERPRINTS}
     chosen = {key: value for key, value in named.items() if value is not None and value is not False}
     return {key: value if isinstance(value, Option) else str(value) for key, value in chosen.items()}
@@ -54,5 +54,5 @@ TRACKERS: dict[str, Callable[[Any, str, Path, dict[str, Option]], Tracker]] = {
 
 
 def open_tracker(kind: str, name: str, folder: Path, options: dict[str, Option]) -> Tracker:
-    """A new run of a tracker, a row of TRACKERS. name, folder: of the run; options: see `hyperparameters`."""
+    """Opens a run in a tracker, a row of TRACKERS. name, folder: of the run; options: see `hyperparameters`."""
     return TRACKERS[kind](importlib.import_module(kind), name, folder, options)

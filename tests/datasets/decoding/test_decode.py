@@ -1,4 +1,4 @@
-"""Decoding: every format and mode against numbers known beforehand or Pillow, and what cannot be read."""
+"""Decoding: every format and mode against known numbers or Pillow, and unreadable files."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ HEIGHT, WIDTH = 43, 61
 
 @pytest.fixture(scope="module")
 def photo():
-    """A piece of a real photograph, uint8 [43, 61, 3]."""
+    """A crop of a real photograph, uint8 [43, 61, 3]."""
     return helpers.photograph()[100 : 100 + HEIGHT, 300 : 300 + WIDTH].copy()
 
 
@@ -46,7 +46,7 @@ def assert_decodes(path, expected, tolerance=0):
 
 
 def pillows(path):
-    """An image file as Pillow reads it: turned as EXIF says, RGB, uint8 [H, W, 3]."""
+    """An image file as Pillow reads it: turned by its EXIF, RGB, uint8 [H, W, 3]."""
     with Image.open(path) as image:
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
@@ -102,7 +102,7 @@ def test_plain_jpeg_is_left_to_torchvision(photo, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("transform", [0, 2])
 def test_jpeg_of_four_inks(transform, photo, tmp_path):
-    """Adobe's JPEGs hold inverted inks: as they are (0), or the first three as luma and chroma (YCCK, 2)."""
+    """Adobe's JPEGs contain inverted inks: as they are (0), or the first three as luma and chroma (YCCK, 2)."""
     path = tmp_path / "image.jpg"
     rng = np.random.default_rng(0)
     black = np.linspace(0, 200, WIDTH).astype(np.uint8)[None, :, None].repeat(HEIGHT, 0)
@@ -148,7 +148,7 @@ def test_sixteen_bits_of_grey_are_rounded_exactly(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_thirty_two_bits_of_grey_are_refused(dtype, grey, tmp_path):
-    """Their black and white are anywhere; Pillow would clip them to 0..255."""
+    """Their black and white are unknown; Pillow would clip them to 0..255."""
     path = tmp_path / "image.tif"
     Image.fromarray(grey.astype(dtype)).save(path)
     with helpers.refused(ImageError, kind="grey_of_32_bits", path=tmp_path / "image.tif"):
@@ -236,7 +236,7 @@ def test_damaged_jpeg_is_refused_at_any_size(tmp_path):
 
 # ---- orientation ----
 
-TURNS = {  # EXIF's orientation -> what shows the picture upright
+TURNS = {  # EXIF's orientation -> the transformation to an upright picture
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -279,7 +279,7 @@ def test_damaged_exif_does_not_matter(exif, suffix, mode, photo, tmp_path, recwa
     assert not recwarn.list
 
 
-# ---- what cannot be read ----
+# ---- unreadable files ----
 
 
 def assert_refused(path, kind):
@@ -358,7 +358,7 @@ CUT = {"jpg": {}, "png": {}, "gif": {}, "webp": {}, "tif": {}, "bmp": {}, "progr
 @pytest.mark.parametrize("suffix", CUT)
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.97])
 def test_cut_image_is_refused(suffix, share, photo, tmp_path):
-    """Never a picture whose lower part is grey."""
+    """Never a picture with a grey lower part."""
     path = tmp_path / f"cut.{suffix}"
     Image.fromarray(helpers.photograph()[:80, :100].copy()).save(path, **CUT[suffix])
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
@@ -368,7 +368,7 @@ def test_cut_image_is_refused(suffix, share, photo, tmp_path):
 
 
 def test_content_counts_not_the_suffix(photo, tmp_path):
-    """ImageNet holds a PNG named JPEG."""
+    """ImageNet contains a PNG named JPEG."""
     for suffix in ("jpeg", "JPG", "gif", ""):
         path = tmp_path / f"image.{suffix}"
         Image.fromarray(photo).save(path, format="PNG")

@@ -1,4 +1,4 @@
-"""Whatever lies under an image's name: only a regular file is read, and nothing is waited for."""
+"""Any kind of file under an image's name: only a regular file is read, without waiting."""
 
 import fcntl
 import os
@@ -43,7 +43,7 @@ def link_to(target):
 
 
 def sparse(path):
-    """A JPEG that claims to go on."""
+    """A JPEG that claims to continue."""
     path.write_bytes(b"\xff\xd8\xff\xe0")
     os.truncate(path, MAX_FILE_BYTES + 1)
 
@@ -75,7 +75,7 @@ KINDS = {
 
 @pytest.fixture
 def bad(request, tmp_path, monkeypatch):
-    """A path with what the parameter says under it, and the kind of the error."""
+    """A path with the file of the parameter, and the kind of the error."""
     monkeypatch.chdir(tmp_path)
     reader, writer = os.pipe()
     os.dup2(reader, 1000)
@@ -136,7 +136,7 @@ def test_its_content_is_not_read(bad):
 
 
 def test_a_pipe_is_never_opened(tmp_path):
-    """A writer that waits for a reader goes on waiting."""
+    """A writer that waits for a reader keeps waiting."""
     path = tmp_path / "pipe.jpg"
     os.mkfifo(path)
     writer = threading.Thread(target=lambda: os.close(os.open(path, os.O_WRONLY)))
@@ -152,7 +152,7 @@ def test_a_pipe_is_never_opened(tmp_path):
 
 
 def test_a_pipe_that_takes_the_files_place(good, monkeypatch):
-    """Between the look at it and its opening."""
+    """Between its check and its opening."""
     look = os.stat
 
     def replace(path, *rest, **options):
@@ -168,11 +168,11 @@ def test_a_pipe_that_takes_the_files_place(good, monkeypatch):
 
 
 def test_a_file_that_another_program_leases(good):
-    """As a file server's clients do: the lease is given back first, and then the file is read."""
+    """As a file server's clients do: the lease is released first, and then the file is read."""
     expected = decode(str(good))
     ready, pipe = os.pipe()
     pid = os.fork()
-    if pid == 0:  # holds a lease, and gives it back when it is asked to
+    if pid == 0:  # holds a lease, and releases it on request
         file = os.open(good, os.O_RDWR)
         signal.signal(signal.SIGIO, lambda *_: fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK))
         try:
@@ -194,7 +194,7 @@ def test_a_file_that_another_program_leases(good):
 
 
 def test_a_file_that_grows_is_read_to_its_length_at_the_start(good, monkeypatch):
-    """A writer that is as fast as the reader would keep it for ever."""
+    """A writer that is as fast as the reader would block it forever."""
     images = ImageList.of_paths([str(good)], np.zeros(1, int)).images
     size, expected = os.path.getsize(good), good.read_bytes()
     status = os.fstat

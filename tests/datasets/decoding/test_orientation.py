@@ -22,7 +22,7 @@ from utils.config import load_config
 
 HEIGHT, WIDTH = 43, 61
 SUFFIXES = ("jpg", "png", "webp", "tif")
-TURNS = {  # the orientation -> [H, W, 3] as stored to what is shown (EXIF 2.3, table 6)
+TURNS = {  # the orientation -> [H, W, 3] as stored to the shown image (EXIF 2.3, table 6)
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -36,7 +36,7 @@ TURNS = {  # the orientation -> [H, W, 3] as stored to what is shown (EXIF 2.3, 
 
 @pytest.fixture(scope="module")
 def photo():
-    """A piece of a real photograph, uint8 [43, 61, 3]."""
+    """A crop of a real photograph, uint8 [43, 61, 3]."""
     return helpers.photograph()[100 : 100 + HEIGHT, 300 : 300 + WIDTH].copy()
 
 
@@ -84,13 +84,13 @@ def save(path, pixels, in_exif=None, in_xmp=None, **options):
 
 
 def pixels_of(path, **options):
-    """uint8 [H, W, 3], as our decoder reads it."""
+    """uint8 [H, W, 3], as decode reads it."""
     found = decode(str(path), **options)
     assert found.dtype == torch.uint8
     return found.permute(1, 2, 0).numpy()
 
 
-KINDS = {  # orientation -> where it stands
+KINDS = {  # orientation -> its position
     "EXIF": lambda o: {"in_exif": o},
     "XMP's attribute": lambda o: {"in_xmp": o},
     "XMP's element": lambda o: {"in_xmp": xmp(o, attribute=False)},
@@ -102,7 +102,7 @@ KINDS = {  # orientation -> where it stands
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_orientation_is_applied_alike(suffix, kind, photo, tmp_path):
-    """EXIF's where there is one, else XMP's; exactly the stored pixels, moved; as Pillow shows it, too."""
+    """EXIF's if there is one, else XMP's; exactly the stored pixels, moved, as Pillow shows them."""
     save(tmp_path / f"plain.{suffix}", photo)
     plain = pixels_of(tmp_path / f"plain.{suffix}")
     path = tmp_path / f"turned.{suffix}"
@@ -116,7 +116,7 @@ def test_every_orientation_is_applied_alike(suffix, kind, photo, tmp_path):
 
 
 def test_both_decoders_of_a_jpeg_agree(photo, tmp_path, monkeypatch):
-    """torchvision's and Pillow's: what one turns the other does, for whatever stands in the metadata."""
+    """torchvision's and Pillow's turn the same images, for any metadata."""
     kinds = [KINDS[kind](o) for kind in KINDS for o in (0, 1, 6, 9)]
     kinds += [{"in_exif": block} for block in (b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\xff" * 40)]
     kinds += [{"in_exif": b"Exif\0\0nonsense", "in_xmp": 6}, {"in_xmp": "tiff:Orientation"}, {"in_xmp": xmp("x")}]
@@ -211,7 +211,7 @@ def test_a_reduced_jpeg_is_asked_for_and_turned_alike(upright, where, photo, tmp
 
 
 def test_metadata_are_parsed_once_at_most(photo, tmp_path, monkeypatch):
-    """Never where there are none, and for a file that is read as stored only as Pillow opens it."""
+    """Never if there are none, and for a file that is read as stored only when Pillow opens it."""
     save(tmp_path / "plain.jpg", photo)
     save(tmp_path / "turned.jpg", photo, in_exif=6)
     parsed = []
@@ -230,7 +230,7 @@ def test_metadata_are_parsed_once_at_most(photo, tmp_path, monkeypatch):
         assert times(decode, path) == expected
 
 
-# ---- which data sets ask for it ----
+# ---- data sets that apply it ----
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a file is that is not decoded: each refusal names the true reason, and what to do."""
+"""The kind of a file that is not decoded: each error names the true reason and the remedy."""
 
 import io
 import struct
@@ -97,7 +97,7 @@ FILES = {  # -> words of the message
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
     "DICOM": (bytes(128) + b"DICM" + bytes(99), "a DICOM picture"),
     "PNM": (b"P6\n2 2\n255\n" + bytes(12), "a PNM picture"),
-    # what is not a picture
+    # files that are not pictures
     "video": (media(b"isom"), "a video"),
     "ZIP": (archive(), "a ZIP archive"),
     "web page": (b"\xff\xfe" + "<html><p>404".encode("utf-16-le"), "a web page"),

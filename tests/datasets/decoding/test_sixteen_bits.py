@@ -60,7 +60,7 @@ def test_png_is_scaled_by_the_bits_it_uses(colour, bands, depth, tmp_path):
 @pytest.mark.parametrize("planar", [1, 2])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_tiff_is_scaled_by_the_bits_it_uses(layout, planar, compression, order, tmp_path):
-    """Also where its bands are stored one by one; and without bit_depth, of these the high bytes, of grey all bits."""
+    """Also if bands are stored one by one; without bit_depth, high bytes of these, and all bits of grey."""
     photometric, bands, extra = LAYOUTS[layout]
     values = numbers(bands, 12)
     path = tmp_path / "image.tif"
@@ -144,7 +144,7 @@ def test_lists_keep_their_bit_depth(tmp_path):
 
 
 def test_many_pages_of_sixteen_bits(tmp_path):
-    """As of a microscope's stack: the first one."""
+    """The first one, as of a microscope's stack."""
     values = [numbers(1, 12, seed)[:, :, 0] for seed in range(3)]
     pages, content = [Image.fromarray(value) for value in values], io.BytesIO()
     pages[0].save(content, "TIFF", save_all=True, append_images=pages[1:])

@@ -1,4 +1,4 @@
-"""The cache of image files: the same pixels and the same errors as without it, whatever happened to it."""
+"""The cache of image files: the same pixels and errors as without it, in any state of the cache."""
 
 import errno
 import fcntl
@@ -64,7 +64,7 @@ def overwrite(file, position, data):
         opened.write(data)
 
 
-# ---- what is read ----
+# ---- reading ----
 
 
 def test_pixels_are_those_of_the_files(paths, folder):
@@ -116,7 +116,7 @@ def test_subsets_and_new_files_are_added(paths, folder):
 
 
 def test_a_replaced_file_is_read_anew(paths, folder):
-    """Also where size and time of modification are as before: the system's time of change is not."""
+    """Also if size and time of modification are as before: the system's time of change is not."""
     status = os.stat(paths[6])
     prepared(paths, folder)
     save(paths[6], seed=99)

@@ -1,4 +1,4 @@
-"""From lists to batches: the order of samples, batches whoever reads them, and decoding against Pillow."""
+"""From lists to batches: the order of samples, the same batches with any workers, and decoding against Pillow."""
 
 import dataclasses
 import multiprocessing
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("size", [1, 2, 10, 1000])
 def test_order_is_a_permutation_of_seed_and_epoch_alone(size):
     orders = {(seed, epoch): epoch_order(seed, epoch, size) for seed in range(3) for epoch in range(4)}
-    np.random.seed(5)  # nothing of the global state enters
+    np.random.seed(5)  # independent of the global state
     for (seed, epoch), order in orders.items():
         assert sorted(order.tolist()) == list(range(size))
         assert np.array_equal(order, epoch_order(seed, epoch, size))
@@ -40,7 +40,7 @@ def test_order_is_a_permutation_of_seed_and_epoch_alone(size):
 
 
 def test_orders_are_uniform():
-    """Over epochs, each of the six orders of three samples comes as often as any other."""
+    """Over epochs, the six orders of three samples occur equally often."""
     _, counts = np.unique([epoch_order(0, epoch, 3) for epoch in range(6000)], axis=0, return_counts=True)
     assert len(counts) == 6
     assert ((counts - 1000) ** 2 / 1000).sum() < 20.5  # chi-squared, 5 degrees of freedom, p = 0.001
@@ -158,7 +158,7 @@ def test_batch_holds_the_crops_and_labels_of_its_samples(kind, request):
 
 
 def test_large_jpegs_are_decoded_smaller_where_that_is_asked_for(photo, tmp_path, monkeypatch):
-    """To the fraction that their crops need, and the crops are nearly those of the whole image."""
+    """To the fraction required by their crops, which are nearly those of the whole image."""
     seen = []
     reader = image_module.decode
     monkeypatch.setattr(image_module, "decode", lambda *args: seen.append(reader(*args)) or seen[-1])
@@ -175,7 +175,7 @@ def test_large_jpegs_are_decoded_smaller_where_that_is_asked_for(photo, tmp_path
 
 
 def test_batches_go_to_a_gpu_beside_its_steps(monkeypatch):
-    """Copied on the other stream, the steps wait for the copy, and its memory is kept until they have used it."""
+    """Copied on the other stream: steps wait for the copy, and its memory is retained until they have used it."""
     done = []
 
     class Stream:
@@ -236,7 +236,7 @@ def test_small_sets_in_memory_need_no_workers(memory, files):
 
 
 def cores(monkeypatch, number, processes=1):
-    """As on a machine of so many cores, in one of `processes` processes of torchrun's."""
+    """As on a machine with this number of cores, in one of `processes` processes of torchrun."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(number)))
     for name, value in {"RANK": 0, "WORLD_SIZE": processes, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": processes}.items():
         monkeypatch.setenv(name, str(value))
@@ -270,7 +270,7 @@ def test_no_worker_is_left_behind(files):
     assert not multiprocessing.active_children()
 
 
-# ---- what cannot be read ----
+# ---- unreadable images ----
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -298,7 +298,7 @@ def test_unreadable_image_is_an_error_with_its_path(workers, file, content, kind
 
 
 class Threads:
-    """A crop whose pixels are the number of threads of the process that makes it."""
+    """A crop with the number of threads of its process as pixels."""
 
     shape = (3, 1, 1)
 
@@ -329,7 +329,7 @@ def used(pids):
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="reads /proc")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nothing_grows_over_the_epochs(workers, photo, tmp_path):
-    """Forgotten, the images of five epochs would be 160 MB, and the files 200."""
+    """If they were never freed, the images of five epochs would be 160 MB, and the files 200."""
     paths = [str(tmp_path / f"{i}.{'png' if i % 4 == 0 else 'jpg'}") for i in range(40)]
     for i, path in enumerate(paths):
         os.link(paths[i % 4], path) if i > 3 else photo.save(path)

@@ -1,4 +1,4 @@
-"""Worker processes of the loader: how they end, whatever ends them, and what is said about one that does not answer."""
+"""Worker processes of the loader: they end for any reason, and one that does not answer is reported."""
 
 import contextlib
 import errno
@@ -83,7 +83,7 @@ def nothing_left():
     assert children() <= before
 
 
-# ---- what is handed over ----
+# ---- transfer of batches ----
 
 
 def test_batches_that_are_kept_stay_as_they_were(files):
@@ -137,7 +137,7 @@ def test_fewer_batches_are_read_ahead_where_memory_is_short(files, monkeypatch, 
 
 
 def test_no_file_and_no_socket_has_a_name(files, monkeypatch):
-    """So a small /dev/shm (Docker's has 64 MB) and a long or missing TMPDIR do not matter."""
+    """So a small /dev/shm (64 MB in Docker) and a long or missing TMPDIR do not matter."""
     monkeypatch.setenv("TMPDIR", "/nowhere" * 20)
     with time_limit(60), contextlib.closing(iter(loader(files, epochs=100))) as batches:
         next(batches)
@@ -174,7 +174,7 @@ def test_an_image_that_crashes_the_decoder_is_named(files, decoding):
 
 
 def test_the_first_error_is_that_of_the_first_batch(files, decoding):
-    """However long it takes to come; and one that no process can send arrives as text."""
+    """However long it takes; an error that cannot be pickled arrives as text."""
 
     class Local(Exception):
         pass
@@ -237,7 +237,7 @@ def test_stopped_worker_is_reported_then_ends_the_run(files):
 
     def log(line):
         lines.append(line)
-        assert len(workers()) == 2  # all are there as long as there is hope
+        assert len(workers()) == 2  # none is ended before the timeout
 
     batches = iter(loader(files, epochs=1000, worker_timeout=0.5, log=log))
     with time_limit(60), pytest.raises(DataError) as caught:
@@ -274,7 +274,7 @@ def test_worker_that_goes_on_in_time_changes_nothing(files):
 
 @pytest.mark.slow
 def test_all_images_that_are_waited_for_are_named(files, decoding):
-    """Both workers are in a read that does not return; the first images of each are named, and the others counted."""
+    """Both workers are in a read that does not return; the first images of each are named, the others counted."""
     lines = []
     decoding(lambda path: time.sleep(600) if path.endswith(("1.png", "6.png")) else None)
     steps = sequential_batches(np.arange(10), 5)
@@ -299,7 +299,7 @@ def test_slow_images_are_not_stalled_ones(files, decoding):
 
 @pytest.mark.slow
 def test_large_batches_do_not_block_their_sender(files):
-    """The lists of samples of four batches are larger than any pipe, and no worker takes one."""
+    """The lists of samples of four batches are larger than any pipe, and no worker reads one."""
     lines = []
     images = files.subset(np.zeros(80_000, int))
     steps = sequential_batches(np.arange(80_000), 20_000)
@@ -345,7 +345,7 @@ def test_no_worker_is_left_behind(how, workers_are, files):
 
 
 def test_worker_that_the_system_holds_is_left_to_it(files, monkeypatch):
-    """A dead disk holds a process even against SIGKILL; neither the loader nor the end of the program waits for it."""
+    """A dead disk blocks a process even against SIGKILL; neither the loader nor the end of the program waits for it."""
     batches = iter(loader(files, workers=1, epochs=1000))
     next(batches)
     (pid,) = workers()
@@ -373,7 +373,7 @@ def test_signals_are_left_to_the_parent(files):
 
 
 def test_handlers_of_the_parent_never_run_in_a_worker(files, tmp_path):
-    """Not even if a signal comes as it starts."""
+    """Not even if a signal arrives during its start."""
     before = signal.signal(signal.SIGTERM, lambda *_: (tmp_path / str(os.getpid())).write_text(""))
     storm = threading.Thread(target=lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2000)])
     try:
@@ -396,7 +396,7 @@ def test_in_another_thread(files):
 
 
 class Forked:
-    """A process in a group of its own, forked from this one, which calls act(). `lines` is what it prints."""
+    """A process in its own group, forked from this one, which calls act(). `lines`: its output."""
 
     def __init__(self, act):
         reader, writer = os.pipe()
@@ -406,7 +406,7 @@ class Forked:
             os.dup2(writer, 1)
             os.dup2(writer, 2)
             sys.stdout = sys.stderr = os.fdopen(writer, "w", buffering=1)
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may have it ignored
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # the parent of the tests may ignore it
             try:
                 act()
             except BaseException:
@@ -440,7 +440,7 @@ def iterate(files, idle=False, timeout=1.0):
 
 
 def gone(pids, seconds):
-    """Whether these processes end within so many seconds."""
+    """Whether these processes end within this number of seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and any(map(is_running, pids)):
         time.sleep(0.01)
@@ -473,13 +473,13 @@ def test_workers_end_with_their_parent(thread, workers_are, files, decoding):
     with time_limit(60), Forked(read if thread == "main" else read_elsewhere) as parent:
         assert len(parent.workers) == 3 and all(map(is_running, parent.workers))
         os.kill(parent.pid, signal.SIGKILL)
-        assert gone(parent.workers, 2)  # within 0.01 s on a machine that does nothing else
+        assert gone(parent.workers, 2)  # within 0.01 s on an idle machine
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_group_ends_quietly(number, files):
-    """As Ctrl-C, Slurm and Kubernetes send it; the parent answers, here by an exception."""
+    """As sent by Ctrl-C, Slurm and Kubernetes; the parent reacts, here by an exception."""
 
     def read():
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Class names that are codes: what is a code, and the note about them."""
+"""Class names that are codes: their recognition, and the note about them."""
 
 import pytest
 from open_clip import IMAGENET_CLASSNAMES

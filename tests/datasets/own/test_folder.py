@@ -39,7 +39,7 @@ NFD = unicodedata.normalize("NFD", "Ähre")
 
 
 def with_line(line, base=LISTS, file="train.csv"):
-    """The lists with one line more: line 9 of the training list."""
+    """The lists with an additional line: line 9 of the training list."""
     return base | {file: base[file].rstrip("\n") + "\n" + line}
 
 
@@ -111,7 +111,7 @@ def build(root, *options):
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_refused(name, make, command, tmp_path):
-    """With an error that has these fields; by the command line in one sentence, and nothing is left behind."""
+    """With an error that has these fields; on the command line in one sentence, and without any output files."""
     case = BAD[name]
     files = BASES.get(case.get("base"), {}) | case.get("files", {})
     for file, line in case.get("append", {}).items():
@@ -158,7 +158,7 @@ def test_a_bad_image_ends_a_run(name, workers, make, command):
 
 @pytest.mark.parametrize("place", ["train", "train/cat"])
 def test_a_folder_without_permission(place, make, monkeypatch):
-    """The tests may run as root, who may read everything, so the system's answer is made up."""
+    """The tests may run as root, who can read everything, so the system's answer is mocked."""
     root = make(TWO)
     scandir = os.scandir
 
@@ -239,7 +239,7 @@ def test_links_are_followed(make):
 
 
 def test_what_is_not_a_file_is_skipped(make):
-    """A pipe would be waited for; a folder may be called like a picture."""
+    """Reading a pipe would block; a folder may be named like a picture."""
     root = make(TWO | {"train/cat/folder.jpg/": "", "train/cat/full.jpg/3.jpg": None})
     os.mkfifo(root / "train/cat/pipe.jpg")
     data = build(root)
@@ -363,7 +363,7 @@ PATHS = ["{}/{}.jpg", "{},a/{}.jpg", "{};b/{},c.jpg", "{} d/{}.JPG", "{}.jpg/x;{
 @pytest.mark.parametrize("separator", SEPARATORS)
 @pytest.mark.parametrize("classes", CLASSES)
 def test_the_first_rows_choose_the_separator(classes, separator, make):
-    """Not the first line alone: names and paths may have other separators in them."""
+    """By more than the first line: names and paths may contain other separators."""
     *names, allowed = CLASSES[classes]
     separator = SEPARATORS[separator]
     for path, header in itertools.product(PATHS, HEADERS):
@@ -452,7 +452,7 @@ def test_a_repeated_line_counts_once(make):
 
 
 def test_a_few_missing_images_are_told(make):
-    """scripts/check_data.py must get at such a list, and bad_images skip leaves them out."""
+    """scripts/check_data.py must accept such a list, and bad_images skip leaves them out."""
     root = make(with_line("cat/77.jpg,cat"))
     note = f"{root}/train.csv: 1 of 9 checked images are missing, one in line 9 ({root}/cat/77.jpg); "
     assert build(root, *BOTH).notes == (note + "scripts/check_data.py lists all",)
@@ -523,7 +523,7 @@ def test_labels_are_places_in_the_class_names(make):
     assert data.classnames == ["tench, Tinca tinca", "goldfish", "shark", "ray"]
     assert data.train.labels.tolist() == [0] * 4 + [1] * 4
     assert f"{root}/n.txt: label 0 is 'tench, Tinca tinca', 1 'goldfish'" in data.notes
-    make({"n.csv": "1,goldfish\n0,tench\n"})  # numbers as names: their rows may stand in any order
+    make({"n.csv": "1,goldfish\n0,tench\n"})  # numbers as names: their rows may be in any order
     data = build(root, *BOTH, "classnames", "ROOT/n.csv")
     assert data.classnames == ["goldfish", "tench"]
     assert data.train.labels.tolist() == [1] * 4 + [0] * 4
@@ -543,7 +543,7 @@ def test_numbered_folders_are_places_in_the_class_names(make):
 
 
 def test_a_class_without_training_images_is_recognised(make, command, tmp_path):
-    """Its name is enough for a semantic head; the mean of its features there is not."""
+    """Its name suffices for a semantic head; the mean of its features does not exist."""
     root = make(TWO | {"test/eel/1.jpg": None, "n.txt": "cat\ndog\neel\n"})
     for loss in ("LA", "CE", "LDAM", "CB", "GRW", "LADE"):
         assert command(root, "classnames", "ROOT/n.txt", "loss_type", loss, "output_dir", loss) == (0, "")
@@ -554,7 +554,7 @@ def test_a_class_without_training_images_is_recognised(make, command, tmp_path):
     assert_one_sentence(error)
 
 
-# ---- held-out tests, made long tails, thresholds ----
+# ---- held-out tests, synthetic long tails, thresholds ----
 
 
 def pictures_of(*counts):
@@ -666,7 +666,7 @@ def test_published_sets_take_thresholds():
 
 
 def test_every_key_reaches_the_builder(make):
-    """With another value than the default, each changes what is built."""
+    """With another value than the default, each changes the data set."""
     keys = {
         "train_list": "t",
         "test_list": "t",
@@ -740,7 +740,7 @@ def test_another_test_list_is_tested_with_the_same_run(make, command, tmp_path):
 
 
 def test_a_run_of_other_lists_is_not_replaced(make, command):
-    """Two lists of one file name: what they say counts."""
+    """Two lists with one file name: their content counts."""
     root = make(LISTS)
     assert command(root, *BOTH) == (0, "")
     (root / "train.csv").write_text("\n".join(ROWS[1:]))
@@ -755,7 +755,7 @@ def test_data_sets_without_options_are_built_as_ever():
     assert data.notes == ()
 
 
-# ---- what docs/data.md says ----
+# ---- docs/data.md ----
 
 DOCS = main.__file__.replace("main.py", "docs/data.md")
 
@@ -793,7 +793,7 @@ def test_a_name_for_an_own_data_set(make, command, monkeypatch, tmp_path):
 
 
 def test_a_table_has_lines(tmp_path, monkeypatch):
-    """A file of one endless line is refused before it is taken apart."""
+    """A file of one endless line is an error before it is parsed."""
     monkeypatch.setattr("datasets.own.tables.LINE_LETTERS", 20)
     path = tmp_path / "list.csv"
     path.write_text("a.jpg,cat\n" + "b" * 21)

@@ -1,4 +1,4 @@
-"""Leftovers of systems and programs are passed over in folders and lists, and counted; no class is."""
+"""Leftovers of systems and programs are skipped in folders and lists, and counted; classes are not."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from PIL import Image
 from datasets import load_data
 from datasets.own.pictures import LEFTOVERS, leftover, leftover_in
 
-# as the systems write them: path of a file in a class folder, or of a folder beside the class folders
+# as the systems write them: path of a file in a class folder, or of a folder next to the class folders
 IN_CLASSES = [
     *("@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "@eaDir/1.jpg@SynoEAStream", "@eaDir/1.jpg/SYNOPHOTO:THUMB_XL.jpg"),
     *("a/b/@eaDir/2.jpg/SYNOPHOTO_THUMB_SM.jpg", "a/SYNOPHOTO_THUMB_B.jpg", "#recycle/1.jpg", "@tmp/1.jpg"),
@@ -40,7 +40,7 @@ IN_CLASSES = [
     *("~snapshot/hourly.0/1.jpg", ".snapshot/hourly.0/1.jpg", ".wdmc/1.jpg", ".zfs/snapshot/1.jpg", ".hidden/1.jpg"),
     *("1.jpg:Zone.Identifier", "_NAS_Recycle_Pictures/1.jpg", "$WINDOWS.~BT/1.jpg", "@EADIR/1.jpg/1.jpg"),
 ]
-# words, signs and numbers that a class could be called
+# words, signs and numbers that may be class names
 CLASSES = [
     *(
         "Originals",
@@ -114,7 +114,7 @@ def test_leftovers_in_a_class_folder(path, root, jpeg):
 @pytest.mark.parametrize("path", [path for path in IN_CLASSES if path.count("/")])
 def test_leftovers_beside_the_class_folders(path, root, jpeg):
     write(root / path, jpeg)
-    if path.startswith(("a/", "RECYCLER/")):  # a folder of the user, and one that XP's trash alone makes one
+    if path.startswith(("a/", "RECYCLER/")):  # a folder of the user, and one that only XP's trash identifies
         assert build(root).classnames == ["cat", "dog"]
         return
     data = build(root)

@@ -1,4 +1,4 @@
-"""Files of class names: every form gives the same classes, and ambiguous ones are refused (bad_class_names.yaml)."""
+"""Files of class names: every form results in the same classes, ambiguous ones are errors (bad_class_names.yaml)."""
 
 import contextlib
 import itertools
@@ -18,7 +18,7 @@ from utils.errors import DataError
 
 NAMES = ["tench", "goldfish", "great white shark"]
 CODES = ["n01440764", "n01443537", "n01484850"]
-LABELS = ["0", "1", "2"]  # what lists of numbers call the classes
+LABELS = ["0", "1", "2"]  # class names in lists of numbers
 LINES = "\n".join(NAMES)
 with open(Path(__file__).with_name("bad_class_names.yaml"), encoding="utf-8") as file:
     BAD = {case["case"]: case for case in yaml.safe_load(file)}
@@ -32,7 +32,7 @@ def read(tmp_path, name, content, used):
 
 @contextlib.contextmanager
 def refusing(tmp_path, name, kind, line=None):
-    """The block refuses that file, in one line."""
+    """Checks that the block raises an error about that file, in one line."""
     with refused(DataError, kind=kind, path=tmp_path / name, line=line) as caught:
         yield
     assert len(str(caught.value).splitlines()) == 1
@@ -111,7 +111,7 @@ PLAIN += ("empty lines at the end", "comments between", "quotes", "quotes and co
 @pytest.mark.parametrize("used", [LABELS, ["0", "1"], NAMES, NAMES[:2], []], ids=str)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_names_in_the_order_of_the_labels(form, used, tmp_path):
-    """For lists of numbers and for data that use the names; and where some classes have no image."""
+    """For lists of numbers, for data that use the names, and if some classes have no image."""
     if form.startswith("numbered as a person") or form == "numbered by brackets":
         used = used or LABELS  # without any data, 1. may be label 1
     if used == ["0", "1"] and (form.startswith("header") or form.endswith("and a header")):
@@ -131,7 +131,7 @@ def test_every_form_gives_the_names_in_the_order_of_the_labels(form, used, tmp_p
     assert all(note.startswith(str(tmp_path / FORMS[form][0])) for note in notes)
 
 
-NOTES = {  # how many each form gets: of a header, of comments, of numbers
+NOTES = {  # number of variants of each form: of a header, of comments, of numbers
     **{form: 1 for form in FORMS if form.startswith(("header", "a comment", "comments", "numbered"))},
     "csv with a comment": 1,
     "a comment and a header": 2,
@@ -210,7 +210,7 @@ def test_a_name_more_than_the_labels_need_is_refused(name, header, tmp_path):
 
 
 def test_more_names_than_labels(tmp_path):
-    """One more in a JSON list or with numbers, or two more: these are classes without pictures."""
+    """An additional name in a JSON list or with numbers, or two: these are classes without pictures."""
     four = [*NAMES, "ray"]
     for name, content in (
         ("n.json", json.dumps(four)),
@@ -300,7 +300,7 @@ def test_every_form_of_prompt_names(form, used, tmp_path):
     assert notes == ()
 
 
-REAL = {  # lines that look like something else, and are names: content, what the data use
+REAL = {  # lines that look like something else, and are names: content, names in the data
     "a class label": ("label\ndog", ["dog", "label"]),
     "a class name": ("name\ndog", ["dog", "name"]),
     "a class label among numbers": ("label\ndog", ["0", "1"]),
@@ -324,7 +324,7 @@ REAL = {  # lines that look like something else, and are names: content, what th
     "quotes in a name": ('the "Beagle"\nthe "Endurance"', ["0", "1"]),
     "a dash": ("- nothing\nsomething", ["0", "1"]),
     "a point": ("1. FC Nürnberg\n2. Liga\nVfB", ["0", "1", "2"]),
-    "line separators of Unicode are no line ends": ("a b\nc", ["0", "1"]),
+    "line separators of Unicode are not line ends": ("a b\nc", ["0", "1"]),
 }
 
 
@@ -371,7 +371,7 @@ def test_prompt_names_may_have_other_separators(prompts, separator, suffix, tmp_
 
 
 def test_a_document_costs_a_small_multiple_of_its_size(tmp_path):
-    """Aliases that would have 10^12 names, and a hundred thousand keys of which the last is there twice."""
+    """Aliases that expand to 10^12 names, and a hundred thousand keys with a duplicate of the last."""
     bomb = "a: &a [x, x]\n" + "".join(
         f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in itertools.pairwise("abcdefghijklm")
     )
@@ -399,7 +399,7 @@ def test_yaml_names_are_text(tmp_path):
 
 @pytest.mark.parametrize("form", ["id2label", "numbered with a header", "header name", "csv of numbers with a header"])
 def test_lists_of_numbers_get_the_right_names(form, tmp_path):
-    """From the configuration to the labels: image c is of the class that the file gives number c."""
+    """From the configuration to the labels: image c is of the class with number c in the file."""
     for i in range(6):
         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / f"{i}.png")
     (tmp_path / "train.csv").write_text("".join(f"{i}.png,{i}\n" for i in range(3)))

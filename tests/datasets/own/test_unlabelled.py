@@ -1,4 +1,4 @@
-"""Pictures without labels: which files folders, lists and the standard input stand for, and in which order."""
+"""Pictures without labels: the files from folders, lists and the standard input, and their order."""
 
 import os
 

@@ -1,6 +1,6 @@
-"""ImageNet-LT, Places-LT and iNaturalist 2018: lists that are fetched, proven and cached, and folders of images.
+"""ImageNet-LT, Places-LT and iNaturalist 2018: lists that are downloaded, verified and cached, and image folders.
 
-The lists are made up and served on 127.0.0.1; the images are crops of scikit-learn's two photographs.
+The lists are synthetic and served on 127.0.0.1; the images are crops of scikit-learn's two photographs.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from utils.errors import DataError
 ROOT = Path(__file__).resolve().parents[3]
 WNIDS = ("n01440764", "n01443537", "n01484850")
 SCENES = ("airfield", "apartment_building-outdoor", "beer_hall")
-# the names are not in the order of the ids, and one genus stands in two families
+# the names are not in the order of the ids, and one genus is in two families
 CATEGORIES = [
     {"id": i, "kingdom": k, "phylum": p, "class": c, "order": o, "family": f, "genus": g, "name": n}
     for i, (k, p, c, o, f, g, n) in enumerate(
@@ -88,12 +88,12 @@ def read_files(names, root):
 
 @pytest.fixture
 def lists(tmp_path, monkeypatch):
-    """The made-up lists are the published ones, the cache is empty, no server listens; gives the cache's folder."""
+    """Replaces the published lists by synthetic ones, with an empty cache and no server; returns the cache's folder."""
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("urllib.request._opener", None)  # it keeps the proxies of its first use
+    monkeypatch.setattr("urllib.request._opener", None)  # it remembers the proxies of its first use
     monkeypatch.setattr(published, "ADDRESS", "http://127.0.0.1:9")  # the port where nobody listens
     monkeypatch.setattr(published, "PAUSE_SECONDS", 0)
     publish(monkeypatch, CONTENTS)
@@ -101,7 +101,7 @@ def lists(tmp_path, monkeypatch):
 
 
 def publish(monkeypatch, contents):
-    """The contents become the published ones of their names."""
+    """Makes the contents the published ones of their names."""
     for of_set in SETS:
         for key, file in of_set.LISTS.items():
             if file.name in contents:
@@ -115,7 +115,7 @@ def served(contents=CONTENTS):
 
 @pytest.fixture
 def server(lists, monkeypatch):
-    """The lists on a server; gives the paths that it was asked for."""
+    """Serves the lists; returns the requested paths."""
     with web_server(served()) as (address, asked):
         monkeypatch.setattr(published, "ADDRESS", address)
         yield asked
@@ -155,7 +155,7 @@ def build(name, root):
 
 
 def refusal(name, root, **fields):
-    """The words of a refusal with these fields."""
+    """The message of an error with these fields."""
     with refused(DataError, **fields) as caught:
         build(name, root)
     assert len(str(caught.value).splitlines()) == 1
@@ -165,7 +165,7 @@ def refusal(name, root, **fields):
 NOT_FETCHED = {"kind": "list_not_fetched", "path": PLACES[0], "key": "root"}
 
 
-# ---- files: fetched, proven, cached ----
+# ---- files: downloaded, verified, cached ----
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_a_connection_that_breaks_off(lists, tmp_path, monkeypatch):
 
 def test_a_connection_that_breaks_off_once(lists, tmp_path, monkeypatch):
     class Tired(dict):
-        """Gives half a file the first time."""
+        """Sends half a file the first time."""
 
         given = 0
 
@@ -305,7 +305,7 @@ def test_a_busy_server_is_asked_again(status, attempts, lists, tmp_path, monkeyp
 
 def test_a_server_that_says_nothing(lists, tmp_path, monkeypatch):
     monkeypatch.setattr(published, "TIMEOUT_SECONDS", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never answers
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts the connection and never answers
         monkeypatch.setattr(published, "ADDRESS", f"http://127.0.0.1:{silent.getsockname()[1]}")
         waited, urlopen = [], urllib.request.urlopen
         monkeypatch.setattr(
@@ -570,7 +570,7 @@ def test_the_ranks_of_inaturalist(name, source, lists, images):
 
 
 def test_hidden_names_come_from_the_published_categories(server, images):
-    """During the competition the official files told no names."""
+    """During the competition the official files had no names."""
     root = images("inat2018_f")
     official(root, hide=True)
     assert build("inat2018_f", root).classnames == EXPECTED_CLASSES["inat2018_f"]
@@ -716,7 +716,7 @@ ARCHIVES = {
 
 @pytest.mark.parametrize("case", ARCHIVES)
 def test_the_command_that_fixes_it_does(case, server, images, tmp_path):
-    """The archives as they are published lie in root; the commands of the messages unpack them."""
+    """The published archives are in root; the commands of the messages unpack them."""
     name, (make, commands) = case.partition(",")[0], ARCHIVES[case]
     root = tmp_path / "my $HOME pictures"
     root.mkdir()
@@ -788,7 +788,7 @@ def test_a_new_set_is_one_file_one_row_and_one_yaml_file(lists, jpegs, random_cl
 
 @pytest.mark.parametrize("root", ["/some/root", "/some/root/", "/", "pictures", "."])
 def test_a_fingerprint_counts_relative_paths_only(root, tmp_path):
-    """As pathlib has them, which takes twenty times as long."""
+    """As computed by pathlib, which takes twenty times as long."""
     import hashlib
 
     relative = ["train/a b/1.jpg", "train/ä/2.jpg", "train/caf\udce9.jpg"]
@@ -805,7 +805,7 @@ def test_a_fingerprint_counts_relative_paths_only(root, tmp_path):
 
 @pytest.mark.parametrize("name", USED)
 def test_the_command_of_each_set_runs(name, server, images, random_clip, tmp_path, monkeypatch):
-    """As on a machine with internet, but for the lists and weights, which are this machine's."""
+    """As on a machine with internet, except that lists and weights are local."""
     monkeypatch.chdir(tmp_path)
     root = images(name)
     command = f"-d {name} -b clip_vit -m lift+ num_epochs 1 batch_size 4 num_workers 0 v.adaptformer_dim 2"

@@ -88,7 +88,7 @@ def test_semantic_rows_are_their_formula(name):
     assert (bias is None) == (linear is None)
     if linear is not None:
         assert_near(bias, torch.stack([(t * linear.bias).sum() for t in texts]) / lengths)
-        # so a linear head's scores are the similarities before the image feature's length is divided out
+        # so a linear head's scores are the similarities before normalising the image feature
         images = normal_images(3, ours.image.resolution)
         scores = (ours.image(images) @ weight.T + bias) * lengths
         assert_near(scores, theirs.encode_image(images) @ texts.T)

@@ -1,4 +1,4 @@
-"""The comparisons of test_families.py notice every feature: with one of them changed or left out, they fail."""
+"""The comparisons of test_families.py detect every feature: they fail if one is changed or left out."""
 
 import dataclasses
 import re
@@ -30,7 +30,7 @@ from models.weights.naming import convert_state_dict
 
 
 class Break(NamedTuple):
-    """A fault in one family: a change of our config, of the tensors in the file, or both."""
+    """A fault in one family: a change of the config, of the tensors in the file, or both."""
 
     family: str
     fault: str
@@ -67,7 +67,7 @@ def without(pattern):
 
 
 def exchange_gate_and_value(tensors):
-    """As an MLP whose gate is the second half."""
+    """As an MLP with the gate as its second half."""
     exchanged = {}
     for name, value in tensors.items():
         other = {"fc1_g": "fc1_x", "fc1_x": "fc1_g"}.get(name.split(".")[-2] if "." in name else "")
@@ -224,7 +224,7 @@ def test_without_a_fault_the_same_comparison_holds(family):
 @pytest.mark.parametrize("family", ROTATED[1:])
 @torch.no_grad()
 def test_the_reference_grid_matters_at_the_other_resolution(family):
-    """Patches that keep the spacing of the model's own resolution have other features."""
+    """Patches with the spacing of the model's own resolution have other features."""
     _, ours, other = pair(family)
     reference = other.config.image.rotation.reference * other.config.image.side // ours.config.image.side
     found = rebuilt(rotation(reference=reference)(other.config), other.state_dict(), other)

@@ -1,4 +1,4 @@
-"""Linears in int8: exact where nothing is rounded, row by row, and only where nothing trains."""
+"""Linears in int8: exact without rounding, row by row, and only for frozen Linears."""
 
 import pytest
 import torch
@@ -22,12 +22,12 @@ def whole_numbers(*shape):
 
 
 def quantised(tower):
-    """The tower in evaluation, and what casts it."""
+    """The tower in evaluation, and the object that casts it."""
     return tower.eval(), FrozenWeights(tower, torch.float32, torch.int8)
 
 
 def products(tower, images):
-    """How often a Linear is computed in int8."""
+    """The number of Linears computed in int8."""
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         tower(images)
     return sum(event.count for event in recorded.key_averages() if event.key == "onednn::qlinear_pointwise")
@@ -42,7 +42,7 @@ def test_whole_numbers_have_their_exact_product(bias):
 
 
 def test_each_row_and_each_output_has_its_own_scale():
-    """Scaling a row or an output by a power of two scales its result, and no other one."""
+    """Scaling a row or an output by a power of two scales only its own result."""
     x, weight = torch.randn(2, 5, 64), torch.randn(24, 64)
     rows, columns = 2.0 ** torch.arange(-4, 6).view(2, 5, 1), 2.0 ** torch.arange(-12, 12)
     plain = Int8Linear(weight)(x, None)
@@ -72,7 +72,7 @@ def test_a_tower_is_that_of_float32_within_rounding(methods):
         assert precisions(tower) == ["torch.float32", "torch.int8"]
         error = (found[torch.int8] - found[torch.float32]).norm() / found[torch.float32].norm()
         assert 0 < error < 0.03
-        assert_near(tower(images[:1]), found[torch.int8][:1], 1e-5)  # whatever else is in the batch
+        assert_near(tower(images[:1]), found[torch.int8][:1], 1e-5)  # independent of the rest of the batch
         frozen.cast(torch.float32)
         assert torch.equal(tower(images), found[torch.float32])
 

@@ -42,7 +42,7 @@ def test_attention_runs_in_the_flash_kernel_or_in_bf16_as_products(dtype):
 
 @pytest.mark.parametrize(("queries", "causal"), [(9, False), (9, True), (1, False)])
 def test_attention_as_products_is_attention(queries, causal, device):
-    """Against torch's own in float64, value and gradients, within bf16's rounding. A GPU takes its fused kernel."""
+    """Against torch's own in float64, value and gradients, within bf16's rounding. A GPU uses its fused kernel."""
     torch.manual_seed(0)
     given = [torch.randn(3, 2, n, 16).bfloat16() for n in (queries, 9, 9)]
     grad, results = torch.randn(3, 2, queries, 16), []
@@ -125,7 +125,7 @@ def test_quick_gelu_and_its_derivative(device):
 def test_convolutions_run_channels_last(name):
     g = BACKBONES[name].config
     tower = resnet((1, 1, 1, 1), 8, 96, joint=16 if g.text else 0)
-    tower.load_state_dict(tower.state_dict())  # as every backbone is made
+    tower.load_state_dict(tower.state_dict())  # as in every backbone
     maps = []
 
     def keep(module, args, out):

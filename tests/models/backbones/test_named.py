@@ -1,4 +1,4 @@
-"""The named backbones of other libraries: their files, and the registries that their addresses are from."""
+"""The named backbones of other libraries: their files, and the registries of their addresses."""
 
 import functools
 import json
@@ -22,7 +22,7 @@ from utils.config.addresses import problem_of
 
 FILES = Path(__file__).resolve().parents[3] / "configs" / "backbone"
 PLAIN = {"bioclip_vit_b16": "ViT-B-16", "bioclip2_vit_l14": "ViT-L-14"}  # open_clip's models of the two below
-ON_HUB = {  # imageomics publishes these itself, so no registry has them
+ON_HUB = {  # published by imageomics itself, so in no registry
     "bioclip_vit_b16": "hf-hub:imageomics/bioclip",
     "bioclip2_vit_l14": "hf-hub:imageomics/bioclip-2",
 }
@@ -58,7 +58,7 @@ def timm_model(name):
 
 
 def tower_size(address):
-    """Width, depth and patch of the image tower that the registry has for an address."""
+    """Width, depth and patch of the image tower in the registry at an address."""
     scheme, _, model = address.partition(":")
     vision = open_clip.get_model_config(model.partition("/")[0])["vision_cfg"] if scheme == "open_clip" else {}
     if "layers" in vision:  # open_clip's own module
@@ -146,7 +146,7 @@ def test_full_size_module_is_the_librarys(name):
 
 @pytest.mark.parametrize("name", ON_HUB)
 def test_plain_model_stands_for_a_repository_of_the_hub(name, tmp_path):
-    """No registry has their open_clip_config.json, so one of the same size is read."""
+    """Their open_clip_config.json is in no registry, so one of the same size is read."""
     model = PLAIN[name]
     assert tower_size(f"open_clip:{model}") == next(size for end, size in SIZES.items() if name.endswith(end))
     content = {"model_cfg": open_clip.get_model_config(model), "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}

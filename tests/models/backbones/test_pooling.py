@@ -1,4 +1,4 @@
-"""From tokens to the feature: where the last block computes one token alone, and where learnt tokens are dropped."""
+"""From tokens to the feature: the last block computes only one token if possible, and learnt tokens are dropped."""
 
 import copy
 

@@ -43,7 +43,7 @@ def timm_pair(tmp_path_factory):
 
 @pytest.fixture(params=["clip_pair", "timm_pair"])
 def tower(request):
-    """Our tower of either form, in float32, in training mode as a trainer has it; nothing trains."""
+    """The tower of either form, in float32, in training mode as in a trainer; nothing trains."""
     return request.getfixturevalue(request.param)[1].image.requires_grad_(False).train()
 
 
@@ -53,7 +53,7 @@ def images_of_contrasts(resolution=RESNET_RESOLUTION):
 
 
 def let_train(tower, what):
-    """Lets the parameters inside the stages train that TRAINED tells; returns them."""
+    """Makes the parameters inside the stages that match TRAINED trainable; returns them."""
     trained = [p for stage in tower.stages for name, p in stage.named_parameters() if TRAINED[what](name)]
     for parameter in trained:
         parameter.requires_grad_(True)
@@ -70,7 +70,7 @@ def test_clip_image_tower_is_open_clips(clip_pair, device):
     features = moved(ours.image, device)(images.to(device))
     assert_near(features, theirs.encode_image(images))
     assert features.shape == (3, ours.image.dim) == (3, ours.config.joint)
-    assert features.std(dim=0).mean() > 0.01  # they tell images apart
+    assert features.std(dim=0).mean() > 0.01  # they distinguish images
     assert ours.image_projection is None
 
 
@@ -106,7 +106,7 @@ def test_published_sizes(name):
     assert tower.resolution == 224
     convolutions = sum(isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1) for m in tower.net.modules())
     stem = 3 if config.text else 1
-    # the name counts 3 layers a block, the stem as one, and the classifier
+    # the name counts 3 layers per block, the stem as one, and the classifier
     assert int(name.rpartition("rn")[2]) == 3 * (convolutions - stem) + 2 == 3 * config.image.depth + 2
     assert [len(stage) for stage in tower.stages] == list(config.image.stages)
     if config.text:
@@ -126,7 +126,7 @@ def test_stages_are_the_four_in_order(tower):
 
 @torch.no_grad()
 def test_after_is_a_slot_on_the_pooled_feature(tower):
-    """A method stands there outside autocast, and casts for itself."""
+    """A method is outside autocast there, and casts by itself."""
     images = normal_images(2, RESNET_RESOLUTION)
     plain = tower(images)
     seen = []
@@ -214,7 +214,7 @@ def test_batch_norms_stay_in_float32(dtype, tower):
     "dtype, tolerance", [(torch.bfloat16, 0.03), (torch.float16, 0.004), (torch.float32, 1e-6)], ids=str
 )
 def test_a_whole_tower_trains_in_every_precision(method, dtype, tolerance, tower, device):
-    """LIFT's: stem and pooling, too. Nothing frozen may be left that could tell the precision."""
+    """As LIFT: stem and pooling, too. No frozen tensor may be left to infer the precision from."""
     tower = copy.deepcopy(tower).to(device)
     images, target = normal_images(4, RESNET_RESOLUTION), normal_images(4, tower.dim, seed=1)[:, 0, 0]
     images, target = images.to(device), target.to(device)
@@ -282,12 +282,12 @@ def test_net_is_never_in_training_mode():
     assert not tower.eval().training
 
 
-# ---- statistics that move ----
+# ---- running statistics ----
 
 
 @pytest.fixture(params=["clip_pair", "timm_pair"])
 def moving_pair(request):
-    """The other package's tower and ours with bn_tuning, in float64; and our name of each of their tensors."""
+    """The other package's tower and the native one with bn_tuning, in float64; and the native name of each tensor."""
     theirs, ours = request.getfixturevalue(request.param)
     theirs = copy.deepcopy(theirs.visual if request.param == "clip_pair" else theirs).double().train()
     tower = copy.deepcopy(ours.image).double()
@@ -298,7 +298,7 @@ def moving_pair(request):
 
 
 def test_moving_statistics_are_the_other_packages_in_training(moving_pair):
-    """Features, gradients of all that trains, and the statistics after each of two steps; then the test's features."""
+    """Features, gradients of trainable parameters, statistics after each of two steps; then the test's features."""
     theirs, tower, mapped = moving_pair
     features = (
         theirs if hasattr(theirs, "attnpool") else lambda x: theirs.forward_head(theirs.forward_features(x), True)
@@ -322,7 +322,7 @@ def test_moving_statistics_are_the_other_packages_in_training(moving_pair):
             optimizer.zero_grad()
         buffers = dict(theirs.named_buffers())
         for name, value in tower.named_buffers():
-            counted = name.endswith("num_batches_tracked")  # ours starts at 0, whatever the file had
+            counted = name.endswith("num_batches_tracked")  # the native one starts at 0, independent of the file
             assert torch.allclose(value, torch.tensor(step + 1) if counted else buffers[mapped[name]], rtol=1e-9), name
     images = images_of_contrasts().double()
     with torch.no_grad():
@@ -376,7 +376,7 @@ def test_only_the_norms_of_a_tower_with_bn_tuning_leave_evaluation_mode(tower):
 
 
 def inside_norms(tower):
-    """timm's BatchNorms hold their activation."""
+    """timm's BatchNorms contain their activation."""
     return {child for norm in tower.batch_norms for child in norm.children()}
 
 
@@ -404,7 +404,7 @@ def statistics(run):
 
 
 def test_a_run_saves_and_restores_the_statistics(bn_config):
-    """For exactly the BatchNorms, and strictly; a test from the file finds the same."""
+    """For exactly the BatchNorms, and strictly; a test from the file has the same results."""
     run = Trainer(bn_config())
     results = execute(run)
     fresh = Trainer(bn_config("output_dir", "fresh", "lr", 0, "v.bn_tuning", "False"))

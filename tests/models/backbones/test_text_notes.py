@@ -42,7 +42,7 @@ def test_all_names_of_one_text_are_counted_side_by_side():
 
 
 def test_names_that_only_look_alike_are_reported():
-    """CLIP has a token for a zero-width space, which nobody sees."""
+    """CLIP has a token for the invisible zero-width space."""
     for name in ("cat\u200b", "c\u200dat", "\u2060cat"):
         (note,) = text_notes(CLIP, ["cat", "dog", name])
         if tokens(name) == tokens("cat"):
@@ -51,7 +51,7 @@ def test_names_that_only_look_alike_are_reported():
             assert note.startswith(
                 "2 of 3 classes: the name differs from another one in invisible characters alone ('cat'"
             )
-    assert text_notes(CLIP, ["می\u200cخواهم", "dog"]) == []  # as Persian is written
+    assert text_notes(CLIP, ["می\u200cخواهم", "dog"]) == []  # as in written Persian
 
 
 # characters without a glyph that are not of category Cf, and one that is
@@ -77,7 +77,7 @@ def test_all_characters_without_a_glyph_are_known():
             assert notes[0].startswith(
                 "2 of 3 classes: the name differs from another one in invisible characters alone"
             )
-            assert f"('cat', 'c{ascii(chr(code))[1:-1]}at')" in notes[0]  # one sees the difference in the message
+            assert f"('cat', 'c{ascii(chr(code))[1:-1]}at')" in notes[0]  # the difference is visible in the message
     for seen in ("\u0301", "\u0903", "\u06dd", "\u3000x", "\U0001f600"):  # marks, a sign of category Cf, a picture
         assert text_notes(CLIP, ["dog", "cat", f"c{seen}at"]) == []
 
@@ -86,10 +86,10 @@ END = "<end&#95;of&#95;text>"  # CLIP's end token in a name; with `_`, which bec
 
 
 def test_texts_are_compared_up_to_the_end_token():
-    """The tower takes the state at the first end token, and a name can contain one."""
+    """The tower reads the state at the first end token, and a name can contain one."""
     for names in ([f"red {END} fox", f"red {END} eel"], [f"red {END}", f"Red{END} z"]):
         first, second = map(tokens, names)
-        end = first.index(max(first))  # where open_clip's text tower takes the state
+        end = first.index(max(first))  # position of the state in open_clip's text tower
         assert end == second.index(max(second)) < len(tokens("red")) - 2
         assert first[: end + 1] == second[: end + 1] and first != second
         (note,) = text_notes(CLIP, ["dog", *names])
@@ -98,7 +98,7 @@ def test_texts_are_compared_up_to_the_end_token():
     assert text_notes(CLIP, ["red <end_of_text> fox", "red <end_of_text> eel"]) == []
     (note,) = text_notes(CLIP, ["dog", f"{END} fox"])
     assert note.startswith(f"1 of 2 classes: CLIP reads nothing of the name ('{END} fox')")
-    assert text_notes(CLIP, ["dog", f"cat {END}" + " fox" * 80]) == []  # nothing is read behind it, so nothing is cut
+    assert text_notes(CLIP, ["dog", f"cat {END}" + " fox" * 80]) == []  # nothing after it is read, so nothing is cut
 
 
 @pytest.mark.parametrize("name", ["&nbsp;", "_", " ", "&#32;"])
@@ -149,7 +149,7 @@ def test_other_prompts_are_asked_for():
 
 
 def test_published_names():
-    """open_clip's names of ImageNet's classes hold two pairs of equal ones; the digits' are sound."""
+    """open_clip's names of ImageNet's classes have two pairs of equal ones; those of the digits are distinct."""
     (note,) = text_notes(CLIP, IMAGENET_CLASSNAMES, renamable=False)
     twice = sorted({name for name in IMAGENET_CLASSNAMES if IMAGENET_CLASSNAMES.count(name) > 1})
     assert twice == ["missile", "sunglasses"]

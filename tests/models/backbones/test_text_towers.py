@@ -13,7 +13,7 @@ from models.peft import attach
 from utils.errors import ModelError
 
 TEXTS = ["a photo of a cat.", "", "golden eagle that flies " * 20, "a photo of a tree_frog."]
-# for each kind, features of its description that other kinds have otherwise
+# for each kind, features of its description that differ from other kinds
 BREAKS = {
     "clip": {"activation": "gelu", "causal": False, "pool": "last", "heads": 1, "eps": 1e-6},
     "laion": {"activation": "gelu_tanh", "causal": False, "pool": "last", "heads": 1, "eps": 1e-6},
@@ -58,7 +58,7 @@ def test_text_features_are_open_clips(kind):
 @pytest.mark.parametrize("kind, feature", [(kind, feature) for kind in BREAKS for feature in BREAKS[kind]])
 @torch.no_grad()
 def test_each_feature_matters(kind, feature):
-    """The comparison above fails with another value of it."""
+    """With another value the comparison above fails."""
     config = KINDS[kind][1]
     theirs, tokenizer, expected = reference(kind)
     broken = our_tower(theirs, dataclasses.replace(config, **{feature: BREAKS[kind][feature]}))
@@ -80,7 +80,7 @@ def test_the_context_matters(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_class_names_become_open_clips_text_features(kind):
-    """With projection and bias; more than one batch, cut at its longest text where later tokens change nothing."""
+    """With projection and bias; more than one batch, cut at its longest text if later tokens have no effect."""
     theirs = open_clip_pair(kind)
     backbone = our_backbone(theirs, kind)
     lengths = []

@@ -14,7 +14,7 @@ from models.backbones.text_notes import text_notes
 from models.backbones.tokenizer import ClipTokenizer, tokenize
 from utils.errors import ModelError
 
-# README.md beside it: how it was made
+# README.md in its folder: how it was created
 EXPECTED = json.loads((TOKENIZERS / "expected.json").read_text(encoding="utf-8"))
 TEXTS = EXPECTED["texts"]
 
@@ -108,7 +108,7 @@ def test_the_padding_is_the_configurations_or_the_files(tmp_path):
     truncation = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
     folder = changed(tmp_path, "gemma", TOKENIZER_JSON, padding=padding, truncation=truncation)
     expected = load(TOKENIZERS / "gemma", context=32)(TEXTS)
-    assert torch.equal(load(folder, context=32)(TEXTS), expected)  # the file's own lengths count for nothing
+    assert torch.equal(load(folder, context=32)(TEXTS), expected)  # the lengths in the file are ignored
     (folder / CONFIG_JSON).unlink()
     tokenizer = load(folder, context=32)
     assert tokenizer.frame.padding == 3
@@ -180,7 +180,7 @@ def test_an_unknown_cleaning_is_refused():
 
 
 def test_notes_are_of_the_tokenizer():
-    """SigLIP's reads no punctuation and 64 tokens."""
+    """SigLIP's ignores punctuation and reads 64 tokens."""
     tokenizer = load(TOKENIZERS / "gemma")
     cut, nothing, same = text_notes(tokenizer, ["dog", "golden eagle " * 40, "...", "Fox", "f.o.x"])
     assert cut.startswith("1 of 5 classes: the text tower cuts the text after 64 tokens ('golden eagle")

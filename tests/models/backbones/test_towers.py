@@ -90,7 +90,7 @@ def test_timm_tower_is_timms(vit_pair, device):
 
 @torch.no_grad()
 def test_attention_is_four_dimensional(clip_pair, monkeypatch):
-    """Given 3-D tensors, scaled_dot_product_attention leaves its fused kernels."""
+    """With 3-D tensors, scaled_dot_product_attention does not use its fused kernels."""
     _, ours = clip_pair
     shapes, attention = [], F.scaled_dot_product_attention
 
@@ -101,7 +101,7 @@ def test_attention_is_four_dimensional(clip_pair, monkeypatch):
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     ours.image(normal_images(2, CLIP_RESOLUTION))
     whole, one = (2, 2, 17, 64), (2, 2, 1, 64)
-    assert shapes == [(whole,) * 3, (whole,) * 3, (one, whole, whole)]  # of the last block, the class token alone
+    assert shapes == [(whole,) * 3, (whole,) * 3, (one, whole, whole)]  # of the last block, only the class token
     shapes.clear()
     ours.text(tokenize(["x"]))
     assert shapes == [((1, 1, 3, 64),) * 3] * 2
@@ -125,7 +125,7 @@ def test_frozen_tower_in_half_precision_stays_close(pair, dtype, tolerance, requ
 
 
 class Square(nn.Module):
-    """Something to stand in a slot: x^2 / 4."""
+    """A module for a slot: x^2 / 4."""
 
     def forward(self, x):
         return x * x / 4
@@ -160,7 +160,7 @@ def test_block_of_the_first_token_alone_is_the_same_block():
 
 
 def test_nothing_is_kept_before_the_first_trained_tensor():
-    """With a method in the last of four blocks alone, the others leave no graph and save no byte for it."""
+    """With a method only in the last of four blocks, the others build no graph and save nothing for backward."""
 
     def run(**methods):
         tower = image_tower(4, adaptformer=True, adaptformer_dim=2, **methods)

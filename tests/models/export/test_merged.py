@@ -1,4 +1,4 @@
-"""Merged towers: methods folded into plain weights, under the names of timm and open_clip, loaded by their modules."""
+"""Merged towers: methods folded into plain weights, with the names of timm and open_clip, loaded by their modules."""
 
 import copy
 import dataclasses
@@ -61,7 +61,7 @@ SMALL_PAIRS = {"clip_vit": clip_pair, "clip_rn": clip_resnet_pair, "vit": vit_pa
 
 
 def trained(backbone, methods, head="CosineClassifier", **more):
-    """A model of a copy of the backbone with these methods, what trains in its towers far from its first values."""
+    """A model of a copy of the backbone with these methods; trainable tensors are far from their initial values."""
     torch.manual_seed(0)
     model = Model.create(copy.deepcopy(backbone), NAMES, head, methods, head_init=None, **more)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def trained(backbone, methods, head="CosineClassifier", **more):
 
 
 def description(name):
-    """The description of a family of family_models, as of a file with a JSON beside it."""
+    """The description of a family of family_models, as of a file with a JSON in its folder."""
     if name in OPEN_CLIP:
         cfg = OPEN_CLIP[name]
         return describe_open_clip(cfg, {}, "the test")
@@ -140,7 +140,7 @@ def test_the_inverse_of_a_conversion_loads_into_the_other_librarys_module(name):
     theirs, ours, _ = pair(name)
     native = ours.state_dict()
     module = copy.deepcopy(theirs)
-    randomize(module, seed=1)  # so that only loaded values give these features
+    randomize(module, seed=1)  # so that only loaded values lead to these features
     state = invert(native, module.state_dict(), name)
     again = convert_state_dict(state)
     assert again.keys() == native.keys()
@@ -166,7 +166,7 @@ def test_the_inverse_of_a_conversion_is_the_file(family, tmp_path):
 
 @pytest.mark.parametrize("name", WITHOUT_BIASES)
 def test_biases_that_the_module_lacks_are_refused(name):
-    """SSF shifts the keys, which these towers have no bias of."""
+    """SSF shifts the keys, which have no bias in these towers."""
     theirs, ours, _ = pair(name)
     shifted = folded(trained(ours, {"ssf": {}}).tower).state_dict()
     with refused(ModelError, kind="unmergeable_tensors"):
@@ -194,7 +194,7 @@ def test_the_module_of_a_plain_form_needs_no_description(family, tmp_path):
     "name", ["clip_vit_b16", "clip_rn50", "in21k_vit_l16", "in1k_rn101", "siglip2_vit_b16", "dinov3_vit_s16"]
 )
 def test_named_backbones_have_a_module(name):
-    """In full size, without weights; DINOv3 with its class token, DINOv2's and DINOv3's at our resolution."""
+    """In full size, without weights; DINOv3 with its class token, DINOv2 and DINOv3 at the run's resolution."""
     known = describe_name(name)
     upstream = upstream_of(known.config, known)
     assert upstream.library == ("open_clip" if known.config.text else "timm")
@@ -231,7 +231,7 @@ def test_timm_loads_a_merged_tower(name, tmp_path):
     (comparison,) = merged.compare(model, backbone, upstream, tmp_path, images, "fp32")
     assert comparison.require().largest < 1e-5
 
-    # from the folder alone: timm's own loader, and ours
+    # only from the folder: timm's own loader, and this program's
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     expected = model.features(images)
     assert_near(theirs((images / 255 - 0.5) / 0.5), expected)
@@ -245,7 +245,7 @@ def test_timm_loads_a_merged_tower(name, tmp_path):
 @pytest.mark.parametrize("text_methods", [{}, {"lora": {"dim": 2}, "ssf": {}}], ids=["frozen texts", "trained texts"])
 @torch.no_grad()
 def test_open_clip_loads_a_merged_clip(text_methods, tmp_path):
-    """CLIP's own head: the projections and the text tower train, too, and the zero-shot logits are the run's."""
+    """CLIP's own head: the projections and the text tower train, too, and the zero-shot logits are those of the run."""
     backbone = pair("OpenAI").ours
     methods = {"aft": {"ratio": 0.5}, "proj_tuning": {}}
     model = trained(backbone, methods, None, text_methods=text_methods)

@@ -1,4 +1,4 @@
-"""Served models as ONNX and as programs of torch.export, beside the model in eager torch."""
+"""Served models as ONNX and as programs of torch.export, against the model in eager torch."""
 
 import copy
 

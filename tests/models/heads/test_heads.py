@@ -1,4 +1,4 @@
-"""Heads against their formulas, and where their first weights come from."""
+"""Heads against their formulas, and their initialisations."""
 
 import copy
 import warnings
@@ -78,7 +78,7 @@ def test_random_rows_have_unit_length_and_every_direction(name):
     assert torch.allclose(head.weight.norm(dim=1), torch.ones(500))
     assert (head.weight > 0).float().mean().item() == pytest.approx(0.5, abs=0.02)
     largest = (head.weight.abs().amax(dim=1) / head.weight.square().mean(dim=1).sqrt()).max()
-    assert largest < 2.2  # uniform rows: at most sqrt 3, but for chance; normal rows would reach beyond 3
+    assert largest < 2.2  # uniform rows: at most about sqrt 3; normal rows would exceed 3
     assert not dict(head.named_parameters()).get("bias", torch.zeros(1)).any()
     assert {parameter.dtype for parameter in head.parameters()} == {torch.float32}
     assert all(parameter.requires_grad for parameter in head.parameters())
@@ -103,7 +103,7 @@ def test_random_rows_of_lift():
 
 @pytest.mark.parametrize("variant", ["lift+", "lift"])
 def test_a_models_variant_reaches_its_head_and_its_towers(variant, clip_pair):
-    """Of six classes and three blocks: two prompt tokens or ten; the linear head as above. The text tower likewise."""
+    """Six classes and three blocks: two prompt tokens or ten; the linear head as above. The text tower likewise."""
     backbone = copy.deepcopy(clip_pair[1])  # methods stay in it
     names = [str(i) for i in range(6)]
     model = Model.create(backbone, names, "LinearClassifier", {"pt": {}}, head_init=None, variant=variant)
@@ -130,7 +130,7 @@ def test_head_of_a_constant_feature_is_finite(name, value, device):
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
 def test_features_from_half_precision(name, size, device):
-    """The caller makes them float32; their own rounding aside, nothing is lost, whatever their size."""
+    """The caller converts them to float32; beyond their own rounding nothing is lost, whatever their size."""
     features = (size * torch.randn(8, 16, generator=torch.Generator().manual_seed(0))).half().to(device)
     head = HEADS[name](5, 16, scale=25.0).to(device)
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_features_from_half_precision(name, size, device):
     assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
-# ---- what the tests share ----
+# ---- shared by the tests ----
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_images_are_scaled_and_normalised_as_by_torchvision(device):
 
 
 def create(backbone, classnames=NAMES, **options):
-    """A model whose image tower stays bare, so that the backbone can be used again."""
+    """A model with a bare image tower, so that the backbone can be used again."""
     return Model.create(backbone, classnames, **options)
 
 
@@ -224,7 +224,7 @@ def test_a_backbone_without_normalisation_is_refused(clip_pair):
     ],
 )
 def test_a_configuration_and_plain_arguments_make_the_same_model(keys, options, config):
-    """Bit for bit: names, tensors, and which of them train."""
+    """Bit for bit: names, tensors, and which of them are trainable."""
     cfg = config(*keys)
     first = build_model(cfg, build_backbone(cfg)[0], NAMES)
     second = Model.create(build_backbone(cfg)[0], NAMES, **options)
@@ -236,11 +236,11 @@ def test_a_configuration_and_plain_arguments_make_the_same_model(keys, options, 
     assert torch.equal(first(images), second(images))
 
 
-# ---- first weights ----
+# ---- initialisation ----
 
 
 class StandIn:
-    """What an initialisation reads of a backbone; projection None as in a CLIP ResNet, bias None as in CLIP."""
+    """The parts of a backbone used by initialisations; projection None as in a CLIP ResNet, bias None as in CLIP."""
 
     def __init__(self, text_features, projection, bias):
         self.text_features = text_features
@@ -253,7 +253,7 @@ class StandIn:
 
 
 def random_start(case):
-    """A stand-in for a backbone, features of a long tail and their labels (every class has some), in shuffled order."""
+    """A stand-in for a backbone, long-tailed features and their labels (every class has some), in shuffled order."""
     generator = torch.Generator().manual_seed(case)
     classes, dim, joint = (2, 3, 5)[case % 3], *(int(torch.randint(2, 9, (), generator=generator)) for _ in range(2))
     labels = torch.cat([torch.full((20 // (c + 1),), c) for c in range(classes)])
@@ -288,7 +288,7 @@ def probe(vectors, labels):
 
 
 def linear_probing_formula(backbone, vectors, labels):
-    """scikit-learn's rows; of two classes it gives that of class 1."""
+    """scikit-learn's rows; for two classes it returns that of class 1."""
     rows = probe(vectors, labels)
     if max(labels) == 1:
         rows = [[-x for x in rows[0]], rows[0]]
@@ -333,7 +333,7 @@ def test_semantic_first_weights_are_open_clips_text_features_carried_back(clip_p
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_probe_points_at_its_classes(classes):
-    """Clusters on the axes: each row has its largest entry, a positive one, where its class lies."""
+    """Clusters on the axes: each row has its largest entry, a positive one, on the axis of its class."""
     labels = torch.arange(30) % classes
     vectors = torch.eye(classes)[labels] + 0.01 * torch.randn(30, classes, generator=torch.Generator().manual_seed(0))
     found = HEAD_INITS["linear_probing"](None, NAMES[:classes], lambda: (vectors, labels)).weight
@@ -395,7 +395,7 @@ def test_the_device_finds_the_optimum_of_scikit_learn(case, monkeypatch, device)
 
 @pytest.mark.parametrize("case", range(9))
 def test_a_probe_in_float32_is_that_in_float64(case):
-    """With the usual tolerance. Far below it float32 cannot tell one loss from the next, scikit-learn's neither."""
+    """With the usual tolerance. Far below it float32 cannot distinguish losses, neither can scikit-learn's."""
     vectors, labels, classes = probe_case(case)
     single, double = (logistic.fit(part, labels, classes) for part in (vectors.float(), vectors))
     assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
@@ -418,7 +418,7 @@ def test_the_devices_objective_and_gradient_are_their_formula(case, device):
 
 @pytest.mark.filterwarnings("ignore:The number of unique classes")
 def test_the_device_stops_where_scikit_learn_stops():
-    """Of 300 classes after a few steps, well before the optimum: its rule is part of the definition."""
+    """For 300 classes after a few steps, well before the optimum: the stopping rule is part of the definition."""
     vectors, labels, _ = probe_case(1, 300)
     expected, _ = sklearn_probe(vectors, labels)
     optimum, _ = sklearn_probe(vectors, labels, max_iter=5000, tol=1e-9)
@@ -429,7 +429,7 @@ def test_the_device_stops_where_scikit_learn_stops():
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_the_device_is_as_far_as_scikit_learn_after_100_iterations():
-    """Of ill-scaled features, where rounding decides on the way: the same images in another order differ as much."""
+    """For ill-scaled features, which rounding affects: the same images in another order differ as much."""
     vectors, labels, _ = probe_case(1)
     vectors *= torch.logspace(-2, 3, vectors.shape[1])
     (first, bias), (other, _) = sklearn_probe(vectors, labels), sklearn_probe(vectors.flip(0), labels.flip(0))
@@ -439,7 +439,7 @@ def test_the_device_is_as_far_as_scikit_learn_after_100_iterations():
 
 
 def test_only_a_probe_of_minutes_goes_to_the_device(monkeypatch):
-    """The switch, at a minute by the measured rate; on both sides of it the same rows, of two classes too."""
+    """The switch, at a minute by the measured rate; on both sides of it the same rows, also for two classes."""
     assert logistic.sklearn_seconds(342, 128, 10) < 0.01  # the digits
     assert logistic.sklearn_seconds(68_000, 768, 1000) > 60  # ImageNet-LT
     fits, fit = [], logistic.fit
@@ -460,7 +460,7 @@ def test_only_a_probe_of_minutes_goes_to_the_device(monkeypatch):
 
 
 def test_features_of_inference_mode_will_do(clip_pair):
-    """As the trainer computes them; the head trains all the same."""
+    """As computed by the trainer; the head is still trainable."""
     with torch.inference_mode():
         features = SOME_FEATURES.clone(), SOME_LABELS.clone()
     for init in HEAD_INITS:
@@ -492,7 +492,7 @@ def test_model_without_first_weights_is_random_by_its_seed(clip_pair):
 
 
 @pytest.mark.parametrize("init", sorted(set(HEAD_INITS) - {"semantic"}))
-@pytest.mark.parametrize("missing", range(3))  # the last one too, whose number no label tells
+@pytest.mark.parametrize("missing", range(3))  # also the last one, whose number is not a label
 def test_a_class_without_images_is_refused(init, missing):
     labels = SOME_LABELS.masked_fill(SOME_LABELS.eq(missing), (missing + 1) % 3)
     with refused(ModelError, kind="class_without_images", key="classifier_init"):

@@ -1,4 +1,4 @@
-"""Prompts: each is the mean of its texts by open_clip, runs read them, and sentences that do not fit are refused."""
+"""Prompts: each is the mean of its texts by open_clip, runs read them, and unsuitable sentences are errors."""
 
 import json
 
@@ -25,7 +25,7 @@ def clip_pair(tmp_path_factory):
 
 @pytest.fixture
 def sentences(tmp_path):
-    """{class name: sentences}, and the file that holds them."""
+    """{class name: sentences}, and the file with them."""
     texts = {
         name: [f"{name} is the first.", f"this is {name}, a second one"][: i + 1] for i, name in enumerate(NAMES[:2])
     }

@@ -92,7 +92,7 @@ POSITIONS = ["end", "front", "middle"]  # of the learnt tokens beside the name
 
 @torch.no_grad()
 def by_open_clip(theirs, kind, tokens, index_map, vectors):
-    """open_clip's text features, unit length, with these vectors in place of embeddings."""
+    """open_clip's text features, unit length, with these vectors instead of embeddings."""
     text, config = theirs.text, KINDS[kind][1]
     x = text.token_embedding(tokens)
     for c, numbers in enumerate(index_map.tolist()):
@@ -153,7 +153,7 @@ def decode(tokenizer, ids):
 
 
 class Pairs(Tokenizer):
-    """Two characters to a token, so that the first token of a name depends on the words before it."""
+    """Two characters per token, so that the first token of a name depends on the words before it."""
 
     reader = "nobody"
     frame = Frame((), (1,), 0)
@@ -163,7 +163,7 @@ class Pairs(Tokenizer):
 
 
 def test_a_name_that_merges_with_the_word_before_it_is_read_alone():
-    """Its own tokens stay, and the placeholder is none of them."""
+    """Its own tokens stay, and the placeholder is not among them."""
     (row,), (numbers,) = (found.tolist() for found in coop_prompts(Pairs(12), ["ab"], 2, "end"))
     (alone,) = Pairs(12).encode([" ab."])
     assert row[2 : 2 + len(alone)] == alone
@@ -228,14 +228,14 @@ def test_a_step_decreases_the_loss(kind, method):
     assert losses[1] < losses[0]
 
 
-# ---- semantic start ----
+# ---- semantic initialisation ----
 
 
 @pytest.mark.parametrize("image_bias", [False, True])
 @pytest.mark.parametrize("kind", ["clip", *WITH_BIAS])
 @torch.no_grad()
 def test_a_linear_head_starts_at_the_similarities(kind, image_bias):
-    """Its logits are <t, f P + b> / |t P^T|; the other heads have no bias to start."""
+    """Its logits are <t, f P + b> / |t P^T|; the other heads have no bias to initialise."""
     theirs = open_clip_pair(kind, image_bias=image_bias)
     backbone = our_backbone(theirs, kind)
     t = theirs.encode_text(backbone.tokenizer(prompts()), normalize=True)

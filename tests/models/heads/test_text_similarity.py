@@ -1,4 +1,4 @@
-"""CLIP's own head against its formula and open_clip's logits: fixed texts, texts that train, learnt contexts."""
+"""CLIP's own head against its formula and open_clip's logits: fixed texts, trainable texts, learnt contexts."""
 
 import functools
 
@@ -125,7 +125,7 @@ def photo(name):
 )
 @torch.no_grad()
 def test_fresh_head_is_open_clips_zero_shot(changed, clip_pair, device):
-    """Nothing on, or what changes nothing while it is fresh."""
+    """Without methods, or with methods that are the identity when initialised."""
     theirs, ours = clip_pair
     images = normal_images(5, CLIP_RESOLUTION)
     model = create(ours.to(device), **changed).to(device).eval()
@@ -189,7 +189,7 @@ def test_photo_context_starts_as_zero_shot(clip_pair):
 @pytest.mark.parametrize("length", [1, 2, 5, 16])
 @pytest.mark.parametrize("position", PROMPTS)
 def test_placeholders_are_found(position, length):
-    """As many as asked for, in order, wherever the name stands, and even if it is itself an x."""
+    """As many as requested, in order, for any position of the name, and even if the name is itself an x."""
     tokens, which = coop_prompts(tokenize, NAMES, length, position)
     before = {"end": length, "front": 0, "middle": length // 2}[position]
     for name, ids, numbers in zip(NAMES, tokens.tolist(), which.tolist(), strict=True):
@@ -234,7 +234,7 @@ def test_a_context_too_long_for_any_name_is_refused(position, length):
 
 
 def test_context_is_not_asked_for_its_placeholders_words(clip_pair):
-    """A reduced vocabulary must hold the words of the names, and of no placeholder."""
+    """A reduced vocabulary must contain the words of the names, but not placeholders."""
     _, ours = clip_pair
     known = {*tokenize(["cat dog a photo of a."])[0].tolist()} - {0}
     for row in range(len(ours.text.token_embedding.weight)):
@@ -247,7 +247,7 @@ def test_context_is_not_asked_for_its_placeholders_words(clip_pair):
         create(ours, ["cat", "truck"])
 
 
-# ---- what trains ----
+# ---- trainable parameters ----
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_exactly_the_intended_tensors_train(changed, expected, clip_pair):
 
 @pytest.mark.parametrize("method", methods_of("blocks"))
 def test_text_tower_trains_by_every_method(method, clip_pair):
-    """Its gradients arrive, those of the frozen do not, and a step changes the class texts of the next one."""
+    """Only trainable parameters get gradients, and a step changes the class texts of the next one."""
     model = create(clip_pair[1], text_methods={method: {}}).train()
     names = trained_names(model)
     assert names

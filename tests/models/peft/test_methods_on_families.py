@@ -19,14 +19,14 @@ OPTIONS = {
     "pt": {"len": LENGTH},
     "lora": {"dim": 2},
     "lora_mlp": {"dim": 2},
-    "adapter": {"dim": 16},  # so wide that some of its ReLUs pass
+    "adapter": {"dim": 16},  # so wide that some of its ReLUs are active
     "adaptformer": {"dim": 16},
     "ssf": {},
     "ssf_ln": {},
     "aft": {"ratio": 0.5},
 }
-CHANGING = {"pt", "ssf", "ssf_ln"}  # a fresh one changes the features; the others do not
-# a fresh one's tensors without a gradient: what comes before a matrix that is zero
+CHANGING = {"pt", "ssf", "ssf_ln"}  # methods that change the features when initialised; the others do not
+# initial tensors without a gradient: those before a matrix that is zero
 STILL = {
     "lora": (".down.weight",),
     "lora_mlp": (".down.weight",),
@@ -122,7 +122,7 @@ def test_a_bias_of_the_keys_moves_nothing_unless_they_are_rotated(name):
 
 
 def with_prompts(theirs, prompts, num_first):
-    """A copy of another library's image tower whose blocks take these prompts after the first tokens.
+    """A copy of another library's image tower whose blocks insert these prompts after the first tokens.
 
     The last block's are dropped before its norms and its pooling.
     """

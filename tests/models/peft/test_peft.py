@@ -1,4 +1,4 @@
-"""Fine-tuning methods against their formulas: what they compute, what trains, their sizes, and how they compose."""
+"""Fine-tuning methods against their formulas: outputs, trainable parameters, sizes, and composition."""
 
 import dataclasses
 import itertools
@@ -32,7 +32,7 @@ NORMS = {"norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"}
 LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 LINEARS = {f"{linear}.{kind}" for linear in LAYERS for kind in ("weight", "bias")}
 BOTTLENECK = {f"{layer}.{kind}" for layer in ("norm", "down", "up") for kind in ("weight", "bias")}
-# what trains in a block, by name
+# trainable parameters of a block, by name
 TRAINED = {
     "fft": NORMS | LINEARS,
     "bitfit": {name for name in NORMS | LINEARS if name.endswith("bias")},
@@ -47,7 +47,7 @@ TRAINED = {
     "aft": {f"{name}.values" for name in LINEARS},
 }
 ALL = [*FIXED_ORDER, "+".join(FIXED_ORDER)]  # each alone, then all at once
-IDENTITY = ["lora", "lora_mlp", "adapter", "adaptformer", "aft"]  # a fresh one changes nothing
+IDENTITY = ["lora", "lora_mlp", "adapter", "adaptformer", "aft"]  # methods that are the identity when initialised
 
 
 def options(methods, layers=None, size=None, where="all"):
@@ -60,7 +60,7 @@ def options(methods, layers=None, size=None, where="all"):
 
 
 def plain(name):
-    """The name of a parameter without what stands around its layer."""
+    """The name of a parameter without the wrappers of its layer."""
     return name.replace(".wrapped", "")
 
 
@@ -71,11 +71,11 @@ def tiny_tower(seed=0, dim=128, depth=3, clip=True, methods=(), layers=None, siz
     return randomize(tower, seed)
 
 
-# ---- the formulas: what each method changes in a block of oracles.block_formula ----
+# ---- the formulas: the changes of each method in a block of oracles.block_formula ----
 
 
 def prompt_formula(tokens, block):
-    """[x_0, p_1, ..., p_p, x_1, ...]; earlier prompt tokens go."""
+    """[x_0, p_1, ..., p_p, x_1, ...]; earlier prompt tokens are dropped."""
     kept = [(kind, row) for kind, row in tokens if kind != "prompt"]
     return kept[:1] + [("prompt", row) for row in block["prompt.tokens"]] + kept[1:]
 
@@ -111,7 +111,7 @@ def ssf_ln_formula(y, block, name):
 
 
 def aft_formula(tensor, block, name):
-    """The tensor, but for the learnt values in their places."""
+    """The tensor, with the learnt values at their positions."""
     places, values = block[f"{name}.index"], block[f"{name}.values"]
     kept = torch.ones(tensor.numel(), dtype=tensor.dtype)
     kept[places] = 0
@@ -119,7 +119,7 @@ def aft_formula(tensor, block, name):
     return tensor * kept.view_as(tensor) + learnt.view_as(tensor)
 
 
-# what a method puts into which slot
+# the slots of a method
 FORMULAS = {
     "fft": {},
     "bitfit": {},
@@ -136,13 +136,13 @@ FORMULAS = {
 
 
 def extras(methods):
-    """What the methods put into each slot of a block, in their fixed order."""
+    """The contents of each slot of a block with these methods, in their fixed order."""
     slots = {slot for m in methods for slot in FORMULAS[m]}
     return {slot: [FORMULAS[m][slot] for m in FIXED_ORDER if m in methods and slot in FORMULAS[m]] for slot in slots}
 
 
 def assert_is_formula(tower, inputs, formula, device=torch.device("cpu")):  # noqa: B008 (never changed)
-    """`tower` of inputs, and the gradients of what trains, are those of `formula(one input, tensors by plain name)`.
+    """Compares `tower` of inputs, and its gradients, with `formula(one input, tensors by plain name)`.
 
     The tower computes on `device`, the formula on the CPU.
     """
@@ -165,7 +165,7 @@ def assert_is_formula(tower, inputs, formula, device=torch.device("cpu")):  # no
 
 
 def random_case(case):
-    """A way to draw whole numbers, and a random place of the methods with loc."""
+    """A function that draws integers, and a random position of the methods with loc."""
     generator = torch.Generator().manual_seed(case)
 
     def draw(low, high):
@@ -179,9 +179,9 @@ def random_case(case):
 @pytest.mark.parametrize("case", numbered(12, sample=3))
 @pytest.mark.parametrize("names", ALL)
 def test_image_tower_is_its_formula_in_value_and_gradient(names, case, device):
-    """Random sizes, layers and weights; in float64 the two agree to rounding, as do all gradients of what trains.
+    """Random sizes, layers and weights; in float64 the two agree to rounding, and so do all gradients.
 
-    Of both variants: they start otherwise, and aft trains other entries, but they compute the same.
+    For both variants: they differ in initial values and in the entries of aft, but compute the same.
     """
     methods, clip, variant = names.split("+"), case % 2 == 0, ("lift+", "lift")[case % 4 // 2]
     draw, depth, layers = random_case(case)
@@ -231,7 +231,7 @@ def test_fresh_method_leaves_the_output_bit_identical(method, dtype):
 
 
 def assert_uniform(weight, bound):
-    """Uniform in [-bound, bound], going by its extremes and its deviation."""
+    """Uniform in [-bound, bound], judged by its extremes and its deviation."""
     assert 0.99 * bound < weight.abs().max() <= bound
     assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
     assert abs(weight.mean()) < 0.05 * bound
@@ -286,7 +286,7 @@ def assert_ssf_starts(block):
 
 
 def assert_normal(weight, deviation):
-    """Normal around zero, going by its deviation and its tails."""
+    """Normal around zero, judged by its deviation and its tails."""
     assert weight.std().item() == pytest.approx(deviation, rel=0.05)
     assert weight.abs().max() > 3 * deviation
     assert abs(weight.mean()) < 0.05 * deviation
@@ -316,7 +316,7 @@ def test_prompts_of_a_text_tower_start_alike_in_both_variants():
         assert_normal(tower.blocks[0].prompt.tokens, 0.02)
 
 
-# ---- what trains ----
+# ---- trainable parameters ----
 
 
 @pytest.mark.parametrize("names", ALL)
@@ -502,7 +502,7 @@ def entries_of(tower):
 
 @pytest.mark.parametrize("where, size", [(where, SIZES[where](128)) for where in SIZES])
 def test_aft_trains_as_many_entries_as_a_head_has_weights(where, size):
-    """C d in all, but for cutting down each tensor's share."""
+    """C d in all, except that each tensor's share is rounded down."""
     tower = vit(128, 3, 2, 4, True)
     peft.attach(tower, options(["aft"], where=where), num_classes=100)
     trained = sum(p.numel() for p in tower.parameters() if p.requires_grad)
@@ -579,7 +579,7 @@ def test_aft_of_lift_chooses_the_entries_of_lift(seed, ratio, where):
 
 @pytest.mark.parametrize("option", [("v.aft_seed", 1), ("variant", "lift")])
 def test_a_test_of_other_entries_is_refused(option, config):
-    """A checkpoint holds values and no places; of another seed they are as many."""
+    """A checkpoint has values without positions; for another seed their number is the same."""
     aft = ("v.aft_ratio", 0.1)
     run = Trainer(config("num_epochs", 1, *aft, method="aft"))
     results = execute(run)
@@ -725,7 +725,7 @@ def test_unknown_names_are_refused_before_anything_is_changed(methods, kind):
 
 
 def test_methods_attach_in_the_fixed_order():
-    """Whatever methods are added between them."""
+    """With any methods added between them."""
     assert [name for name in METHODS if name in FIXED_ORDER] == FIXED_ORDER
     assert list(FORMULAS) == FIXED_ORDER
 
@@ -744,7 +744,7 @@ def test_order_of_the_options_changes_nothing():
 
 
 def test_earlier_prompt_is_dropped_only_where_there_is_a_new_one():
-    """Blocks 0 and 2 of 4 have 3 prompt tokens beside 1 + 4: never 6, and block 1 and 3 keep those before them."""
+    """Blocks 0 and 2 of 4 insert 3 prompt tokens among 1 + 4: never 6; blocks 1 and 3 keep those they receive."""
     tower = tiny_tower(depth=5, methods=["pt"], layers=[1, 3], size=3)
     tokens = []
     for block in tower.blocks:

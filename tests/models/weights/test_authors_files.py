@@ -1,9 +1,9 @@
-"""Files as people have them: the authors' own and transformers', under the authors' names of tensors.
+"""Files from the authors themselves and from transformers, with the authors' names of tensors.
 
 The features are those of timm's module after timm's own conversion, and those of transformers.
 
 transformers_features.json has tensor names, shapes and features (pooler_output) of transformers' models with the
-weights and images of `wave` below, in the order of the sorted names. To make it again:
+weights and images of `wave` below, in the order of the sorted names. To recompute it:
 
     model = CLASS.from_pretrained(FOLDER), where FOLDER has CLASS(CONFIG).save_pretrained's files, with these weights
 """

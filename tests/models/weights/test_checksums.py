@@ -58,7 +58,7 @@ def serve(tmp_path, monkeypatch):
 
 
 def remove_links(path):
-    """Makes the hub's cache one of a file system without links."""
+    """Makes the hub's cache behave as on a file system without links."""
     content = path.read_bytes()
     path.resolve().unlink()
     path.unlink()
@@ -79,7 +79,7 @@ def records(tmp_path):
 
 
 def test_flipped_bits_are_refused_and_the_remedy_helps(serve, content, tmp_path):
-    """Deleting the file that the message names is enough: a link alone would lead to the damaged one again."""
+    """Deleting the file named in the message suffices; deleting only a link would lead to the damaged file again."""
     with serve(content):
         load_backbone(NAME)
     path = find_weights(ADDRESS).path
@@ -102,7 +102,7 @@ def test_flipped_bits_are_refused_and_the_remedy_helps(serve, content, tmp_path)
 
 
 def test_what_the_first_load_saw_counts_where_nothing_is_published(serve, content, links, tmp_path):
-    with serve(content, "an etag that is no checksum"):
+    with serve(content, "an etag that is not a checksum"):
         notes = load_backbone(NAME)[1].notes
         assert not any("verified" in note for note in notes)
     path = find_weights(ADDRESS).path

@@ -1,4 +1,4 @@
-"""What tensors do not say: activation, heads, mean and std, against open_clip's and timm's own modules."""
+"""Properties that tensors do not determine: activation, heads, mean and std, against open_clip's and timm's modules."""
 
 import copy
 import json
@@ -69,7 +69,7 @@ def open_clip_model_of(text):
 
 @pytest.fixture
 def save(tmp_path):
-    """save(model, content, file) -> the path of a file of its weights, with a JSON of that content beside it."""
+    """save(model, content, file) -> the path of a file of its weights, with a JSON of that content in its folder."""
 
     def save(model, content=None, file="open_clip_config.json"):
         save_file(
@@ -173,7 +173,7 @@ def _changed(content, changes):
 
 @pytest.mark.parametrize("case", WRONG, ids=[case["name"] for case in WRONG])
 def test_a_description_that_does_not_fit_is_refused_by_its_field(case, save):
-    """Another model's sizes, features that the towers lack, and values that are not possible."""
+    """Another model's sizes, features that the towers lack, and impossible values."""
     content = {"model_cfg": open_clip_config(), "preprocess_cfg": {}}
     path = save(open_clip_model(content["model_cfg"]), _changed(content, case["change"]))
     described = case["kind"] == "description_mismatch"  # found when compared with the weight file
@@ -490,7 +490,8 @@ def test_a_wrong_size_under_a_name_is_wrong_input(tmp_path, monkeypatch, capsys)
     asset = str(loading.ASSETS / "clip_tiny.safetensors")
     assert cli.main(["-d", "digits_lt", "-b", "clip_vit_l14@336px", "-m", "zs", "weights", asset]) == 2
     assert capsys.readouterr().err.startswith(f"error: {asset} ")
-    assert cli.main(["-d", "digits_lt", "-b", "clip_vit", "-m", "zs", "weights", asset]) == 0  # our own file is known
+    # clip_tiny's own file has a description
+    assert cli.main(["-d", "digits_lt", "-b", "clip_vit", "-m", "zs", "weights", asset]) == 0
 
 
 def test_a_checkpoint_belongs_to_a_description_of_its_weights(config, tmp_path):

@@ -1,4 +1,4 @@
-"""Weights at hf-hub:OWNER/NAME: description first, either library's files, repositories that are closed or missing.
+"""Weights at hf-hub:OWNER/NAME: description first, either library's files, gated or missing repositories.
 
 Checksums and connections that fail are in test_checksums.py, for all schemes.
 """
@@ -56,7 +56,7 @@ def serve(tmp_path, monkeypatch):
 
 
 def names(asked):
-    """The files that were asked for, in order. The hub's client may have questions of its own."""
+    """The requested files, in order. The hub's client may send requests of its own."""
     return list(dict.fromkeys(path.rpartition("/")[2] for path in asked if "/resolve/" in path))
 
 
@@ -143,7 +143,7 @@ def test_config_json_of_another_library_in_the_cache_hides_nothing(serve, clip):
 
 
 def test_copy_of_a_whole_repository_is_enough_offline(serve, vit):
-    """A copy has no mark of the files that the repository lacks."""
+    """A copy of the cache does not record the files that the repository lacks."""
     with serve(vit[1]):
         for file in vit[1]:
             hub.fetch_file(REPOSITORY, file)
@@ -207,7 +207,7 @@ def test_file_that_a_repository_lacks_is_asked_for_once(serve):
         assert names(asked) == []
 
 
-# ---- repositories that are closed, or not there ----
+# ---- gated and missing repositories ----
 
 CLOSED = {  # of the hub's answers: status, X-Error-Code, kind of the error
     "gated, without a token": (401, "GatedRepo", "gated_repository"),

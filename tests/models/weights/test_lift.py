@@ -1,6 +1,6 @@
 """Checkpoints of LIFT: files written in its naming, and a plain implementation of LIFT that computes their logits.
 
-The plain one reads LIFT's names alone, and open_clip's or timm's for what is frozen; ResNets and full tuning are
+The plain one reads only LIFT's names, and open_clip's or timm's for frozen tensors; ResNets and full tuning are
 computed by open_clip's and timm's own modules.
 """
 
@@ -40,7 +40,7 @@ FROZEN = {  # a Linear's weight and bias in open_clip's block
 }
 BIASES = ("attn.in_proj_bias", "attn.out_proj.bias", "ln_1.bias", "mlp.c_fc.bias", "mlp.c_proj.bias", "ln_2.bias")
 PARTS = ("ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias", *sum(FROZEN.values(), ()))
-# our options of each method of LIFT; those in EVERY_BLOCK and SHALLOW do not mind `partial`
+# native options of each method of LIFT; those in EVERY_BLOCK and SHALLOW ignore `partial`
 OURS = {
     "full_tuning": {"fft": True},
     "bias_tuning": {"bitfit": True},
@@ -62,7 +62,7 @@ PARTIAL = {"None": (0, 1, 2), "0": (), "1": (2,), "2": (1, 2), "[0,2]": (0, 1), 
 
 
 def layers_of(method, layers, depth=CLIP_DEPTH):
-    """The blocks of a method where `partial` means these."""
+    """The blocks of a method, for the blocks of `partial`."""
     return tuple(range(depth)) if method in EVERY_BLOCK else (0,) if method in SHALLOW else layers
 
 
@@ -106,7 +106,7 @@ SHAPES = {
 
 
 def shapes_of(method, count):
-    """{name: shape} of a method in so many blocks."""
+    """{name: shape} of a method in this number of blocks."""
     shapes = {}
     for i in range(count):
         shapes |= SHAPES[method](i)
@@ -132,7 +132,7 @@ def masks(count, seed=3, ratio=RATIO):
 
 
 def random_tensors(shapes, seed=1):
-    """Values of sensible size; what scales is near one."""
+    """Values of sensible size; scales are near one."""
     generator, tensors = torch.Generator().manual_seed(seed), {}
     for name, shape in shapes.items():
         noise = torch.randn(shape, generator=generator) / max(shape[1:], default=10) ** 0.5
@@ -141,12 +141,12 @@ def random_tensors(shapes, seed=1):
 
 
 def write(names, layers, head="CosineClassifier"):
-    """The content of LIFT's file of a run with these methods, `partial` meaning these blocks."""
+    """The content of LIFT's file of a run with these methods in these blocks of `partial`."""
     shapes = {}
     for method in names.split("+"):
         shapes |= shapes_of(method, len(layers_of(method, layers)))
     tuner = random_tensors(shapes)
-    # what two methods train is one tensor there, under both names
+    # a tensor that two methods train is one there, under both names
     same = {f"bias_tuned.{6 * i + 3 * n + 2}": f"ln_tuned.{2 * i + n}.bias" for i in range(3) for n in (0, 1)}
     for i, layer in enumerate(layers):
         same |= {f"block_tuned.{i}.{name}": f"bias_tuned.{6 * layer + n}" for n, name in enumerate(BIASES)}
@@ -176,7 +176,7 @@ def bottleneck(x, p):
 
 
 def block_tensors(block, i, frozen, tuner, drawn):
-    """The tensors of a block by open_clip's names, what was tuned in their places; i: its number in the file."""
+    """The tensors of a block by open_clip's names, replaced by tuned ones; i: its number in the file."""
     p = starting_with(f"transformer.resblocks.{block}.", frozen)
     for n, name in enumerate(BIASES):  # these two count all blocks
         p[name] = tuner.get(f"bias_tuned.{6 * block + n}", p[name])
@@ -223,9 +223,9 @@ def block_of_lift(x, i, p, tuner, heads):
 
 
 def lift_features(images, frozen, tuner, layers, depth=CLIP_DEPTH, heads=2):
-    """CLIP's image features [B, D], float64, with what LIFT's file holds; frozen: open_clip's visual tensors.
+    """CLIP's image features [B, D], float64, with the tensors of LIFT's file; frozen: open_clip's visual tensors.
 
-    layers: the blocks that `partial` means.
+    layers: the blocks of `partial`.
     """
     frozen = {name: value.double() for name, value in frozen.items()}
     tuner = {name: value.double() for name, value in tuner.items()}
@@ -257,7 +257,7 @@ def lift_logits(features, head, kind, scale=25.0):
     return features @ rows.T
 
 
-# ---- our side ----
+# ---- native ----
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def resnet_pair(tmp_path_factory):
 
 
 def our_model(backbone, names, layers, head="CosineClassifier", variant="lift"):
-    """A fresh model with LIFT's methods by our options, everything that trains random."""
+    """A new model with LIFT's methods by native options, and random trainable parameters."""
     tower, options = copy.deepcopy(backbone.image), {}
     for method in names.split("+"):
         options |= OURS[method] | {f"{next(iter(OURS[method]))}_layers": list(layers_of(method, layers))}
@@ -332,7 +332,7 @@ def test_a_file_of_every_head_gives_lifts_logits(head, clip_pair, tmp_path):
 
 @torch.no_grad()
 def test_methods_may_have_layers_of_their_own(clip_pair, tmp_path):
-    """In our form; i counts the blocks of each method."""
+    """In the native form; i counts the blocks of each method."""
     tuner = random_tensors(shapes_of("adaptformer", 1) | shapes_of("lora", 2))
     tower = copy.deepcopy(clip_pair[1].image)
     own = {"adaptformer": True, "adaptformer_dim": WIDTH, "adaptformer_layers": [1]}
@@ -346,7 +346,7 @@ def test_methods_may_have_layers_of_their_own(clip_pair, tmp_path):
         assert torch.equal(block.attn.qkv.v.down.weight.float(), tuner[f"lora_list.{i}.v.lora_A"].T)
 
 
-COMMANDS = {  # LIFT's options on ViT-B/16, and what its file then holds in how many numbers, from which block on
+COMMANDS = {  # LIFT's options on ViT-B/16: in its file the tensors, the count of their numbers, and their first block
     "adaptformer True": ("adaptformer_list", 12, 0),
     "adaptformer True partial 6": ("adaptformer_list", 6, 6),
     "adapter True partial [2,5]": ("adapter_list", 3, 2),
@@ -386,7 +386,7 @@ TIMM = {"norm1": "ln_1", "norm2": "ln_2", "attn.proj": "attn.out_proj", "mlp.fc1
 @pytest.mark.parametrize("partial", ["None", "2", "[0,2]"])
 @torch.no_grad()
 def test_full_and_bias_tuning_of_timms_tower(partial, naming, timm_pair, tmp_path):
-    """Computed by timm; block_tuned holds timm's names there, and CLIP's will do."""
+    """Computed by timm; block_tuned has timm's names there, and CLIP's are accepted."""
     layers, theirs = PARTIAL[partial], copy.deepcopy(timm_pair[0]).double()
     images = normal_images(3, 64)
     tuner = random_tensors(shapes_of("full_tuning", len(layers)))
@@ -421,14 +421,14 @@ def resnet_model(backbone, options, variant="lift"):
 )
 @torch.no_grad()
 def test_a_file_of_a_resnet_gives_lifts_logits(names, resnet_pair, tmp_path):
-    """Computed by open_clip's own module, whose parameters, in its order, take the values of the lists."""
+    """Computed by open_clip's own module, with the values of the lists in its parameters, in its order."""
     theirs, images = copy.deepcopy(resnet_pair[0].visual), normal_images(3, RESNET_RESOLUTION)
     methods, plain = names.removesuffix(" plain").split("+"), names.endswith("plain")
     generator, tuner, options = torch.Generator().manual_seed(0), {}, {}
 
     def changed(tensor):
         tensor.copy_(tensor + 0.1 * torch.rand(tensor.shape, generator=generator))
-        return tensor  # the very one, as two lists may hold it
+        return tensor  # the same tensor, as it may be in two lists
 
     if "full" in methods:
         tuner |= {f"full_list.{n}": changed(p) for n, p in enumerate(theirs.parameters())}
@@ -500,7 +500,7 @@ EVERY = (0, 1, 2)
 def assert_refused(
     clip_pair, names, content, folder, error=CheckpointError, layers=EVERY, kind="other_tensors", **options
 ):
-    """Loading raises an error before anything of the model has changed."""
+    """Loading raises an error before it changes the model."""
     model = our_model(clip_pair[1], names, layers, **options)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with refused(error, kind=kind):
@@ -543,7 +543,7 @@ def test_another_partial_is_refused(clip_pair, tmp_path):
 
 
 def test_another_head_is_refused(clip_pair, tmp_path):
-    """The original keeps its own, without a word."""
+    """The original keeps its own without a warning."""
     content = write("adaptformer", EVERY)
     content["head"]["weight"] = torch.zeros(6, 128)
     assert_refused(clip_pair, "adaptformer", content, tmp_path)
@@ -568,7 +568,7 @@ def test_a_mask_needs_lifts_places(clip_pair, tmp_path):
     content = write("mask", EVERY)
     assert_refused(clip_pair, "mask", content, tmp_path, ModelError, kind="other_variant", variant="lift+")
     content = write("adaptformer", EVERY)
-    load(our_model(clip_pair[1], "adaptformer", EVERY, variant="lift+"), content, tmp_path)  # no places, so any
+    load(our_model(clip_pair[1], "adaptformer", EVERY, variant="lift+"), content, tmp_path)  # without positions, so any
 
 
 def test_a_mask_of_another_seed_is_refused_by_its_number_of_biases(clip_pair, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Checkpoints of LIFT+ itself: a writer of its naming, module by module, and what a model makes of such a file."""
+"""Checkpoints of LIFT+ itself: a writer of its naming, module by module, and models that load such files."""
 
 import re
 
@@ -82,7 +82,7 @@ def randomize_trained(model, seed):
 
 
 def linear_tensors(layer, place):
-    """{name: tensor} of one of a block's Linears and what stands around it; place: (attn or mlp, in or out_proj)."""
+    """{name: tensor} of one of a block's Linears and its wrappers; place: (attn or mlp, in or out_proj)."""
     part, side = place
     tensors = {}
     while True:
@@ -142,7 +142,7 @@ def block_tensors(block):
 
 
 def lift_plus_file(model):
-    """The {"tuner": ...} of a checkpoint that LIFT+ would write of our model."""
+    """The {"tuner": ...} of a checkpoint that LIFT+ would write for a native model."""
     tensors = {}
     towers = {"image_encoder": model.tower}
     if isinstance(model.head, TextSimilarity):
@@ -172,7 +172,7 @@ def load(model, content, path):
 @pytest.mark.parametrize("build", [image_model, text_model])
 @torch.no_grad()
 def test_every_tensor_arrives(build, names, tmp_path):
-    """A model of other trained values, and another choice of entries, computes what the written one does."""
+    """A model with other trainable values and another choice of entries computes the same as the written one."""
     written = build(names.split("+"), aft_seed=1, seed=1).eval()
     loaded = build(names.split("+")).eval()
     images = normal_images(2, 4)
@@ -242,7 +242,7 @@ def test_a_mask_of_another_number_of_entries_is_taken_over(tmp_path):
 
 
 def test_entries_arrive_in_float32_beside_frozen_weights_in_half_precision(tmp_path):
-    """As in a run, which casts what is frozen before it reads a checkpoint."""
+    """As in a run, which casts frozen tensors before it reads a checkpoint."""
     written, loaded = image_model(["aft"], aft_seed=1, seed=1), image_model(["aft"])
     FrozenWeights(loaded, torch.bfloat16)
     load(loaded, lift_plus_file(written), tmp_path)
@@ -255,7 +255,7 @@ def test_entries_arrive_in_float32_beside_frozen_weights_in_half_precision(tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_training_starts_from_the_entries_of_its_seed_alone(seed, config, tmp_path):
-    """A checkpoint of ours keeps no places, so a later test could not find those of another seed."""
+    """A native checkpoint has no positions, so a later test could not find those of another seed."""
     run = Trainer(config("num_epochs", 1, "v.aft_seed", seed, "v.aft_ratio", 0.01, method="aft"))
     execute(run)
     (tmp_path / "theirs").mkdir()
@@ -306,7 +306,7 @@ def test_wrong_shapes_are_refused(tmp_path):
 
 
 class Evil:
-    """Unpickled carelessly, makes a folder."""
+    """Creates a folder if it is unpickled without care."""
 
     def __init__(self, folder):
         self.folder = folder

@@ -1,4 +1,4 @@
-"""The files of a tokenizer: beside the weights, from the hub, or one sentence that names what is missing."""
+"""The files of a tokenizer: next to the weights, from the hub, or one sentence that names the missing file."""
 
 import contextlib
 import hashlib
@@ -39,7 +39,7 @@ def serve(monkeypatch, tmp_path):
 
 
 def weights(tmp_path, kind=None):
-    """The path of a weight file, with a tokenizer beside it or without."""
+    """The path of a weight file, with or without a tokenizer in its folder."""
     folder = tmp_path / "weights"
     folder.mkdir()
     if kind:

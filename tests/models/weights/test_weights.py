@@ -1,4 +1,4 @@
-"""Weight files: every format and naming that is accepted, everything that is refused, and where files come from."""
+"""Weight files: all accepted formats and namings, errors, and the sources of files."""
 
 import contextlib
 import hashlib
@@ -89,13 +89,13 @@ def vit_weights(small):
 
 
 def load_described(kind, path):
-    """The backbone from a file of a small model, with what its tensors do not say."""
+    """The backbone from a file of a small model, with the properties that its tensors do not determine."""
     name = KINDS[kind][0]
     return load_backbone(name, str(path), GIVEN[name])
 
 
 def our_tensors(config):
-    """The tensors of our backbone that a file must have: all but BatchNorm's counts of training steps."""
+    """The tensors of the backbone that a file must have: all except BatchNorm's counts of training steps."""
     with torch.device("meta"):
         state = Backbone(config).state_dict()
     return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
@@ -105,7 +105,7 @@ def our_tensors(config):
 
 
 def save_torchscript(state, path):
-    """A TorchScript archive as OpenAI publishes it: nested modules, parameters in fp16, notes of the sizes."""
+    """A TorchScript archive as published by OpenAI: nested modules, parameters in fp16, records of the sizes."""
     root = nn.Module()
     for name, value in state.items():
         kept = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
@@ -289,7 +289,7 @@ def test_published_architecture_has_our_sizes_and_all_our_tensors(name):
 
 # ---- strictness ----
 
-# one of each kind of tensor, and its name here; patches and class tokens also tell the namings apart
+# one of each kind of tensor, and its name here; patches and class tokens also distinguish the namings
 CLIP_SAMPLE = {
     "visual.conv1.weight": "image.patch_embed.weight",
     "visual.class_embedding": "image.class_token",
@@ -370,7 +370,7 @@ def test_missing_tensor_is_named(kind, theirs, ours, load):
     ],
 )
 def test_missing_stack_of_blocks_is_named(kind, part, missing, load):
-    """Depths are read from the file, but no stack has none."""
+    """Depths are read from the file, but no stack is empty."""
 
     def drop(state):
         for name in [name for name in state if name.startswith(part)]:
@@ -434,12 +434,12 @@ def test_clip_resnet_of_a_width_that_timm_rounds_is_refused(load):
         load("clip resnet", lambda state: state.update({"visual.layer1.0.conv1.weight": torch.zeros(12, 8, 1, 1)}))
 
 
-# ---- files that would run code, or are no weight files ----
+# ---- files that would run code, or are not weight files ----
 
 
 @contextlib.contextmanager
 def refused_for(**fields):
-    """A ModelError with these fields, in words that contain those of another library."""
+    """A ModelError with these fields, with a message that contains another library's."""
     with pytest.raises(ModelError) as caught:
         yield caught
     assert {name: getattr(caught.value, name) for name in fields} == {
@@ -448,7 +448,7 @@ def refused_for(**fields):
 
 
 class Evil:
-    """Unpickled carelessly, makes a folder."""
+    """Creates a folder if it is unpickled without care."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -467,7 +467,7 @@ def zip_of(members):
 
 
 def torchscript_of(pickled):
-    """Looks like a TorchScript archive, with a data.pkl of our choice."""
+    """Looks like a TorchScript archive, with a chosen data.pkl."""
     return zip_of({"x/data.pkl": pickled, "x/constants.pkl": b"\x80\x02)."})
 
 
@@ -503,7 +503,7 @@ def test_file_that_would_run_code_is_refused_and_runs_nothing(name, suffix, tmp_
 
 
 def test_the_evil_files_are_evil(tmp_path):
-    """Loaded without care, they do run: or the test above would prove nothing."""
+    """Loaded without care, they do run; otherwise the test above would prove nothing."""
     evil = Evil(tmp_path / "ran")
     pickle.loads(pickle.dumps(evil))
     assert evil.folder.is_dir()
@@ -579,7 +579,7 @@ def test_reduced_vocabulary_that_does_not_fit_is_an_error(ids, load, clip_weight
         load("clip", lambda state: state.update({"token_ids": ids, "token_embedding.weight": rows}))
 
 
-# ---- where files come from ----
+# ---- sources of files ----
 
 REPOSITORIES = {
     "clip_vit_b32": "timm/vit_base_patch32_clip_224.openai",
@@ -629,7 +629,7 @@ def test_weights_are_downloaded_once(name, hub):
 
 
 def test_downloaded_weights_become_a_backbone(hub, clip_weights, vit_weights, monkeypatch):
-    """Small ones stand in for the published ones."""
+    """Small ones replace the published ones."""
     for name, config in (("clip_vit_b16", CLIP_CONFIG), ("in21k_vit_b16", VIT_CONFIG)):
         monkeypatch.setitem(BACKBONES, name, BACKBONES[name]._replace(config=config))
     server, _ = hub(

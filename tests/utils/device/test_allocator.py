@@ -1,4 +1,4 @@
-"""Memory that one step frees is there for the next one."""
+"""Memory that one step frees is reused by the next one."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ print(here, os.read(reading, 99).decode())
 
 @pytest.mark.slow
 def test_memory_is_kept_for_the_next_step():
-    """A large tensor's pages are there again for the next one; not so in a worker, nor where all is left alone.
+    """A large tensor's pages are reused for the next one; but not in a worker, or without the setting.
 
     A worker retains those of an image of usual size.
     """

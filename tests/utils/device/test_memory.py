@@ -1,4 +1,4 @@
-"""Memory: how much is free, how much a forward and backward pass takes, and the micro-batches that fit."""
+"""Memory: free bytes, the peak of a forward and backward pass, and the micro-batches that fit."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ MB = 2**20
 
 
 def test_peak_bytes_are_those_of_the_tensors_that_live_at_once():
-    """40 bytes a row of 10 numbers; neither views, nor what is computed in place, nor what was there before counts."""
+    """40 bytes per row of 10 numbers; views, in-place results and earlier tensors do not count."""
     x = torch.randn(100, 10)
     row = 4 * 10
 
@@ -32,7 +32,7 @@ def test_peak_bytes_are_those_of_the_tensors_that_live_at_once():
 
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_peak_bytes_include_the_backward_pass(count):
-    """The most is there at the last gradient: what relu and exp gave, ones, and the gradients after and before relu."""
+    """The peak is at the last gradient: outputs of relu and exp, ones, and the gradients after and before relu."""
     x = torch.randn(count, 50, requires_grad=True)
     assert memory.peak_bytes(lambda: x.relu().exp().backward(torch.ones(count, 50))) == 5 * count * 50 * 4
     with torch.no_grad():
@@ -45,7 +45,7 @@ VERSION_1 = {
     "memory/memory.usage_in_bytes": "3000000\n",
     "memory/memory.stat": "cache 1\ninactive_file 400000\ntotal_inactive_file 400000\n",
 }
-# Slurm's: the limit is the job's, and the step within it has none
+# Slurm: the job has the limit, and the step within it has none
 JOB = {f"slurm/job_1/{name}": content for name, content in VERSION_2.items()}
 STEP = {"slurm/job_1/step_0/memory.max": "max\n", "slurm/job_1/step_0/memory.current": "2000000\n"}
 WITHIN = "0::/slurm/job_1/step_0\n"

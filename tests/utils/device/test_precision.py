@@ -1,4 +1,4 @@
-"""Which precision a run computes in, by what the processor or the GPU has."""
+"""The precision of a run, by the instructions of the processor or the features of the GPU."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def test_a_named_bf16_is_used_where_there_is_one_and_the_log_says_what_is_faster
 )
 def test_int8_is_for_cpus_that_have_it(processor, cpu, expected):
     processor(*cpu)
-    note = "int8 takes a CPU with VNNI or AMX; fp32 is used instead"
+    note = "int8 needs a CPU with VNNI or AMX; fp32 is used instead"
     assert picked("int8") == (expected, None if expected == "int8" else note)
 
 
@@ -75,6 +75,6 @@ def test_a_gpu_takes_bf16_for_amp_or_fp16_without_it(monkeypatch, has_bf16):
     assert picked("amp", GPU) == ("bf16" if has_bf16 else "fp16", None)
     assert picked("fp16", GPU) == ("fp16", None)
     assert picked("fp32", GPU) == ("fp32", None)
-    assert picked("int8", GPU) == ("fp16", "int8 takes a CPU with VNNI or AMX; fp16 is used instead")
+    assert picked("int8", GPU) == ("fp16", "int8 needs a CPU with VNNI or AMX; fp16 is used instead")
     slow = "bf16 would be slow on this CUDA; fp16 is used instead"
     assert picked("bf16", GPU) == (("bf16", None) if has_bf16 else ("fp16", slow))

@@ -1,4 +1,4 @@
-"""The pages in a headless Chromium, where one is installed: no error, no request, sorting, width of a phone."""
+"""The pages in a headless Chromium, if it is installed: no error, no request, sorting, width of a phone."""
 
 import html
 import json
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-# before the page: errors are collected; after it: what a person does, and what there is then
+# before the page: collects errors; after it: the actions of a person, and their results
 BEFORE = """<script>
 const problems = [];
 addEventListener("error", (event) => problems.push(String(event.message || "a resource")), true);
@@ -72,7 +72,7 @@ OUTER = (
 
 
 def browse(page: str, folder, titles, width=1280) -> dict:
-    """What the browser finds on a page of this width. titles: of the columns that are clicked, twice each."""
+    """The findings of the browser on a page of this width. titles: of the columns that are clicked, twice each."""
     page = page.replace("<head>", f"<head>{BEFORE}", 1)
     page = page.replace("</body>", f"{AFTER.replace('TITLES', json.dumps(titles))}</body>", 1)
     path = folder / "page.html"
@@ -100,7 +100,7 @@ def column(rows, number):
 def test_a_report_on_a_phone(run_dir, tmp_path):
     run = read_run(run_dir)
     page = build_page(run, run.main)
-    found = browse(page, tmp_path, ["accuracy", "class", "most often taken for"], width=390)
+    found = browse(page, tmp_path, ["accuracy", "class", "most often confused with"], width=390)
     assert found["problems"] == found["requests"] == []
     assert found["width"] == [390, 390]
 
@@ -111,7 +111,7 @@ def test_a_report_on_a_phone(run_dir, tmp_path):
     assert column(found["accuracy again"], 4) == pytest.approx(accuracies[:-11:-1], abs=0.005)
     assert [row[0] for row in found["class"]] == NAMES[:10]  # by number, not by letter
     assert [row[0] for row in found["class again"]] == NAMES[39:29:-1]
-    assert found["sorted"] == [["most often taken for", "ascending"]]
+    assert found["sorted"] == [["most often confused with", "ascending"]]
     assert {row[0] for row in found["filtered"]} < {"class 3", *NAMES[30:40]}  # ten of eleven
     assert len(found["filtered"]) == 10
     assert (found["range"], found["second"]) == ("1 – 10 of 40", "11 – 20 of 40")
@@ -144,7 +144,7 @@ def test_a_page_of_all_species_opens_soon(tmp_path):
     page = build_page(run, run.main)
     data = re.search(r'id="data">(.*?)</script>', page)[1]
     content = json.loads(data)
-    for name, values in content["classes"].items():  # eight times as many classes as were predicted
+    for name, values in content["classes"].items():  # eight times the number of predicted classes
         content["classes"][name] = [f"{value} {k}" if name == "name" else value for k in range(8) for value in values]
     found = browse(page.replace(data, json.dumps(content).replace("<", "\\u003c")), tmp_path, ["F1"])
     assert found["problems"] == []

@@ -161,7 +161,7 @@ def test_likely_mislabelled_images_by_the_definition():
 
 
 def test_planted_wrong_labels_are_found():
-    """Of 400 images 20 labels are exchanged; the model predicts the true classes."""
+    """20 labels of 400 images are exchanged; the model predicts the true classes."""
     rng = np.random.default_rng(0)
     true = np.repeat(np.arange(4), 100)
     planted = rng.choice(400, 20, replace=False)

@@ -1,4 +1,4 @@
-"""The pages of reports: their content, names that are hostile, files that are missing or damaged, sizes and times."""
+"""The pages of reports: their content, hostile names, missing or damaged files, sizes and times."""
 
 import html.parser
 import json
@@ -79,7 +79,7 @@ def test_the_page_has_the_numbers_of_the_results(predictions, tmp_path):
     right = int((predictions.labels == predictions.predicted).sum())
     assert f"{right} of 200 images are classified correctly." in page.words
     assert "lift+ on digits_lt" in page.words
-    assert "100 of 1,000 trained" in page.words
+    assert "100 of 1,000 trainable" in page.words
     classes = page.content["classes"]
     assert classes["name"] == NAMES[:10]
     assert classes["accuracy"] == pytest.approx([row["accuracy"] for row in results["per_class"]], abs=0.005)
@@ -162,7 +162,7 @@ def test_likely_mislabelled_training_images_are_shown(predictions, tmp_path):
 
 
 def test_names_are_text(tmp_path):
-    """Class names, paths and the command may hold HTML, control characters and bytes that are not UTF-8."""
+    """Class names, paths and the command may contain HTML, control characters and bytes that are not UTF-8."""
     names = HOSTILE + NAMES[len(HOSTILE) : 10]
     base = random_predictions(10, 4, skill=0)
     paths = [f"{names[i % 10]}/{i}.jpg".replace("\x00", "") for i in range(40)]

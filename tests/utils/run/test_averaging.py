@@ -1,4 +1,4 @@
-"""Averages of tensors against numpy's, their identities bit for bit, the greedy choice by hand, and what is refused."""
+"""Averages of tensors against numpy's, their identities bit for bit, the greedy choice by hand, and errors."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_an_average_is_numpys(weights):
 
 
 def test_the_greedy_soup_takes_what_does_not_lower_the_score():
-    """Scores of means of numbers: the distance to 10. 9 is the best; 12 helps, 0 does not, and 10.5 equals."""
+    """Scores of means of numbers: the distance to 10. 9 is the best; 12 helps, 0 does not, and 10.5 is equal."""
     states = [{"x": torch.tensor([value], dtype=torch.float64)} for value in (0.0, 12.0, 9.0, 10.5)]
     tried = []
 

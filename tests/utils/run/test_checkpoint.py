@@ -1,4 +1,4 @@
-"""Checkpoints: the trainable tensors and no others, whole or not at all, and never the wrong ones."""
+"""Checkpoints: only the trainable parameters, written atomically, and loaded only into the right model."""
 
 import contextlib
 import json
@@ -114,7 +114,7 @@ def test_a_damaged_file_is_refused(path, content):
 
 
 def test_no_flipped_bit_goes_unnoticed(path):
-    """Any bit of the file: it is refused, or has the very same content, as with a space for a tab in its header."""
+    """Any bit of the file: an error, or the same content, as with a space for a tab in its header."""
     checkpoint.save(path, checkpoint.saved_tensors(model(4, 3)), IDENTITY | {"accuracy": 12.5, "names": ["a", "é"]})
     content, (tensors, about) = path.read_bytes(), checkpoint.load(path)
     flips = random.Random(0).sample(range(8 * len(content)), 400)

@@ -1,4 +1,4 @@
-"""RunDir and Mode: the names of a run's files, and what may be replaced."""
+"""RunDir and Mode: the names of a run's files, and the replacement of runs."""
 
 import contextlib
 import errno
@@ -108,7 +108,7 @@ def test_damaged_results_protect_their_run(run_dir, content):
 
 
 def test_a_checkpoint_without_results_is_protected(run_dir):
-    """By the training that it records, or where it is older by what it fits."""
+    """By the training that it records, or if it is older by its tensors."""
     checkpoint.save(run_dir.checkpoint, {}, {"backbone": "a", "training": {"settings": SETTINGS}})
     run_dir.require_same_run(SETTINGS, "cc-dd", {})
     with refused(CheckpointError, kind="other_identity", path=run_dir.checkpoint, key="lr"):
@@ -125,7 +125,7 @@ def test_a_checkpoint_without_results_is_protected(run_dir):
 def test_a_run_is_replaced_by_the_same_one_only(run_dir):
     write(run_dir.results(), RESULTS)
     run_dir.require_same_run(SETTINGS, "cc-dd", {})
-    run_dir.require_same_run(SETTINGS | {"newer key": 5}, "cc", {"newer key": 5})  # older files know names alone
+    run_dir.require_same_run(SETTINGS | {"newer key": 5}, "cc", {"newer key": 5})  # older files record only names
     with refused(CheckpointError, kind="other_identity", path=run_dir.results(), key="lr"):
         run_dir.require_same_run(SETTINGS | {"lr": 0.2}, "cc-dd", {})
     with refused(CheckpointError, kind="other_images", path=run_dir.results()):
@@ -154,7 +154,7 @@ def test_logits_of_another_test_get_a_longer_suffix(run_dir):
 
 
 def test_logits_of_earlier_versions_are_of_images_resized_as_ever(run_dir):
-    """They record no rule; a squashed image is another one."""
+    """They do not record the rule; a squashed image is another one."""
     mode, labels = Mode(trains=False), np.zeros(2, np.int64)
     older = {"fingerprint": "cc-dd", "crops": 1, "precision": "fp32"}
     results.save_logits(run_dir.logits(mode), np.zeros((2, 3)), labels, older)
@@ -191,7 +191,7 @@ def content_of(folder):
 
 @pytest.fixture
 def repeated(run_dir):
-    """A complete run, and beside it the files of its repetition."""
+    """A complete run, and the files of its repetition in `unfinished`."""
     run_dir.begin()
     assert run_dir.working() == run_dir
     for name, text in ({"results.json": "{}"} | EARLIER).items():
@@ -215,7 +215,7 @@ def test_the_new_files_replace_the_earlier_ones_together(repeated):
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("failing", range(9))
 def test_publishing_can_be_done_again_after_each_operation(repeated, failing, links, monkeypatch):
-    """It fails at the n-th link, copy, replacement or removal; the second time all is well."""
+    """It fails at the n-th link, copy, replacement or removal, and succeeds the second time."""
     count = 0
 
     def failing_at(function):
@@ -265,7 +265,7 @@ def test_a_link_in_the_place_of_unfinished_is_not_followed(run_dir, tmp_path_fac
     assert not run_dir.unfinished.path.is_symlink()
 
 
-# ---- the checkpoint that is there ----
+# ---- the existing checkpoint ----
 
 
 def test_a_checkpoint_of_another_run_is_foreign(run_dir):
@@ -281,5 +281,5 @@ def test_a_checkpoint_of_another_run_is_foreign(run_dir):
     assert run_dir.training_record(run_dir.checkpoint).is_foreign
     checkpoint.save(run_dir.checkpoint, {}, {"training": training})
     assert not run_dir.training_record(run_dir.checkpoint).is_foreign
-    checkpoint.save(run_dir.checkpoint, {}, {})  # both are older: nothing can be known
+    checkpoint.save(run_dir.checkpoint, {}, {})  # both are older: unknown
     assert not run_dir.training_record(run_dir.checkpoint).is_foreign

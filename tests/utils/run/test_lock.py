@@ -1,4 +1,4 @@
-"""A run directory is locked by one process, and free as soon as that process is gone."""
+"""A run directory is locked by one process, and free as soon as that process has ended."""
 
 import os
 import signal
@@ -77,7 +77,7 @@ def test_a_failed_start_removes_nothing_of_others(run_dir):
 
 
 def test_a_log_that_is_removed_while_it_is_opened_is_opened_again(run_dir, monkeypatch):
-    """By a process whose start fails: the lock would be that of a file without a name."""
+    """By a process whose start fails: the lock would be on a file without a name."""
     from utils.run import directory
 
     run_dir.path.mkdir()

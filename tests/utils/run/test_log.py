@@ -1,4 +1,4 @@
-"""The log of a run: what it holds, and that a full disk does not end the run."""
+"""The log of a run: its content, and that a full disk does not end the run."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""Signals end the process at once, with one sentence; SIGUSR1 waits for the next save; the parent's choices hold."""
+"""Signals end the process at once, with one sentence; SIGUSR1 waits for the next save; ignored signals stay ignored."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ def send(number):
 
 
 def end_of(work):
-    """The exit status of a child that does `work(stopping)` while signals are handled, and what it printed."""
+    """The exit status of a child that runs `work(stopping)` while signals are handled, and its output."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -23,7 +23,7 @@ def end_of(work):
             for number in (*AT_ONCE, AFTER_SAVING):
                 signal.signal(number, signal.SIG_DFL)
             sys.stderr = os.fdopen(write, "w")
-            stopping = Stopping("go on")
+            stopping = Stopping("resume it")
             with stopping.handled():
                 work(stopping)
         except BaseException:
@@ -38,14 +38,14 @@ def end_of(work):
 @pytest.mark.parametrize(
     ("number", "status", "text"),
     [
-        (signal.SIGINT, 130, "interrupted; go on\n"),
-        (signal.SIGTERM, 143, "stopped by SIGTERM; go on\n"),
-        (signal.SIGHUP, 129, "stopped by SIGHUP; go on\n"),
-        (signal.SIGUSR1, 138, "stopped by SIGUSR1; go on\n"),
+        (signal.SIGINT, 130, "interrupted; resume it\n"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM; resume it\n"),
+        (signal.SIGHUP, 129, "stopped by SIGHUP; resume it\n"),
+        (signal.SIGUSR1, 138, "stopped by SIGUSR1; resume it\n"),
     ],
 )
 def test_a_signal_ends_the_process_at_once(number, status, text):
-    """Nothing can keep it: no except, and no finally that waits."""
+    """Nothing can prevent it: no except, and no finally that waits."""
 
     def work(stopping):
         try:
@@ -63,7 +63,7 @@ def test_functions_are_called_before_and_their_errors_are_ignored():
         stopping.on_end += [lambda reason: 1 / 0, lambda reason: os.write(sys.stderr.fileno(), reason.encode())]
         send(signal.SIGTERM)
 
-    assert end_of(work) == (143, "stopped by SIGTERM; go on\nstopped by SIGTERM")
+    assert end_of(work) == (143, "stopped by SIGTERM; resume it\nstopped by SIGTERM")
 
 
 def test_a_second_signal_changes_nothing():
@@ -71,7 +71,7 @@ def test_a_second_signal_changes_nothing():
         stopping.on_end.append(lambda reason: (send(signal.SIGINT), send(signal.SIGTERM)))
         send(signal.SIGTERM)
 
-    assert end_of(work) == (143, "stopped by SIGTERM; go on\n")
+    assert end_of(work) == (143, "stopped by SIGTERM; resume it\n")
 
 
 def test_children_end_with_it():

@@ -1,4 +1,4 @@
-"""Trackers: what a run sends to each package, written down by stand-ins with the packages' public signatures."""
+"""Trackers: the calls of a run to each package, recorded by stand-ins with the packages' public signatures."""
 
 import importlib
 import json

@@ -1,5 +1,5 @@
 "use strict";
-/* Charts as inline SVG. They are drawn again where their box changes its width; colours come from the style. */
+/* Charts as inline SVG. They are redrawn when the width of their box changes; colours come from the style sheet. */
 
 const GROUPS = ["many", "medium", "few"];
 const data = JSON.parse(document.getElementById("data").textContent);

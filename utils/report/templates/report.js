@@ -93,7 +93,7 @@ if (classes.precision) {
   columns.push(
     { title: "precision", value: (c) => classes.precision[c], first: "ascending", cell: (c) => percent(classes.precision[c]) },
     { title: "F1", value: (c) => classes.f1[c], first: "ascending", cell: (c) => percent(classes.f1[c]) },
-    { title: "most often taken for", text: true, value: (c) => classes.confused[c], cell: (c) => (classes.confused[c] ? `${classes.name[classes.other[c]]} (${number.format(classes.confused[c])})` : "–") },
+    { title: "most often confused with", text: true, value: (c) => classes.confused[c], cell: (c) => (classes.confused[c] ? `${classes.name[classes.other[c]]} (${number.format(classes.confused[c])})` : "–") },
   );
 }
 classTable(columns, 2);

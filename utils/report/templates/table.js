@@ -70,5 +70,5 @@ function groupName(c) {
 }
 
 function weakly(text, images) {
-  return element("span", images < 5 ? { class: "weak", title: `${images} test images say little` } : {}, text);
+  return element("span", images < 5 ? { class: "weak", title: `${images} test images: not reliable` } : {}, text);
 }
