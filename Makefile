@@ -43,7 +43,7 @@ lint: .venv/installed
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m codespell_lib
-#	$(PY) scripts/check_language.py  # TODO: switch on when the tree passes
+	$(PY) scripts/check_language.py
 
 table: .venv/installed
 	PYTHON=$(PY) scripts/run_digits.sh

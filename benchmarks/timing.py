@@ -140,7 +140,7 @@ def _number(value: float | None) -> str:
 
 
 def table(rows: list[Row], about: dict[str, Any]) -> str:
-    """The Markdown that docs/performance_log.md shows, and what its numbers depend on."""
+    """The Markdown of docs/performance_log.md, with the machine, the date and the versions."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [f"| | ratio | {' | '.join(about['columns'])} | unit | target |", "|---" * 6 + "|", *map(str, rows), ""]
     lines += [f"{about['device']}, {about['cores']} cores, {about['date']}, {about['seconds']:.0f} s, {versions}."]

@@ -22,7 +22,7 @@ torch.set_num_threads(1)  # the models are tiny, and machines that run tests are
 
 
 def pytest_addoption(parser):
-    parser.addoption("--update-messages", action="store_true", help="write tests/messages.json anew for the tests run")
+    parser.addoption("--update-messages", action="store_true", help="write tests/messages.json again for the tests run")
     parser.addoption("--cases", choices=["sample", "full"], default="sample", help="how many of tests/cases.py run")
     parser.addoption("--faults", choices=["sample", "full"], default="sample", help="how much tests/faults tries")
     parser.addoption("--faults-seed", type=int, default=0, help="of the random choices of tests/faults")

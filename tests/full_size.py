@@ -1,4 +1,4 @@
-"""timm's and open_clip's own full-size modules, on the meta device, compared with our configs of them."""
+"""timm's and open_clip's own full-size modules, on the meta device, compared with their configs here."""
 
 import contextlib
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def library_module(address: str) -> nn.Module:
 
 
 def assert_same(theirs: nn.Module, config: BackboneConfig) -> None:
-    """Our backbone has the tensors of the library's module, and the heads, activations and eps of its transformers."""
+    """Checks that the backbone has the tensors of the library's module, and its heads, activations and eps."""
     with quick_meta():
         ours = Backbone(config)
     assert _shapes(convert_state_dict(theirs.state_dict())) == _shapes(ours.state_dict())

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 planning, run_all = (importlib.import_module(name) for name in ("planning", "run_all"))
 
-ECHO = '#!/bin/sh\nshift\necho "$@" >&2\ncat\n'  # in the place of Python: prints its stdin, and its arguments on stderr
+ECHO = '#!/bin/sh\nshift\necho "$@" >&2\ncat\n'  # replaces Python: prints its stdin, and its arguments on stderr
 
 
 def script_lines(name, *arguments):

@@ -53,7 +53,7 @@ def few_images(monkeypatch):
 
 @pytest.fixture
 def run(few_images, capsys):
-    """run(NAME, options...) -> results.json of a command that ended well."""
+    """run(NAME, options...) -> results.json of a successful command."""
 
     def run(name, *options, method="lift+", file="results.json"):
         start = () if name in OPEN_CLIP else ("classifier_init", "class_mean")
@@ -73,14 +73,14 @@ def config_of(name, *options, method="lift+"):
 
 
 def tokens_of(name, texts):
-    """By open_clip's own tokenizer, or by SigLIP's, which has a test of its own (test_tokenizers.py)."""
+    """By open_clip's own tokenizer, or by SigLIP's, which has its own test (test_tokenizers.py)."""
     if name == "siglip2":
         return tokenizer_of(KINDS["siglip2"][1])(texts)
     return open_clip.get_tokenizer("ViT-B-16", context_length=OPEN_CLIP[name][1]["context_length"])(texts)
 
 
 def described(name):
-    """Interpolation and resize rule of a repository, in the words of the keys."""
+    """Interpolation and resize rule of a repository, as values of the keys."""
     given = TIMM[name][1] if name in TIMM else OPEN_CLIP[name][2]
     rule = given.get("crop_mode") or given.get("resize_mode")
     return given["interpolation"], "squash" if rule == "squash" else "shortest"
@@ -110,7 +110,7 @@ def test_every_family_trains_and_tests_and_needs_the_hub_once(name, online, run)
     assert 100 * (predicted == data.test.labels).mean() == pytest.approx(results["accuracy"]["overall"])
 
 
-# ---- what one can do with them ----
+# ---- uses ----
 
 
 @pytest.mark.parametrize("name", OPEN_CLIP)
@@ -171,7 +171,7 @@ def test_an_interrupted_run_resumes_bit_by_bit(name, online, few_images):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_run_in_bfloat16_at_another_resolution(name, online, run):
-    """Its checkpoint belongs to that resolution."""
+    """Its checkpoint is for that resolution."""
     options = ("resolution", 48, "prec_train", "bf16", "prec_test", "bf16")
     with online(name):
         results = run(name, *options)
@@ -240,7 +240,7 @@ def test_a_resolution_that_an_attention_pool_does_not_take(backbone, resolution,
     assert not Path("output").exists()
 
 
-# ---- names with one's own file ----
+# ---- names with the user's own file ----
 
 
 def test_a_named_backbone_with_the_authors_file(few_images, hub, capsys):
@@ -261,7 +261,7 @@ def test_a_named_backbone_with_the_authors_file(few_images, hub, capsys):
 
 
 def test_a_named_clip_with_a_file_and_its_tokenizer_beside_it(few_images, hub, monkeypatch):
-    """The name has the tokenizer's repository, which is not asked for files that are there."""
+    """The name has the tokenizer's repository, from which existing files are not requested."""
     files = published.repository("siglip2")[1]
     Path("mine").mkdir()
     for file, content in files.items():

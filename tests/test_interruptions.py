@@ -1,4 +1,4 @@
-"""Interrupted runs: saved within an epoch, resumed at the very step; what changed meanwhile is refused or logged."""
+"""Interrupted runs: saved within an epoch, resumed at the same step; later changes are errors or logged."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from utils.run.stopping import Stopped, Stopping
 
 
 class Killed(BaseException):
-    """In the place of SIGKILL."""
+    """Replaces SIGKILL."""
 
 
 def checkpoint_bytes(run):
@@ -30,7 +30,7 @@ def checkpoint_bytes(run):
 
 
 def stop_after(run, steps, stop):
-    """Calls `stop` within the step after so many, before its backward pass."""
+    """Calls `stop` within the step after this number of steps, before its backward pass."""
     seen = iter(range(10**6))
     run.loss.register_forward_hook(lambda *_: stop() if next(seen) == steps else None)
 
@@ -50,7 +50,7 @@ def metrics_of(run):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("optimizer", "AdamW", "accum_step", 2, "schedule", "warmup_cosine")])
 def test_a_run_killed_within_an_epoch_resumes_at_the_step(config, few_images, options):
-    """69 images in steps of 16 are 5 a epoch; save_minutes 0 saves after each of them."""
+    """69 images in steps of 16 are 5 steps per epoch; save_minutes 0 saves after each of them."""
     options = (*options, "lr", 0.002, "print_freq", 2)
     whole, expected = train(config("output_dir", "whole", *options))
     for steps in (1, 4, 5, 8):
@@ -91,7 +91,7 @@ def test_sigusr1_saves_and_ends(config, few_images):
     assert checkpoint_bytes(resumed) == checkpoint_bytes(whole)
 
 
-# ---- what is not finite ----
+# ---- values that are not finite ----
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_a_loss_that_is_not_finite_is_null_in_the_metrics(config, few_images):
     assert json.loads(lines.splitlines()[-1], parse_constant=pytest.fail)["loss"] is None
 
 
-# ---- what changed meanwhile ----
+# ---- changes between start and resumption ----
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_a_changed_time_alone_is_in_the_log(interrupted, folder_config, pictures
 
 
 def test_sizes_of_long_lists_are_compared(interrupted, folder_config, pictures, monkeypatch):
-    """Where contents are hashed for a sample only."""
+    """If contents are hashed only for a sample."""
     monkeypatch.setattr("datasets.images.CONTENT_FILES", 3)
     monkeypatch.setattr("datasets.images.SAMPLE", 2)
     whole, _ = train(folder_config("output_dir", "whole"))
@@ -277,7 +277,7 @@ def test_another_machine_resumes_with_one_warning(interrupted, folder_config, mo
 
 
 def test_progress_of_an_earlier_version_resumes(config, few_images):
-    """It has neither steps, nor counters, images or machine."""
+    """It has no steps, counters, images or machine."""
     whole, _ = train(config("output_dir", "whole"))
     with Trainer(config("output_dir", "run")) as run:
         run.fit(1)

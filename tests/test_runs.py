@@ -51,7 +51,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("method", config_names("method"))
 def test_every_method_trains_and_tests(method, run):
-    """One epoch at a small learning rate is enough to beat chance by far; a random context takes longer."""
+    """One epoch at a small learning rate suffices to beat chance by far; a random context needs longer."""
     results = run(method, "lr", 0.002)
     assert results["accuracy"]["overall"] > (2 * CHANCE if method == "coop" else 5 * CHANCE)
     assert (results["params"]["trained"] > 0) == (method != "zs")
@@ -111,7 +111,7 @@ def test_a_clip_resnet_trains_and_tests(method, run, clip_resnet, capsys):
 
 @pytest.mark.parametrize("method", ["lp", "fft", "bitfit", "ssf"])
 def test_an_imagenet_resnet_trains_and_tests(method, run, tmp_path, monkeypatch):
-    """It takes images of 224 pixels only, so there are few of them here."""
+    """It supports only images of 224 pixels, so there are few of them here."""
     data = digits_lt.build("digits_lt", None)
     train, test = (part.subset(slice(None, None, 25)) for part in (data.train, data.test))
     few = DataSet("digits_lt", data.classnames, train, test)
@@ -173,7 +173,7 @@ def test_parts_change_nothing_for_trained_texts(config, options, few_images):
         assert (whole[name] - parts[name]).abs().max() < 2e-6, name
 
 
-# ---- save_logits, and how many images a head starts from ----
+# ---- save_logits, and the number of images for the initialisation of a head ----
 
 
 @pytest.mark.parametrize("method", ["zs", "lift+"])

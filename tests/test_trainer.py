@@ -1,4 +1,4 @@
-"""Training: its step against the formula, accumulation, resuming, reproducibility; and what a run leaves behind."""
+"""Training: its step against the formula, accumulation, resuming, reproducibility; and the files of a run."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def checkpoint_bytes(run):
 
 
 def killed_after(epochs, cfg):
-    """Trains `cfg` for so many epochs, and leaves it as a killed process does: without a test."""
+    """Trains `cfg` for this number of epochs, and leaves it as a killed process does: without a test."""
     with Trainer(cfg) as run:
         run.fit(epochs)
 
@@ -98,7 +98,7 @@ IN_PARTS = [(name, 4) for name, row in LOSS_ROWS.items() if not row.couples_samp
 @pytest.mark.slow
 @pytest.mark.parametrize(("loss_type", "accum_step"), [("LA", 2), ("LA", 16), *IN_PARTS])
 def test_parts_change_nothing(config, loss_type, accum_step, few_images, device):
-    """69 images are no multiple of 16: the last, smaller step counts each sample the same, too."""
+    """69 images are not a multiple of 16: the last, smaller step weights each sample the same, too."""
     options = ("num_epochs", 1, "loss_type", loss_type)
     whole, parts = (Trainer(config(*options, "accum_step", number)) for number in (1, accum_step))
     for run in (whole, parts):
@@ -221,7 +221,7 @@ def test_bf16_is_as_accurate_as_float32(config, monkeypatch, few_images):
 
 @pytest.mark.slow
 def test_what_is_asked_between_epochs_changes_nothing(config, few_images):
-    """fit in pieces, with predictions, scores and features in between, trains the very bits of fit at once."""
+    """fit in pieces, with predictions, scores and features in between, trains the same bits as fit at once."""
     whole, results = train(config("output_dir", "whole", "save_logits", "True"))
     with Trainer(config("output_dir", "pieces")) as run:
         before = run.predict()
@@ -260,7 +260,7 @@ def test_a_trainer_that_tests_does_not_train(config, few_images):
         run.fit()
 
 
-# ---- again, and on ----
+# ---- repetition and resumption ----
 
 
 @pytest.mark.slow
@@ -279,7 +279,7 @@ def test_a_killed_run_resumes_bit_by_bit(config, few_images):
     cfg = config("num_epochs", 3, "print_freq", 2)
     killed_after(2, cfg)
     run_dir = Path(cfg.output_dir)
-    with open(run_dir / "metrics.jsonl", "a") as metrics:  # as if it had been killed a little later
+    with open(run_dir / "metrics.jsonl", "a") as metrics:  # as if it had been killed slightly later
         metrics.write('{"step": 12, "loss": 1.0}\n{"step": 1')
     assert not (run_dir / "results.json").exists()
     resumed, results = train(cfg)
@@ -310,7 +310,7 @@ def test_a_run_of_a_version_without_these_keys_resumes(config, few_images, lacki
 
 
 def test_the_weights_complete_the_configuration(config, few_images, monkeypatch):
-    """Settings, test and files have their values; given ones stay."""
+    """Settings, test and files have their values; those set by the user stay."""
     monkeypatch.setattr(trainer, "described_values", lambda cfg: {"interpolation": "bilinear", "resize": "squash"})
     run, results = train(config("num_epochs", 1, "interpolation", "bicubic"))
     assert (run.cfg.interpolation, run.cfg.resize) == ("bicubic", "squash")
@@ -329,7 +329,7 @@ def test_an_unfinished_run_of_other_settings_is_not_continued(config, few_images
 
 
 def test_two_processes_at_work_in_one_directory(config, few_images):
-    """The second one is refused while the first one runs, and welcome afterwards."""
+    """The second one fails while the first one runs, and succeeds afterwards."""
     cfg = config("num_epochs", 1)
     with (
         RunLog(RunDir(Path(cfg.output_dir))),
@@ -363,7 +363,7 @@ def test_zero_shot_does_not_destroy_an_unfinished_run(config, few_images):
 
 @pytest.mark.slow
 def test_a_finished_run_stays_until_its_repetition_has_ended(config, few_images):
-    """The same command given again, and killed: model and results of the first are still there, and it continues."""
+    """The same command repeated, and killed: model and results of the first still exist, and it resumes."""
     run, results = train(config())
     kept = (run.run_dir.path / "results.json").read_bytes(), checkpoint_bytes(run)
     train(config("test_only", "True"))
@@ -405,7 +405,7 @@ def test_a_small_model_computes_in_one_thread():
 
 @pytest.mark.parametrize("tte", [False, True])
 def test_predictions_are_those_of_the_logits(config, tte, device, few_images):
-    """The file of a test against softmax and argmax of the logits beside it, and scikit-learn's accuracy."""
+    """The file of a test against softmax and argmax of its logits, and scikit-learn's accuracy."""
     run, results = train(config("weights", CLIP_TINY, "num_epochs", 1, "save_logits", "True", "tte", tte))
     with np.load(run.run_dir.logits(run.mode)) as file:
         logits, labels = file["logits"], file["labels"]
@@ -431,7 +431,7 @@ def test_a_test_without_logits_keeps_the_predictions_alone(config, few_images):
             assert np.array_equal(getattr(found, field), getattr(full, field))
 
 
-# ---- what a run leaves ----
+# ---- files of a run ----
 
 
 def test_the_files_of_a_run(config):
@@ -655,7 +655,7 @@ def test_class_means_of_all_images(config):
         assert_near(run.model.head.weight[c].detach(), F.normalize(features[labels == c].mean(0), dim=0))
 
 
-# ---- a start from another run ----
+# ---- initialisation from another run ----
 
 
 @pytest.mark.slow
@@ -690,7 +690,7 @@ def test_a_start_that_is_not_there(config):
 
 
 def test_tensors_of_an_earlier_run_with_other_classes(config, few_images, monkeypatch):
-    """Rows go to the classes of their names, in whatever order; a new class starts as without init_from."""
+    """Rows are assigned to the classes of their names, in any order; a new class starts as without init_from."""
     first, _ = train(config("num_epochs", 1))
     digits = DATASETS["digits_lt"]
 

@@ -1,4 +1,4 @@
-"""docs/extending.md, followed as it is printed: files and rows go into a copy of the product, then its commands run.
+"""Follows docs/extending.md as printed: adds its files and rows to a copy of the product, and runs its commands.
 
 A block that begins with `# PATH` is a file; one that begins with `# PATH, in TABLE` is a row for the end of that table.
 """
@@ -27,13 +27,13 @@ COMMANDS = re.findall(r"^    python (.+)$", PAGE, re.MULTILINE)
 
 
 def add_row(path, table, row):
-    """Adds a row to the end of the dict that a file calls `table`, and what the row imports."""
+    """Adds a row to the end of the dict `table` in a file, and the row's imports."""
     text = path.read_text()
     start = re.search(rf"^{table}\b[^=\n]*= \{{", text, re.MULTILINE)
     assert start, f"{path} has no table {table}"
     end = re.compile(r"^}", re.MULTILINE).search(text, start.end())
     text = text[: end.start()] + row + text[end.start() :]
-    if path.name == "__init__.py":  # a set beside the others
+    if path.name == "__init__.py":  # a set next to the others
         text = text.replace("from datasets.sets import ", "from datasets.sets import petals, ", 1)
     path.write_text(text)
 

@@ -18,7 +18,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/notebook.md"
 
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory):
-    """The names that the page's code leaves, run block after block in a folder of its own."""
+    """The variables after running the page's code, block after block, in a separate folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("notebook"))
         names = {}

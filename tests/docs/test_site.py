@@ -64,7 +64,7 @@ def test_pages_load_files_of_the_site_only(site):
     for page in pages:
         addresses = Loaded(page.read_text()).addresses
         assert len(addresses) > 5
-        # a file that is there is not of another host: //host/x and https://host/x are no such paths
+        # a file that is there is not of another host: //host/x and https://host/x are not such paths
         assert [found for found in addresses if not (site / found.partition("?")[0]).is_file()] == [], page.name
 
 

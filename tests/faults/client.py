@@ -1,4 +1,4 @@
-"""The test's end of the fork server: starts attempts, waits for them, and looks at what they left."""
+"""The client of the fork server: starts attempts, waits for them, and inspects their files."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ LIMIT = 60.0  # seconds; an attempt that takes longer hangs
 
 
 class Hang(AssertionError):
-    """An attempt did not end."""
+    """Raised if an attempt does not end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Outcome:
 
 
 class Server:
-    """A fork server (server.py). `start` and `run` take the fields of its Request."""
+    """A fork server (server.py). `start` and `run` accept the fields of its Request."""
 
     def __init__(self, folder: Path, limit: float = LIMIT):
         self.folder, self.limit = folder, limit
@@ -71,7 +71,7 @@ class Server:
         self.errors.close()
 
     def start(self, arguments: list[Any], folder: Path, fault: Fault | None = None, **request: Any) -> "Attempt":
-        """Starts `python main.py ARGUMENTS` in a folder; environment: besides the user's cache in that folder."""
+        """Starts `python main.py ARGUMENTS` in a folder that also has the user's cache; environment: more variables."""
         self.count += 1
         environment = {"XDG_CACHE_HOME": str(folder / "cache")} | request.pop("environment", {})
         content = {
@@ -91,14 +91,14 @@ class Server:
         return self.start(arguments, folder, fault, **request).wait()
 
     def learn(self, arguments: list[Any], folder: Path, **request: Any) -> Outcome:
-        """Runs a command, and lets the server import what it had to import."""
+        """Runs a command, and lets the server import the same modules."""
         outcome = self.run(arguments, folder, scout=True, **request)
         self.socket.sendall((json.dumps({"learn": str(folder)}) + "\n").encode())
         self._answer(0)
         return outcome
 
     def _answer(self, process: int) -> dict[str, Any]:
-        """The next answer that is no end, or with a process its end. Raises Hang after the limit."""
+        """The next answer that is not an end, or with a process its end. Raises Hang after the limit."""
         self.socket.settimeout(self.limit)
         while process not in self.ended or not process:
             try:
@@ -164,7 +164,7 @@ class Attempt:
         )
 
     def texts(self) -> tuple[str, str]:
-        """What it has printed so far, to stdout and stderr."""
+        """Its output so far, stdout and stderr."""
         files = [Path(f"{self.output}.{kind}") for kind in ("out", "err")]
         return tuple(file.read_text(errors="surrogateescape") if file.exists() else "" for file in files)
 

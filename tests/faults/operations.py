@@ -5,8 +5,8 @@
 
 Every operation below `folder` has a kind, a path and a number among those of this kind and path, so that it can be
 found again in another run: Operation("write", "output/run/metrics.jsonl", 2) is the third write to that file. Random
-parts of names are replaced by *. Audit events of Python report opening, renaming, removing, ...; reads, writes and
-closes are seen by the file objects of a replaced `open`, as the system sees them: below Python's buffers.
+parts of names are replaced by *. Audit events of Python report opening, renaming, removing, ...; file objects of a
+replaced `open` record reads, writes and closes as system calls: below Python's buffers.
 """
 
 import builtins
@@ -51,7 +51,7 @@ class Operation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """What happens in place of an operation.
+    """A fault that replaces an operation.
 
     action: "kill" (SIGKILL), "errno" (it fails with error `number`) or "signal" (`number` to the process itself, before
     it). half: of a write, the first half of the bytes is written before. lasting: every later change fails, too.
@@ -77,7 +77,7 @@ class Fault:
 
 
 def decode_fault(content: dict[str, Any] | None) -> Fault | None:
-    """The fault that dataclasses.asdict made a dict."""
+    """The fault from its dict by dataclasses.asdict."""
     return content and Fault(**content | {"operation": Operation(*content["operation"])})
 
 
@@ -99,7 +99,7 @@ class Trace:
         self.done = self.failing = False
         self.copying = False  # in the main thread, whose operations are not the run's meanwhile
 
-    # ---- what happens at an operation ----
+    # ---- handling an operation ----
 
     def relative(self, path: Any) -> str | None:
         """The name of a path or descriptor below the folder; None elsewhere."""
@@ -155,7 +155,7 @@ class Trace:
     def _copy_to(self, name: str) -> None:
         shutil.copytree(self.folder, os.path.join(self.copies, name), symlinks=True)
 
-    # ---- where operations are seen ----
+    # ---- recording ----
 
     def install(self) -> None:
         """Starts recording; it cannot be stopped."""
@@ -195,7 +195,7 @@ class Trace:
         trace = self
 
         class File(io.FileIO):
-            """The system's side of an open file."""
+            """The raw stream of an open file."""
 
             def write(self, data) -> int:
                 data = memoryview(data).cast("B")

@@ -1,4 +1,4 @@
-"""Hostile files, names and options: one sentence and exit status 2, little memory, nothing that a terminal obeys.
+"""Hostile files, names and options: one sentence and exit status 2, little memory, no terminal controls.
 
 A few are harmless, and complete. Nothing is written outside the run's folder, and no code of a file runs.
 """
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 LIMIT = 30  # seconds
 MEMORY = 300 << 20  # bytes beyond an ordinary run's
-GUARD = 4 << 30  # bytes of address space: what takes more ends, before this machine suffers
+GUARD = 4 << 30  # bytes of address space: a process that takes more ends
 NEW = "pictures/train/birch/hostile"
 TRAIN = (*PICTURES, "num_epochs", "1", "num_workers", "0")
 ZEROS, PACKED = bytes(1 << 20), 320  # what hostile files unpack to: so many times these bytes
@@ -100,7 +100,7 @@ def tiff_of_4_gigapixels(folder: Path):
 
 
 def picture_names_with_escape_sequences(folder: Path):
-    """They are names like others; the logs of training and the report of a check contain them."""
+    """They are accepted; the logs of training and the report of a check contain them."""
     for split in ("train", "test"):
         for name in (f"{ESCAPES}.png", "two\nlines.png", "\u2028.png"):
             Image.new("RGB", (32, 32)).save(folder / f"pictures/{split}/birch/{name}")
@@ -335,7 +335,7 @@ def ordinary(place) -> int:
 
 @pytest.mark.parametrize(("case", "state"), [*((c, "pictures") for c in PICTURED), *((c, "finished") for c in RUNS)])
 def test_a_hostile_file(case, state, place, ordinary):
-    """0 beside a command: it may complete, too."""
+    """Status 0 for commands that may complete, too."""
     folder = place.fresh(state)
     if state == "pictures":
         (folder / "pictures").unlink()

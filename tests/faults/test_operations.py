@@ -1,8 +1,8 @@
 """Kills before every file operation that changes the disk, and half-way in every write.
 
-A kill after an operation leaves what a kill before the next one leaves, and so does one before an operation that only
-reads: these are not tried. What a kill leaves on the disk is copied meanwhile in an uninterrupted run. TensorBoard's
-curves, which a thread of its own writes, are cut in test_corruption.py.
+A kill after an operation has the effect of a kill before the next one, and so has one before an operation that only
+reads: these are not tried. The files after a kill are copied during an uninterrupted run. TensorBoard's
+curves, which a separate thread writes, are cut in test_corruption.py.
 """
 
 import re
@@ -57,7 +57,7 @@ def files(folder: Path) -> dict[str, bytes | None]:
 
 
 def test_an_earlier_run_is_replaced_only_when_the_new_one_is_complete(place):
-    """From the first change of its files on, only results are written and names are changed: a matter of moments."""
+    """After the first change of its files, only results are written and names are changed, which is quick."""
     operations = place.operations("a finished run again")
     late = operations[replacement(operations) :]
     assert any(done[:2] == ("rename", f"{RUN}/results.json") for done in late)

@@ -1,4 +1,4 @@
-"""torch.export of towers and whole models: any batch size, torch's plain operations alone, the numbers of eager."""
+"""torch.export of towers and whole models: any batch size, only torch's plain operations, the numbers of eager."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ ALL = "+".join(METHODS)
 CASES = [(tower, "") for tower in TOWERS] + [("CLIP's ViT", ALL)]
 if FULL:
     CASES += [("CLIP's ViT", method) for method in METHODS] + [("timm's ViT", ALL)]
-EXAMPLES, SIZES = 3, (1, 2, 64)  # of 17 tokens: the largest of these takes the convolution path in eager
+EXAMPLES, SIZES = 3, (1, 2, 64)  # of 17 tokens: the largest of these uses the convolution path in eager
 
 
 def images_of(count, seed=0):
@@ -52,7 +52,7 @@ def test_exported_models_equal_eager(name, methods):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_exported_graphs_have_torchs_plain_operations(dtype):
-    """The patch embedding is the only convolution, and attention is one operation, on whatever device it was made."""
+    """The patch embedding is the only convolution, and attention is one operation, exported on any device."""
     tower = TOWERS["CLIP's ViT"]().to(dtype).eval().requires_grad_(False)
     program = torch.export.export(tower, (torch.zeros(64, 3, 32, 32),))
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]

@@ -1,4 +1,4 @@
-"""Files of torch.save and TorchScript: read as torch does, and hostile ones refused in bounded memory."""
+"""Files of torch.save and TorchScript: read as by torch, and hostile ones lead to errors in bounded memory."""
 
 import argparse
 import copy
@@ -22,11 +22,11 @@ from utils.formats import FormatError
 ROOT = Path(__file__).parents[2]
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
-# ---- what torch reads ----
+# ---- files that torch reads ----
 
 
 def various_tensors():
-    """Tensors of many types and layouts; two of them share their memory."""
+    """Tensors of many types and layouts; two of them share memory."""
     whole = torch.randn(6, 5)
     types = (torch.half, torch.bfloat16, torch.double, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
     tensors = {str(kind): (whole * 9).to(kind) for kind in (*types, torch.bool, torch.complex64, torch.complex128)}
@@ -127,7 +127,7 @@ def test_many_tensors_are_read(tmp_path):
 
 
 def test_every_flipped_bit_of_the_values_is_found(tmp_path):
-    """torch.load reads all of these without a word."""
+    """torch.load reads all of these without an error."""
     values = torch.randn(50)
     torch.save({"w": values}, tmp_path / "w.pt")
     content = (tmp_path / "w.pt").read_bytes()
@@ -299,7 +299,7 @@ TENSORS = {
     "a negative stride": state(w=tensor(size=(5,), stride=(-1,))),
     "a negative offset": state(w=tensor(offset=-5, size=(5,))),
     "an offset beyond the end": state(w=tensor(offset=8, size=(5,))),
-    "a size that is no number": state(w=tensor(size=()).replace(numbers(), text("ab"), 1)),
+    "a size that is not a number": state(w=tensor(size=()).replace(numbers(), text("ab"), 1)),
     "fewer strides than sizes": state(w=tensor(size=(5, 2), stride=(1,))),
     "a thousand dimensions": state(w=tensor(size=(1,) * 1000, stride=(1,) * 1000)),
     "a storage that is not there": state(w=tensor("7")),
@@ -348,7 +348,7 @@ HOSTILE = {
     **{key: archive(pickled) for key, pickled in (CALLS | OPCODES | TENSORS).items()},
     **ARCHIVES,
 }
-HARMLESS_CALLS = {"memory of any size"}  # an empty object stands for the result
+HARMLESS_CALLS = {"memory of any size"}  # an empty object replaces the result
 
 
 @pytest.fixture(scope="module")
@@ -398,7 +398,7 @@ CHILD = """
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures memory in Linux's /proc")
 def test_hostile_files_are_refused_within_a_gigabyte(hostile_file):
-    """All of them in one process that may not have more; a compressed storage alone would take as much."""
+    """All of them in one process with limited memory; a single compressed storage would exceed it."""
     paths = [hostile_file(key) for key in (*HOSTILE, *LARGE)]
     code = textwrap.dedent(CHILD).replace("is None", "in (None, {})")
     done = fork_server.run(["-c", code, *paths], cwd=ROOT)

@@ -10,7 +10,7 @@ import torch
 
 from utils.version import VERSION
 
-version = functools.cache(importlib.metadata.version)  # of a package; each is read from a file of its own
+version = functools.cache(importlib.metadata.version)  # of a package; each lookup reads a file
 
 # environment variables that choose instructions or kernels
 SWITCHES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "NVIDIA_TF32_OVERRIDE")
@@ -52,7 +52,7 @@ def recorded_versions() -> dict[str, str]:
 
 
 def cpuinfo(field: str) -> str:
-    """The first value of a field of Linux's /proc/cpuinfo; empty where there is none."""
+    """The first value of a field of Linux's /proc/cpuinfo; empty if there is none."""
     try:
         with open("/proc/cpuinfo") as file:
             return next((line.partition(":")[2].strip() for line in file if line.startswith(field)), "")

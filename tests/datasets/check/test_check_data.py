@@ -1,4 +1,4 @@
-"""The check of a data set: what it finds in photographs damaged one by one, and what bad_images skip leaves out."""
+"""The check of a data set: its findings for photographs damaged one by one, and the effect of bad_images skip."""
 
 import json
 import multiprocessing
@@ -38,7 +38,7 @@ STALLED = "cannot be read within 1 seconds (worker_timeout)"
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """A folder of its own for every test, and no picture of the tail but where it is looked at: these take long."""
+    """A separate folder for every test, and no figure of the tail unless it is tested, as drawing is slow."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEBUG", raising=False)
     monkeypatch.setattr(data_report, "draw", lambda data, path: None)
@@ -62,13 +62,13 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def pictures(original, tmp_path):
-    """root: parts of two photographs, each at a place of its own, in class folders."""
+    """root: crops of two photographs, all at different positions, in class folders."""
     return shutil.copytree(original, tmp_path / "pictures", copy_function=shutil.copyfile)
 
 
 @pytest.fixture
 def run(capsys):
-    """run(options...) -> (exit status, what was printed, what stands on stderr)."""
+    """run(options...) -> (exit status, stdout, stderr)."""
 
     def run(*options, data="folder", workers=0):
         status = check_data.main(["-d", data, *map(str, (*options, "num_workers", workers))])
@@ -111,7 +111,7 @@ def skipping(root, *options):
     return build_data(config.load_config("folder", "clip_tiny", "lp", [str(option) for option in options]))
 
 
-# ---- what is found ----
+# ---- findings ----
 
 
 def test_good_pictures(run, pictures, monkeypatch):
@@ -132,7 +132,7 @@ def test_good_pictures(run, pictures, monkeypatch):
 
 
 def test_a_picture_of_many_classes(tmp_path):
-    """Some without images, and with names that matplotlib could take for formulas."""
+    """Some without images, and with names that matplotlib could read as formulas."""
     labels = np.repeat(np.arange(60), np.r_[200:150:-1, [0] * 10])
     train, test = ImageList.of_paths(["a"] * len(labels), labels), ImageList.of_paths([], labels[:0])
     data = DataSet("own", [f"$x_{c}^" for c in range(60)], train, test)
@@ -248,7 +248,7 @@ def test_a_picture_that_stalls_its_process_is_named(pictures, monkeypatch):
 
 @pytest.mark.slow
 def test_a_disk_that_does_not_answer_ends_the_check(pictures, monkeypatch):
-    """Not each of a million images for itself."""
+    """Without a process for each of a million images."""
     monkeypatch.setattr(images, "decode", lambda *_: time.sleep(600))
     data = build_data(config.load_config("folder", "clip_tiny", "lp", ["root", str(pictures)]))
     with time_limit(60), pytest.raises(DataError) as caught:
@@ -279,7 +279,7 @@ def test_processes_of_a_check_end_with_it(pictures, monkeypatch):
 
 
 def test_a_list_with_missing_files(tmp_path):
-    """As of published lists, whose files nobody has counted."""
+    """As for published lists, whose files are not counted."""
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     data = DataSet(
         "own",
@@ -311,7 +311,7 @@ def deepen(root, number=4095, kind="png"):
 
 @pytest.mark.parametrize(("kind", "workers"), [("png", 0), ("tif", 2)])
 def test_dark_pictures_of_16_bits_are_noted(run, pictures, kind, workers):
-    """They are no error; with the key that the note names, there is no note."""
+    """They are not an error; with the key named in the note, the note disappears."""
     deepen(pictures, kind=kind)
     status, said, _ = run("root", pictures, workers=workers)
     total = sum(COUNTS.values()) + 12
@@ -360,7 +360,7 @@ def test_pictures_of_two_cameras_are_noted(run, pictures):
 
 @pytest.mark.slow
 def test_a_run_takes_the_bit_depth(run, pictures, random_clip):
-    """It trains on the brightened pictures, in a directory of its own; a test with another one is named so."""
+    """It trains on the brightened pictures, in a separate directory; a test with another one has a longer name."""
     import main
 
     quick = ["num_epochs", "1", "num_workers", "0", "batch_size", "64", "weights", str(random_clip), "gpu", "-1"]
@@ -450,7 +450,7 @@ def test_skip_leaves_out_exactly_what_is_listed(run, pictures):
 
 
 def test_skip_in_a_run(run, pictures, random_clip):
-    """The log says what was left out; a test run without the option finds the training run; stop names the file."""
+    """The log lists the left out images; a test without the option finds the training run; stop names the file."""
     import main
 
     damage(pictures)
@@ -660,7 +660,7 @@ def test_quoting_is_exact(name):
     [["עברית", "العربية"], ["日本語", "한국어"], ["$x_{^", "\\frac{"], ["👩\u200d🔬", "e\u0301"], ["x" * 5000, "%d"]],
 )
 def test_a_picture_with_odd_names(names, tmp_path, monkeypatch):
-    """Fonts that are not there are not looked for elsewhere."""
+    """Missing fonts are not searched elsewhere."""
     monkeypatch.setattr("socket.socket.connect", lambda *_: 1 / 0)
     data = DataSet(
         "own",

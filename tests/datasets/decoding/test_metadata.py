@@ -1,4 +1,4 @@
-"""Sound pixels beside damaged or enormous metadata: the same pixels as without these, and nothing unpacked."""
+"""Intact pixels with damaged or enormous metadata: the same pixels as without these, and nothing unpacked."""
 
 import contextlib
 import io
@@ -39,7 +39,7 @@ def segment(marker, data, length=None):
 
 
 def riff(*chunks):
-    """A WebP: these chunks, (kind, data) or bytes, before and behind that of its pixels."""
+    """A WebP with these chunks, (kind, data) or bytes, before and after that of its pixels."""
     parts = [part if isinstance(part, bytes) else packed(*part) for part in chunks]
     return b"RIFF" + struct.pack("<I", 4 + sum(map(len, parts))) + b"WEBP" + b"".join(parts)
 
@@ -89,7 +89,7 @@ FRAMES = {
     "a colour profile": (extended(0x20), (b"ICCP", b"\xff" * 9), WEBP[12:]),
     "EXIF": (extended(8), WEBP[12:], (b"EXIF", b"\xff" * 99)),
     "EXIF cut": (extended(8), WEBP[12:], b"EXIF\xff\xff\0\0cut"),
-    "flags of what is missing": (extended(0x2C), WEBP[12:]),
+    "flags of missing chunks": (extended(0x2C), WEBP[12:]),
     "an unknown chunk that is cut": (extended(0), WEBP[12:], b"ABCD\xff\xff\xff\x7fxx"),
 }
 EXTENSIONS = {
@@ -184,7 +184,7 @@ for path in sys.argv[1:]:
         print(error.kind, peak() - before, sep="|")
 """
 SIZE = 2**28
-BOMBS = {  # beginning, size of the file (zeros between), end -> what comes of it
+BOMBS = {  # beginning, size of the file (zeros between), end -> the outcome
     "PNG: a text of 256 MB": (PNG[:33] + struct.pack(">I4s", SIZE, b"tEXt"), SIZE + 45, PNG[33:], "(3, 43, 61)"),
     "PNG: pixels of 256 MB": (PNG[:33] + struct.pack(">I4s", SIZE, b"IDAT"), SIZE + 99, b"", "undecodable_image"),
     "PNG: a palette of 256 MB": (PNG[:33] + struct.pack(">I4s", SIZE, b"PLTE"), SIZE, b"", "undecodable_image"),
@@ -201,7 +201,7 @@ BOMBS = {  # beginning, size of the file (zeros between), end -> what comes of i
 
 @pytest.mark.slow
 def test_huge_files_take_little_memory(tmp_path):
-    """In a process of their own, one after the other."""
+    """In a separate process, one after the other."""
     for number, (beginning, size, end, _) in enumerate(BOMBS.values()):
         with open(tmp_path / str(number), "wb") as file:
             file.write(beginning)
@@ -286,7 +286,7 @@ NOISY = {
 
 @pytest.mark.parametrize("case", NOISY)
 def test_decoding_prints_nothing(case, tmp_path, capfd):
-    """Neither Python nor the C libraries, whatever comes of it."""
+    """Neither Python nor the C libraries print anything, whatever the outcome."""
     with contextlib.suppress(ImageError):
         pixels(NOISY[case], tmp_path)
     assert capfd.readouterr() == ("", "")

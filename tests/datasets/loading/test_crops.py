@@ -64,13 +64,13 @@ def tensor(image):
 
 
 def resized_by_pillow(image, height, width):
-    """Rows first, then columns; by itself, Pillow chooses the order by the shape, and rounds after each."""
+    """Rows first, then columns; Pillow alone chooses the order by the shape, and rounds after each."""
     rows = pixels(image).resize((width, image.shape[1]), Image.Resampling.BICUBIC)
     return tensor(rows.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def assert_same_picture(found, expected, enlarged):
-    """Within one grey level; where an image is enlarged, a few values in a million may be two apart."""
+    """Within one grey level; in an enlarged image, a few values in a million may be two apart."""
     assert found.shape == expected.shape
     apart = (found.int() - expected.int()).abs()
     assert apart.max() <= (2 if enlarged else 1)
@@ -132,7 +132,7 @@ def test_square_boxes_fit_in_any_image(height, width, smallest):
 
 @pytest.mark.parametrize("height, width", [(4, 6), (5, 5), (7, 2)])
 def test_square_boxes_reach_every_place(height, width):
-    """In a small image, all places of a size are there, and as often as one another."""
+    """In a small image, all positions of a size occur, equally often."""
     rng = np.random.default_rng(0)
     counts = collections.Counter(square_box(height, width, 0.08, rng) for _ in range(DRAWS))
     for side in {box[2] for box in counts}:
@@ -170,7 +170,7 @@ def test_images_stay_as_large_as_their_crops_need(height, width, gap):
 @pytest.mark.parametrize("by", [2, 4, 8])
 @pytest.mark.parametrize("mda", [True, False])
 def test_a_reduced_image_is_cropped_at_the_same_place(by, mda):
-    """Within two pixels of the smaller one, but for a box that just fits in one of the two alone."""
+    """Within two pixels of the smaller one, except for a box that fits in only one of the two."""
     crop, elsewhere = TrainCrop(224, seed=0, num_epochs=5, mda=mda), 0
     for index in range(500):
         box, _ = crop.draw(3000, 4000, 1, index)
@@ -196,7 +196,7 @@ def test_standard_boxes_are_distributed_as_torchvisions(height, width):
         assert (ours == theirs[0]).all()
         return
     for a, b in zip(derived(ours, height, width), derived(theirs, height, width), strict=True):
-        assert stats.ks_2samp(a, b).pvalue > SURE / 40  # so many are compared, over the sizes
+        assert stats.ks_2samp(a, b).pvalue > SURE / 40  # number of comparisons over all sizes
 
 
 def test_standard_boxes_reach_every_border():
@@ -209,7 +209,7 @@ def test_standard_boxes_reach_every_border():
 
 
 def derived(boxes, height, width):
-    """What is compared of boxes: the four numbers, area, ratio, and the place relative to what is free."""
+    """The compared properties of boxes: the four numbers, area, ratio, and the position relative to the free space."""
     top, left, h, w = boxes.T
     return *boxes.T, h * w, w / h, top / np.maximum(height - h, 1), left / np.maximum(width - w, 1)
 
@@ -246,14 +246,14 @@ def test_resize_of_a_crop_is_the_resize_of_its_copy(photo):
 
 
 def numbered(height, width):
-    """An image whose every pixel tells its place."""
+    """An image in which every pixel encodes its position."""
     rows, columns = np.indices((height, width))
     return torch.from_numpy(np.stack([rows % 256, columns % 256, rows // 256 * 16 + columns // 256]).astype(np.uint8))
 
 
 @pytest.mark.parametrize("height, width", [(256, 256), (256, 301), (333, 256), (256, 1000)])
 def test_test_crops_lie_where_torchvisions_do(height, width):
-    """The short side is right already, so nothing is resized: the pixels are torchvision's own."""
+    """The short side has the target size, so nothing is resized: the pixels are torchvision's own."""
     image = numbered(height, width)
     found = TestCrops(224, expand=32)(image)
     assert torch.equal(found, tvf.center_crop(image, 224)[None])
@@ -345,7 +345,7 @@ def test_crops_of_squashed_images_are_torchvisions(photo, height, width, count):
 
 @pytest.mark.parametrize("height, width", [(100, 60_000), (60_000, 100), (10, 2_000_000), (1, 65_535)])
 def test_very_long_images_are_squashed(height, width):
-    """As wholes: a ramp along the long side stays one, to its ends."""
+    """As a whole: a ramp along the long side stays a ramp, to its ends."""
     ramp = torch.linspace(0, 255, max(height, width)).to(torch.uint8)
     image = (ramp[:, None] if height > width else ramp).expand(3, height, width).contiguous()
     found = TestCrops(64, 0, resize="squash")(image)[0].float()
@@ -437,7 +437,7 @@ def test_both_ways_agree_where_they_meet(photo):
 @pytest.mark.parametrize("height, width", [(427, 640), (60, 90), (1, 1), (12, 640), (427, 9)])
 @pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
 def test_training_crops_of_photographs_are_pillows(name, height, width, mda):
-    """Of whole ones, of some smaller than the crop, and of very long ones."""
+    """For whole images, some smaller than the crop, and very long ones."""
     photo = torch.from_numpy(helpers.photograph(name).copy()).permute(2, 0, 1)
     image = photo[:, 427 - height :, :width]
     train_crop = TrainCrop(112, seed=5, num_epochs=3, mda=mda)
@@ -454,7 +454,7 @@ def test_training_crops_of_photographs_are_pillows(name, height, width, mda):
 @pytest.mark.parametrize("shape", [(8, 8), (32, 32), (40, 23)])
 @pytest.mark.parametrize("resolution", [16, 32])
 def test_crops_of_a_batch_are_those_of_its_images(shape, resolution):
-    """To the last bit, whatever is resized together."""
+    """To the last bit, in any batch of images resized together."""
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (70, *shape, 3), np.uint8)).permute(0, 3, 1, 2)
     samples = [(i % 4, 3 * i) for i in range(70)]
     for crops in (

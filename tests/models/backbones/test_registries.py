@@ -1,4 +1,4 @@
-"""All published weights of timm and open_clip: each runs, or is refused by the name of a feature."""
+"""All published weights of timm and open_clip: each runs, or leads to an error that names a feature."""
 
 import functools
 import gc
@@ -25,7 +25,7 @@ PAGE = (ROOT / "docs/backbones.md").read_text()
 
 @pytest.fixture(scope="module")
 def published():
-    """The answer for every published weight file. A module that several of them share is built once."""
+    """The result for every published weight file. A module shared by several of them is built once."""
     modules = {}
 
     def build_once(name, kinds, options):
@@ -38,9 +38,9 @@ def published():
         patch.setattr(descriptions, "build_module", build_once)
         patch.setattr(open_clip, "build_module", build_once)
         patch.setattr(timm_resnet, "imagenet_net", functools.cache(timm_resnet.imagenet_net))
-        gc.disable()  # the modules stay, and would be looked through again and again
+        gc.disable()  # the modules stay, and would be scanned repeatedly
         try:
-            return list(list_backbones.survey())  # raises for any other answer than the two
+            return list(list_backbones.survey())  # raises for any other result
         finally:
             gc.enable()
 

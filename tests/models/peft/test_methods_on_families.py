@@ -64,7 +64,7 @@ def gradients(tower, arguments):
 
 
 TOWERS = [(image_tower, name) for name in (*FAMILIES, *OPEN_CLIP)] + [(text_tower, name) for name in TEXT_FAMILIES]
-# towers whose blocks differ in what methods stand in: norms, biases, gates, scales, rotation, registers, pooling
+# towers whose blocks differ in parts that methods change: norms, biases, gates, scales, rotation, registers, pooling
 UNLIKE = ["augreg", "DeiT III", "DINOv2, gated", "SigLIP 2's tower, mean", "DINOv3", "EVA-02, base", "PE-Core's tower"]
 ALL_METHODS = [(image_tower, name) for name in UNLIKE] + [(text_tower, name) for name in ("OpenAI", "SigLIP")]
 CASES = covering(TOWERS, [*OPTIONS], VARIANTS, together=1)  # 45 and 11: each tower has another method

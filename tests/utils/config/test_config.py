@@ -1,4 +1,4 @@
-"""The configuration: merging, refusals, the names of run directories."""
+"""The configuration: merging, errors, the names of run directories."""
 
 import os
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_the_published_settings_of_the_methods():
     assert zs.classifier is None
 
 
-MODELS_OF_LIFT = {  # of both generations of its command line: the backbone, and what is on
+MODELS_OF_LIFT = {  # of both generations of its command line: the backbone, and the enabled methods
     "clip_vit_b16": ("clip_vit_b16", None),
     "clip_vit_l14": ("clip_vit_l14", None),
     "clip_vit_l14@336px": ("clip_vit_l14@336px", None),
@@ -104,7 +104,7 @@ MODELS_OF_LIFT = {  # of both generations of its command line: the backbone, and
 
 @pytest.mark.parametrize("model", config_names("model"))
 def test_lifts_form(model):
-    """-d DATA -m MODEL: the model names its backbone, whose file is merged below it."""
+    """-d DATA -m MODEL: the model names its backbone, whose file has lower priority."""
     backbone, method = MODELS_OF_LIFT[model]
     cfg = load(data="cifar100_ir100", backbone=None, method=model)
     assert cfg.backbone == backbone
@@ -224,7 +224,7 @@ def test_a_fraction_is_good_for_a_scale():
 
 @pytest.fixture
 def own_configs(tmp_path, monkeypatch):
-    """A folder in the place of configs/, with one file of each section, mine.yaml."""
+    """A folder that replaces configs/, with one file of each section, mine.yaml."""
     for section, content in (
         ("data", "dataset: digits_lt"),
         ("backbone", "backbone: clip_tiny"),
@@ -238,7 +238,7 @@ def own_configs(tmp_path, monkeypatch):
 
 
 def test_yaml_that_reads_a_number_as_text(own_configs):
-    """PyYAML takes 1e-3 for a string."""
+    """PyYAML reads 1e-3 as a string."""
     (own_configs / "data/mine.yaml").write_text("dataset: digits_lt\nlr: 1e-3\n")
     assert load(data="mine", backbone="mine", method="mine").lr == 1e-3
 
@@ -282,7 +282,7 @@ def test_a_frozen_configuration_cannot_be_changed():
 
 
 def test_values_of_the_weights_complete_a_configuration():
-    """Those that a user or a file sets stay; nothing else changes."""
+    """Values set by a user or a file stay; nothing else changes."""
     cfg = load("interpolation", "bilinear", "v.lora_dim", 3)
     assert (cfg.interpolation, cfg.resize) == ("bilinear", None)
     found = completed(cfg, {"interpolation": "bicubic", "resize": "squash", "v.lora_dim": 5, "v.adapter_dim": 7})
@@ -303,7 +303,7 @@ def test_another_name_of_a_key():
 # ---- LIFT's names ----
 
 LAST_THREE, OFF = ("v.adaptformer_layers", 3), ("v.adaptformer", False)
-READ = [  # options in LIFT's names, and the same in ours
+READ = [  # options in LIFT's names, and in native names
     (("prec", "fp32"), ("prec_train", "fp32", "prec_test", "fp32")),
     (("prec", "amp"), ("prec_train", "amp")),
     (("micro_batch_size", 16, "batch_size", 64), ("batch_size", 64, "accum_step", 4)),
@@ -560,21 +560,21 @@ def test_the_text_towers_sizes():
     cfg = load()
     assert (cfg.l.pt_len, cfg.l.lora_dim, cfg.l.adapter_dim, cfg.l.adaptformer_dim) == (2, 4, 4, 4)
     assert (cfg.v.pt_len, cfg.v.lora_dim, cfg.v.adapter_dim, cfg.v.adaptformer_dim) == (None,) * 4
-    assert load("l.lora_dim", "None").l.lora_dim is None  # automatic, as on v
+    assert load("l.lora_dim", "None").l.lora_dim is None  # by default_size, as on v
 
 
-# ---- where a run lands ----
+# ---- run directories ----
 
 
 def test_the_run_directory():
     assert load().output_dir == "output/digits_lt_clip_tiny_lift+"
     assert load("output_dir", "mine/run1").output_dir == "output/mine/run1"
-    assert load("lr", 0.02, "seed", 0).output_dir == "output/digits_lt_clip_tiny_lift+"  # the defaults, said aloud
+    assert load("lr", 0.02, "seed", 0).output_dir == "output/digits_lt_clip_tiny_lift+"  # explicit defaults
 
 
 @pytest.mark.parametrize("backbone", sorted(FORMER_BACKBONES))
 def test_the_directory_of_a_run_of_an_earlier_version(backbone):
-    """There bicubic was the default, and every image resized by its short side."""
+    """Bicubic was the default there, and every image was resized by its short side."""
     usual = f"output/digits_lt_{backbone}_lift+"
     for options in ((), ("interpolation", "bicubic"), ("resize", "shortest"), ("resize", "None")):
         assert load(*options, backbone=backbone).output_dir == usual
@@ -587,7 +587,7 @@ def test_the_directory_of_a_run_of_an_earlier_version(backbone):
     [(None, ""), ("bilinear", ""), ("bicubic", "_interpolation_bicubic"), ("None", "_interpolation_None")],
 )
 def test_the_directory_in_lifts_form(value, end):
-    """There bilinear is the default, whatever the weights."""
+    """Bilinear is the default there for all weights."""
     options = () if value is None else ("interpolation", value)
     assert load(*options, backbone=None, method="clip_vit_b16").output_dir == f"output/digits_lt_clip_vit_b16{end}"
 
@@ -611,7 +611,7 @@ def test_the_directory_of_a_newer_backbone(in_file, options, end, own_configs):
 
 @pytest.mark.parametrize("given", ["../x", "a/../../x", "link", "link/x", "dangling/x"])
 def test_a_relative_output_dir_stays_below_output(given, tmp_path, monkeypatch):
-    """Nor does a link lead elsewhere without a word; the message has the absolute path."""
+    """A link that leads elsewhere is an error; the message has the absolute path."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "output").mkdir()
     (tmp_path / "output/link").symlink_to(tmp_path)

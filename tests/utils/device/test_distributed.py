@@ -1,4 +1,4 @@
-"""Several processes give the result of one: the same samples in every step, the same weights, the same scores."""
+"""Several processes compute the result of one: the same samples in every step, the same weights and scores."""
 
 import fcntl
 import itertools
@@ -52,7 +52,7 @@ def start_torchrun(runs, folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Holds output/PROCESSES_RUN for 1, 2 and 4 processes; made once for all processes of pytest."""
+    """Contains output/PROCESSES_RUN for 1, 2 and 4 processes; created once for all processes of pytest."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "distributed"
     folder.mkdir(exist_ok=True)
@@ -87,7 +87,7 @@ def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
     assert sum(row["test"] for row in several["per_class"]) == 125
     if RUNS[run][0] == "zs":
         return
-    if "@" in RUNS[run][0]:  # to the very bits
+    if "@" in RUNS[run][0]:  # bit for bit
         files = [folder / f"{processes}_{i}" / "checkpoint.safetensors" for i in (run - 1, run)]
         assert files[0].read_bytes() == files[1].read_bytes()
     tensors = [checkpoint.load(folder / f"{n}_{run}" / "checkpoint.safetensors")[0] for n in (1, processes)]
@@ -129,7 +129,7 @@ def test_saved_logits_are_those_of_one_process(folder):
 
 @pytest.mark.slow
 def test_one_process_writes(folder):
-    """What two processes leave are the files of one."""
+    """Two processes leave the files of one."""
     for run in range(len(RUNS)):
         names = [
             sorted(path.name for path in (folder / f"{n}_{run}").iterdir() if "tfevents" not in path.name)
