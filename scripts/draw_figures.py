@@ -73,15 +73,16 @@ class Drawing:
         self.lines.append(f'<circle cx="{x:g}" cy="{y:g}" r="11" {style(*PLAIN)}/>')
         self.text(x, y, sign)
 
-    def line(self, *points: Point, colour: str = FROZEN[1]) -> None:
+    def line(self, *points: Point, colour: str = FROZEN[1], dashed: bool = False) -> None:
         """A line along the points."""
-        self.lines.append(f'<polyline points="{joined([*points])}" {style("none", colour, 1.6)}/>')
+        dashes = ' stroke-dasharray="6 5"' if dashed else ""
+        self.lines.append(f'<polyline points="{joined([*points])}" {style("none", colour, 1.6)}{dashes}/>')
 
-    def arrow(self, *points: Point, colour: str = FROZEN[1]) -> None:
-        """A line along the points, which are level or upright to one another, with a head at the last one."""
+    def arrow(self, *points: Point, colour: str = FROZEN[1], dashed: bool = False) -> None:
+        """A line along the points, horizontal or vertical from one to the next, with a head at the last one."""
         (x0, y0), (x, y) = points[-2:]
         dx, dy = ((x > x0) - (x < x0)) * HEAD, ((y > y0) - (y < y0)) * HEAD
-        self.line(*points[:-1], (x - dx, y - dy), colour=colour)
+        self.line(*points[:-1], (x - dx, y - dy), colour=colour, dashed=dashed)
         base = [(x - dx + dy * side / 2, y - dy + dx * side / 2) for side in (1, -1)]
         self.lines.append(f'<polygon points="{joined([(x, y), *base])}" fill="{colour}"/>')
 
@@ -91,17 +92,19 @@ class Drawing:
 
 
 def draw_idea() -> Drawing:
-    """The frozen tower with AdaptFormer beside the MLP; class names to the head's first weights; the adjusted loss."""
+    """A frozen block with AdaptFormer beside the MLP; class names to the head's initial weights; the adjusted loss."""
     drawing = Drawing(960, 450, "LIFT+: a frozen CLIP, light trained modules, a head from class names, adjusted logits")
     middle, side, low = 122, 214, 352  # heights of the block's own path, of AdaptFormer, and of the class names
-    drawing.panel(92, 20, 506, 262, "a block of the image tower: frozen")
+    for shift in (10, 5):
+        drawing.box(92 + shift, 20 + shift, 506, 262, colours=PANEL)
+    drawing.panel(92, 20, 506, 262, "one of the L blocks of the image tower")
     drawing.box(12, middle - 24, 64, 48, "image")
     drawing.arrow((76, middle), (156, middle))
 
     # x + Attn(LN1(x))
     drawing.line((126, middle), (126, 66), (318, 66))
     drawing.arrow((318, 66), (318, middle - 11))
-    drawing.box(156, middle - 22, 42, 44, "LN", colours=FROZEN)
+    drawing.box(156, middle - 22, 42, 44, "LN1", colours=FROZEN)
     drawing.arrow((198, middle), (210, middle))
     drawing.box(210, middle - 22, 84, 44, "attention", colours=FROZEN)
     drawing.arrow((294, middle), (307, middle))
@@ -111,7 +114,7 @@ def draw_idea() -> Drawing:
     drawing.arrow((329, middle), (392, middle))
     drawing.line((350, middle), (350, 66), (568, 66))
     drawing.arrow((568, 66), (568, middle - 11))
-    drawing.box(392, middle - 22, 42, 44, "LN", colours=FROZEN)
+    drawing.box(392, middle - 22, 42, 44, "LN2", colours=FROZEN)
     drawing.arrow((434, middle), (446, middle))
     drawing.box(446, middle - 22, 84, 44, "MLP", colours=FROZEN)
     drawing.arrow((530, middle), (557, middle))
@@ -132,7 +135,7 @@ def draw_idea() -> Drawing:
     # head and loss
     drawing.arrow((579, middle), (640, middle))
     drawing.text(620, middle - 14, "f", 16, INK, 'font-style="italic"')
-    drawing.box(640, middle - 38, 122, 76, "cosine head", "cos(f, w) for", "each class", colours=TRAINED)
+    drawing.box(640, middle - 38, 122, 76, "cosine head", "z = 25 cos(f, w)", "for each class", colours=TRAINED)
     drawing.arrow((762, middle), (800, middle))
     drawing.text(780, middle - 14, "z", 16, INK, 'font-style="italic"')
     drawing.box(800, middle - 38, 148, 76, "loss", "cross entropy of", "z + log prior")
@@ -143,10 +146,11 @@ def draw_idea() -> Drawing:
     drawing.box(164, low - 32, 194, 64, "prompts", "a photo of a sea otter.")
     drawing.arrow((358, low), (386, low))
     drawing.box(386, low - 32, 124, 64, "text tower", "frozen", colours=FROZEN)
-    drawing.arrow((510, low), (701, low), (701, middle + 38))
+    drawing.arrow((510, low), (701, low), (701, middle + 38), dashed=True)
     drawing.text(604, low - 15, "text features", 15, FAINT)
-    drawing.text(711, 240, "first", 15, FAINT, 'text-anchor="start"')
-    drawing.text(711, 260, "weights w", 15, FAINT, 'text-anchor="start"')
+    drawing.text(711, 240, "initial", 15, FAINT, 'text-anchor="start"')
+    drawing.text(711, 260, "weights w,", 15, FAINT, 'text-anchor="start"')
+    drawing.text(711, 280, "once", 15, FAINT, 'text-anchor="start"')
     drawing.box(800, low - 32, 148, 64, "class counts", "of the long tail")
     drawing.arrow((874, low - 32), (874, middle + 38))
     drawing.text(884, 250, "prior", 15, FAINT, 'text-anchor="start"')
@@ -157,7 +161,7 @@ def draw_idea() -> Drawing:
     drawing.text(
         240,
         423,
-        "trained: 0.7 % of the tower's parameters, and the head (ViT-B/16, 1,000 classes)",
+        "trained: 0.6 million parameters in the blocks (0.7 %), 0.8 million in the head; ViT-B/16, 1,000 classes",
         15,
         FAINT,
         'text-anchor="start"',
