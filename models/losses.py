@@ -97,7 +97,7 @@ class _Weighted(CrossEntropy):
 
 
 class ClassBalanced(_Weighted):
-    """w_y CE, w_c = (1 - beta) / (1 - beta^n_c): one over the effective number of images (Cui et al. 2019, arXiv
+    """w_y CE, w_c = (1 - beta) / (1 - beta^n_c): the inverse of the effective number of images (Cui et al. 2019, arXiv
     1901.05555, beta = 0.9999). Weights are divided by their mean, a step by the sum of its samples' weights.
     """
 
@@ -149,8 +149,8 @@ class LADE(LogitAdjusted):
     R = - sum_c pi_c [ mean of z_c over the step's samples of class c - d_c - lambda d_c^2 ],
     d_c = logsumexp over the step of (z_c - log pi_c + log(1/C)) - log B.
 
-    The mean is 0 for a class that is not in the step. R belongs to the step: every sample's loss contains it whole, so
-    their mean contains it once, and a step cannot be computed in micro-batches.
+    The mean is 0 for a class that is not in the step. R is a property of the whole step: every sample's loss
+    includes all of R, so that their mean includes it once, and a step cannot be computed in micro-batches.
     """
 
     prior: Tensor

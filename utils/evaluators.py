@@ -58,7 +58,7 @@ def _accuracy(outputs: np.ndarray, labels: np.ndarray, classes: ClassInfo) -> It
     """Accuracy over images, over classes, and over many-, medium- and few-shot classes; macro F1; the accuracy of the
     worst class; the harmonic and the geometric mean of the classes' accuracies, percent.
 
-    Classes without test images are left out; a group without any other class has the accuracy None.
+    Classes without test images are left out; a group without classes to average has the accuracy None.
     """
     scores = metrics.class_scores(labels, predicted(outputs), len(classes.names))
     tested = scores.images > 0

@@ -3,7 +3,7 @@
     W <- W with W[i, j] learnt for the chosen (i, j), and the bias likewise; the others stay frozen
 
 The entries are chosen without replacement by `seed` alone, as in the authors' programs, and start at their own values,
-so a fresh one changes nothing.
+so the output is unchanged before training.
 
     LIFT+  chooses int(ratio n) of the n entries of each tensor, by a generator seeded with `seed` for each tensor
     LIFT   chooses int(ratio out (in + 1)) of the entries of [W, b], [out, in + 1], by one generator for all Linears

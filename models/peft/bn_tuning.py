@@ -1,7 +1,7 @@
 """BatchNorm tuning (LIFT's bn_tuning) of a ResNet: the weight and bias of every BatchNorm train.
 
     training  y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias,   over the images of a batch and their pixels
-    testing   the same with the running mean and variance, which training moves by a tenth towards a batch's
+    testing   the same with the running mean and variance, which training moves by a tenth towards those of the batch
 
 A batch is computed as a whole: each micro-batch of accum_step, and each of several processes, would have its own
 statistics (utils/config/checking.py refuses both).

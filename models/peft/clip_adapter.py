@@ -2,7 +2,7 @@
 
     z <- z + Up(ReLU(Down(LN(z)))),   z the projected feature of an image or of a class's text
 
-Down and Up start as in `adapter`, so a fresh one changes nothing.
+Down and Up start as in `adapter`, so the output is unchanged before training.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
     h <- h + (1/r) (y A) B,   h the output of fc1 or fc2, y its input
 
-A and B start as in `lora`, so a fresh one changes nothing. The default rank is that of `lora`, too.
+A and B start as in `lora`, so the output is unchanged before training. The default rank is that of `lora`, too.
 """
 
 from torch import Tensor, nn

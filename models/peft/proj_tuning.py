@@ -1,6 +1,6 @@
-"""Projection tuning: the two projections into CLIP's joint space train, from their own values, with their biases.
+"""Projection tuning: trains the two projections into CLIP's joint space, and their biases, from pre-trained values.
 
-Most CLIPs have no such bias. A CLIP ResNet has no image projection, so that of the texts trains alone.
+Most CLIPs have no such bias. A CLIP ResNet has no image projection, so only the text projection is trained.
 """
 
 from torch import nn

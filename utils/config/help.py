@@ -21,8 +21,8 @@ python main.py -d DATA -b BACKBONE -m METHOD [KEY VALUE ...]
        python main.py --help [all | KEY | NAME | data | backbones | methods]"""
 EXAMPLES = {
     "-d digits_lt -b clip_tiny -m lift+": "train LIFT+ on the digits that come with scikit-learn",
-    "-d digits_lt -b clip_tiny -m lift+ seed 1 lr 0.01": "with other values of two keys",
-    "-d digits_lt -b clip_tiny -m lift+ test_only True tte True": "test the trained run, with ensembling",
+    "-d digits_lt -b clip_tiny -m lift+ seed 1 lr 0.01": "train with other values of two keys",
+    "-d digits_lt -b clip_tiny -m lift+ test_only True tte True": "test the trained run, with test-time ensembling",
     "-d digits_lt -b clip_tiny -m zs": "test CLIP without training",
     "-d folder -b clip_vit_b16 -m lift+ root PICTURES": "your images: train/CLASS/*, test/CLASS/*",
     "-d cifar100_ir100 -m clip_vit_b16 adaptformer True": "LIFT's form",
@@ -99,7 +99,7 @@ def _unknown(topic: str) -> ConfigError:
 
 
 def _first_steps(width: int) -> str:
-    """Usage, examples, names and the commonest keys."""
+    """Usage, examples, names and the most common keys."""
     lines = [f"usage: {USAGE}", ""]
     lines += [_wrapped("Fine-tunes a frozen CLIP or ViT for long-tailed recognition, and tests it.", width)]
     lines += ["", "examples"]
@@ -110,7 +110,7 @@ def _first_steps(width: int) -> str:
         lines.append(_wrapped(", ".join(_grouped(config_names(section))), width, "  ", "  "))
         if section == "backbone":
             lines.append(_wrapped(f"or the address of published weights: {', '.join(FORMS)}", width, "  ", "  "))
-    lines += ["", "the commonest keys, with their defaults"]
+    lines += ["", "the most common keys, with their defaults"]
     lines += [_row(name, KEYS[name], width) for name in COMMON]
     lines += ["", "more help"]
     for form, text in (
@@ -130,7 +130,7 @@ def _all_keys(width: int) -> str:
         lines += ["", section, *(_row(name, key, width) for name, key in keys.items())]
     defaults = ", ".join(f"{name} {value}" for name, value in LIFT_DEFAULTS.items())
     lines += ["", _wrapped(f"LIFT's form (-m MODEL without -b) starts from {defaults}.", width)]
-    lines += ["", "LIFT's names of keys, and the keys that they set"]
+    lines += ["", "LIFT's key names, and the keys that they set"]
     lines += [_pair(name, lift.key.help, width) for name, lift in LIFT_KEYS.items()]
     return "\n".join(lines)
 

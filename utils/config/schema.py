@@ -108,7 +108,8 @@ METHODS: dict[str, MethodKeys] = {
         },
     ),
     "bn_tuning": MethodKeys(
-        "ResNets only: weights and biases of the BatchNorms; their statistics are updated, too", target="resnet"
+        "ResNets only: weights and biases of the BatchNorms; their running statistics are updated as well",
+        target="resnet",
     ),
     "coop": MethodKeys(
         "CoOp: learnt context in the prompts of the class names (Zhou et al. 2022)",
@@ -292,8 +293,8 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "worker_timeout": _runtime(
             600.0,
             "float",
-            "seconds without progress after which the log names the images that a process is reading; after as many "
-            "more, the run stops; None = wait forever",
+            "seconds without progress after which the log names the images that a process is reading; after the same "
+            "time again, the run stops; None = wait forever",
             min=1,
             optional=True,
         ),
@@ -321,7 +322,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
             False,
             "bool",
             "gradient checkpointing: recomputes each transformer block in the backward pass to save memory; the same "
-            "bits, in 1.2 to 1.4 times the time",
+            "bits, in 1.3 to 1.5 times the time",
         ),
     },
     "Data": {
@@ -341,8 +342,8 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "val_fraction": Key(
             None,
             "float",
-            "fraction of each class's training images held out for validation, the same for every seed; small classes "
-            "may keep all",
+            "fraction of each class's training images held out for validation, the same for every seed; none from "
+            "very small classes",
             min=0.001,
             max=0.999,
         ),
@@ -432,16 +433,15 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "keep": Key(
             "last",
             "str",
-            "the epoch that the checkpoint holds: last, or best = the best keep_score on the validation images, never "
-            "on "
-            "test images; needs val_every",
+            "epoch whose tensors are saved in the checkpoint: last, or best = the best keep_score on the validation "
+            "images (never on test images); needs val_every",
             ("last", "best"),
         ),
         "keep_score": Key(
             "mean_class",
             "str",
-            "score for keep best: overall, mean_class, many, medium, few, macro_f1, or another one of the log; higher "
-            "is better; for errors, lower",
+            "score for keep best: overall, mean_class, many, medium, few, macro_f1, or another score in the log; the "
+            "highest is best, for errors the lowest",
         ),
     },
     "Augmentation": {
@@ -458,12 +458,12 @@ SCHEMA: dict[str, dict[str, Key]] = {
         ),
         "tte": _runtime(False, "bool", "test-time ensembling: averages the logits of several crops"),
         "tte_crops": _runtime(
-            5, "int", "crops of tte: 5 = corners and centre; 10 = those of the mirrored image, too", (5, 10)
+            5, "int", "crops of tte: 5 = corners and centre; 10 = these and their mirror images", (5, 10)
         ),
         "tte_draws": _runtime(
             None,
             "int",
-            "random crops of tte, in place of the fixed ones: this many draws of the standard training augmentation",
+            "random crops of tte instead of the fixed ones: number of draws of the standard training augmentation",
             min=1,
             max=1000,
         ),
@@ -528,8 +528,8 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "val_every": _runtime(
             None,
             "int",
-            "validate every so many epochs, and after the last; None = never; does not change training, unless keep is "
-            "best",
+            "epochs between validations, with one after the last epoch; None = never; with keep best, it affects which "
+            "epoch is saved",
             min=1,
         ),
         "model_dir": _runtime(
@@ -569,7 +569,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
         "tracker": _runtime(
             None,
             "str",
-            "experiment tracker that also gets the curves, options and scores; its package must be installed",
+            "experiment tracker to which curves, options and scores are also sent; its package must be installed",
             ("wandb", "mlflow", "trackio"),
         ),
     },
