@@ -41,7 +41,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: dataclasses.replace(data, train=train, test=test))
 
     def run(method, *options, backbone="clip_tiny"):
-        quick = ("num_epochs", 1, "num_workers", 0, "output_dir", "run")
+        quick = ("num_epochs", 1, "num_workers", 0, "output_dir", "run", "report", "False")
         flags = ["-d", "digits_lt", "-b", backbone, "-m", method]
         assert cli.main([*flags, *map(str, (*quick, *options))]) == 0
         return json.loads((tmp_path / "output/run/results.json").read_text())
