@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import cases
 import helpers
 import numpy as np
 import pytest
@@ -69,9 +70,9 @@ def test_every_loss_trains_and_tests(loss_type, run):
     assert run("lift+", "loss_type", loss_type, "lr", 0.002)["accuracy"]["overall"] > 5 * CHANCE
 
 
-@pytest.mark.parametrize("init", [*HEAD_INITS, "None"])
-@pytest.mark.parametrize("head", HEADS)
-def test_every_head_trains_and_tests_from_every_start(head, init, run):
+@pytest.mark.parametrize(("head", "init"), cases.covering(list(HEADS), [*HEAD_INITS, "None"], together=1))
+def test_every_head_and_every_start_train_and_test(head, init, run):
+    """models/heads/test_heads.py has every pair of them, without a run."""
     results = run("lp", "classifier", head, "classifier_init", init)
     assert results["accuracy"]["overall"] > (2 * CHANCE if init == "None" else 5 * CHANCE)
 
