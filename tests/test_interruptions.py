@@ -6,6 +6,7 @@ import re
 import signal
 from pathlib import Path
 
+import cases
 import numpy as np
 import pytest
 import torch

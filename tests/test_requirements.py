@@ -42,8 +42,9 @@ def imported_packages():
     Programs in strings count, too. ruff allows one module a line (E401), and nothing before it (E701, E702).
     """
     found = {}
+    statement = re.compile(r"(?m)^[ \t]*(?:from (\w+)[\w.]* import|import (\w+))\b")
     for path in python_files():
-        for names in re.findall(r"(?m)^[ \t]*(?:from (\w+)[\w.]* import|import (\w+))\b", path.read_text(encoding="utf-8")):
+        for names in statement.findall(path.read_text(encoding="utf-8")):
             name = "".join(names)
             if name not in sys.stdlib_module_names and name not in found and not is_ours(name):
                 found[name] = path.relative_to(ROOT)

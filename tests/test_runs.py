@@ -102,7 +102,12 @@ def clip_resnet(tmp_path_factory):
     return ("weights", folder / "clip_rn.safetensors", "lr", 0.002, "activation", "quick_gelu", "mean", "clip")
 
 
-@pytest.mark.parametrize("method", ["zs", "lp", "fft", "bitfit", "ssf", "coop", "proj_tuning", "clip_adapter"])
+OF_RESNETS = ["lp", "fft", "bitfit", "ssf"]  # each in one of the two forms; with --cases full in both
+
+
+@pytest.mark.parametrize(
+    "method", [*(OF_RESNETS if cases.FULL else OF_RESNETS[:2]), "zs", "coop", "proj_tuning", "clip_adapter"]
+)
 def test_a_clip_resnet_trains_and_tests(method, run, clip_resnet, capsys):
     results = run(method, *clip_resnet, backbone="clip_rn")
     assert 0 <= results["accuracy"]["overall"] <= 100
@@ -110,7 +115,7 @@ def test_a_clip_resnet_trains_and_tests(method, run, clip_resnet, capsys):
         assert results["params"]["trained"] == helpers.TEXT_DIM * helpers.CLIP_JOINT
 
 
-@pytest.mark.parametrize("method", ["lp", "fft", "bitfit", "ssf"])
+@pytest.mark.parametrize("method", OF_RESNETS if cases.FULL else OF_RESNETS[2:])
 def test_an_imagenet_resnet_trains_and_tests(method, run, tmp_path, monkeypatch):
     """It supports only images of 224 pixels, so there are few of them here."""
     data = digits_lt.build("digits_lt", None)

@@ -201,7 +201,7 @@ def test_many_steps_are_those_of_the_plain_path(config, device, few_images):
 
 @pytest.mark.slow
 def test_bf16_is_as_accurate_as_float32(config, monkeypatch, few_images):
-    """Over two seeds, or four, frozen weights stored in bf16 and trained ones in float32, on a CPU without bf16 as well."""
+    """On average over seeds; frozen weights stored in bf16, trained ones in float32, on a CPU without bf16 as well."""
 
     options = ("weights", CLIP_TINY, "num_epochs", 1, "batch_size", 8)
 

@@ -281,8 +281,8 @@ def test_all_images_that_are_waited_for_are_named(files, decoding):
     with time_limit(60), pytest.raises(DataError) as caught:
         list(Loader(files, TrainCrop(16, 0, 1), steps, CPU, 2, worker_timeout=0.4, log=lines.append))
     first, second = (f"(waiting) has not read {', '.join(files.images.paths[i : i + 3])}" for i in (1, 6))
-    assert f"{first} and 1 more; " in lines[0] and f"{second} and 1 more; " in lines[0]
-    assert f"{first} and 1 more; " in str(caught.value)
+    assert f"{first} and 1 more; " in lines[0]  # the second worker may have begun later, on a busy machine
+    assert f"{first} and 1 more; " in str(caught.value) and f"{second} and 1 more; " in str(caught.value)
     assert caught.value.kind == "worker_stalled"
 
 
