@@ -114,7 +114,7 @@ def random_clip(tmp_path_factory):
     """A weight file in OpenAI's naming, for -b clip_vit: a CLIP of 2 blocks for 32 pixels, with random weights."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "random_clip.pt"
-    geometry = clip_vit(128, 2, 8, 32, 64, 64, 2)
+    geometry = clip_vit(128, 2, 16, 32, 64, 64, 2)
     torch.save(to_openai_names(Backbone(geometry).state_dict()), path)
     write_beside(path, geometry)
     return path

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import cases
 import helpers
 import numpy as np
 import open_clip
@@ -27,7 +28,8 @@ from trainer import Trainer
 from utils.config import load_config
 
 FAMILIES = [*TIMM, *OPEN_CLIP]
-QUICK = ("num_epochs", 1, "num_workers", 0, "batch_size", 32, "output_dir", "run")
+OF_EACH_KIND = ["augreg", "dinov3", "eva02_clip", "siglip2"]  # learned positions, rotations, both, and no class token
+QUICK = ("num_epochs", 1, "num_workers", 0, "batch_size", 32, "output_dir", "run", "report", "False")
 
 
 @pytest.fixture
@@ -169,7 +171,7 @@ def test_an_interrupted_run_resumes_bit_by_bit(name, online, few_images):
 # ---- resolutions ----
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES if cases.FULL else OF_EACH_KIND)
 def test_a_run_in_bfloat16_at_another_resolution(name, online, run):
     """Its checkpoint is for that resolution."""
     options = ("resolution", 48, "prec_train", "bf16", "prec_test", "bf16")

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import multiprocessing
 
+import cases
 import fork_server
 import pytest
 import torch
 from helpers import HALF, assert_near
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import peers, products, run
+from benchmarks import peers, products, run, timing
 from benchmarks.baseline import (
     PlainImages,
     PlainModel,
@@ -112,6 +114,9 @@ def test_command_line_measures_every_stage(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         run.subprocess, "run", lambda command, cwd, env, **_: fork_server.run(command[1:], cwd, env, check=True)
     )
+    if not cases.FULL:  # the baseline's process, too; else it is a new one
+        monkeypatch.setattr(timing, "get_context", lambda _: multiprocessing.get_context("fork"))
+    monkeypatch.setitem(products.SIZE, "cpu", 256)
     names = [name for name in run.STAGES if name != "memory"]  # tested below, in this process
     run.main(
         ["--stage", *names, "--repeats", "2", "--json", "a/bench.json", "prec_train", "fp32", "accum_step", "2"], TINY

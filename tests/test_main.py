@@ -84,7 +84,7 @@ def test_a_missing_flag(command, capsys):
 @pytest.mark.slow
 def test_lifts_form_and_names(command, tmp_path, monkeypatch):
     """A model of LIFT's with its options, on a small stand-in; one line has their meaning."""
-    small = BACKBONES["clip_vit_b16"]._replace(config=clip_vit(128, 2, 8, 32, 64, 64, 2))
+    small = BACKBONES["clip_vit_b16"]._replace(config=clip_vit(128, 2, 16, 32, 64, 64, 2))
     monkeypatch.setitem(BACKBONES, "clip_vit_b16", small)
     options = ("micro_batch_size", 2, "adapter_dim", 1, "prec", "fp32", "print_freq", 50)
     status, error = command(*options, backbone=None, method="clip_vit_b16_peft")

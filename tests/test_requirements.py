@@ -1,6 +1,5 @@
 """pyproject.toml declares every package that is imported, and no other; the requirements files repeat it."""
 
-import ast
 import functools
 import re
 import sys
@@ -20,6 +19,7 @@ PLUGINS = {"tensorboard", "onnx", "onnxscript"}  # imported by torch: torch.util
 OPTIONAL = {"peft", "transformers"}  # an oracle of tests, a peer of benchmarks
 
 
+@functools.cache
 def is_ours(name):
     """Whether a module is part of this project: at its root, or in scripts, tests or benchmarks."""
     return any((ROOT / folder / name).with_suffix(".py").exists() for folder in ("", "scripts", "tests")) or any(
@@ -29,20 +29,25 @@ def is_ours(name):
     )
 
 
+def python_files():
+    """The Python files of the project; none of a hidden folder, as .venv."""
+    folders = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted([*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))])
+
+
 @functools.cache
 def imported_packages():
-    """{top-level module: the first file that imports it}, without the standard library and this project's modules."""
+    """{top-level module: the first file that imports it}, without the standard library and this project's modules.
+
+    Programs in strings count, too. ruff allows one module a line (E401), and nothing before it (E701, E702).
+    """
     found = {}
-    for path in sorted(ROOT.rglob("*.py")):
-        if path.relative_to(ROOT).parts[0].startswith("."):
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and not node.level:
-                names = [node.module]
-            for name in {name.partition(".")[0] for name in names}:
-                if name not in sys.stdlib_module_names and not is_ours(name):
-                    found.setdefault(name, path.relative_to(ROOT))
+    statement = re.compile(r"(?m)^[ \t]*(?:from (\w+)[\w.]* import|import (\w+))\b")
+    for path in python_files():
+        for names in statement.findall(path.read_text(encoding="utf-8")):
+            name = "".join(names)
+            if name not in sys.stdlib_module_names and name not in found and not is_ours(name):
+                found[name] = path.relative_to(ROOT)
     return found
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import cases
 import helpers
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: dataclasses.replace(data, train=train, test=test))
 
     def run(method, *options, backbone="clip_tiny"):
-        quick = ("num_epochs", 1, "num_workers", 0, "output_dir", "run")
+        quick = ("num_epochs", 1, "num_workers", 0, "output_dir", "run", "report", "False")
         flags = ["-d", "digits_lt", "-b", backbone, "-m", method]
         assert cli.main([*flags, *map(str, (*quick, *options))]) == 0
         return json.loads((tmp_path / "output/run/results.json").read_text())
@@ -69,9 +70,9 @@ def test_every_loss_trains_and_tests(loss_type, run):
     assert run("lift+", "loss_type", loss_type, "lr", 0.002)["accuracy"]["overall"] > 5 * CHANCE
 
 
-@pytest.mark.parametrize("init", [*HEAD_INITS, "None"])
-@pytest.mark.parametrize("head", HEADS)
-def test_every_head_trains_and_tests_from_every_start(head, init, run):
+@pytest.mark.parametrize(("head", "init"), cases.covering(list(HEADS), [*HEAD_INITS, "None"], together=1))
+def test_every_head_and_every_start_train_and_test(head, init, run):
+    """models/heads/test_heads.py has every pair of them, without a run."""
     results = run("lp", "classifier", head, "classifier_init", init)
     assert results["accuracy"]["overall"] > (2 * CHANCE if init == "None" else 5 * CHANCE)
 
@@ -101,7 +102,12 @@ def clip_resnet(tmp_path_factory):
     return ("weights", folder / "clip_rn.safetensors", "lr", 0.002, "activation", "quick_gelu", "mean", "clip")
 
 
-@pytest.mark.parametrize("method", ["zs", "lp", "fft", "bitfit", "ssf", "coop", "proj_tuning", "clip_adapter"])
+OF_RESNETS = ["lp", "fft", "bitfit", "ssf"]  # each in one of the two forms; with --cases full in both
+
+
+@pytest.mark.parametrize(
+    "method", [*(OF_RESNETS if cases.FULL else OF_RESNETS[:2]), "zs", "coop", "proj_tuning", "clip_adapter"]
+)
 def test_a_clip_resnet_trains_and_tests(method, run, clip_resnet, capsys):
     results = run(method, *clip_resnet, backbone="clip_rn")
     assert 0 <= results["accuracy"]["overall"] <= 100
@@ -109,7 +115,7 @@ def test_a_clip_resnet_trains_and_tests(method, run, clip_resnet, capsys):
         assert results["params"]["trained"] == helpers.TEXT_DIM * helpers.CLIP_JOINT
 
 
-@pytest.mark.parametrize("method", ["lp", "fft", "bitfit", "ssf"])
+@pytest.mark.parametrize("method", OF_RESNETS if cases.FULL else OF_RESNETS[2:])
 def test_an_imagenet_resnet_trains_and_tests(method, run, tmp_path, monkeypatch):
     """It supports only images of 224 pixels, so there are few of them here."""
     data = digits_lt.build("digits_lt", None)

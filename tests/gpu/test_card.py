@@ -68,8 +68,8 @@ def three_steps(cfg):
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_three_steps_are_those_of_the_cpu_in_float32(config, device, precision):
     """LIFT+; a CPU uses bf16 instead of fp16, and float32 if it has no bf16."""
-    losses, moved = three_steps(config("prec_train", precision, "output_dir", "device"))
-    expected_losses, expected = three_steps(config("gpu", -1, "output_dir", "cpu"))
+    losses, moved = three_steps(config("prec_train", precision, "lr", 0.002, "output_dir", "device"))
+    expected_losses, expected = three_steps(config("gpu", -1, "lr", 0.002, "output_dir", "cpu"))
     tolerance = max(TOLERANCE[precision], TOLERANCE["bf16"] if device == CPU and precision == "fp16" else 0)
     assert losses == pytest.approx(expected_losses, rel=tolerance / 5)
     assert expected_losses[2] < expected_losses[0]

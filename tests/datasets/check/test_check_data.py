@@ -33,7 +33,7 @@ import data_report  # noqa: E402
 COUNTS = {"zero": 101, "one": 20, "two": 5, "three": 1}  # a class above 100, one at 20, two below
 GROUPS = ("medium", "few", "few", "many")  # of one, three, two, zero
 draw = data_report.draw
-STALLED = "cannot be read within 1 seconds (worker_timeout)"
+STALLED = "cannot be read within 0.5 seconds (worker_timeout)"
 
 
 @pytest.fixture(autouse=True)
@@ -235,7 +235,7 @@ def test_a_picture_that_stalls_its_process_is_named(pictures, monkeypatch):
     monkeypatch.setattr(images, "decode", stalls)
     data = build_data(config.load_config("folder", "clip_tiny", "lp", ["root", str(pictures)]))
     with time_limit(60):
-        found = check.check_images(data, 2, worker_timeout=1)
+        found = check.check_images(data, 2, worker_timeout=0.5)
     reasons = {found.names[image]: (report.kind, report.reason) for image, report in found.bad.items()}
     assert reasons == {
         "train/one/3.jpg": ("unreadable", f"{STALLED}; its process was waiting"),
@@ -252,7 +252,7 @@ def test_a_disk_that_does_not_answer_ends_the_check(pictures, monkeypatch):
     monkeypatch.setattr(images, "decode", lambda *_: time.sleep(600))
     data = build_data(config.load_config("folder", "clip_tiny", "lp", ["root", str(pictures)]))
     with time_limit(60), pytest.raises(DataError) as caught:
-        check.check_images(data, 2, worker_timeout=0.25)
+        check.check_images(data, 2, worker_timeout=0.1)
     assert (caught.value.kind, caught.value.key) == ("worker_stalled", "worker_timeout")
     assert multiprocessing.active_children() == []
 

@@ -36,7 +36,7 @@ from datasets.loading.crops import (
 )
 from utils.config import load_config
 
-DRAWS = 50_000
+DRAWS = 20_000
 SURE = 1e-3  # a test of a distribution fails below this p; the draws are fixed, so it fails always or never
 SCHEDULES = {
     "convex": lambda t: 1 - (1 - t**2) ** 0.5,
@@ -489,10 +489,10 @@ def test_flips_do_not_depend_on_boxes():
     """As likely for small boxes as for large ones."""
     ramp = torch.arange(200, dtype=torch.uint8).expand(3, 200, 200)
     train_crop = TrainCrop(8, seed=1, num_epochs=1, mda=False)
-    rows = torch.stack([train_crop(ramp, 0, index).int()[0, 0] for index in range(6000)])
+    rows = torch.stack([train_crop(ramp, 0, index).int()[0, 0] for index in range(3000)])
     rise = (rows[:, -1] - rows[:, 0]).double()
     flips = (rise < 0).double()
-    assert abs(flips.mean() - 0.5) < 0.02
+    assert abs(flips.mean() - 0.5) < 0.03
     assert abs(torch.corrcoef(torch.stack([flips, rise.abs()]))[0, 1]) < 0.05
 
 

@@ -89,7 +89,7 @@ def nothing_left():
 def test_batches_that_are_kept_stay_as_they_were(files):
     """No later batch overwrites them."""
     with time_limit(60):
-        assert_equal(list(loader(files, epochs=9)), list(loader(files, workers=0, epochs=9)))
+        assert_equal(list(loader(files, epochs=5)), list(loader(files, workers=0, epochs=5)))
 
 
 def test_shares_without_samples(files):
@@ -155,7 +155,7 @@ def test_killed_worker_is_explained(when, files, decoding):
     with time_limit(60), helpers.refused(DataError, kind="worker_died", key="num_workers"):
         for step, _ in enumerate(loader(files, epochs=1000)):
             if step == 3 and when != "reading":
-                time.sleep(0.3 if when == "waiting for work" else 0)
+                time.sleep(0.1 if when == "waiting for work" else 0)
                 os.kill(workers()[0], signal.SIGKILL)
     assert workers() == []
 
@@ -181,7 +181,7 @@ def test_the_first_error_is_that_of_the_first_batch(files, decoding):
 
     def fails(path):
         if path.endswith("0.png"):
-            time.sleep(0.5)
+            time.sleep(0.2)
             raise Local("the first")
         raise ValueError("a later one")
 
@@ -239,16 +239,16 @@ def test_stopped_worker_is_reported_then_ends_the_run(files):
         lines.append(line)
         assert len(workers()) == 2  # none is ended before the timeout
 
-    batches = iter(loader(files, epochs=1000, worker_timeout=0.5, log=log))
+    batches = iter(loader(files, epochs=1000, worker_timeout=0.4, log=log))
     with time_limit(60), pytest.raises(DataError) as caught:
         for step, _ in enumerate(batches):
             if step == 3:
                 pid = workers()[0]
                 os.kill(pid, signal.SIGSTOP)
                 start = time.monotonic()
-    assert 1 <= time.monotonic() - start < 10
+    assert 0.8 <= time.monotonic() - start < 10
     assert (caught.value.kind, caught.value.key) == ("worker_stalled", "worker_timeout")
-    start = f"waiting   no image for 0.5 seconds: process {pid} (stopped) has not read /"
+    start = f"waiting   no image for 0.4 seconds: process {pid} (stopped) has not read /"
     assert len(lines) == 1 and lines[0].startswith(start)
     assert f"process {pid} (stopped) has not read /" in str(caught.value)
 
@@ -263,13 +263,13 @@ def test_worker_that_goes_on_in_time_changes_nothing(files):
 
     found = []
     with time_limit(60):
-        for step, batch in enumerate(loader(files, epochs=20, worker_timeout=0.5, log=log)):
+        for step, batch in enumerate(loader(files, epochs=10, worker_timeout=0.4, log=log)):
             found.append(batch)
-            if step in (3, 40):
+            if step in (3, 20):
                 stopped = workers()[0]
                 os.kill(stopped, signal.SIGSTOP)
     assert len(lines) == 2
-    assert_equal(found, list(loader(files, workers=0, epochs=20)))
+    assert_equal(found, list(loader(files, workers=0, epochs=10)))
 
 
 @pytest.mark.slow
@@ -279,10 +279,10 @@ def test_all_images_that_are_waited_for_are_named(files, decoding):
     decoding(lambda path: time.sleep(600) if path.endswith(("1.png", "6.png")) else None)
     steps = sequential_batches(np.arange(10), 5)
     with time_limit(60), pytest.raises(DataError) as caught:
-        list(Loader(files, TrainCrop(16, 0, 1), steps, CPU, 2, worker_timeout=0.5, log=lines.append))
+        list(Loader(files, TrainCrop(16, 0, 1), steps, CPU, 2, worker_timeout=0.4, log=lines.append))
     first, second = (f"(waiting) has not read {', '.join(files.images.paths[i : i + 3])}" for i in (1, 6))
-    assert f"{first} and 1 more; " in lines[0] and f"{second} and 1 more; " in lines[0]
-    assert f"{first} and 1 more; " in str(caught.value)
+    assert f"{first} and 1 more; " in lines[0]  # the second worker may have begun later, on a busy machine
+    assert f"{first} and 1 more; " in str(caught.value) and f"{second} and 1 more; " in str(caught.value)
     assert caught.value.kind == "worker_stalled"
 
 
@@ -290,10 +290,10 @@ def test_all_images_that_are_waited_for_are_named(files, decoding):
 def test_slow_images_are_not_stalled_ones(files, decoding):
     """A batch takes longer than the two timeouts after which a silent worker ends the run."""
     lines = []
-    decoding(lambda path: time.sleep(0.4))
+    decoding(lambda path: time.sleep(0.25))
     with time_limit(60):
         steps = sequential_batches(np.arange(6), 6)
-        ((x, _),) = Loader(files, TrainCrop(16, 0, 1), steps, CPU, 1, worker_timeout=1, log=lines.append)
+        ((x, _),) = Loader(files, TrainCrop(16, 0, 1), steps, CPU, 1, worker_timeout=0.7, log=lines.append)
     assert len(x) == 6 and lines == []
 
 
@@ -301,9 +301,9 @@ def test_slow_images_are_not_stalled_ones(files, decoding):
 def test_large_batches_do_not_block_their_sender(files):
     """The lists of samples of four batches are larger than any pipe, and no worker reads one."""
     lines = []
-    images = files.subset(np.zeros(80_000, int))
-    steps = sequential_batches(np.arange(80_000), 20_000)
-    batches = iter(Loader(images, TrainCrop(1, 0, 1), steps, CPU, 2, worker_timeout=0.5, log=lines.append))
+    images = files.subset(np.zeros(40_000, int))
+    steps = sequential_batches(np.arange(40_000), 10_000)
+    batches = iter(Loader(images, TrainCrop(1, 0, 1), steps, CPU, 2, worker_timeout=0.4, log=lines.append))
     start = processes.Worker.send
 
     def stop_and_send(worker, task):
@@ -314,7 +314,7 @@ def test_large_batches_do_not_block_their_sender(files):
         patch.setattr(processes.Worker, "send", stop_and_send)
         next(batches)
     assert caught.value.kind == "worker_stalled"
-    assert "and 39,997 more" in lines[0]
+    assert "and 19,997 more" in lines[0]
 
 
 # ---- the end ----
@@ -350,11 +350,12 @@ def test_worker_that_the_system_holds_is_left_to_it(files, monkeypatch):
     next(batches)
     (pid,) = workers()
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "kill", lambda process: os.kill(pid, signal.SIGSTOP))
+    monkeypatch.setattr(processes, "SECONDS_TO_END", 0.2)
     os.kill(pid, signal.SIGSTOP)
     try:
         start = time.monotonic()
         batches.close()
-        assert time.monotonic() - start < 2
+        assert 0.2 <= time.monotonic() - start < 2
         assert workers() == [] and is_running(pid)
     finally:
         os.kill(pid, signal.SIGKILL)
@@ -375,7 +376,7 @@ def test_signals_are_left_to_the_parent(files):
 def test_handlers_of_the_parent_never_run_in_a_worker(files, tmp_path):
     """Not even if a signal arrives during its start."""
     before = signal.signal(signal.SIGTERM, lambda *_: (tmp_path / str(os.getpid())).write_text(""))
-    storm = threading.Thread(target=lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2000)])
+    storm = threading.Thread(target=lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(1000)])
     try:
         with time_limit(60):
             storm.start()
@@ -457,7 +458,7 @@ def test_workers_end_with_their_parent(thread, workers_are, files, decoding):
     def report_start():
         while len(workers()) < 3:
             time.sleep(0.01)
-        time.sleep(0.2)
+        time.sleep(0.05)
         report()
 
     def read():
@@ -497,11 +498,11 @@ def test_a_signal_to_the_group_ends_quietly(number, files):
 @pytest.mark.slow
 def test_a_pause_of_all_processes_is_no_silence(files):
     """Ctrl-Z and fg, or Slurm's suspension, for longer than two timeouts."""
-    with time_limit(60), Forked(lambda: iterate(files, timeout=0.5)) as parent:
+    with time_limit(60), Forked(lambda: iterate(files, timeout=0.4)) as parent:
         os.killpg(parent.pid, signal.SIGSTOP)
-        time.sleep(1.2)
+        time.sleep(0.9)
         os.killpg(parent.pid, signal.SIGCONT)
-        time.sleep(0.5)
+        time.sleep(0.4)
         assert all(map(is_running, [parent.pid, *parent.workers]))
         os.killpg(parent.pid, signal.SIGINT)
         assert "no image" not in parent.lines.read()
