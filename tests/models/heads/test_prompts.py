@@ -86,8 +86,8 @@ def _fixed(features):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["zs", "lift+"])
-def test_a_run_reads_its_prompt(method, config):
-    """Another prompt, another result; the same command twice, the same one."""
+def test_a_run_reads_its_prompt(method, config, few_images):
+    """Another prompt, another result."""
     found = {}
     for prompt in ("default", "classname", "ensemble"):
         run, _ = train(config("prompt", prompt, "num_epochs", 1, "lr", 0, "save_logits", "True", method=method))

@@ -417,7 +417,7 @@ def test_a_slow_hub_is_waited_for(serve, content, monkeypatch):
 
     send = http.server.BaseHTTPRequestHandler.send_response
     monkeypatch.setattr(
-        http.server.BaseHTTPRequestHandler, "send_response", lambda self, code: (time.sleep(0.5), send(self, code))
+        http.server.BaseHTTPRequestHandler, "send_response", lambda self, code: (time.sleep(0.2), send(self, code))
     )
     with serve(content):
         load_backbone(NAME)
