@@ -122,7 +122,7 @@ def test_sentences_that_do_not_fit_are_refused(content, tmp_path):
         class_texts(NAMES, "descriptor", str(file))
 
 
-def test_other_sentences_are_another_run(config, tmp_path):
+def test_other_sentences_are_another_run(config, few_images, tmp_path):
     names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     file = tmp_path / "s.json"
     options = ("prompt", "descriptor", "prompt_file", file, "num_epochs", 1, "output_dir", "run")

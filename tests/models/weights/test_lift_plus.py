@@ -340,7 +340,7 @@ def test_our_own_checkpoint_goes_before(tmp_path):
     assert RunDir(tmp_path).find_checkpoint().name == "checkpoint.safetensors"
 
 
-def test_a_run_tests_such_a_checkpoint(config, tmp_path):
+def test_a_run_tests_such_a_checkpoint(config, few_images, tmp_path):
     """Trained here, written as LIFT+ would, tested from there: the same accuracy."""
     run = Trainer(config())
     results = execute(run)
