@@ -171,8 +171,7 @@ def test_a_file_that_changes_has_another_hash(tmp_path):
 def run(config, monkeypatch):
     """run(KEY, VALUE, ..., method=) -> results, logits, trainable tensors, log, and crops that the tower tested."""
     data = digits_lt.build()
-    few = dataclasses.replace(data, test=data.test.subset(slice(None, None, 5)))
-    monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: few)
+    test = data.test.subset(slice(None, None, 5))
     seen, number = [], itertools.count()
 
     def count_images(called, inputs, output):
@@ -181,8 +180,10 @@ def run(config, monkeypatch):
 
     handle = nn.modules.module.register_module_forward_hook(count_images)
 
-    def run(*options, method):
+    def run(*options, method, every=5):  # of so many training images one
         seen.clear()
+        few = dataclasses.replace(data, train=data.train.subset(slice(None, None, every)), test=test)
+        monkeypatch.setitem(DATASETS, "digits_lt", lambda *_: few)
         options = ("save_logits", "True", "output_dir", f"run{next(number)}", *options)
         trainer, results = train(config(*options, method=method))
         return SimpleNamespace(
@@ -206,7 +207,7 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("init", ["class_mean", "linear_probing"] if FULL else ["linear_probing"])
 def test_a_head_starts_and_is_tested_from_the_cache_to_the_bit(init, run, folder):
-    start = functools.partial(run, "classifier_init", init, "num_epochs", 1, method="lp")
+    start = functools.partial(run, "classifier_init", init, "num_epochs", 1, method="lp", every=1)
     without = start("feature_cache", "False")
     assert not files(folder)
     first, second = start(), start()
@@ -269,13 +270,13 @@ def test_another_machine_computes_its_own_features(run, folder):
 
 def test_a_trained_tower_is_always_computed(run, folder):
     for _ in range(2):
-        assert run("num_epochs", 1, "classifier_init", "class_mean", method="lift+").images >= 100
+        assert run("num_epochs", 1, "classifier_init", "class_mean", method="lift+", every=1).images >= 100
     assert len(files(folder)) == 1  # of the bare backbone, from which the head is initialised
 
 
 def test_a_small_set_is_not_cached(run, folder, monkeypatch):
     monkeypatch.setattr(module, "LEAST_WORK", 2e10)
-    run("classifier_init", "class_mean", "num_epochs", 1, method="lp")
+    run("classifier_init", "class_mean", "num_epochs", 1, method="lp", every=1)
     assert not files(folder)
 
 
