@@ -13,6 +13,7 @@ from unittest import mock
 
 import timm
 import torch
+from full_size import modules_built_once
 from helpers import randomize, weights_of
 from safetensors.torch import save_file
 from text_towers import SIGLIP, TOKENIZERS
@@ -235,7 +236,8 @@ def _open_clip_pair(name: str, folder: Path) -> Pair:
 def _load(family: str, theirs: nn.Module, folder: Path, other: int) -> tuple[Backbone, Backbone]:
     path = folder / "model.safetensors"
     save_file(weights_of(theirs), path)
-    own, resampled = (load_backbone(family, str(path), resolution=resolution)[0] for resolution in (None, other))
+    with modules_built_once():
+        own, resampled = (load_backbone(family, str(path), resolution=resolution)[0] for resolution in (None, other))
     return own.requires_grad_(False).eval(), resampled.requires_grad_(False).eval()
 
 

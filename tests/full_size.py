@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import open_clip
 import pytest
@@ -12,7 +13,10 @@ from timm.layers import weight_init
 from torch import nn
 
 from models.backbones.backbone import Backbone, BackboneConfig
+from models.backbones.families import open_clip as families_of_open_clip
+from models.backbones.families import timm_modules
 from models.backbones.transformer import ACTIVATIONS
+from models.weights import descriptions
 from models.weights.naming import convert_state_dict
 
 
@@ -31,6 +35,23 @@ def without_first_values() -> Iterator[None]:
 def quick_meta() -> Iterator[None]:
     """Modules are built on the meta device without drawing first values."""
     with without_first_values(), torch.device("meta"):
+        yield
+
+
+@contextlib.contextmanager
+def modules_built_once() -> Iterator[None]:
+    """Descriptions share timm's modules: each is built once, without drawing first values."""
+    modules: dict[tuple[str, str], nn.Module] = {}
+
+    def build_once(name: str, kinds: dict[str, str], options: dict[str, Any]) -> nn.Module:
+        key = name, str(options)
+        if key not in modules:
+            modules[key] = timm_modules.build_module(name, kinds, options)
+        return modules[key]
+
+    with pytest.MonkeyPatch.context() as patch, without_first_values():
+        patch.setattr(descriptions, "build_module", build_once)
+        patch.setattr(families_of_open_clip, "build_module", build_once)
         yield
 
 

@@ -51,8 +51,13 @@ def test_compiled_blocks_are_the_blocks(methods, compiles):
     assert compiles() == 3  # the first block, those between, the last
 
 
+RUNS = [(("accum_step", 2, "coop_ctx_len", 2, "v.lora", True), "coop")]  # both towers have compiled blocks
+if FULL:
+    RUNS += [(("accum_step", 2), "lift+"), (("coop_ctx_len", 2), "coop")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("options", "method"), [(("accum_step", 2), "lift+"), (("coop_ctx_len", 2), "coop")])
+@pytest.mark.parametrize(("options", "method"), RUNS)
 def test_nothing_is_compiled_after_the_first_step(config, compiles, few_images, options, method):
     """Not for the last, smaller step (5 of 69 images), a second epoch or a test; and the run's result is the same."""
     options = (*options, "lr", 0.002, "num_epochs", 2)

@@ -17,9 +17,9 @@ TOWERS = {
 }
 METHODS = SMALL_METHODS | {"adapter": {"adapter_dim": 2}}
 ALL = "+".join(METHODS)
-CASES = [(tower, "") for tower in TOWERS] + [("CLIP's ViT", ALL)]
+CASES = [("CLIP's ViT", ALL), ("timm's ViT", ""), ("CLIP's ResNet", ""), ("ResNet", "")]
 if FULL:
-    CASES += [("CLIP's ViT", method) for method in METHODS] + [("timm's ViT", ALL)]
+    CASES += [("CLIP's ViT", method) for method in ("", *METHODS)] + [("timm's ViT", ALL)]
 EXAMPLES, SIZES = 3, (1, 2, 64)  # of 17 tokens: the largest of these uses the convolution path in eager
 
 

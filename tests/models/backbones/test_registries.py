@@ -2,16 +2,17 @@
 
 import functools
 import gc
+import re
 import sys
 from pathlib import Path
 
 import open_clip as library
 import pytest
 import timm
-from full_size import assert_same, library_module, without_first_values
+from cases import FULL
+from full_size import assert_same, library_module, modules_built_once
 
-from models.backbones.families import open_clip, timm_modules, timm_resnet
-from models.weights import descriptions
+from models.backbones.families import timm_resnet
 
 pytestmark = pytest.mark.slow
 
@@ -26,17 +27,7 @@ PAGE = (ROOT / "docs/backbones.md").read_text()
 @pytest.fixture(scope="module")
 def published():
     """The result for every published weight file. A module shared by several of them is built once."""
-    modules = {}
-
-    def build_once(name, kinds, options):
-        key = name, str(options)
-        if key not in modules:
-            modules[key] = timm_modules.build_module(name, kinds, options)
-        return modules[key]
-
-    with pytest.MonkeyPatch.context() as patch, without_first_values():
-        patch.setattr(descriptions, "build_module", build_once)
-        patch.setattr(open_clip, "build_module", build_once)
+    with pytest.MonkeyPatch.context() as patch, modules_built_once():
         patch.setattr(timm_resnet, "imagenet_net", functools.cache(timm_resnet.imagenet_net))
         gc.disable()  # the modules stay, and would be scanned repeatedly
         try:
@@ -56,22 +47,39 @@ SIZES = {"dim", "depth", "patch", "resolution", "heads", "hidden", "stages", "wi
 
 
 def features_of(config):
-    """A config without its sizes."""
-    towers = [config.image, *([config.text] if config.text else [])]
-    found = [tuple((name, value) for name, value in vars(tower).items() if name not in SIZES) for tower in towers]
-    return str((found, config.image_projection, config.text_projection, config.image_bias, config.logit_bias))
+    """{(tower, feature, value)}: a config without its sizes."""
+    towers = {"image": config.image} | ({"text": config.text} if config.text else {})
+    more = ("image_projection", "text_projection", "image_bias", "logit_bias")
+    found = {(tower, name, str(value)) for tower, part in towers.items() for name, value in vars(part).items()}
+    return {each for each in found if each[1] not in SIZES} | {("", name, str(getattr(config, name))) for name in more}
 
 
-def test_the_smallest_with_each_set_of_features_has_the_tensors_of_its_module(published):
-    """Named backbones are compared one by one, in test_named.py."""
-    smallest = {}
+def without_sizes(value):
+    """A value of a feature without the sizes in it, which are in the tensors, and a tokenizer's address."""
+    return re.sub(r"(heads|hidden|reference)=\d+|timm/\S+", "", value)
+
+
+def size_of(each):
+    return each.config.image.dim * each.config.image.depth
+
+
+def test_the_smallest_with_each_feature_has_the_tensors_of_its_module(published):
+    """Of timm and of open_clip; with --cases full, with each set of features. test_named.py has named backbones."""
+    groups = {}
     for each in published:
         if each.config is not None:
-            smallest.setdefault((each.address.partition(":")[0], features_of(each.config)), []).append(each)
-    assert len(smallest) > 40
-    for group in smallest.values():
-        each = min(group, key=lambda each: each.config.image.dim * each.config.image.depth)
+            library = each.address.partition(":")[0]
+            groups.setdefault((library, each.config.image.kind, *sorted(features_of(each.config))), []).append(each)
+    assert len(groups) > 40
+    smallest = sorted((min(group, key=size_of) for group in groups.values()), key=size_of)
+    seen = set()
+    for each in smallest:
         address, config = each.address, each.config
+        group = address.partition(":")[0], config.image.kind
+        found = {(*group, tower, name, without_sizes(value)) for tower, name, value in features_of(config)}
+        if found <= seen and not FULL:
+            continue
+        seen |= found
         try:
             assert_same(library_module(address), config)
         except AssertionError as error:

@@ -6,6 +6,7 @@ import warnings
 import helpers
 import pytest
 import torch
+from cases import numbered
 from helpers import CLIP_RESOLUTION, refused
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -45,7 +46,7 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("case", range(20))
+@pytest.mark.parametrize("case", numbered(20, sample=8))
 @pytest.mark.parametrize("name", HEADS)
 def test_head_is_its_formula_in_value_and_gradient(name, case, device):
     generator = torch.Generator().manual_seed(case)
@@ -303,7 +304,7 @@ INIT_FORMULAS = {
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("case", range(24))
+@pytest.mark.parametrize("case", numbered(24, sample=12))  # all combinations of classes and projections
 @pytest.mark.parametrize("name", HEAD_INITS)
 def test_first_weights_are_their_formula(name, case, device):
     backbone, vectors, labels = random_start(case)
@@ -379,7 +380,7 @@ def probe_loss(weight, bias, vectors, labels):
     return sum(losses) + weight.double().square().sum() / 2  # a tensor, to be differentiated
 
 
-@pytest.mark.parametrize("case", range(20))
+@pytest.mark.parametrize("case", numbered(20, sample=10))
 def test_the_device_finds_the_optimum_of_scikit_learn(case, monkeypatch, device):
     """Both to the end; in several parts; two classes (cases 0, 9, 18) have one row."""
     vectors, labels, classes = probe_case(case)

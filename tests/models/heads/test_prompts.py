@@ -86,8 +86,8 @@ def _fixed(features):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["zs", "lift+"])
-def test_a_run_reads_its_prompt(method, config):
-    """Another prompt, another result; the same command twice, the same one."""
+def test_a_run_reads_its_prompt(method, config, few_images):
+    """Another prompt, another result."""
     found = {}
     for prompt in ("default", "classname", "ensemble"):
         run, _ = train(config("prompt", prompt, "num_epochs", 1, "lr", 0, "save_logits", "True", method=method))
@@ -122,7 +122,7 @@ def test_sentences_that_do_not_fit_are_refused(content, tmp_path):
         class_texts(NAMES, "descriptor", str(file))
 
 
-def test_other_sentences_are_another_run(config, tmp_path):
+def test_other_sentences_are_another_run(config, few_images, tmp_path):
     names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     file = tmp_path / "s.json"
     options = ("prompt", "descriptor", "prompt_file", file, "num_epochs", 1, "output_dir", "run")

@@ -578,7 +578,7 @@ def test_aft_of_lift_chooses_the_entries_of_lift(seed, ratio, where):
 
 
 @pytest.mark.parametrize("option", [("v.aft_seed", 1), ("variant", "lift")])
-def test_a_test_of_other_entries_is_refused(option, config):
+def test_a_test_of_other_entries_is_refused(option, config, few_images):
     """A checkpoint has values without positions; for another seed their number is the same."""
     aft = ("v.aft_ratio", 0.1)
     run = Trainer(config("num_epochs", 1, *aft, method="aft"))

@@ -16,7 +16,7 @@ import published
 import pytest
 import timm
 import torch
-from full_size import without_first_values
+from full_size import quick_meta, without_first_values
 from helpers import assert_near, normal_images, randomize, refused, weights_of
 from published import SMALL
 from safetensors.torch import save_file
@@ -281,7 +281,7 @@ def test_no_other_model_of_timm_has_positions_for_dinov2s_resolution():
 
 def full_size(architecture, **options):
     """Zeros under the names of timm's tensors."""
-    with torch.device("meta"):
+    with quick_meta():
         model = timm.create_model(architecture, num_classes=0, **options)
     return {name: torch.zeros(value.shape, dtype=torch.bfloat16) for name, value in model.state_dict().items()}
 

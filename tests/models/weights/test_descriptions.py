@@ -494,7 +494,7 @@ def test_a_wrong_size_under_a_name_is_wrong_input(tmp_path, monkeypatch, capsys)
     assert cli.main(["-d", "digits_lt", "-b", "clip_vit", "-m", "zs", "weights", asset]) == 0
 
 
-def test_a_checkpoint_belongs_to_a_description_of_its_weights(config, tmp_path):
+def test_a_checkpoint_belongs_to_a_description_of_its_weights(config, few_images, tmp_path):
     theirs = helpers.open_clip_model()
     state = {name: value.contiguous() for name, value in theirs.state_dict().items() if name != "attn_mask"}
     save_file(state, tmp_path / "w.safetensors")
@@ -505,7 +505,7 @@ def test_a_checkpoint_belongs_to_a_description_of_its_weights(config, tmp_path):
 
 
 @pytest.mark.parametrize("pools", [("avg", "tok"), ("tok", "avg")])
-def test_a_checkpoint_belongs_to_the_pooling_in_the_description(pools, save, config):
+def test_a_checkpoint_belongs_to_the_pooling_in_the_description(pools, save, config, few_images):
     described = open_clip_config(quick_gelu=True, head_width=32)
     path = Path(save(open_clip_model(described)))
 

@@ -254,7 +254,7 @@ def test_entries_arrive_in_float32_beside_frozen_weights_in_half_precision(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_training_starts_from_the_entries_of_its_seed_alone(seed, config, tmp_path):
+def test_training_starts_from_the_entries_of_its_seed_alone(seed, config, few_images, tmp_path):
     """A native checkpoint has no positions, so a later test could not find those of another seed."""
     run = Trainer(config("num_epochs", 1, "v.aft_seed", seed, "v.aft_ratio", 0.01, method="aft"))
     execute(run)
@@ -340,7 +340,7 @@ def test_our_own_checkpoint_goes_before(tmp_path):
     assert RunDir(tmp_path).find_checkpoint().name == "checkpoint.safetensors"
 
 
-def test_a_run_tests_such_a_checkpoint(config, tmp_path):
+def test_a_run_tests_such_a_checkpoint(config, few_images, tmp_path):
     """Trained here, written as LIFT+ would, tested from there: the same accuracy."""
     run = Trainer(config())
     results = execute(run)
