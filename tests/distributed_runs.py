@@ -2,6 +2,7 @@
 
     python tests/distributed_runs.py '{"2": RUNS, "4": RUNS}'                             processes forked from this one
     torchrun --nproc_per_node=2 tests/distributed_runs.py '{"2": RUNS}'                    processes of torchrun
+    python tests/distributed_runs.py --standalone --nproc_per_node 2 '{"2": RUNS}'        the same, forked by torchrun
 
 RUNS: a list with a method and its options for each run, [["lift+", "seed", "1"], ["coop"]]. The run directories are
 output/PROCESSES_NUMBER. "lift+@6": the last process gets SIGUSR1 in the 6th step, and the run is resumed. Forked
@@ -21,6 +22,8 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+import torch.distributed.run
+from torch.distributed.launcher.api import elastic_launch
 
 from datasets import DATASETS
 from datasets.sets import digits_lt
@@ -72,6 +75,25 @@ def run_rank(rank: int, processes: int, store: str, runs: list[list[str]]) -> No
     torch.distributed.destroy_process_group()
 
 
+def train_in_torchruns_processes(runs_by_count: str) -> None:
+    """Does the work of a process that torchrun has started."""
+    # torchrun's store keeps the addresses of its first group, so that all runs take part in that one
+    with Distributed().process_group(torch.device("cpu")):
+        for count, runs in json.loads(runs_by_count).items():
+            train_all(int(count), runs)
+
+
+def fork_by_torchrun(*arguments: str) -> None:
+    """torchrun with these arguments: its own agent, environment and store, but processes forked from this one."""
+
+    def launch(config, entrypoint):
+        return elastic_launch(config, lambda *words: train_in_torchruns_processes(words[-1]))
+
+    *options, runs_by_count = arguments
+    with mock.patch.object(torch.distributed.run, "elastic_launch", launch):
+        torch.distributed.run.main([*options, "--start_method", "fork", __file__, runs_by_count])
+
+
 def prepare_forks() -> None:
     """Imports and reads what takes seconds in each process that has not done it before the fork."""
     for name in ("sklearn.datasets", "torch._dynamo", "torch.utils.tensorboard"):
@@ -82,12 +104,12 @@ def prepare_forks() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if "RANK" in os.environ:
-        # torchrun's store keeps the addresses of its first group, so that all runs take part in that one
-        with Distributed().process_group(torch.device("cpu")):
-            for count, runs_of_count in json.loads(sys.argv[1]).items():
-                train_all(int(count), runs_of_count)
+        train_in_torchruns_processes(sys.argv[1])
         sys.exit()
     prepare_forks()
+    if len(sys.argv) > 2:
+        fork_by_torchrun(*sys.argv[1:])
+        sys.exit()
     for count, runs_of_count in json.loads(sys.argv[1]).items():
         with tempfile.TemporaryDirectory() as folder:
             args = (int(count), f"{folder}/store", runs_of_count)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from faults.runs import DIGITS, PICTURES, RUN, TEST, WEIGHTS, assert_harmless, assert_refused
+from packed import packed_zeros, write_packed_zeros
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -43,9 +44,11 @@ def png(width: int, height: int, *chunks: bytes) -> bytes:
 
 @functools.cache
 def much() -> bytes:
-    """320 MB of zeros, packed."""
-    packer = zlib.compressobj(1)
-    return b"".join([*(packer.compress(ZEROS) for _ in range(PACKED)), packer.flush()])
+    """320 MB of zeros, packed for PNG."""
+    checksum = zlib.adler32(b"")
+    for _ in range(PACKED):
+        checksum = zlib.adler32(ZEROS, checksum)
+    return b"\x78\x01" + packed_zeros(PACKED) + struct.pack(">I", checksum)
 
 
 def png_of_3_gigapixels(folder: Path):
@@ -221,11 +224,9 @@ def description_of_nested_json(folder: Path):
 
 def write_archive(path: Path, *names: str) -> None:
     """A zip file of 3 MB at most, whose members have 320 MB of zeros each."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:
-            with archive.open(name, "w", force_zip64=True) as member:
-                for _ in range(PACKED):
-                    member.write(ZEROS)
+            write_packed_zeros(archive, name, PACKED)
 
 
 def archive_that_unpacks_to_much(folder: Path):
@@ -233,14 +234,12 @@ def archive_that_unpacks_to_much(folder: Path):
     torch.save({"a": torch.zeros(1 << 20)}, folder / "small.pt")
     with (
         zipfile.ZipFile(folder / "small.pt") as small,
-        zipfile.ZipFile(folder / "bomb.pt", "w", 8, compresslevel=1) as bomb,
+        zipfile.ZipFile(folder / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
     ):
         for name in small.namelist():
             content = small.read(name)
             if name.endswith("data/0"):
-                with bomb.open(name, "w", force_zip64=True) as member:
-                    for _ in range(PACKED):
-                        member.write(ZEROS)
+                write_packed_zeros(bomb, name, PACKED)
             else:
                 bomb.writestr(name, content)
     return with_weights("bomb.pt")

@@ -69,6 +69,7 @@ def test_a_signal_at_a_file_operation(chunk, place, sample, findings):
 
 HOW = ("once", "group", "twice")
 WORKERS = (0, 2)
+COMMANDS = ("train", "test")
 
 
 def send(attempt, number: int, how: str, rng) -> None:
@@ -110,15 +111,20 @@ def test_a_signal_while_it_trains(workers, how, place, rng, findings, how_many):
     findings.finish()
 
 
-@pytest.mark.parametrize("command", ["train", "test"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_signal_at_a_random_time(command, place, rng, findings, how_many):
-    """While it starts, trains, tests and ends. Before main.py runs, the system's own handling may end it."""
+    """While it starts, trains, tests and ends. Before main.py runs, the system's own handling may end it.
+
+    A sample sends each signal once, two to each command.
+    """
     state = "pictures" if command == "train" else "trained_on_pictures"
     ways = ("num_epochs", "2") if command == "train" else ("num_epochs", "2", "tte", "True", "tte_crops", "10", *TEST)
     arguments = (*PICTURES, "num_workers", "2", *ways)
     expected = place.reference(state, arguments)
     whole = place.server.run(arguments, place.fresh(state)).seconds
-    for number in SIGNALS * how_many("signals at random times, times each"):
+    first = 2 * COMMANDS.index(command)
+    for count in range(how_many("signals at random times") // len(COMMANDS)):
+        number = SIGNALS[(first + count) % len(SIGNALS)]
         folder, wait = place.fresh(state), rng.uniform(0, whole)
         before = {path.name for path in (folder / RUN).glob("*")}
         with findings.case(f"{signal.Signals(number).name} after {wait:.3f} s"):

@@ -39,17 +39,27 @@ MERGED = ("open_clip_model.safetensors", "open_clip_config.json", "head.safetens
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A LoRA run of clip_tiny on the digits, two epochs."""
+    """A LoRA run of clip_tiny on the digits, one epoch."""
     path = tmp_path_factory.mktemp("runs") / "lora"
-    options = ["num_epochs", 2, "output_dir", path, "prec_train", "fp32", "prec_test", "fp32", "num_workers", 0]
+    options = ["num_epochs", 1, "output_dir", path, "prec_train", "fp32", "prec_test", "fp32", "num_workers", 0]
     train(load_config("digits_lt", "clip_tiny", "lora", [str(option) for option in (*options, "feature_cache", False)]))
     return path
 
 
 @pytest.fixture(scope="module")
-def onnx_folder(run, tmp_path_factory):
+def short_run(random_clip, tmp_path_factory):
+    """A LoRA run of two random blocks: a third of clip_tiny's, as torch takes seconds to trace them."""
+    path = tmp_path_factory.mktemp("runs") / "short"
+    options = ["num_epochs", 2, "output_dir", path, "prec_train", "fp32", "prec_test", "fp32", "num_workers", 0]
+    options += ["weights", random_clip, "feature_cache", False]
+    train(load_config("digits_lt", "clip_vit", "lora", [str(option) for option in options]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def onnx_folder(short_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports") / "onnx"
-    assert export.main([str(run), "--to", "onnx", "--out", str(folder)]) == 0
+    assert export.main([str(short_run), "--to", "onnx", "--out", str(folder)]) == 0
     return folder
 
 
@@ -74,18 +84,18 @@ def export_to(format, run, folder, *more):
 
 
 @pytest.mark.slow
-def test_onnxruntime_has_the_accuracy_of_the_runs_test(run, onnx_folder, digits):
+def test_onnxruntime_has_the_accuracy_of_the_runs_test(short_run, onnx_folder, digits):
     pixels, labels = digits
     session = onnxruntime.InferenceSession(str(onnx_folder / "model.onnx"), providers=["CPUExecutionProvider"])
     logits, probabilities = session.run(None, {"images": pixels})
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((short_run / "results.json").read_text())
     assert 100 * np.mean(logits.argmax(1) == labels) == pytest.approx(results["accuracy"]["overall"], abs=0.21)
     exponentials = np.exp(logits.astype(np.float64))
     assert np.abs(exponentials / exponentials.sum(1, keepdims=True) - probabilities).max() < 1e-6
 
 
 @pytest.mark.slow
-def test_model_json_describes_the_run(run, onnx_folder):
+def test_model_json_describes_the_run(short_run, onnx_folder):
     about = json.loads((onnx_folder / "model.json").read_text())
     data = digits_lt.build()
     assert about["classes"] == data.classnames
@@ -95,11 +105,11 @@ def test_model_json_describes_the_run(run, onnx_folder):
     assert shown == {"resolution": 32, "resized_to": 36, "rule": "shortest", "interpolation": "bicubic"}
     assert about["images"]["mean"] == pytest.approx([0.48145466, 0.4578275, 0.40821073])
     assert list(about["methods"]["image tower"]) == ["lora"]
-    assert (about["backbone"]["name"], about["backbone"]["licence"]) == ("clip_tiny", "mit")
-    assert about["checkpoint"] == json.loads((run / "results.json").read_text())["checkpoint"]
+    assert about["backbone"]["name"] == "clip_vit"
+    assert about["checkpoint"] == json.loads((short_run / "results.json").read_text())["checkpoint"]
     assert about["versions"]["lift_plus"] == VERSION
     assert about["checked_on"] == "32 test images"
-    assert str(run.parent) not in json.dumps(about)
+    assert str(short_run.parent) not in json.dumps(about)
 
 
 def predict_onnx(folder, *paths):
@@ -117,20 +127,20 @@ def predict_onnx(folder, *paths):
 
 
 @pytest.mark.slow
-def test_predict_onnx_needs_no_torch_and_agrees_with_the_run(run, onnx_folder, tmp_path):
+def test_predict_onnx_needs_no_torch_and_agrees_with_the_run(short_run, onnx_folder, tmp_path):
     picture = Image.fromarray(photograph())
     paths = [tmp_path / "wide.png", tmp_path / "tall and grey.jpg", tmp_path / "16 bits.png"]
     picture.save(paths[0])
     picture.rotate(90, expand=True).convert("L").save(paths[1], quality=95)
     Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257).save(paths[2])
     found = predict_onnx(onnx_folder, *paths)
-    for probabilities, expected in zip(found, load_run(run, "cpu").predict(paths), strict=True):
+    for probabilities, expected in zip(found, load_run(short_run, "cpu").predict(paths), strict=True):
         for ranked in expected.top[:2]:
             assert probabilities[ranked.classname] == pytest.approx(ranked.probability, abs=0.02)  # Pillow's arithmetic
 
 
 @pytest.mark.slow
-def test_predict_onnx_turns_and_squashes_as_model_json_says(run, onnx_folder, tmp_path):
+def test_predict_onnx_turns_and_squashes_as_model_json_says(short_run, onnx_folder, tmp_path):
     folder = shutil.copytree(onnx_folder, tmp_path / "export")
     about = json.loads((folder / "model.json").read_text())
     about["images"] |= {"rule": "squash", "exif_orientation": True}
@@ -142,22 +152,22 @@ def test_predict_onnx_turns_and_squashes_as_model_json_says(run, onnx_folder, tm
     (found,) = predict_onnx(folder, tmp_path / "turned.png")
 
     pixels = torch.from_numpy(np.array(picture.rotate(-90, expand=True))).permute(2, 0, 1)
-    predictor = load_run(run, "cpu", precision="fp32")
+    predictor = load_run(short_run, "cpu", precision="fp32")
     crops = dataclasses.replace(predictor.crops, resize="squash")
     with torch.no_grad():
         expected = predictor.model(crops(pixels)).softmax(1)[0]
     best = int(expected.argmax())
-    assert found[predictor.classnames[best]] == pytest.approx(float(expected[best]), abs=0.02)
+    assert found[predictor.classnames[best]] == pytest.approx(float(expected[best]), abs=0.01)
     with torch.no_grad():
         other = predictor.model(predictor.crops(pixels)).softmax(1)[0]
-    assert abs(float(other[best] - expected[best])) > 0.04  # another rule would be seen
+    assert abs(float(other[best] - expected[best])) > 0.02  # another rule would be seen
 
 
 # ---- torch and merged ----
 
 
-def test_a_program_of_torch_runs_alone_and_adjusts(run, tmp_path, digits):
-    copy = shutil.copytree(run, tmp_path / "copy")
+def test_a_program_of_torch_runs_alone_and_adjusts(short_run, tmp_path, digits):
+    copy = shutil.copytree(short_run, tmp_path / "copy")
     write_adjustment(copy / "adjustment.json", Adjustment(2.0, None, np.linspace(-1, 1, 10), zero_shot=True))
     assert export_to("torch", copy, tmp_path / "export") == 0
     pixels = torch.from_numpy(digits[0][:20])
@@ -182,6 +192,7 @@ def test_a_merged_clip_and_its_head_give_the_runs_logits(run, tmp_path, digits):
     assert export_to("merged", run, folder) == 0
     clip = open_clip.create_model(f"local-dir:{folder}").eval()
     about = json.loads((folder / "model.json").read_text())
+    assert (about["backbone"]["name"], about["backbone"]["licence"]) == ("clip_tiny", "mit")
     head = load_file(folder / "head.safetensors")
     images = torch.from_numpy(digits[0][:20])
     mean, std = (torch.tensor(about["images"][key]).view(3, 1, 1) for key in ("mean", "std"))

@@ -14,6 +14,7 @@ import fork_server
 import numpy as np
 import pytest
 import torch
+from packed import write_packed_zeros
 from torch import nn
 
 from utils.archives import read_archive
@@ -238,6 +239,15 @@ def lying_member(size, member):
     return data.getvalue()
 
 
+def packed_gigabyte():
+    """A storage of 1,000 MB in a file of 1 MB."""
+    data, count = io.BytesIO(), 250 << 20
+    with zipfile.ZipFile(data, "w") as file:
+        file.writestr("x/data.pkl", state(w=tensor(numel=count, size=(count,))))
+        write_packed_zeros(file, "x/data/0", 1000)
+    return data.getvalue()
+
+
 def many_members():
     """A zip archive's directory of 60 MB: 1.3 million entries."""
     entry = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 20, 3, 20, *[0] * 8, 1, *[0] * 6) + b"a"
@@ -336,9 +346,7 @@ ARCHIVES = {
     + PROTO + b"}" + text("little_endian") + b"\x89s.",
 }  # fmt: skip
 LARGE = {  # a gigabyte in megabytes; as many values as a pickle may have
-    "a gigabyte": lambda: archive(
-        state(w=tensor(numel=25 * 10**7, size=(25 * 10**7,))), zipfile.ZIP_DEFLATED, data_0=bytes(10**9)
-    ),
+    "a gigabyte": packed_gigabyte,
     "millions of dictionaries": lambda: archive(PROTO + b"(" + EMPTY_DICT * 15 * 2**20 + b"t."),
     "a memo of a million numbers": lambda: archive(
         PROTO + b"N" + b"".join(b"r" + struct.pack("<I", 1000 * i) for i in range(10**6)) + b"."

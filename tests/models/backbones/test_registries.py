@@ -64,7 +64,7 @@ def size_of(each):
 
 
 def test_the_smallest_with_each_feature_has_the_tensors_of_its_module(published):
-    """Of timm and of open_clip; with --cases full, with each set of features. test_named.py has named backbones."""
+    """Models of timm and open_clip; --cases full: each set of features. test_named.py has the named backbones."""
     groups = {}
     for each in published:
         if each.config is not None:

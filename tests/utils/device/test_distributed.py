@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import cases
 import fork_server
 import numpy as np
 import pytest
@@ -35,8 +36,12 @@ RUNS = [  # a method and its options; 91 images, so the last step of an epoch is
 ]
 
 
+FOUR = RUNS[: 3 if cases.FULL else 2]  # also with four processes
+
+
 def with_base(runs):
-    return [[method, *BASE, *options] for method, *options in runs]
+    """Whole command lines; only the first run writes a report."""
+    return [[method, *BASE, *options, *(("report", "False") if i else ())] for i, (method, *options) in enumerate(runs)]
 
 
 SCRIPT = str(ROOT / "tests/distributed_runs.py")
@@ -44,8 +49,9 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def start_torchrun(runs, folder):
-    """Starts distributed_runs.py with {2: runs} by torchrun, whose two processes are new ones."""
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
+    """Starts distributed_runs.py with {2: runs} by torchrun; new processes, which take seconds, with --cases full."""
+    options = ["--standalone", "--nproc_per_node", "2"]
+    command = ["-m", "torch.distributed.run", *options, SCRIPT] if cases.FULL else [SCRIPT, *options]
     with open(folder / "printed.txt", "w") as printed:
         return fork_server.start([*command, json.dumps({2: runs})], folder, ENVIRONMENT, stdout=printed, stderr=printed)
 
@@ -65,7 +71,7 @@ def folder(tmp_path_factory):
 
 
 def train_with_several(folder):
-    runs = json.dumps({2: with_base(RUNS), 4: with_base(RUNS[:3])})
+    runs = json.dumps({2: with_base(RUNS), 4: with_base(FOUR)})
     with open(folder / "printed.txt", "w") as printed:
         several = fork_server.start([SCRIPT, runs], folder, ENVIRONMENT, stdout=printed, stderr=printed)
     with pytest.MonkeyPatch.context() as patch:
@@ -79,7 +85,9 @@ def results(folder, processes, run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "run"), [*((2, run) for run in range(len(RUNS))), (4, 0), (4, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("processes", "run"), [*((2, run) for run in range(len(RUNS))), *((4, run) for run in range(len(FOUR)))]
+)
 def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
     one, several = results(folder, 1, run), results(folder, processes, run)
     assert several["processes"] == processes
@@ -99,7 +107,7 @@ def test_weights_and_scores_are_those_of_one_process(folder, processes, run):
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_losses_on_the_way_are_those_of_one_process(folder, processes):
-    for run in range(3):
+    for run in range(3 if processes == 2 else len(FOUR)):
         rows = [
             [json.loads(line) for line in (folder / f"{n}_{run}/metrics.jsonl").read_text().splitlines()]
             for n in (1, processes)
