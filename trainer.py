@@ -169,7 +169,6 @@ class Trainer:
             self.files = self.run_dir  # the run directory that training writes to
             self.checksum = self.record.checksum if self.source.checkpoint and not self.mode.trains else None
             self.micro_batch_size = cfg.batch_size
-            self.parallel: nn.Module = self.model
             if self.trains:
                 self.loss = build_loss(cfg, torch.from_numpy(self.data.class_counts)).to(self.device)
                 tensors = checkpoint.trainable_tensors(self.model).values()
@@ -192,7 +191,7 @@ class Trainer:
                     self.device,
                     self.log.info,
                 )
-                self.parallel = self.distributed.wrap(self.model)
+                self.distributed.broadcast(tensors)
                 self.counters = torch.zeros(2, device=self.device)  # of the epoch: sum of losses, correct images
                 self.image_states = self.data.train.images.states() if self.distributed.is_main else None
                 # everything that the last bits depend on, beside the settings
@@ -324,14 +323,14 @@ class Trainer:
         step_weight = self.distributed.sum(self.loss.total_weight(labels), self.device)
         micro_batches = list(zip(images.split(self.micro_batch_size), labels.split(self.micro_batch_size), strict=True))
         counters = torch.zeros(2, device=self.device)
-        for number, (x, y) in enumerate(micro_batches, 1):
-            with self.distributed.no_sync(self.parallel, unless=number == len(micro_batches)):
-                logits = self.parallel(x)
-                loss = self.loss(logits, y).sum() / step_weight
-                self.scaler.scale(loss * self.distributed.size).backward()  # the ranks' gradients are averaged
+        for x, y in micro_batches:
+            logits = self.model(x)
+            loss = self.loss(logits, y).sum() / step_weight
+            self.scaler.scale(loss).backward()
             counters += torch.stack([loss.detach(), (logits.argmax(1) == y).sum()])
 
         # ---- update ----
+        self.distributed.sum_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()

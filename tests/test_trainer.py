@@ -172,7 +172,7 @@ def test_many_steps_are_those_of_the_plain_path(config, device, few_images):
     run = Trainer(config("weights", CLIP_TINY, "batch_size", 4, "num_epochs", epochs))
     start = {name: value.detach().cpu().clone() for name, value in run.model.named_parameters()}
     images, batches, losses = [], [], []
-    run.parallel.register_forward_pre_hook(lambda module, args: images.append(args[0].cpu()))
+    run.model.register_forward_pre_hook(lambda module, args: images.append(args[0].cpu()))
 
     def record(module, args, out):
         batches.append((images[-1], args[1].cpu(), run.optimizer.param_groups[0]["lr"]))

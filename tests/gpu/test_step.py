@@ -32,7 +32,7 @@ def take_steps(model, loss="LA", precision=torch.float32, optimizer="SGD", micro
     state = SimpleNamespace(
         device=META,
         distributed=Distributed(),
-        parallel=model,
+        model=model,
         loss=LOSSES[loss](COUNTS).to(META),
         micro_batch_size=micro_batch_size,
         optimizer=OPTIMIZERS[optimizer](trainable_tensors(model).values(), **OPTIONS),

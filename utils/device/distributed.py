@@ -7,16 +7,14 @@ the whole step, and the outputs of a test are summed: each image is computed by 
 """
 
 import contextlib
-import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import ConfigError
 from utils.ranks import UNSET, read_processes, require_meeting_point
@@ -99,18 +97,23 @@ class Distributed:
         if self.size > 1 and self.is_main:
             dist.barrier()
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Wraps `model` so that the backward pass averages gradients over the processes; unchanged with one process."""
-        if self.size == 1:
-            return model
-        # buffers are equal everywhere, so they are not synchronised; the option's name differs between torch's versions
-        options = inspect.signature(DistributedDataParallel).parameters
-        if "forward_sync_buffers" in options:
-            return DistributedDataParallel(model, forward_sync_buffers=False)
-        return DistributedDataParallel(model, broadcast_buffers=False)
+    @torch.no_grad()
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Copies the main process's values of these tensors to the other processes."""
+        for tensor in tensors if self.size > 1 else ():
+            dist.broadcast(tensor, 0)
 
-    def no_sync(self, model: nn.Module, unless: bool) -> contextlib.AbstractContextManager[None]:
-        """Accumulates gradients locally in the block, unless `unless`; the next backward pass outside averages them."""
-        if unless or not isinstance(model, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return model.no_sync()
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Adds up the gradients of all processes, each of which has its share of a step.
+
+        They are sent as one tensor. DistributedDataParallel sends buckets, which it rearranges after its first step: with
+        more than two processes the order of a sum depends on its place in a bucket, so a resumed run would differ in
+        the last bits.
+        """
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.size == 1 or not gradients:
+            return
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        for gradient, values in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(values.view_as(gradient))

@@ -27,7 +27,7 @@ BASE = (*FLOAT32, "num_workers", "0", "num_epochs", "2", "print_freq", "4", "gpu
 ONE_EPOCH, SAVED_CROPS = ("num_epochs", "1"), ("save_logits", "True", "tte", "True")
 RUNS = [  # a method and its options; 91 images, so the last step of an epoch is smaller
     ("lift+", "batch_size", "22"),  # 3 in the last step: fewer than four processes
-    ("lift+@6", "batch_size", "22", "checkpointing", "True"),  # 5 steps an epoch
+    ("lift+@3", "batch_size", "22", "checkpointing", "True"),  # 5 steps an epoch
     ("lift+", "batch_size", "16", "accum_step", "2", "loss_type", "CB", "classifier_init", "class_mean", *ONE_EPOCH),
     ("coop", "batch_size", "24", "accum_step", "2", "v.bitfit", "True", *SAVED_CROPS, *ONE_EPOCH),
     ("lp", "batch_size", "30", "classifier", "LinearClassifier", "num_workers", "1", *ONE_EPOCH),
