@@ -106,9 +106,9 @@ class Distributed:
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Adds up the gradients of all processes, each of which has its share of a step.
 
-        They are sent as one tensor. DistributedDataParallel sends buckets and rearranges them after its first step: with
-        more than two processes the order of a sum depends on its place in a bucket, so a resumed run would differ in
-        the last bits.
+        They are sent as one tensor. DistributedDataParallel sends buckets, and rearranges them after its first step:
+        with more than two processes the order of a sum depends on its place in a bucket, so a resumed run would differ
+        in the last bits.
         """
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.size == 1 or not gradients:
