@@ -32,13 +32,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line: data, backbone (may be None), method and options. --help prints its text, and exits."""
     parser = terminal.Parser(usage=USAGE, add_help=False)
     parser.add_argument("--version", action="version", version=f"LIFT+ {VERSION}")
-    for position, word in enumerate(arguments):
-        if word in HELP:
-            try:
-                terminal.say(help_text("".join(arguments[position + 1 : position + 2]), terminal.columns(sys.stdout)))
-            except ConfigError as error:
-                parser.error(str(error))
-            parser.exit()
+    words = iter(arguments)
+    if any(word in HELP for word in words):  # the next word is the topic
+        try:
+            terminal.say(help_text(next(words, ""), terminal.columns(sys.stdout)))
+        except ConfigError as error:
+            parser.error(str(error))
+        parser.exit()
     for flag, section in (("-d", "data"), ("-b", "backbone"), ("-m", "method")):
         parser.add_argument(flag, dest=section, required=section != "backbone")
     parser.add_argument("options", nargs="*")

@@ -321,9 +321,8 @@ class Trainer:
         """Runs one optimizer step on a batch; returns its loss and its number of correct images, on the device."""
         # ---- loss and gradients, a micro-batch at a time ----
         step_weight = self.distributed.sum(self.loss.total_weight(labels), self.device)
-        micro_batches = list(zip(images.split(self.micro_batch_size), labels.split(self.micro_batch_size), strict=True))
         counters = torch.zeros(2, device=self.device)
-        for x, y in micro_batches:
+        for x, y in zip(images.split(self.micro_batch_size), labels.split(self.micro_batch_size), strict=True):
             logits = self.model(x)
             loss = self.loss(logits, y).sum() / step_weight
             self.scaler.scale(loss).backward()

@@ -70,11 +70,11 @@ def cached_text_features(
     """
     parameters = list(backbone.text.parameters()) if backbone.text else []
     work = len(tokens) * sum(parameter.numel() for parameter in parameters)
-    if not cache.enabled or work < LEAST_TEXT_WORK:
+    if not backbone.text or not cache.enabled or work < LEAST_TEXT_WORK:
         return features()
     full_key = key() | {
         "texts": hashlib.sha256(tokens.numpy().tobytes() + counts.numpy().tobytes()).hexdigest(),
-        "precisions": sorted({str(parameter.dtype) for parameter in parameters}),
+        "precisions": precisions(backbone.text),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
     found = cache.fetch(full_key, (len(counts), backbone.config.joint))

@@ -99,27 +99,10 @@ def draw_idea() -> Drawing:
         drawing.box(92 + shift, 20 + shift, 506, 262, colours=PANEL)
     drawing.panel(92, 20, 506, 262, "one of the L blocks of the image tower")
     drawing.box(12, middle - 24, 64, 48, "image")
-    drawing.arrow((76, middle), (156, middle))
 
-    # x + Attn(LN1(x))
-    drawing.line((126, middle), (126, 66), (318, 66))
-    drawing.arrow((318, 66), (318, middle - 11))
-    drawing.box(156, middle - 22, 42, 44, "LN1", colours=FROZEN)
-    drawing.arrow((198, middle), (210, middle))
-    drawing.box(210, middle - 22, 84, 44, "attention", colours=FROZEN)
-    drawing.arrow((294, middle), (307, middle))
-    drawing.circle(318, middle, "+")
-
-    # x + MLP(LN2(x)) + s Up(ReLU(Down(LN(x))))
-    drawing.arrow((329, middle), (392, middle))
-    drawing.line((350, middle), (350, 66), (568, 66))
-    drawing.arrow((568, 66), (568, middle - 11))
-    drawing.box(392, middle - 22, 42, 44, "LN2", colours=FROZEN)
-    drawing.arrow((434, middle), (446, middle))
-    drawing.box(446, middle - 22, 84, 44, "MLP", colours=FROZEN)
-    drawing.arrow((530, middle), (557, middle))
-    drawing.circle(568, middle, "+")
-
+    # x + Attn(LN1(x)), and x + MLP(LN2(x)) + s Up(ReLU(Down(LN(x))))
+    draw_residual(drawing, middle, (76, 126, 156, 318), "LN1", "attention")
+    draw_residual(drawing, middle, (329, 350, 392, 568), "LN2", "MLP")
     orange = TRAINED[1]
     drawing.arrow((350, middle), (350, side), (364, side), colour=orange)
     drawing.box(364, side - 22, 36, 44, "LN", colours=TRAINED)
@@ -167,6 +150,19 @@ def draw_idea() -> Drawing:
         'text-anchor="start"',
     )
     return drawing
+
+
+def draw_residual(drawing: Drawing, y: float, xs: tuple[float, float, float, float], norm: str, layer: str) -> None:
+    """x + layer(norm(x)), frozen. xs: of the incoming arrow, of the branch, of the norm's box and of the sum."""
+    start, branch, left, end = xs
+    drawing.arrow((start, y), (left, y))
+    drawing.line((branch, y), (branch, 66), (end, 66))
+    drawing.arrow((end, 66), (end, y - 11))
+    drawing.box(left, y - 22, 42, 44, norm, colours=FROZEN)
+    drawing.arrow((left + 42, y), (left + 54, y))
+    drawing.box(left + 54, y - 22, 84, 44, layer, colours=FROZEN)
+    drawing.arrow((left + 138, y), (end - 11, y))
+    drawing.circle(end, y, "+")
 
 
 def draw_architecture() -> Drawing:

@@ -23,6 +23,7 @@ from models.losses import LOSSES
 from models.peft import METHODS
 from utils import terminal
 from utils.config import schema
+from utils.config.help import shown
 from utils.config.legacy_keys import LIFT_DEFAULTS, LIFT_KEYS
 from utils.config.schema import KEEPING, KEYS, SCHEMA, Key, Kind
 from utils.evaluators import EVALUATORS
@@ -89,7 +90,7 @@ def description(described: Any) -> str:
 
 def default_of(key: Key) -> str:
     """The default as it is written on the command line."""
-    return code(",".join(key.default) if key.kind == "names" else key.default)
+    return code(shown(key.default))
 
 
 def values_of(key: Key) -> str:

@@ -16,18 +16,22 @@ class Int8Linear:
 
     def __init__(self, weight: Tensor):
         """weight: float32 [out, in], on the CPU."""
-        self.scale = weight.abs().amax(1).clamp_(min=torch.finfo(torch.float32).tiny) / LARGEST
-        self.weight = torch.ops.onednn.qlinear_prepack((weight / self.scale[:, None]).round_().to(torch.int8), None)
+        scale = scale_of(weight)
+        self.scale = scale[:, 0]
+        self.weight = torch.ops.onednn.qlinear_prepack((weight / scale).round_().to(torch.int8), None)
         self.zeros = torch.zeros(len(weight), dtype=torch.int32)
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.flatten(0, -2)
-        # a row of NaN or infinite values stays one, by its scale
-        scale = rows.abs().amax(-1, keepdim=True).div_(LARGEST)
-        scale.clamp_(min=torch.finfo(torch.float32).tiny)
+        scale = scale_of(rows)  # a row of NaN or infinite values stays one, by its scale
         unsigned = torch.addcmul(rows.new_tensor(ZERO + 0.5), rows, scale.reciprocal()).to(torch.uint8)
         out = torch.ops.onednn.qlinear_pointwise(
             unsigned, 1.0, ZERO, self.weight, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         out = out.mul_(scale) if bias is None else torch.addcmul(bias, out, scale, out=out)
         return out.unflatten(0, x.shape[:-1])
+
+
+def scale_of(rows: Tensor) -> Tensor:
+    """The scale of each row, [n, 1]: its largest magnitude / LARGEST, above 0."""
+    return rows.abs().amax(-1, keepdim=True).div_(LARGEST).clamp_(min=torch.finfo(torch.float32).tiny)

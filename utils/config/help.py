@@ -148,7 +148,7 @@ def _list_of(section: str, width: int) -> str:
 
 def _file(section: str, name: str, width: int) -> str:
     """A file of configs/: its description, and the keys that it sets."""
-    sets = ", ".join(f"{key} {_shown(value)}" for key, value in _settings(section, name).items())
+    sets = ", ".join(f"{key} {shown(value)}" for key, value in _settings(section, name).items())
     lines = [f"{FLAGS[section]} {name}", "", _wrapped(_description(section, name), width, "  ", "  "), ""]
     lines += [_fact("sets", sets or "no key", width), _fact("file", f"configs/{section}/{name}.yaml", width)]
     return "\n".join(lines)
@@ -177,7 +177,7 @@ def _key(name: str, width: int) -> str:
         for file in config_names(section):
             settings = _settings(section, file)
             if name in settings:
-                files.setdefault(_shown(settings[name]), []).append(f"{section}/{file}")
+                files.setdefault(shown(settings[name]), []).append(f"{section}/{file}")
     others = "; ".join(f"{value} in {listed(paths)}" for value, paths in files.items())
     values = expected(key) + (", or None" if key.takes_none and "None" not in expected(key) else "")
     effect = "changes training, so a value that is set is part of the run's name"
@@ -189,7 +189,7 @@ def _key(name: str, width: int) -> str:
         _wrapped(key.help, width, "  ", "  "),
         "",
         _fact("values", values, width),
-        _fact("default", _shown(key.default), width),
+        _fact("default", shown(key.default), width),
         *([_fact("configs/", others, width)] if files else []),
         _fact("effect", effect, width),
         _fact("more", page_of(name), width),
@@ -235,7 +235,7 @@ def _grouped(names: list[str]) -> list[str]:
     return sorted([*plain, *joined])
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as it is written on the command line."""
     return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
@@ -243,7 +243,7 @@ def _shown(value: Any) -> str:
 def _row(name: str, key: Key, width: int) -> str:
     """A key with its default and meaning."""
     choices = f" [{', '.join(map(str, key.choices))}]" if key.choices else ""
-    return _pair(f"{name} {_shown(key.default)}", key.help + choices, width)
+    return _pair(f"{name} {shown(key.default)}", key.help + choices, width)
 
 
 def _pair(head: str, text: str, width: int) -> str:
