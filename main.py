@@ -86,7 +86,8 @@ def execute(args: argparse.Namespace, command: str, stopping: Stopping) -> int:
 
         run(cfg, command, stopping)
     except Stopped as stop:
-        terminal.say(f"{stop}; {RESUME}", error=True, wrap=True)
+        if not stopping.silent:
+            terminal.say(f"{stop}; {RESUME}", error=True, wrap=True)
         return status(stop.number)
     except KeyboardInterrupt:
         terminal.say(f"{describe(signal.SIGINT)}; {RESUME}", error=True, wrap=True)

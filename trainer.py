@@ -102,6 +102,7 @@ class Trainer:
         with contextlib.ExitStack() as resources:
             # ---- hardware ----
             self.distributed = Distributed()
+            self.stopping.silent = not self.distributed.is_main
             self.device = pick_device(cfg.gpu, self.distributed)
             resources.enter_context(self.distributed.process_group(self.device))
             self.train_dtype, train_note = pick_precision(cfg.prec_train, self.device)
@@ -126,6 +127,7 @@ class Trainer:
                 self.data = self.data.counted_as(self.record.counts, self.record.name or "")
             self._require_keep_score()
             self.log = resources.enter_context(RunLog(self.run_dir, self.mode, enabled=self.distributed.is_main))
+            resources.enter_context(self.distributed.shared_failures())  # within the log, which has the reason then
             self.stopping.on_end.append(self.log.end)
             self.log.info(f"$ {visible(command)}")
 

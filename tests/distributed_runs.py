@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -76,11 +77,17 @@ def run_rank(rank: int, processes: int, store: str, runs: list[list[str]]) -> No
 
 
 def train_in_torchruns_processes(runs_by_count: str) -> None:
-    """Does the work of a process that torchrun has started."""
-    # torchrun's store keeps the addresses of its first group, so that all runs take part in that one
-    with Distributed().process_group(torch.device("cpu")):
-        for count, runs in json.loads(runs_by_count).items():
-            train_all(int(count), runs)
+    """Does the work of a process that torchrun has started; if it fails in each, the first of them ends last."""
+    distributed = Distributed()
+    try:
+        # torchrun's store keeps the addresses of its first group, so that all runs take part in that one
+        with distributed.process_group(torch.device("cpu")):
+            for count, runs in json.loads(runs_by_count).items():
+                train_all(int(count), runs)
+    except Exception:
+        if distributed.is_main:
+            time.sleep(2)  # torchrun reports the process that ends first, and ends this one
+        raise
 
 
 def fork_by_torchrun(*arguments: str) -> None:

@@ -16,12 +16,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from utils.errors import ConfigError
+from utils import terminal
+from utils.errors import ConfigError, UserError
 from utils.ranks import UNSET, read_processes, require_meeting_point
 
 MEETING_SECONDS = 300  # until all processes must have started
+FAILURE = "failure"  # the store's key for the reason why a process has failed
 
 Summed = TypeVar("Summed", bound=Tensor | int)
+
+
+class OtherProcessError(UserError):
+    """Another process of the run has failed, for the reason in the message."""
 
 
 class Distributed:
@@ -32,6 +38,7 @@ class Distributed:
 
     def __init__(self) -> None:
         self.rank, self.size, self.local_rank, _ = read_processes()
+        self._store: dist.Store | None = None  # of the process group that this object has initialised
 
     @property
     def is_main(self) -> bool:
@@ -42,7 +49,7 @@ class Distributed:
     def process_group(self, device: torch.device) -> Iterator[None]:
         """Initialises the process group for the block, on devices like `device`; an existing one is used and stays.
 
-        Raises a ConfigError if the other processes have not started within MEETING_SECONDS.
+        Failures in the block are shared. Raises a ConfigError if the others have not started within MEETING_SECONDS.
         """
         if self.size == 1 or dist.is_initialized():
             yield
@@ -64,10 +71,39 @@ class Distributed:
             timeout=dist.distributed_c10d.default_pg_timeout,
             device_id=device if gpu else None,
         )
+        self._store = store
+        try:
+            with self.shared_failures():
+                yield
+        finally:
+            self._store = None
+            dist.destroy_process_group()
+
+    @contextlib.contextmanager
+    def shared_failures(self) -> Iterator[None]:
+        """In the block, a failure of one process ends the others with its reason, as an OtherProcessError.
+
+        The others would only know that a connection was closed. torchrun reports the process that ends first, and then
+        ends the rest, so without this the reason may be lost.
+        """
         try:
             yield
-        finally:
-            dist.destroy_process_group()
+        except Exception as error:
+            reason = self._other_failure() if type(error) is RuntimeError or isinstance(error, dist.DistError) else None
+            if reason:
+                raise OtherProcessError(reason, kind="other_process") from error
+            if self._store and not isinstance(error, OtherProcessError):
+                text = str(error) if isinstance(error, UserError) else terminal.describe(error)
+                with contextlib.suppress(Exception):  # the store may be gone, too
+                    self._store.compare_set(FAILURE, "", f"process {self.rank} failed: {text}")
+            raise
+
+    def _other_failure(self) -> str:
+        """Why another process has failed; "" if no reason is known."""
+        with contextlib.suppress(Exception):  # the store may be gone, too
+            if self._store and self._store.check([FAILURE]):
+                return self._store.get(FAILURE).decode()
+        return ""
 
     def _not_met(self, error: Exception) -> ConfigError:
         """The error for processes that do not find one another."""

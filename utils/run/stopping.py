@@ -48,12 +48,13 @@ class Stopping:
     """Handles the signals that end a run, within the block `handled`.
 
     advice: the end of the printed sentence. on_end: functions that are called with the reason before the process ends
-    at once; their errors are ignored.
+    at once; their errors are ignored. silent: whether nothing is printed; of several processes one prints.
     """
 
     def __init__(self, advice: str = RESUME):
         self.advice = advice
         self.on_end: list[Callable[[str], None]] = []
+        self.silent = False
         self.requested = False  # by SIGUSR1, to end the run once the progress is saved
         self._deferring, self._ending = False, False
 
@@ -93,7 +94,8 @@ class Stopping:
             self._end(number)
 
     def _end(self, number: int) -> None:
-        terminal.say(f"{describe(number)}; {self.advice}", error=True)
+        if not self.silent:
+            terminal.say(f"{describe(number)}; {self.advice}", error=True)
         for function in self.on_end:
             with contextlib.suppress(Exception):
                 function(describe(number))

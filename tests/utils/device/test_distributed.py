@@ -17,7 +17,7 @@ from helpers import refused
 from datasets.loading.sampler import TrainBatchSampler
 from utils.config import load_config
 from utils.device.device import pick_device
-from utils.device.distributed import Distributed
+from utils.device.distributed import FAILURE, Distributed, OtherProcessError
 from utils.errors import ConfigError
 from utils.run import checkpoint
 
@@ -156,7 +156,10 @@ def test_one_process_writes(folder):
 
 @pytest.mark.slow
 def test_torchrun_starts_the_processes_and_an_error_ends_them_all(folder, tmp_path):
-    """torchrun finds a port by itself; a run that is refused, after one that is not, fails in each process."""
+    """torchrun finds a port by itself; a run that is refused, after one that is not, fails in each process.
+
+    The process that refuses ends last, and torchrun prints the error of the other.
+    """
     process = start_torchrun(with_base([("zs",), ("lift+", "resolution", "4")]), tmp_path)
     assert process.wait(1800) != 0
     printed = (tmp_path / "printed.txt").read_text()
@@ -164,7 +167,48 @@ def test_torchrun_starts_the_processes_and_an_error_ends_them_all(folder, tmp_pa
     found = results(tmp_path / "output", 2, 0)
     assert found["processes"] == 2
     assert found["accuracy"] == results(folder, 2, RUNS.index(("zs",)))["accuracy"]
-    assert "resolution 4 is less than a patch" in printed
+    assert "OtherProcessError: process 0 failed: resolution 4 is less than a patch" in printed
+
+
+LOST = RuntimeError("[pair.cc:561] Connection closed by peer")  # gloo's
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """The `Distributed` of two processes that share a store."""
+    store, found = torch.distributed.HashStore(), []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        found.append(Distributed())
+        found[-1]._store = store
+    return found
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("error", [ConfigError("the list is empty"), OSError(28, "no space")], ids=["user", "other"])
+def test_a_failure_is_the_reason_in_all_processes(processes, first, error):
+    with pytest.raises(type(error)) as own, processes[first].shared_failures():
+        raise error
+    assert own.value is error
+    for lost in (LOST, torch.distributed.DistNetworkError("reset")):
+        blocks = processes[1 - first].shared_failures  # the outer one is that of the process group
+        with pytest.raises(OtherProcessError) as other, blocks(), blocks():
+            raise lost
+        text = "the list is empty" if error.args == ("the list is empty",) else "OSError: [Errno 28] no space"
+        assert str(other.value) == f"process {first} failed: {text}"
+
+
+def test_a_process_has_its_own_reason_and_the_first_one_is_shared(processes):
+    """The error of a process is never replaced by that of another, and neither is a lost connection without one."""
+    with pytest.raises(RuntimeError, match="closed by peer"), processes[1].shared_failures():
+        raise LOST
+    processes[0]._store.delete_key(FAILURE)
+    for error in (ConfigError("one"), ConfigError("two"), torch.OutOfMemoryError("three")):
+        with pytest.raises(type(error), match=str(error)), processes[0].shared_failures():
+            raise error
+    with pytest.raises(OtherProcessError, match="process 0 failed: one"), processes[1].shared_failures():
+        raise LOST
 
 
 # ---- shares ----

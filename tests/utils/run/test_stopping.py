@@ -66,6 +66,15 @@ def test_functions_are_called_before_and_their_errors_are_ignored():
     assert end_of(work) == (143, "stopped by SIGTERM; resume it\nstopped by SIGTERM")
 
 
+def test_a_silent_one_prints_nothing():
+    def work(stopping):
+        stopping.silent = True
+        stopping.on_end.append(lambda reason: os.write(sys.stderr.fileno(), reason.encode()))
+        send(signal.SIGTERM)
+
+    assert end_of(work) == (143, "stopped by SIGTERM")
+
+
 def test_a_second_signal_changes_nothing():
     def work(stopping):
         stopping.on_end.append(lambda reason: (send(signal.SIGINT), send(signal.SIGTERM)))
