@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 READING = ("exif_orientation", "bit_depth")
 DATA_KEYS = (
     *("root", "train_list", "test_list", "test_fraction", "classnames", "imbalance", "outside_root", "bad_images"),
+    "image_cache",
     *READING,
 )
 WEIGHT_KEYS = (

@@ -244,10 +244,10 @@ def read(path):
 def test_features_of_a_data_set_are_those_of_the_trainer(run, home, tmp_path, random_clip, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for split in ("test", "train"):
-        status, out, err = run(
-            "run", "folder", "--out", tmp_path / "f.npz", "--split", split, "root", "pictures", script=features
-        )
+        pictures = ("root", "pictures", "image_cache", tmp_path / split)
+        status, out, err = run("run", "folder", "--out", tmp_path / "f.npz", "--split", split, *pictures, script=features)
         assert (status, out) == (0, "")
+        assert list((tmp_path / split).glob("*.pack"))
         found = read(tmp_path / "f.npz")
         keys = [*KEYS, "weights", str(random_clip), "output_dir", str(home / "run"), "test_only", "True"]
         with Trainer(load_config("folder", "clip_vit", "lift+", keys)) as trainer:

@@ -308,8 +308,7 @@ SCHEMA: dict[str, dict[str, Key]] = {
             "fp16",
             "str",
             "precision in testing; on a CPU, fp16 = as amp in training; int8 = the frozen Linears of the image tower "
-            "in "
-            "8 bits, on CPUs with VNNI or AMX",
+            "in 8 bits, on CPUs with VNNI or AMX",
             TEST_PRECISIONS,
         ),
         "compile": _runtime(

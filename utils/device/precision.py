@@ -34,6 +34,8 @@ def pick_precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str 
     note = None
     if wanted == "int8" != found:
         note = f"int8 needs a CPU with VNNI or AMX; {found} is used instead"
+    elif wanted == "fp16" != found:
+        note = f"fp16 is for GPUs; this CPU computes in {found}"
     elif wanted not in ("amp", found):
         note = f"{wanted} would be slow on this {device.type.upper()}; {found} is used instead"
     elif device.type == "cpu" and found == "bf16" and not cpu_computes_bf16_fast():
