@@ -8,6 +8,8 @@ beside a run with the published weights, on all of the published images, trained
 see published.yaml. Runs without results are not finished, and not shown.
 
 The table is Markdown. On a terminal narrower than the table, each row takes two lines instead.
+
+Exit status: 0 done, 1 failure, 2 wrong input, 130 Ctrl-C, 143 SIGTERM. DEBUG=1 shows the traceback.
 """
 
 import argparse
@@ -17,9 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from command import execute
+
 from utils import terminal
-from utils.errors import DataError, UserError
-from utils.files import WriteError
+from utils.errors import DataError
 from utils.home import ensure_home
 
 
@@ -31,8 +34,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str]) -> int:
-    """Prints the table; returns the exit status."""
+def run(arguments: list[str]) -> int:
+    """Prints the table; returns the exit status. Raises UserErrors, and WriteError."""
     args = parse(arguments)
 
     # heavy imports come after --help and wrong options
@@ -40,19 +43,18 @@ def main(arguments: list[str]) -> int:
 
     from utils.run.directory import RunDir
 
-    try:
-        rows = collect(RunDir.all_results(args.output), args.output)
-        if not rows:
-            raise DataError(
-                f"no results below {args.output}; train something first", kind="no_results", path=args.output
-            )
-        show(rows)
-        if args.csv:
-            write_csv(rows, args.csv)
-    except (UserError, WriteError) as error:
-        terminal.say(f"error: {error}", error=True)
-        return 2
+    rows = collect(RunDir.all_results(args.output), args.output)
+    if not rows:
+        raise DataError(f"no results below {args.output}; train something first", kind="no_results", path=args.output)
+    show(rows)
+    if args.csv:
+        write_csv(rows, args.csv)
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit status."""
+    return execute(run, arguments, "no file was written")
 
 
 if __name__ == "__main__":

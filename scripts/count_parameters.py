@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from command import execute
+
 from utils import terminal
 from utils.config import Config, config_names, load_config
-from utils.errors import ConfigError, ModelError
+from utils.errors import ModelError
 from utils.home import ensure_home
 from utils.text import visible
 
@@ -90,14 +92,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def main(arguments: list[str]) -> int:
-    """Prints the page; returns the exit status."""
+def run(arguments: list[str]) -> int:
+    """Prints the page; returns the exit status. Raises ConfigError."""
     args = parse(arguments)
-    try:
-        lines = table(args.backbone, args.classes, args.options)
-    except ConfigError as error:
-        terminal.say(f"error: {error}", error=True)
-        return 2
+    lines = table(args.backbone, args.classes, args.options)
     command = shlex.join(["python", "scripts/count_parameters.py", *arguments])
     terminal.say("# Trainable parameters\n")
     terminal.say(
@@ -107,6 +105,11 @@ def main(arguments: list[str]) -> int:
     terminal.say(f"    {visible(command)}\n")
     terminal.say("\n".join(lines))
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit status."""
+    return execute(run, arguments, "the page is not complete")
 
 
 if __name__ == "__main__":

@@ -244,8 +244,8 @@ def read(path):
 def test_features_of_a_data_set_are_those_of_the_trainer(run, home, tmp_path, random_clip, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for split in ("test", "train"):
-        pictures = ("root", "pictures", "image_cache", tmp_path / split)
-        status, out, err = run("run", "folder", "--out", tmp_path / "f.npz", "--split", split, *pictures, script=features)
+        chosen = ("--split", split, "root", "pictures", "image_cache", tmp_path / split)
+        status, out, err = run("run", "folder", "--out", tmp_path / "f.npz", *chosen, script=features)
         assert (status, out) == (0, "")
         assert list((tmp_path / split).glob("*.pack"))
         found = read(tmp_path / "f.npz")
