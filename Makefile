@@ -14,6 +14,8 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SEED ?= 0
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+# the tests start many programs, so compiled modules are kept, even where PYTHONDONTWRITEBYTECODE is set
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: demo test test-full test-fast test-gpu faults lint table bench docs clean
 
@@ -21,22 +23,22 @@ demo: .venv/installed
 	$(PY) main.py -d digits_lt -b clip_tiny -m lift+
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal
+	$(PYTEST)
 
 test-full: .venv/installed
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal --cases full
+	$(PYTEST) --cases full
 
 test-fast: .venv/installed
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # fails without a GPU, as its tests would pass without testing anything
 test-gpu: .venv/installed
 	@$(PY) -c 'import torch; torch.cuda.is_available() or exit(f"make test-gpu: torch {torch.__version__} finds no GPU \
 	here, so nothing was tested; see nvidia-smi and CUDA_VISIBLE_DEVICES, or run make test for the CPU")'
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal --cases full -m gpu
+	$(PYTEST) --cases full -m gpu
 
 faults: .venv/installed
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal tests/faults --faults full --faults-seed $(SEED)
+	$(PYTEST) tests/faults --faults full --faults-seed $(SEED)
 
 lint: .venv/installed
 	$(PY) -m ruff check .

@@ -1,11 +1,13 @@
 """Shared fixtures: a tiny CLIP with random weights, and a way to train with it."""
 
+import ctypes
 import dataclasses
 import gc
 import json
 import os
 
 import cases
+import fork_server
 import helpers
 import pytest
 import torch
@@ -43,7 +45,10 @@ def pytest_generate_tests(metafunc):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Collects no garbage during collection, and ignores its 700,000 objects, which all stay, afterwards."""
+    """Collects no garbage during collection, and ignores its 700,000 objects, which all stay, afterwards.
+
+    With huge pages for their memory, 1 GB, a worker starts in a third of the time.
+    """
     gc.disable()
     try:
         return (yield)
@@ -51,6 +56,7 @@ def pytest_collection():
         gc.collect()
         gc.freeze()
         gc.enable()
+        fork_server.use_huge_pages()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -101,6 +107,14 @@ def no_waiting_for_the_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_memory_of_earlier_modules():
+    """Returns the freed memory that runs retain: with it, each fork would take twice as long."""
+    yield
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of glibc
+        trim(0)
 
 
 @pytest.fixture

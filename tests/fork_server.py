@@ -14,6 +14,7 @@ the end. A test of the start, the imports or the end of a process uses subproces
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import gc
 import importlib
@@ -36,6 +37,25 @@ from typing import Any, NoReturn
 PACKAGES = ("torch", "torch._dynamo", "torch.utils.tensorboard", "torchvision.io", "safetensors.torch", "PIL.Image")
 PACKAGES += ("sklearn.datasets", "scipy.stats", "ftfy", "yacs.config")
 LARGEST = 1 << 20  # bytes of a request
+HUGE = 1 << 21  # bytes of a huge page
+MADV_COLLAPSE = 25  # of madvise(2), Linux 6.1
+
+
+def use_huge_pages() -> None:
+    """Moves the memory of this process to huge pages, where Linux can: its forks take a third of the time.
+
+    A fork copies the table of all pages: 400 MB are 100,000 of 4 KB, 48 ms, or 200 huge ones, 18 ms. Memory that a
+    forked process changes is still copied by 4 KB.
+    """
+    maps = Path("/proc/self/maps")
+    for line in maps.read_text().splitlines() if maps.exists() else ():
+        addresses, mode, _, _, number, *name = line.split()
+        if mode == "rw-p" and number == "0" and name in ([], ["[heap]"]):  # anonymous
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            start, end = -(-start // HUGE) * HUGE, end // HUGE * HUGE
+            if start < end:
+                madvise = ctypes.CDLL(None).madvise
+                madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_COLLAPSE)
 
 
 # ---- in the tests ----
@@ -135,29 +155,52 @@ def _server() -> socket.socket:
 def serve(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Forks for each request; returns only in the new process, with the request and its standard streams.
 
-    Between the server and the program is a process that sends its number, waits for its end and sends its status.
+    Sends the number of each program, and its status once it has ended.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes between
+    wakes, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake)  # SIGCHLD writes a byte to it
+    running: dict[int, int] = {}  # pipes for the statuses, by program
     while True:
+        ready = select.select([requests, wakes], [], [])[0]
+        if wakes in ready:
+            os.read(wakes, 1 << 16)
+            send_statuses(running)
+        if requests not in ready:
+            continue
         content, handles, _, _ = socket.recv_fds(requests, LARGEST, 4)
         if not content:
             os._exit(0)
-        if os.fork():
-            for handle in handles:
-                os.close(handle)
-            continue
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         answers, *streams = handles
         program = os.fork()
-        if program:
-            for handle in (0, *streams):
+        if not program:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for handle in (wakes, wake, answers, *running.values()):
                 os.close(handle)
-            os.write(answers, b"%d\n" % program)
-            status = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
-            os.write(answers, b"%d\n" % status)
-            os._exit(0)
+            return json.loads(content), streams
+        for handle in streams:
+            os.close(handle)
+        running[program] = answers
+        send(answers, program)
+
+
+def send_statuses(running: dict[int, int]) -> None:
+    """Sends the statuses of the programs that have ended, and removes them."""
+    while running:
+        program, status = os.waitpid(-1, os.WNOHANG)
+        if not program:
+            return
+        answers = running.pop(program)
+        send(answers, os.waitstatus_to_exitcode(status))
         os.close(answers)
-        return json.loads(content), streams
+
+
+def send(answers: int, number: int) -> None:
+    """Writes a number for the process that has asked, unless it has ended."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(answers, b"%d\n" % number)
 
 
 def become(arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]) -> None:

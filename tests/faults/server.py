@@ -194,6 +194,7 @@ def serve(connection: socket.socket) -> None:
                     learn_imports(content["learn"])
                     gc.collect()
                     gc.freeze()  # the children's collections leave these objects alone, and so their memory shared
+                    fork_server.use_huge_pages()
                     answer(process=0)
                     continue
                 function = scout if content.pop("scout", False) else run
