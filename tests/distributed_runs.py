@@ -77,7 +77,7 @@ def run_rank(rank: int, processes: int, store: str, runs: list[list[str]]) -> No
 
 
 def train_in_torchruns_processes(runs_by_count: str) -> None:
-    """Does the work of a process that torchrun has started; if it fails in each, the first of them ends last."""
+    """Does the work of a process that torchrun has started. After a failure in all of them, the first one ends last."""
     distributed = Distributed()
     try:
         # torchrun's store keeps the addresses of its first group, so that all runs take part in that one
