@@ -22,7 +22,7 @@ from utils.errors import ConfigError, UserError
 from utils.files import WriteError
 from utils.home import ensure_home
 from utils.imports import uncollected
-from utils.run.stopping import RESUME, Stopped, Stopping, describe, status
+from utils.run.stopping import Stopped, Stopping, describe, status
 from utils.version import VERSION
 
 HELP = ("-h", "--help")
@@ -86,11 +86,10 @@ def execute(args: argparse.Namespace, command: str, stopping: Stopping) -> int:
 
         run(cfg, command, stopping)
     except Stopped as stop:
-        if not stopping.silent:
-            terminal.say(f"{stop}; {RESUME}", error=True, wrap=True)
+        stopping.say(str(stop))
         return status(stop.number)
     except KeyboardInterrupt:
-        terminal.say(f"{describe(signal.SIGINT)}; {RESUME}", error=True, wrap=True)
+        stopping.say(describe(signal.SIGINT))
         return status(signal.SIGINT)
     except UserError as error:
         if debugging:

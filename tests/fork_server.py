@@ -48,13 +48,15 @@ def use_huge_pages() -> None:
     forked process changes is still copied by 4 KB.
     """
     maps = Path("/proc/self/maps")
-    for line in maps.read_text().splitlines() if maps.exists() else ():
+    if not maps.exists():
+        return
+    madvise = ctypes.CDLL(None).madvise
+    for line in maps.read_text().splitlines():
         addresses, mode, _, _, number, *name = line.split()
         if mode == "rw-p" and number == "0" and name in ([], ["[heap]"]):  # anonymous
             start, end = (int(address, 16) for address in addresses.split("-"))
             start, end = -(-start // HUGE) * HUGE, end // HUGE * HUGE
             if start < end:
-                madvise = ctypes.CDLL(None).madvise
                 madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_COLLAPSE)
 
 

@@ -89,21 +89,20 @@ class Distributed:
         try:
             yield
         except Exception as error:
-            reason = self._other_failure() if type(error) is RuntimeError or isinstance(error, dist.DistError) else None
-            if reason:
-                raise OtherProcessError(reason, kind="other_process") from error
-            if self._store and not isinstance(error, OtherProcessError):
-                text = str(error) if isinstance(error, UserError) else terminal.describe(error)
-                with contextlib.suppress(Exception):  # the store may be gone, too
-                    self._store.compare_set(FAILURE, "", f"process {self.rank} failed: {text}")
+            text = str(error) if isinstance(error, UserError) else terminal.describe(error)
+            own = f"process {self.rank} failed: {text}"
+            first = self._first_failure(own)
+            is_lost = type(error) is RuntimeError or isinstance(error, dist.DistError)  # as of a closed connection
+            if is_lost and first != own:
+                raise OtherProcessError(first, kind="other_process") from error
             raise
 
-    def _other_failure(self) -> str:
-        """Why another process has failed; "" if no reason is known."""
+    def _first_failure(self, own: str) -> str:
+        """Why the first process that failed did so; `own`, which is recorded, if no other one is known."""
         with contextlib.suppress(Exception):  # the store may be gone, too
-            if self._store and self._store.check([FAILURE]):
-                return self._store.get(FAILURE).decode()
-        return ""
+            if self._store:
+                return self._store.compare_set(FAILURE, "", own).decode()
+        return own
 
     def _not_met(self, error: Exception) -> ConfigError:
         """The error for processes that do not find one another."""

@@ -86,6 +86,11 @@ class Stopping:
         finally:
             self._deferring = False
 
+    def say(self, reason: str) -> None:
+        """Prints why the run ends, and the advice, unless it is silent."""
+        if not self.silent:
+            terminal.say(f"{reason}; {self.advice}", error=True, wrap=True)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == AFTER_SAVING and (self._deferring or self.requested):
             self.requested = True
@@ -94,8 +99,7 @@ class Stopping:
             self._end(number)
 
     def _end(self, number: int) -> None:
-        if not self.silent:
-            terminal.say(f"{describe(number)}; {self.advice}", error=True)
+        self.say(describe(number))
         for function in self.on_end:
             with contextlib.suppress(Exception):
                 function(describe(number))
